@@ -1,0 +1,211 @@
+// Package ir is what one proxy must do, in our own words: the results of compiling a
+// world. Its one idea is that a resource is computed once for each (name, view) and
+// shared by all proxies of that view; only Proxy is a proxy's own.
+//
+// It holds values and their digest, nothing else: no encoding for the wire
+// (codec/wire), no selection of endpoints (core/balance), no decision on access
+// (core/policy). Values are immutable once made. Read Endpoints first.
+package ir
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// Type names a type of resource in discovery streams.
+type Type string
+
+// The types of resources and how they are named and subscribed.
+const (
+	// TypeName: "namespace/name", every service a proxy may call; wildcard.
+	TypeName Type = "type.isthmus.dev/v1/Name"
+	// TypeService: "namespace/name", on first use.
+	TypeService Type = "type.isthmus.dev/v1/Service"
+	// TypeEndpoints: "namespace/name", on first use.
+	TypeEndpoints Type = "type.isthmus.dev/v1/Endpoints"
+	// TypeProxy: the proxy's own ID.
+	TypeProxy Type = "type.isthmus.dev/v1/Proxy"
+	// TypeAccess: "namespace/name", for the services a proxy serves.
+	TypeAccess Type = "type.isthmus.dev/v1/Access"
+	// TypeBundle: a trust domain; wildcard.
+	TypeBundle Type = "type.isthmus.dev/v1/Bundle"
+	// TypeSlots: "namespace/name", gateways only; wildcard.
+	TypeSlots Type = "type.isthmus.dev/v1/Slots"
+)
+
+// View is what matters for the content of a shared resource. Proxies of one view get
+// the same bytes.
+type View struct {
+	Cluster mesh.ClusterName
+	Network mesh.Network
+}
+
+// Name is what every proxy knows of a service before it uses it: enough to resolve
+// its name and to listen for it.
+type Name struct {
+	Service mesh.ServiceName
+	// Address is the service's address in the view's cluster; invalid if none.
+	Address netip.Addr
+	Ports   []Port
+}
+
+// Port is a port of a service as callers see it.
+type Port struct {
+	Name     string
+	Port     uint16
+	Protocol mesh.Protocol
+}
+
+// Service is how requests to a service are routed.
+type Service struct {
+	Name  mesh.ServiceName
+	Ports []Port
+	// Routed says that routes are attached: a request that none of Routes matches is
+	// refused with no_route. Otherwise the service is its own only backend.
+	Routed bool
+	// Routes in order of precedence (Gateway API HTTPRouteRule): the first match wins.
+	Routes  []Route
+	Traffic Traffic
+}
+
+// Route is one match of one rule of a route object.
+type Route struct {
+	// Object and Rule name where it comes from: "HTTPRoute shop/split@eu-west", rule index.
+	Object string
+	Rule   int
+	Port   uint16 // 0 is every port
+	Match  mesh.RouteMatch
+	// Filters are applied before the backend's own.
+	Filters []mesh.RouteFilter
+	// Backends with their weights; none at all, or a sum of 0, answers 500 (Gateway API).
+	Backends                   []Backend
+	RequestTimeout, TryTimeout time.Duration // 0 unset, negative none
+	Retry                      *mesh.RouteRetry
+}
+
+// Backend is one choice of a route.
+type Backend struct {
+	Service mesh.ServiceName
+	Port    uint16
+	Weight  uint32
+	Filters []mesh.RouteFilter
+	// Missing says why the backend cannot be used; its share of requests answers 500.
+	Missing string
+}
+
+// Traffic is the effective TrafficPolicy, defaults filled in.
+type Traffic struct {
+	Strategy       mesh.Strategy
+	ConnectTimeout time.Duration
+	RequestTimeout time.Duration // 0 none
+	TryTimeout     time.Duration // 0: derived from what was measured
+	IdleTimeout    time.Duration
+	Retries        int
+	EjectAfter     int
+	// Policies name the objects that shaped it.
+	Policies []string
+}
+
+// Endpoints is where a service can be reached from a view.
+type Endpoints struct {
+	Service mesh.ServiceName
+	// Groups, one a cluster: the view's own cluster first, then nearest first, ties by
+	// name.
+	Groups []Group
+}
+
+// Group is one cluster's part of a service.
+type Group struct {
+	Cluster      mesh.ClusterName
+	Region       mesh.Region
+	Jurisdiction mesh.Jurisdiction
+	Network      mesh.Network
+	// RTT to the cluster as declared or measured; 0 inside the view's own cluster.
+	RTT   time.Duration
+	Reach mesh.Reachability
+	// Forbidden names the residency policy that keeps requests of this view out of the
+	// cluster: a hard mask that no failover lifts. Empty is lawful.
+	Forbidden string
+	// Identities may serve; a server that shows another is refused.
+	TrustDomain mesh.TrustDomain
+	Identities  []mesh.Identity
+	// Endpoints are reached directly: same cluster or shared network.
+	Endpoints []Endpoint
+	// Gateways with Slots are the way into another network. Slots[i] is the generation
+	// at which slot i last moved.
+	Gateways []netip.AddrPort
+	Slots    []uint64
+	// Lanes is the group's whole concurrency; 0 unknown.
+	Lanes uint32
+}
+
+// Endpoint is one server proxy.
+type Endpoint struct {
+	// Tag is opaque and unique within the service: statistics and ejection go by it.
+	Tag    string
+	Proxy  netip.AddrPort
+	Zone   mesh.Zone
+	Weight uint32
+	Lanes  uint32
+}
+
+// Proxy is what is one proxy's own.
+type Proxy struct {
+	ID       string
+	Identity mesh.Identity
+	Locality mesh.Locality
+	Inbound  []Inbound
+	// Outbound lets the workload reach names outside the mesh.
+	OutboundAllowAny bool
+	// Domain is the mesh domain.
+	Domain string
+}
+
+// Inbound is a service that the proxy's workload serves.
+type Inbound struct {
+	Service mesh.ServiceName
+	Ports   []InboundPort
+}
+
+// InboundPort maps a service port to the application's.
+type InboundPort struct {
+	Port     uint16
+	Protocol mesh.Protocol
+	Target   netip.AddrPort
+}
+
+// Access is what decides who may call a service in the view's cluster; see
+// core/policy.
+type Access struct {
+	Service mesh.ServiceName
+	// Exported to Consumers, or to every cluster when that is empty.
+	Exported  bool
+	Consumers []mesh.ClusterName
+	// Strict denies what no policy allows.
+	Strict bool
+	// Policies that select the service, its namespace or the mesh, in order of name.
+	Policies []AccessEntry
+	// Clusters resolves a caller's trust domain to the cluster and its law.
+	Clusters []Caller
+}
+
+// AccessEntry is a policy and the object it comes from.
+type AccessEntry struct {
+	Object string // "AccessPolicy shop/allow-frontend@eu-west"
+	Policy mesh.AccessPolicy
+}
+
+// Caller is what is known of a trust domain.
+type Caller struct {
+	TrustDomain  mesh.TrustDomain
+	Cluster      mesh.ClusterName
+	Jurisdiction mesh.Jurisdiction
+}
+
+// Slots is a gateway's routing table for one service.
+type Slots struct {
+	Table       mesh.SlotTable
+	TrustDomain mesh.TrustDomain
+}
