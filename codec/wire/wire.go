@@ -1,0 +1,299 @@
+// Package wire is the tongue of our own streams: ir and mesh values ↔ protobuf. Its
+// one law is decode(encode(x)) = x; what it cannot decode it refuses whole.
+//
+// It knows no stream, no version of a resource (that is the digest of the ir value)
+// and no Envoy type. Read Encode first.
+package wire
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/codec/wire/wirepb"
+	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/mesh"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+)
+
+// Encode returns the type and the bytes of a resource: an *ir.Name, *ir.Service,
+// *ir.Endpoints, *ir.Proxy, *ir.Access, *ir.Slots or *mesh.Bundle. Any other value is a broken
+// invariant of the caller and panics.
+func Encode(v any) (ir.Type, []byte) {
+	t, m := message(v)
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	if err != nil {
+		panic("wire: encode " + string(t) + ": " + err.Error()) // strings are valid UTF-8 by parsing
+	}
+	return t, b
+}
+
+func message(v any) (ir.Type, proto.Message) {
+	switch v := v.(type) {
+	case *ir.Name:
+		return ir.TypeName, &wirepb.Name{Service: fromService(v.Service), Address: v.Address.AsSlice(), Ports: each(v.Ports, fromPort)}
+	case *ir.Service:
+		return ir.TypeService, &wirepb.Service{Name: fromService(v.Name), Ports: each(v.Ports, fromPort), Routed: v.Routed,
+			Routes: each(v.Routes, fromRoute), Traffic: fromTraffic(v.Traffic)}
+	case *ir.Endpoints:
+		return ir.TypeEndpoints, &wirepb.Endpoints{Service: fromService(v.Service), Groups: each(v.Groups, fromGroup)}
+	case *ir.Proxy:
+		return ir.TypeProxy, &wirepb.Proxy{Id: v.ID, Identity: v.Identity.String(), Cluster: string(v.Locality.Cluster),
+			Region: string(v.Locality.Region), Zone: string(v.Locality.Zone), Inbound: each(v.Inbound, fromInbound),
+			OutboundAllowAny: v.OutboundAllowAny, Domain: v.Domain}
+	case *ir.Access:
+		return ir.TypeAccess, &wirepb.Access{Service: fromService(v.Service), Exported: v.Exported, Consumers: texts(v.Consumers),
+			Strict: v.Strict, Policies: each(v.Policies, fromAccessEntry), Clusters: each(v.Clusters, fromCaller)}
+	case *ir.Slots:
+		return ir.TypeSlots, &wirepb.Slots{Service: fromService(v.Table.Service), Generation: v.Table.Generation,
+			Slots: each(v.Table.Slots, fromAddrPort), Moved: v.Table.Moved, TrustDomain: string(v.TrustDomain)}
+	case *mesh.Bundle:
+		return ir.TypeBundle, FromBundle(v)
+	}
+	panic(fmt.Sprintf("wire: %T is no resource", v))
+}
+
+// Decode reads the bytes of a resource of a type into the value that Encode takes. The
+// error names the type and the field; nothing half-decoded is returned. An Access
+// with a field that this version does not know decodes to one that denies.
+func Decode(t ir.Type, b []byte) (any, error) {
+	d := &decoder{}
+	v, err := d.decode(t, b)
+	if err == nil {
+		err = d.err
+	}
+	if err != nil {
+		return nil, fmt.Errorf("decode %s: %w", t, err)
+	}
+	return v, nil
+}
+
+func (d *decoder) decode(t ir.Type, b []byte) (any, error) {
+	switch t {
+	case ir.TypeName:
+		m := &wirepb.Name{}
+		if err := proto.Unmarshal(b, m); err != nil {
+			return nil, err
+		}
+		return &ir.Name{Service: d.service(m.Service), Address: d.addr(m.Address), Ports: each(m.Ports, d.port)}, nil
+	case ir.TypeService:
+		m := &wirepb.Service{}
+		if err := proto.Unmarshal(b, m); err != nil {
+			return nil, err
+		}
+		return &ir.Service{Name: d.service(m.Name), Ports: each(m.Ports, d.port), Routed: m.Routed,
+			Routes: each(m.Routes, d.route), Traffic: d.traffic(m.Traffic)}, nil
+	case ir.TypeEndpoints:
+		m := &wirepb.Endpoints{}
+		if err := proto.Unmarshal(b, m); err != nil {
+			return nil, err
+		}
+		return &ir.Endpoints{Service: d.service(m.Service), Groups: each(m.Groups, d.group)}, nil
+	case ir.TypeProxy:
+		m := &wirepb.Proxy{}
+		if err := proto.Unmarshal(b, m); err != nil {
+			return nil, err
+		}
+		return &ir.Proxy{ID: m.Id, Identity: d.identity(m.Identity),
+			Locality: mesh.Locality{Cluster: mesh.ClusterName(m.Cluster), Region: mesh.Region(m.Region), Zone: mesh.Zone(m.Zone)},
+			Inbound:  each(m.Inbound, d.inbound), OutboundAllowAny: m.OutboundAllowAny, Domain: m.Domain}, nil
+	case ir.TypeAccess:
+		m := &wirepb.Access{}
+		if err := proto.Unmarshal(b, m); err != nil {
+			return nil, err
+		}
+		return d.access(m), nil
+	case ir.TypeSlots:
+		m := &wirepb.Slots{}
+		if err := proto.Unmarshal(b, m); err != nil {
+			return nil, err
+		}
+		if len(m.Slots) != len(m.Moved) {
+			return nil, fmt.Errorf("%d slots with %d generations", len(m.Slots), len(m.Moved))
+		}
+		return &ir.Slots{TrustDomain: mesh.TrustDomain(m.TrustDomain), Table: mesh.SlotTable{Service: d.service(m.Service),
+			Generation: m.Generation, Slots: each(m.Slots, d.addrPort), Moved: m.Moved}}, nil
+	case ir.TypeBundle:
+		m := &wirepb.Bundle{}
+		if err := proto.Unmarshal(b, m); err != nil {
+			return nil, err
+		}
+		return ToBundle(m), nil
+	}
+	return nil, fmt.Errorf("the type is not known to this version")
+}
+
+// FromBundle and ToBundle translate bundles, which also travel in certificate
+// responses.
+func FromBundle(b *mesh.Bundle) *wirepb.Bundle {
+	return &wirepb.Bundle{TrustDomain: string(b.TrustDomain), Roots: b.Roots, Generation: b.Generation}
+}
+
+// ToBundle is the inverse of FromBundle.
+func ToBundle(m *wirepb.Bundle) *mesh.Bundle {
+	return &mesh.Bundle{TrustDomain: mesh.TrustDomain(m.TrustDomain), Roots: m.Roots, Generation: m.Generation}
+}
+
+// each maps a slice; an empty one is nil, as protobuf has it.
+func each[A, B any](in []A, f func(A) B) []B {
+	if len(in) == 0 {
+		return nil
+	}
+	out := make([]B, len(in))
+	for i := range in {
+		out[i] = f(in[i])
+	}
+	return out
+}
+
+func texts[S ~string](in []S) []string { return each(in, func(s S) string { return string(s) }) }
+
+func typed[S ~string](in []string) []S { return each(in, func(s string) S { return S(s) }) }
+
+// decoder keeps the first fault, so that conversions read as plain assignments.
+type decoder struct{ err error }
+
+func (d *decoder) fault(format string, args ...any) {
+	if d.err == nil {
+		d.err = fmt.Errorf(format, args...)
+	}
+}
+
+func (d *decoder) service(m *wirepb.ServiceName) mesh.ServiceName {
+	n := mesh.ServiceName{Namespace: m.GetNamespace(), Name: m.GetName()}
+	if !mesh.IsLabel(n.Namespace) || !mesh.IsLabel(n.Name) {
+		d.fault("service name %q is not two DNS labels", n)
+	}
+	return n
+}
+
+func fromService(n mesh.ServiceName) *wirepb.ServiceName {
+	return &wirepb.ServiceName{Namespace: n.Namespace, Name: n.Name}
+}
+
+func (d *decoder) portNumber(n uint32) uint16 {
+	if n > 65535 {
+		d.fault("port %d is above 65535", n)
+	}
+	return uint16(n)
+}
+
+func fromPort(p ir.Port) *wirepb.Port {
+	return &wirepb.Port{Name: p.Name, Port: uint32(p.Port), Protocol: string(p.Protocol)}
+}
+
+func (d *decoder) port(m *wirepb.Port) ir.Port {
+	return ir.Port{Name: m.Name, Port: d.portNumber(m.Port), Protocol: mesh.Protocol(m.Protocol)}
+}
+
+func (d *decoder) addr(b []byte) netip.Addr {
+	if len(b) == 0 {
+		return netip.Addr{}
+	}
+	a, ok := netip.AddrFromSlice(b)
+	if !ok {
+		d.fault("address of %d octets", len(b))
+	}
+	return a
+}
+
+func fromAddrPort(a netip.AddrPort) []byte {
+	if !a.IsValid() {
+		return []byte{}
+	}
+	return binary.BigEndian.AppendUint16(a.Addr().AsSlice(), a.Port())
+}
+
+func (d *decoder) addrPort(b []byte) netip.AddrPort {
+	if len(b) == 0 {
+		return netip.AddrPort{}
+	}
+	if len(b) < 2 {
+		d.fault("address and port of %d octets", len(b))
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(d.addr(b[:len(b)-2]), binary.BigEndian.Uint16(b[len(b)-2:]))
+}
+
+func (d *decoder) identity(s string) mesh.Identity {
+	if s == "" {
+		return mesh.Identity{}
+	}
+	id, err := mesh.ParseIdentity(s)
+	if err != nil {
+		d.fault("%w", err)
+	}
+	return id
+}
+
+func fromInbound(in ir.Inbound) *wirepb.Inbound {
+	return &wirepb.Inbound{Service: fromService(in.Service), Ports: each(in.Ports, func(p ir.InboundPort) *wirepb.InboundPort {
+		return &wirepb.InboundPort{Port: uint32(p.Port), Protocol: string(p.Protocol), Target: fromAddrPort(p.Target)}
+	})}
+}
+
+func (d *decoder) inbound(m *wirepb.Inbound) ir.Inbound {
+	return ir.Inbound{Service: d.service(m.Service), Ports: each(m.Ports, func(p *wirepb.InboundPort) ir.InboundPort {
+		return ir.InboundPort{Port: d.portNumber(p.Port), Protocol: mesh.Protocol(p.Protocol), Target: d.addrPort(p.Target)}
+	})}
+}
+
+func fromGroup(g ir.Group) *wirepb.Group {
+	return &wirepb.Group{Cluster: string(g.Cluster), Region: string(g.Region), Jurisdiction: string(g.Jurisdiction),
+		Network: string(g.Network), Rtt: int64(g.RTT), Reach: uint32(g.Reach), Forbidden: g.Forbidden,
+		TrustDomain: string(g.TrustDomain), Identities: each(g.Identities, mesh.Identity.String),
+		Endpoints: each(g.Endpoints, fromEndpoint), Gateways: each(g.Gateways, fromAddrPort), Slots: g.Slots, Lanes: g.Lanes}
+}
+
+func (d *decoder) group(m *wirepb.Group) ir.Group {
+	if m.Reach > uint32(mesh.Dead) {
+		d.fault("reachability %d is not known to this version", m.Reach)
+	}
+	return ir.Group{Cluster: mesh.ClusterName(m.Cluster), Region: mesh.Region(m.Region), Jurisdiction: mesh.Jurisdiction(m.Jurisdiction),
+		Network: mesh.Network(m.Network), RTT: time.Duration(m.Rtt), Reach: mesh.Reachability(m.Reach), Forbidden: m.Forbidden,
+		TrustDomain: mesh.TrustDomain(m.TrustDomain), Identities: each(m.Identities, d.identity),
+		Endpoints: each(m.Endpoints, d.endpoint), Gateways: each(m.Gateways, d.addrPort), Slots: m.Slots, Lanes: m.Lanes}
+}
+
+func fromEndpoint(e ir.Endpoint) *wirepb.Endpoint {
+	return &wirepb.Endpoint{Tag: e.Tag, Proxy: fromAddrPort(e.Proxy), Zone: string(e.Zone), Weight: e.Weight, Lanes: e.Lanes}
+}
+
+func (d *decoder) endpoint(m *wirepb.Endpoint) ir.Endpoint {
+	return ir.Endpoint{Tag: m.Tag, Proxy: d.addrPort(m.Proxy), Zone: mesh.Zone(m.Zone), Weight: m.Weight, Lanes: m.Lanes}
+}
+
+func fromTraffic(t ir.Traffic) *wirepb.Traffic {
+	return &wirepb.Traffic{Strategy: string(t.Strategy), ConnectTimeout: int64(t.ConnectTimeout), RequestTimeout: int64(t.RequestTimeout),
+		TryTimeout: int64(t.TryTimeout), IdleTimeout: int64(t.IdleTimeout), Retries: int32(t.Retries), EjectAfter: int32(t.EjectAfter), Policies: t.Policies}
+}
+
+func (d *decoder) traffic(m *wirepb.Traffic) ir.Traffic {
+	return ir.Traffic{Strategy: mesh.Strategy(m.GetStrategy()), ConnectTimeout: time.Duration(m.GetConnectTimeout()),
+		RequestTimeout: time.Duration(m.GetRequestTimeout()), TryTimeout: time.Duration(m.GetTryTimeout()),
+		IdleTimeout: time.Duration(m.GetIdleTimeout()), Retries: int(m.GetRetries()), EjectAfter: int(m.GetEjectAfter()), Policies: m.GetPolicies()}
+}
+
+// unknownFields reports whether m or a message inside it has fields that this
+// version does not know.
+func unknownFields(m protoreflect.Message) bool {
+	if len(m.GetUnknown()) > 0 {
+		return true
+	}
+	found := false
+	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		switch {
+		case f.Message() == nil:
+		case f.IsList():
+			for i := range v.List().Len() {
+				found = found || unknownFields(v.List().Get(i).Message())
+			}
+		default:
+			found = unknownFields(v.Message())
+		}
+		return !found
+	})
+	return found
+}
