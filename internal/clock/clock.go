@@ -1,0 +1,74 @@
+// Package clock is the time as an input: what product code asks instead of
+// calling time.Now and time.NewTimer, so that a component can be run under
+// another clock without another kernel.
+//
+// Its one idea: a Clock is handed down in a Config, never looked up. There is no
+// fake here: tests run Real inside testing/synctest, whose bubble makes hours
+// pass in microseconds, and Shifted for a host whose clock is wrong.
+//
+// It deliberately does not convert, schedule or cache; and pure packages take
+// time.Time values instead of a Clock.
+//
+// The first type to read is Clock.
+package clock
+
+import (
+	"context"
+	"time"
+)
+
+// A Clock tells the time and makes timers. Implementations are safe for
+// concurrent use.
+type Clock interface {
+	// Now is the wall clock's reading; readings of one Clock also carry a monotonic
+	// reading, as time.Now's do.
+	Now() time.Time
+	// NewTimer returns a timer that fires once after d; d ≤ 0 fires at once.
+	NewTimer(d time.Duration) Timer
+}
+
+// A Timer is one waiting: time.Timer behind an interface. After Stop or Reset no
+// stale value is received from C (the semantics of Go 1.23).
+type Timer interface {
+	C() <-chan time.Time
+	Stop() bool
+	Reset(d time.Duration) bool
+}
+
+// Real is the host's clock, or the bubble's inside testing/synctest.
+type Real struct{}
+
+// Now is time.Now.
+func (Real) Now() time.Time { return time.Now() }
+
+// NewTimer is time.NewTimer.
+func (Real) NewTimer(d time.Duration) Timer { return realTimer{time.NewTimer(d)} }
+
+type realTimer struct{ *time.Timer }
+
+func (t realTimer) C() <-chan time.Time { return t.Timer.C }
+
+// Shifted reads By later than Clock (earlier if negative) and waits as it does: a
+// host whose clock was set wrong.
+type Shifted struct {
+	Clock
+	By time.Duration
+}
+
+// Now is Clock's reading moved by By.
+func (s Shifted) Now() time.Time { return s.Clock.Now().Add(s.By) }
+
+// Wait returns nil after d, or ctx's error if it ends first.
+func Wait(ctx context.Context, c Clock, d time.Duration) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	t := c.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C():
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

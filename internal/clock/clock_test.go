@@ -1,0 +1,75 @@
+package clock_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/internal/clock"
+)
+
+func TestWaitTakesExactlyItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := clock.Real{}
+		start := c.Now()
+		if err := clock.Wait(t.Context(), c, 3*time.Hour); err != nil {
+			t.Fatal(err)
+		}
+		if got := c.Now().Sub(start); got != 3*time.Hour {
+			t.Errorf("waited %v, want 3h", got)
+		}
+	})
+}
+
+func TestWaitEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		c := clock.Real{}
+		start := c.Now()
+		if err := clock.Wait(ctx, c, time.Hour); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("err %v, want deadline exceeded", err)
+		}
+		if got := c.Now().Sub(start); got != time.Minute {
+			t.Errorf("waited %v, want 1m", got)
+		}
+		if err := clock.Wait(ctx, c, 0); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("an ended context: err %v, want deadline exceeded", err)
+		}
+	})
+}
+
+func TestTimerStopsAndResets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := clock.Real{}
+		start := c.Now()
+		timer := c.NewTimer(time.Hour)
+		if !timer.Stop() {
+			t.Error("Stop of a running timer said it was not running")
+		}
+		timer.Reset(2 * time.Hour)
+		<-timer.C()
+		if got := c.Now().Sub(start); got != 2*time.Hour {
+			t.Errorf("fired after %v, want 2h", got)
+		}
+	})
+}
+
+func TestShiftedReadsAnotherTimeAndWaitsTheSame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		real := clock.Real{}
+		c := clock.Shifted{Clock: real, By: -2 * time.Hour}
+		if got := real.Now().Sub(c.Now()); got != 2*time.Hour {
+			t.Errorf("shifted clock is %v behind, want 2h", got)
+		}
+		start := real.Now()
+		if err := clock.Wait(t.Context(), c, time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		if got := real.Now().Sub(start); got != time.Minute {
+			t.Errorf("waited %v, want 1m", got)
+		}
+	})
+}
