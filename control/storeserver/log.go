@@ -21,7 +21,8 @@ func expected(message string) bool {
 	switch message {
 	case "Running http and grpc server on single port. This is not recommended for production.":
 		return true // etcd listens for neither: see serve
-	case "Failed to detect schema version", "failed to update storage version":
+	case "Failed to detect schema version", "failed to update storage version",
+		"Failed to detect storage schema version. Please wait till wal snapshot before upgrading cluster.":
 		return true // the first log entry is not committed yet; etcd tries again until it is
 	}
 	return false

@@ -31,6 +31,9 @@ const (
 	electionTicks = 5
 	// startMax bounds replaying the log of a large store on a slow disk.
 	startMax = 2 * time.Minute
+	// slowRequest is what etcd warns about. Its own 100 ms are reached on a
+	// laptop that builds something.
+	slowRequest = time.Second
 	// drainMax is how long calls in flight get to end. Watches never end by
 	// themselves, so it is also what a stop costs with a watcher connected.
 	drainMax = 250 * time.Millisecond
@@ -174,6 +177,8 @@ func etcdConfig(c Config, g *ground, log *slog.Logger) (*embed.Config, error) {
 	ec.AutoCompactionMode = embed.CompactorModePeriodic
 	ec.AutoCompactionRetention = c.HistoryKeep.String()
 	ec.BootstrapDefragThresholdMegabytes = 16
+	ec.WarningUnaryRequestDuration = slowRequest
+	ec.WarningApplyDuration = slowRequest
 	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newZap(log))
 	return ec, nil
 }
