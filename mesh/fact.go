@@ -36,6 +36,7 @@ const (
 	// Observed or computed by a cluster, never written by people.
 	KindBundle        Kind = "Bundle"        // *Bundle; the name is the trust domain
 	KindRemoteService Kind = "RemoteService" // *RemoteService; the origin is the exporter
+	KindSlotTable     Kind = "SlotTable"     // *SlotTable; stored, so that replicas and restarts agree
 	KindReach         Kind = "Reach"         // *Reach; the name is the cluster observed
 	KindDelivery      Kind = "Delivery"      // *Delivery; only status functions may read it
 )
@@ -118,10 +119,12 @@ type ServiceAccount struct{ Namespace, Name string }
 // service without one.
 type ServiceImport struct{ ServiceName }
 
-// Reach is the local reachability of a cluster and since when.
+// Reach is the local reachability of a cluster.
 type Reach struct {
 	Cluster ClusterName
 	State   Reachability
+	// RTT to its gateways in coarse steps; 0 until measured.
+	RTT time.Duration
 }
 
 // Delivery is what proxies said of a resource: how many hold it, how many refused

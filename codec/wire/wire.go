@@ -19,7 +19,7 @@ import (
 )
 
 // Encode returns the type and the bytes of a resource: an *ir.Name, *ir.Service,
-// *ir.Endpoints, *ir.Proxy, *ir.Access, *ir.Slots or *mesh.Bundle. Any other value is a broken
+// *ir.Endpoints, *ir.Cluster, *ir.Proxy, *ir.Access, *ir.Slots or *mesh.Bundle. Any other value is a broken
 // invariant of the caller and panics.
 func Encode(v any) (ir.Type, []byte) {
 	t, m := message(v)
@@ -49,6 +49,8 @@ func message(v any) (ir.Type, proto.Message) {
 	case *ir.Slots:
 		return ir.TypeSlots, &wirepb.Slots{Service: fromService(v.Table.Service), Generation: v.Table.Generation,
 			Slots: each(v.Table.Slots, fromAddrPort), Moved: v.Table.Moved, TrustDomain: string(v.TrustDomain)}
+	case *ir.Cluster:
+		return ir.TypeCluster, fromCluster(v)
 	case *mesh.Bundle:
 		return ir.TypeBundle, FromBundle(v)
 	}
@@ -115,6 +117,12 @@ func (d *decoder) decode(t ir.Type, b []byte) (any, error) {
 		}
 		return &ir.Slots{TrustDomain: mesh.TrustDomain(m.TrustDomain), Table: mesh.SlotTable{Service: d.service(m.Service),
 			Generation: m.Generation, Slots: each(m.Slots, d.addrPort), Moved: m.Moved}}, nil
+	case ir.TypeCluster:
+		m := &wirepb.Cluster{}
+		if err := proto.Unmarshal(b, m); err != nil {
+			return nil, err
+		}
+		return d.cluster(m), nil
 	case ir.TypeBundle:
 		m := &wirepb.Bundle{}
 		if err := proto.Unmarshal(b, m); err != nil {
@@ -240,21 +248,28 @@ func (d *decoder) inbound(m *wirepb.Inbound) ir.Inbound {
 	})}
 }
 
-func fromGroup(g ir.Group) *wirepb.Group {
-	return &wirepb.Group{Cluster: string(g.Cluster), Region: string(g.Region), Jurisdiction: string(g.Jurisdiction),
-		Network: string(g.Network), Rtt: int64(g.RTT), Reach: uint32(g.Reach), Forbidden: g.Forbidden,
-		TrustDomain: string(g.TrustDomain), Identities: each(g.Identities, mesh.Identity.String),
-		Endpoints: each(g.Endpoints, fromEndpoint), Gateways: each(g.Gateways, fromAddrPort), Slots: g.Slots, Lanes: g.Lanes}
+func fromCluster(c *ir.Cluster) *wirepb.Cluster {
+	return &wirepb.Cluster{Name: string(c.Name), Region: string(c.Region), Jurisdiction: string(c.Jurisdiction), Network: string(c.Network),
+		TrustDomain: string(c.TrustDomain), Rtt: int64(c.RTT), Reach: uint32(c.Reach), Gateways: each(c.Gateways, fromAddrPort)}
 }
 
-func (d *decoder) group(m *wirepb.Group) ir.Group {
+func (d *decoder) cluster(m *wirepb.Cluster) *ir.Cluster {
 	if m.Reach > uint32(mesh.Dead) {
 		d.fault("reachability %d is not known to this version", m.Reach)
 	}
-	return ir.Group{Cluster: mesh.ClusterName(m.Cluster), Region: mesh.Region(m.Region), Jurisdiction: mesh.Jurisdiction(m.Jurisdiction),
-		Network: mesh.Network(m.Network), RTT: time.Duration(m.Rtt), Reach: mesh.Reachability(m.Reach), Forbidden: m.Forbidden,
-		TrustDomain: mesh.TrustDomain(m.TrustDomain), Identities: each(m.Identities, d.identity),
-		Endpoints: each(m.Endpoints, d.endpoint), Gateways: each(m.Gateways, d.addrPort), Slots: m.Slots, Lanes: m.Lanes}
+	return &ir.Cluster{Name: mesh.ClusterName(m.Name), Region: mesh.Region(m.Region), Jurisdiction: mesh.Jurisdiction(m.Jurisdiction),
+		Network: mesh.Network(m.Network), TrustDomain: mesh.TrustDomain(m.TrustDomain), RTT: time.Duration(m.Rtt),
+		Reach: mesh.Reachability(m.Reach), Gateways: each(m.Gateways, d.addrPort)}
+}
+
+func fromGroup(g ir.Group) *wirepb.Group {
+	return &wirepb.Group{Cluster: string(g.Cluster), Forbidden: g.Forbidden, Exported: g.Exported,
+		Identities: each(g.Identities, mesh.Identity.String), Endpoints: each(g.Endpoints, fromEndpoint), Slots: g.Slots, Lanes: g.Lanes}
+}
+
+func (d *decoder) group(m *wirepb.Group) ir.Group {
+	return ir.Group{Cluster: mesh.ClusterName(m.Cluster), Forbidden: m.Forbidden, Exported: m.Exported,
+		Identities: each(m.Identities, d.identity), Endpoints: each(m.Endpoints, d.endpoint), Slots: m.Slots, Lanes: m.Lanes}
 }
 
 func fromEndpoint(e ir.Endpoint) *wirepb.Endpoint {

@@ -29,6 +29,8 @@ const (
 	TypeProxy Type = "type.isthmus.dev/v1/Proxy"
 	// TypeAccess: "namespace/name", for the services a proxy serves.
 	TypeAccess Type = "type.isthmus.dev/v1/Access"
+	// TypeCluster: the name of a cluster; wildcard.
+	TypeCluster Type = "type.isthmus.dev/v1/Cluster"
 	// TypeBundle: a trust domain; wildcard.
 	TypeBundle Type = "type.isthmus.dev/v1/Bundle"
 	// TypeSlots: "namespace/name", gateways only; wildcard.
@@ -72,6 +74,9 @@ type Service struct {
 
 // Route is one match of one rule of a route object.
 type Route struct {
+	// Consumer limits the route to callers of a namespace (a consumer route of GAMMA,
+	// GEP-1294); empty is every caller.
+	Consumer string
 	// Object and Rule name where it comes from: "HTTPRoute shop/split@eu-west", rule index.
 	Object string
 	Rule   int
@@ -108,35 +113,45 @@ type Traffic struct {
 	Policies []string
 }
 
+// Cluster is what proxies of a view know of a cluster whatever the service: one small
+// resource, so that a change of reachability is one message and not one a service.
+type Cluster struct {
+	Name         mesh.ClusterName
+	Region       mesh.Region
+	Jurisdiction mesh.Jurisdiction
+	Network      mesh.Network
+	TrustDomain  mesh.TrustDomain
+	// RTT from the view's cluster, measured or declared, in coarse steps; 0 is the view's
+	// own cluster, or unknown.
+	RTT   time.Duration
+	Reach mesh.Reachability
+	// Gateways are the way in from another network.
+	Gateways []netip.AddrPort
+}
+
 // Endpoints is where a service can be reached from a view.
 type Endpoints struct {
 	Service mesh.ServiceName
-	// Groups, one a cluster: the view's own cluster first, then nearest first, ties by
-	// name.
+	// Groups, one a cluster, by name of cluster.
 	Groups []Group
 }
 
 // Group is one cluster's part of a service.
 type Group struct {
-	Cluster      mesh.ClusterName
-	Region       mesh.Region
-	Jurisdiction mesh.Jurisdiction
-	Network      mesh.Network
-	// RTT to the cluster as declared or measured; 0 inside the view's own cluster.
-	RTT   time.Duration
-	Reach mesh.Reachability
+	Cluster mesh.ClusterName
 	// Forbidden names the residency policy that keeps requests of this view out of the
 	// cluster: a hard mask that no failover lifts. Empty is lawful.
 	Forbidden string
+	// Exported says that the group belongs to the clusterset service; a group that is
+	// not serves callers of its own cluster only.
+	Exported bool
 	// Identities may serve; a server that shows another is refused.
-	TrustDomain mesh.TrustDomain
-	Identities  []mesh.Identity
+	Identities []mesh.Identity
 	// Endpoints are reached directly: same cluster or shared network.
 	Endpoints []Endpoint
-	// Gateways with Slots are the way into another network. Slots[i] is the generation
-	// at which slot i last moved.
-	Gateways []netip.AddrPort
-	Slots    []uint64
+	// Slots are places behind the cluster's gateways: Slots[i] is the generation at which
+	// slot i last moved.
+	Slots []uint64
 	// Lanes is the group's whole concurrency; 0 unknown.
 	Lanes uint32
 }

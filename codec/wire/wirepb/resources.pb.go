@@ -286,6 +286,7 @@ type Route struct {
 	RequestTimeout int64                  `protobuf:"varint,7,opt,name=request_timeout,json=requestTimeout,proto3" json:"request_timeout,omitempty"`
 	TryTimeout     int64                  `protobuf:"varint,8,opt,name=try_timeout,json=tryTimeout,proto3" json:"try_timeout,omitempty"`
 	Retry          *Retry                 `protobuf:"bytes,9,opt,name=retry,proto3" json:"retry,omitempty"`
+	Consumer       string                 `protobuf:"bytes,10,opt,name=consumer,proto3" json:"consumer,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -381,6 +382,13 @@ func (x *Route) GetRetry() *Retry {
 		return x.Retry
 	}
 	return nil
+}
+
+func (x *Route) GetConsumer() string {
+	if x != nil {
+		return x.Consumer
+	}
+	return ""
 }
 
 type Match struct {
@@ -1068,28 +1076,123 @@ func (x *Endpoints) GetGroups() []*Group {
 	return nil
 }
 
-type Group struct {
+// Cluster is ir.Cluster.
+type Cluster struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Region        string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
 	Jurisdiction  string                 `protobuf:"bytes,3,opt,name=jurisdiction,proto3" json:"jurisdiction,omitempty"`
 	Network       string                 `protobuf:"bytes,4,opt,name=network,proto3" json:"network,omitempty"`
-	Rtt           int64                  `protobuf:"varint,5,opt,name=rtt,proto3" json:"rtt,omitempty"`
-	Reach         uint32                 `protobuf:"varint,6,opt,name=reach,proto3" json:"reach,omitempty"`
-	Forbidden     string                 `protobuf:"bytes,7,opt,name=forbidden,proto3" json:"forbidden,omitempty"`
-	TrustDomain   string                 `protobuf:"bytes,8,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
-	Identities    []string               `protobuf:"bytes,9,rep,name=identities,proto3" json:"identities,omitempty"` // SPIFFE IDs
-	Endpoints     []*Endpoint            `protobuf:"bytes,10,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
-	Gateways      [][]byte               `protobuf:"bytes,11,rep,name=gateways,proto3" json:"gateways,omitempty"` // address octets, then the port in 2, big-endian
-	Slots         []uint64               `protobuf:"varint,12,rep,packed,name=slots,proto3" json:"slots,omitempty"`
-	Lanes         uint32                 `protobuf:"varint,13,opt,name=lanes,proto3" json:"lanes,omitempty"`
+	TrustDomain   string                 `protobuf:"bytes,5,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
+	Rtt           int64                  `protobuf:"varint,6,opt,name=rtt,proto3" json:"rtt,omitempty"`
+	Reach         uint32                 `protobuf:"varint,7,opt,name=reach,proto3" json:"reach,omitempty"`
+	Gateways      [][]byte               `protobuf:"bytes,8,rep,name=gateways,proto3" json:"gateways,omitempty"` // address octets, then the port in 2, big-endian
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Cluster) Reset() {
+	*x = Cluster{}
+	mi := &file_isthmus_v1_resources_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Cluster) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Cluster) ProtoMessage() {}
+
+func (x *Cluster) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_resources_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
+func (*Cluster) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Cluster) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Cluster) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *Cluster) GetJurisdiction() string {
+	if x != nil {
+		return x.Jurisdiction
+	}
+	return ""
+}
+
+func (x *Cluster) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *Cluster) GetTrustDomain() string {
+	if x != nil {
+		return x.TrustDomain
+	}
+	return ""
+}
+
+func (x *Cluster) GetRtt() int64 {
+	if x != nil {
+		return x.Rtt
+	}
+	return 0
+}
+
+func (x *Cluster) GetReach() uint32 {
+	if x != nil {
+		return x.Reach
+	}
+	return 0
+}
+
+func (x *Cluster) GetGateways() [][]byte {
+	if x != nil {
+		return x.Gateways
+	}
+	return nil
+}
+
+type Group struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Forbidden     string                 `protobuf:"bytes,2,opt,name=forbidden,proto3" json:"forbidden,omitempty"`
+	Exported      bool                   `protobuf:"varint,3,opt,name=exported,proto3" json:"exported,omitempty"`
+	Identities    []string               `protobuf:"bytes,4,rep,name=identities,proto3" json:"identities,omitempty"` // SPIFFE IDs
+	Endpoints     []*Endpoint            `protobuf:"bytes,5,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	Slots         []uint64               `protobuf:"varint,6,rep,packed,name=slots,proto3" json:"slots,omitempty"`
+	Lanes         uint32                 `protobuf:"varint,7,opt,name=lanes,proto3" json:"lanes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[14]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1101,7 +1204,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[14]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1114,7 +1217,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{14}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Group) GetCluster() string {
@@ -1124,41 +1227,6 @@ func (x *Group) GetCluster() string {
 	return ""
 }
 
-func (x *Group) GetRegion() string {
-	if x != nil {
-		return x.Region
-	}
-	return ""
-}
-
-func (x *Group) GetJurisdiction() string {
-	if x != nil {
-		return x.Jurisdiction
-	}
-	return ""
-}
-
-func (x *Group) GetNetwork() string {
-	if x != nil {
-		return x.Network
-	}
-	return ""
-}
-
-func (x *Group) GetRtt() int64 {
-	if x != nil {
-		return x.Rtt
-	}
-	return 0
-}
-
-func (x *Group) GetReach() uint32 {
-	if x != nil {
-		return x.Reach
-	}
-	return 0
-}
-
 func (x *Group) GetForbidden() string {
 	if x != nil {
 		return x.Forbidden
@@ -1166,11 +1234,11 @@ func (x *Group) GetForbidden() string {
 	return ""
 }
 
-func (x *Group) GetTrustDomain() string {
+func (x *Group) GetExported() bool {
 	if x != nil {
-		return x.TrustDomain
+		return x.Exported
 	}
-	return ""
+	return false
 }
 
 func (x *Group) GetIdentities() []string {
@@ -1183,13 +1251,6 @@ func (x *Group) GetIdentities() []string {
 func (x *Group) GetEndpoints() []*Endpoint {
 	if x != nil {
 		return x.Endpoints
-	}
-	return nil
-}
-
-func (x *Group) GetGateways() [][]byte {
-	if x != nil {
-		return x.Gateways
 	}
 	return nil
 }
@@ -1221,7 +1282,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[15]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1233,7 +1294,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[15]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1246,7 +1307,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{15}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Endpoint) GetTag() string {
@@ -1301,7 +1362,7 @@ type Proxy struct {
 
 func (x *Proxy) Reset() {
 	*x = Proxy{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[16]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1313,7 +1374,7 @@ func (x *Proxy) String() string {
 func (*Proxy) ProtoMessage() {}
 
 func (x *Proxy) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[16]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1326,7 +1387,7 @@ func (x *Proxy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proxy.ProtoReflect.Descriptor instead.
 func (*Proxy) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{16}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Proxy) GetId() string {
@@ -1395,7 +1456,7 @@ type Inbound struct {
 
 func (x *Inbound) Reset() {
 	*x = Inbound{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[17]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1407,7 +1468,7 @@ func (x *Inbound) String() string {
 func (*Inbound) ProtoMessage() {}
 
 func (x *Inbound) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[17]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1420,7 +1481,7 @@ func (x *Inbound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inbound.ProtoReflect.Descriptor instead.
 func (*Inbound) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{17}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Inbound) GetService() *ServiceName {
@@ -1448,7 +1509,7 @@ type InboundPort struct {
 
 func (x *InboundPort) Reset() {
 	*x = InboundPort{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[18]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1460,7 +1521,7 @@ func (x *InboundPort) String() string {
 func (*InboundPort) ProtoMessage() {}
 
 func (x *InboundPort) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[18]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1473,7 +1534,7 @@ func (x *InboundPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InboundPort.ProtoReflect.Descriptor instead.
 func (*InboundPort) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{18}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *InboundPort) GetPort() uint32 {
@@ -1513,7 +1574,7 @@ type Access struct {
 
 func (x *Access) Reset() {
 	*x = Access{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[19]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1525,7 +1586,7 @@ func (x *Access) String() string {
 func (*Access) ProtoMessage() {}
 
 func (x *Access) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[19]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1538,7 +1599,7 @@ func (x *Access) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Access.ProtoReflect.Descriptor instead.
 func (*Access) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{19}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Access) GetService() *ServiceName {
@@ -1598,7 +1659,7 @@ type AccessEntry struct {
 
 func (x *AccessEntry) Reset() {
 	*x = AccessEntry{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[20]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1610,7 +1671,7 @@ func (x *AccessEntry) String() string {
 func (*AccessEntry) ProtoMessage() {}
 
 func (x *AccessEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[20]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1623,7 +1684,7 @@ func (x *AccessEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessEntry.ProtoReflect.Descriptor instead.
 func (*AccessEntry) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{20}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *AccessEntry) GetObject() string {
@@ -1687,7 +1748,7 @@ type TargetRef struct {
 
 func (x *TargetRef) Reset() {
 	*x = TargetRef{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[21]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1699,7 +1760,7 @@ func (x *TargetRef) String() string {
 func (*TargetRef) ProtoMessage() {}
 
 func (x *TargetRef) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[21]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1712,7 +1773,7 @@ func (x *TargetRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TargetRef.ProtoReflect.Descriptor instead.
 func (*TargetRef) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{21}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *TargetRef) GetKind() string {
@@ -1754,7 +1815,7 @@ type AccessRule struct {
 
 func (x *AccessRule) Reset() {
 	*x = AccessRule{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[22]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1766,7 +1827,7 @@ func (x *AccessRule) String() string {
 func (*AccessRule) ProtoMessage() {}
 
 func (x *AccessRule) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[22]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1779,7 +1840,7 @@ func (x *AccessRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessRule.ProtoReflect.Descriptor instead.
 func (*AccessRule) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{22}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *AccessRule) GetFrom() []*AccessSource {
@@ -1818,7 +1879,7 @@ type AccessSource struct {
 
 func (x *AccessSource) Reset() {
 	*x = AccessSource{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[23]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1830,7 +1891,7 @@ func (x *AccessSource) String() string {
 func (*AccessSource) ProtoMessage() {}
 
 func (x *AccessSource) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[23]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1843,7 +1904,7 @@ func (x *AccessSource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessSource.ProtoReflect.Descriptor instead.
 func (*AccessSource) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{23}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *AccessSource) GetIdentities() []string {
@@ -1906,7 +1967,7 @@ type AccessOperation struct {
 
 func (x *AccessOperation) Reset() {
 	*x = AccessOperation{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[24]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1918,7 +1979,7 @@ func (x *AccessOperation) String() string {
 func (*AccessOperation) ProtoMessage() {}
 
 func (x *AccessOperation) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[24]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1931,7 +1992,7 @@ func (x *AccessOperation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessOperation.ProtoReflect.Descriptor instead.
 func (*AccessOperation) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{24}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *AccessOperation) GetMethods() []string {
@@ -1966,7 +2027,7 @@ type Caller struct {
 
 func (x *Caller) Reset() {
 	*x = Caller{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[25]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1978,7 +2039,7 @@ func (x *Caller) String() string {
 func (*Caller) ProtoMessage() {}
 
 func (x *Caller) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[25]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1991,7 +2052,7 @@ func (x *Caller) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Caller.ProtoReflect.Descriptor instead.
 func (*Caller) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{25}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Caller) GetTrustDomain() string {
@@ -2027,7 +2088,7 @@ type Bundle struct {
 
 func (x *Bundle) Reset() {
 	*x = Bundle{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[26]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2039,7 +2100,7 @@ func (x *Bundle) String() string {
 func (*Bundle) ProtoMessage() {}
 
 func (x *Bundle) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[26]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2052,7 +2113,7 @@ func (x *Bundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bundle.ProtoReflect.Descriptor instead.
 func (*Bundle) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{26}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Bundle) GetTrustDomain() string {
@@ -2090,7 +2151,7 @@ type Slots struct {
 
 func (x *Slots) Reset() {
 	*x = Slots{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[27]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2102,7 +2163,7 @@ func (x *Slots) String() string {
 func (*Slots) ProtoMessage() {}
 
 func (x *Slots) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[27]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2115,7 +2176,7 @@ func (x *Slots) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Slots.ProtoReflect.Descriptor instead.
 func (*Slots) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{27}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Slots) GetService() *ServiceName {
@@ -2175,7 +2236,7 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"\x05ports\x18\x02 \x03(\v2\x10.isthmus.v1.PortR\x05ports\x12\x16\n" +
 	"\x06routed\x18\x03 \x01(\bR\x06routed\x12)\n" +
 	"\x06routes\x18\x04 \x03(\v2\x11.isthmus.v1.RouteR\x06routes\x12-\n" +
-	"\atraffic\x18\x05 \x01(\v2\x13.isthmus.v1.TrafficR\atraffic\"\xc2\x02\n" +
+	"\atraffic\x18\x05 \x01(\v2\x13.isthmus.v1.TrafficR\atraffic\"\xde\x02\n" +
 	"\x05Route\x12\x16\n" +
 	"\x06object\x18\x01 \x01(\tR\x06object\x12\x12\n" +
 	"\x04rule\x18\x02 \x01(\x05R\x04rule\x12\x12\n" +
@@ -2186,7 +2247,9 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"\x0frequest_timeout\x18\a \x01(\x03R\x0erequestTimeout\x12\x1f\n" +
 	"\vtry_timeout\x18\b \x01(\x03R\n" +
 	"tryTimeout\x12'\n" +
-	"\x05retry\x18\t \x01(\v2\x11.isthmus.v1.RetryR\x05retry\"\xb0\x01\n" +
+	"\x05retry\x18\t \x01(\v2\x11.isthmus.v1.RetryR\x05retry\x12\x1a\n" +
+	"\bconsumer\x18\n" +
+	" \x01(\tR\bconsumer\"\xb0\x01\n" +
 	"\x05Match\x12\x1b\n" +
 	"\tpath_type\x18\x01 \x01(\tR\bpathType\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x16\n" +
@@ -2245,24 +2308,26 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"\bpolicies\x18\b \x03(\tR\bpolicies\"i\n" +
 	"\tEndpoints\x121\n" +
 	"\aservice\x18\x01 \x01(\v2\x17.isthmus.v1.ServiceNameR\aservice\x12)\n" +
-	"\x06groups\x18\x02 \x03(\v2\x11.isthmus.v1.GroupR\x06groups\"\xfc\x02\n" +
-	"\x05Group\x12\x18\n" +
-	"\acluster\x18\x01 \x01(\tR\acluster\x12\x16\n" +
+	"\x06groups\x18\x02 \x03(\v2\x11.isthmus.v1.GroupR\x06groups\"\xda\x01\n" +
+	"\aCluster\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\"\n" +
 	"\fjurisdiction\x18\x03 \x01(\tR\fjurisdiction\x12\x18\n" +
-	"\anetwork\x18\x04 \x01(\tR\anetwork\x12\x10\n" +
-	"\x03rtt\x18\x05 \x01(\x03R\x03rtt\x12\x14\n" +
-	"\x05reach\x18\x06 \x01(\rR\x05reach\x12\x1c\n" +
-	"\tforbidden\x18\a \x01(\tR\tforbidden\x12!\n" +
-	"\ftrust_domain\x18\b \x01(\tR\vtrustDomain\x12\x1e\n" +
+	"\anetwork\x18\x04 \x01(\tR\anetwork\x12!\n" +
+	"\ftrust_domain\x18\x05 \x01(\tR\vtrustDomain\x12\x10\n" +
+	"\x03rtt\x18\x06 \x01(\x03R\x03rtt\x12\x14\n" +
+	"\x05reach\x18\a \x01(\rR\x05reach\x12\x1a\n" +
+	"\bgateways\x18\b \x03(\fR\bgateways\"\xdb\x01\n" +
+	"\x05Group\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1c\n" +
+	"\tforbidden\x18\x02 \x01(\tR\tforbidden\x12\x1a\n" +
+	"\bexported\x18\x03 \x01(\bR\bexported\x12\x1e\n" +
 	"\n" +
-	"identities\x18\t \x03(\tR\n" +
+	"identities\x18\x04 \x03(\tR\n" +
 	"identities\x122\n" +
-	"\tendpoints\x18\n" +
-	" \x03(\v2\x14.isthmus.v1.EndpointR\tendpoints\x12\x1a\n" +
-	"\bgateways\x18\v \x03(\fR\bgateways\x12\x14\n" +
-	"\x05slots\x18\f \x03(\x04R\x05slots\x12\x14\n" +
-	"\x05lanes\x18\r \x01(\rR\x05lanes\"t\n" +
+	"\tendpoints\x18\x05 \x03(\v2\x14.isthmus.v1.EndpointR\tendpoints\x12\x14\n" +
+	"\x05slots\x18\x06 \x03(\x04R\x05slots\x12\x14\n" +
+	"\x05lanes\x18\a \x01(\rR\x05lanes\"t\n" +
 	"\bEndpoint\x12\x10\n" +
 	"\x03tag\x18\x01 \x01(\tR\x03tag\x12\x14\n" +
 	"\x05proxy\x18\x02 \x01(\fR\x05proxy\x12\x12\n" +
@@ -2357,7 +2422,7 @@ func file_isthmus_v1_resources_proto_rawDescGZIP() []byte {
 	return file_isthmus_v1_resources_proto_rawDescData
 }
 
-var file_isthmus_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_isthmus_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_isthmus_v1_resources_proto_goTypes = []any{
 	(*ServiceName)(nil),     // 0: isthmus.v1.ServiceName
 	(*Name)(nil),            // 1: isthmus.v1.Name
@@ -2373,20 +2438,21 @@ var file_isthmus_v1_resources_proto_goTypes = []any{
 	(*Backend)(nil),         // 11: isthmus.v1.Backend
 	(*Traffic)(nil),         // 12: isthmus.v1.Traffic
 	(*Endpoints)(nil),       // 13: isthmus.v1.Endpoints
-	(*Group)(nil),           // 14: isthmus.v1.Group
-	(*Endpoint)(nil),        // 15: isthmus.v1.Endpoint
-	(*Proxy)(nil),           // 16: isthmus.v1.Proxy
-	(*Inbound)(nil),         // 17: isthmus.v1.Inbound
-	(*InboundPort)(nil),     // 18: isthmus.v1.InboundPort
-	(*Access)(nil),          // 19: isthmus.v1.Access
-	(*AccessEntry)(nil),     // 20: isthmus.v1.AccessEntry
-	(*TargetRef)(nil),       // 21: isthmus.v1.TargetRef
-	(*AccessRule)(nil),      // 22: isthmus.v1.AccessRule
-	(*AccessSource)(nil),    // 23: isthmus.v1.AccessSource
-	(*AccessOperation)(nil), // 24: isthmus.v1.AccessOperation
-	(*Caller)(nil),          // 25: isthmus.v1.Caller
-	(*Bundle)(nil),          // 26: isthmus.v1.Bundle
-	(*Slots)(nil),           // 27: isthmus.v1.Slots
+	(*Cluster)(nil),         // 14: isthmus.v1.Cluster
+	(*Group)(nil),           // 15: isthmus.v1.Group
+	(*Endpoint)(nil),        // 16: isthmus.v1.Endpoint
+	(*Proxy)(nil),           // 17: isthmus.v1.Proxy
+	(*Inbound)(nil),         // 18: isthmus.v1.Inbound
+	(*InboundPort)(nil),     // 19: isthmus.v1.InboundPort
+	(*Access)(nil),          // 20: isthmus.v1.Access
+	(*AccessEntry)(nil),     // 21: isthmus.v1.AccessEntry
+	(*TargetRef)(nil),       // 22: isthmus.v1.TargetRef
+	(*AccessRule)(nil),      // 23: isthmus.v1.AccessRule
+	(*AccessSource)(nil),    // 24: isthmus.v1.AccessSource
+	(*AccessOperation)(nil), // 25: isthmus.v1.AccessOperation
+	(*Caller)(nil),          // 26: isthmus.v1.Caller
+	(*Bundle)(nil),          // 27: isthmus.v1.Bundle
+	(*Slots)(nil),           // 28: isthmus.v1.Slots
 }
 var file_isthmus_v1_resources_proto_depIdxs = []int32{
 	0,  // 0: isthmus.v1.Name.service:type_name -> isthmus.v1.ServiceName
@@ -2409,18 +2475,18 @@ var file_isthmus_v1_resources_proto_depIdxs = []int32{
 	0,  // 17: isthmus.v1.Backend.service:type_name -> isthmus.v1.ServiceName
 	7,  // 18: isthmus.v1.Backend.filters:type_name -> isthmus.v1.Filter
 	0,  // 19: isthmus.v1.Endpoints.service:type_name -> isthmus.v1.ServiceName
-	14, // 20: isthmus.v1.Endpoints.groups:type_name -> isthmus.v1.Group
-	15, // 21: isthmus.v1.Group.endpoints:type_name -> isthmus.v1.Endpoint
-	17, // 22: isthmus.v1.Proxy.inbound:type_name -> isthmus.v1.Inbound
+	15, // 20: isthmus.v1.Endpoints.groups:type_name -> isthmus.v1.Group
+	16, // 21: isthmus.v1.Group.endpoints:type_name -> isthmus.v1.Endpoint
+	18, // 22: isthmus.v1.Proxy.inbound:type_name -> isthmus.v1.Inbound
 	0,  // 23: isthmus.v1.Inbound.service:type_name -> isthmus.v1.ServiceName
-	18, // 24: isthmus.v1.Inbound.ports:type_name -> isthmus.v1.InboundPort
+	19, // 24: isthmus.v1.Inbound.ports:type_name -> isthmus.v1.InboundPort
 	0,  // 25: isthmus.v1.Access.service:type_name -> isthmus.v1.ServiceName
-	20, // 26: isthmus.v1.Access.policies:type_name -> isthmus.v1.AccessEntry
-	25, // 27: isthmus.v1.Access.clusters:type_name -> isthmus.v1.Caller
-	21, // 28: isthmus.v1.AccessEntry.targets:type_name -> isthmus.v1.TargetRef
-	22, // 29: isthmus.v1.AccessEntry.rules:type_name -> isthmus.v1.AccessRule
-	23, // 30: isthmus.v1.AccessRule.from:type_name -> isthmus.v1.AccessSource
-	24, // 31: isthmus.v1.AccessRule.to:type_name -> isthmus.v1.AccessOperation
+	21, // 26: isthmus.v1.Access.policies:type_name -> isthmus.v1.AccessEntry
+	26, // 27: isthmus.v1.Access.clusters:type_name -> isthmus.v1.Caller
+	22, // 28: isthmus.v1.AccessEntry.targets:type_name -> isthmus.v1.TargetRef
+	23, // 29: isthmus.v1.AccessEntry.rules:type_name -> isthmus.v1.AccessRule
+	24, // 30: isthmus.v1.AccessRule.from:type_name -> isthmus.v1.AccessSource
+	25, // 31: isthmus.v1.AccessRule.to:type_name -> isthmus.v1.AccessOperation
 	0,  // 32: isthmus.v1.Slots.service:type_name -> isthmus.v1.ServiceName
 	33, // [33:33] is the sub-list for method output_type
 	33, // [33:33] is the sub-list for method input_type
@@ -2440,7 +2506,7 @@ func file_isthmus_v1_resources_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_isthmus_v1_resources_proto_rawDesc), len(file_isthmus_v1_resources_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   28,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
