@@ -24,6 +24,8 @@ func expected(message string) bool {
 	case "Failed to detect schema version", "failed to update storage version",
 		"Failed to detect storage schema version. Please wait till wal snapshot before upgrading cluster.":
 		return true // the first log entry is not committed yet; etcd tries again until it is
+	case "failed to update cluster version":
+		return true // a stop came before etcd's book-keeping of the first start; it is done at the next
 	}
 	return false
 }
