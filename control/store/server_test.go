@@ -45,6 +45,7 @@ func serve(dir string) int {
 	c := storeserver.Config{
 		DataDir:      filepath.Join(dir, "data"),
 		ClientSocket: filepath.Join(dir, "store.sock"),
+		QuotaBytes:   32 << 20, // etcd's file grows by 16 MiB
 		Ready:        func() { fmt.Println("ready") },
 	}
 	if err := storeserver.Run(ctx, c, slog.New(slog.NewTextHandler(os.Stderr, nil))); err != nil {
@@ -80,22 +81,29 @@ func newServer(t testing.TB) *server {
 // start starts the process and waits until it is ready.
 func (s *server) start() {
 	s.t.Helper()
-	s.cmd = exec.Command(os.Args[0])
-	s.cmd.Env = append(os.Environ(), serverEnv+"="+s.dir)
-	s.cmd.Stderr = os.Stderr
-	in, err := s.cmd.StdinPipe()
-	if err != nil {
+	if err := s.run(); err != nil {
 		s.t.Fatal(err)
 	}
-	out, err := s.cmd.StdoutPipe()
+}
+
+// run is start for other goroutines than the test's.
+func (s *server) run() error {
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), serverEnv+"="+s.dir)
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
 	if err != nil {
-		s.t.Fatal(err)
+		return err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
 	}
 	begin := time.Now()
-	if err := s.cmd.Start(); err != nil {
-		s.t.Fatal(err)
+	if err := cmd.Start(); err != nil {
+		return err
 	}
-	s.stdin = in
+	s.cmd, s.stdin = cmd, in
 	line := make(chan string, 1)
 	go func() {
 		text, _ := bufio.NewReader(out).ReadString('\n')
@@ -104,12 +112,13 @@ func (s *server) start() {
 	select {
 	case text := <-line:
 		if text != "ready\n" {
-			s.t.Fatalf("store process said %q instead of ready", text)
+			return fmt.Errorf("store process said %q instead of ready", text)
 		}
 	case <-time.After(waitMax):
-		s.t.Fatalf("store process is not ready after %v", waitMax)
+		return fmt.Errorf("store process is not ready after %v", waitMax)
 	}
 	s.took = time.Since(begin)
+	return nil
 }
 
 // kill ends the process with SIGKILL.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -25,6 +26,7 @@ func wantKind(t *testing.T, what string, err, kind error, current int64) {
 }
 
 func TestPreconditionsDecideWrites(t *testing.T) {
+	t.Parallel()
 	st := newServer(t).open()
 	ctx := t.Context()
 	o := store.Object{Key: service("cart"), Value: []byte(`{"a":1}`)}
@@ -64,6 +66,7 @@ func TestPreconditionsDecideWrites(t *testing.T) {
 }
 
 func TestBatchIsAllOrNothing(t *testing.T) {
+	t.Parallel()
 	st := newServer(t).open()
 	ctx := t.Context()
 	at := put(t, st, service("b"), `1`)
@@ -91,6 +94,7 @@ func TestBatchIsAllOrNothing(t *testing.T) {
 }
 
 func TestListIsOneRevisionOfItsScope(t *testing.T) {
+	t.Parallel()
 	st := newServer(t).open()
 	ctx := t.Context()
 	for i := range 150 { // three pages
@@ -122,6 +126,7 @@ func TestListIsOneRevisionOfItsScope(t *testing.T) {
 }
 
 func TestFaultsOfTheCallerReachNoServer(t *testing.T) {
+	t.Parallel()
 	st, err := store.Open(store.Config{Endpoints: []string{"unix:///nowhere.sock"}})
 	if err != nil {
 		t.Fatal(err)
@@ -157,6 +162,7 @@ func TestFaultsOfTheCallerReachNoServer(t *testing.T) {
 }
 
 func TestConfigReportsAllFaults(t *testing.T) {
+	t.Parallel()
 	_, err := store.Open(store.Config{
 		Endpoints: []string{"unix://relative", "ftp://x", "nothing"}, Prefix: "x", RequestTimeout: -1, PendingMax: -1,
 	})
@@ -169,6 +175,7 @@ func TestConfigReportsAllFaults(t *testing.T) {
 }
 
 func TestStoreAwayFailsInTimeAndSaysWhy(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	st := s.open(func(c *store.Config) { c.RequestTimeout = 600 * time.Millisecond })
 	put(t, st, service("cart"), `1`)
@@ -205,6 +212,7 @@ func TestStoreAwayFailsInTimeAndSaysWhy(t *testing.T) {
 }
 
 func TestStoreThatHangsFailsInTime(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	st := s.open(func(c *store.Config) { c.RequestTimeout = 200 * time.Millisecond })
 	put(t, st, service("cart"), `1`)
@@ -223,6 +231,7 @@ func TestStoreThatHangsFailsInTime(t *testing.T) {
 }
 
 func TestFailpointsOfAWrite(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	points := failpoint.New(store.Failpoints()...)
 	st := s.open(func(c *store.Config) { c.Failpoints = points })
@@ -246,6 +255,7 @@ func TestFailpointsOfAWrite(t *testing.T) {
 }
 
 func TestTwoStoresSideBySide(t *testing.T) {
+	t.Parallel()
 	a, b := newServer(t), newServer(t)
 	sa, sb := a.open(), b.open()
 	put(t, sa, service("a"), `1`)
@@ -263,6 +273,60 @@ func TestTwoStoresSideBySide(t *testing.T) {
 	if err != nil || len(all) != 1 || all[0].Key != service("b") {
 		t.Errorf("the other store: %v, %v", all, err)
 	}
+}
+
+func TestFullStoreRefusesAndHealsWhenThereIsRoom(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	st := s.open()
+	m := watch(t, st, store.Position{})
+	m.until("the beginning", func() bool { return m.resyncs == 1 })
+	big := make([]byte, store.ValueBytesMax-16)
+	n := 0
+	for ; n < 64; n++ {
+		_, err := st.Put(t.Context(), store.Object{Key: service(fmt.Sprint("s", n)), Value: big}, store.Any())
+		if err != nil {
+			wantKind(t, "put into a full store", err, store.ErrFull, 0)
+			break
+		}
+	}
+	if n == 64 {
+		t.Fatal("64 MiB fitted into a store of 32")
+	}
+	if _, err := st.Get(t.Context(), service("s0")); err != nil {
+		t.Errorf("a full store does not read: %v", err)
+	}
+	for i := range n {
+		if _, err := st.Delete(t.Context(), service(fmt.Sprint("s", i)), store.Any()); err != nil {
+			t.Fatalf("a full store does not delete: %v", err)
+		}
+	}
+	deadline := time.Now().Add(waitMax)
+	for {
+		_, err := st.Put(t.Context(), store.Object{Key: service("after"), Value: big}, store.Any())
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, store.ErrFull) && !errors.Is(err, store.ErrUnavailable) || time.Now().After(deadline) {
+			t.Fatalf("%d objects deleted, and still: %v", n, err)
+		}
+		<-time.After(50 * time.Millisecond)
+	}
+	m.equals(st)
+}
+
+func TestSocketPathLongerThanAnAddress(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	s.kill()
+	s.dir = filepath.Join(s.dir, strings.Repeat("d", 120))
+	if err := os.Mkdir(s.dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s.start()
+	st := s.open()
+	m := watch(t, st, store.Position{})
+	m.reaches(put(t, st, service("cart"), `1`))
 }
 
 // TestFootprint holds the store to its share of what a control plane with its

@@ -162,6 +162,7 @@ func put(t testing.TB, st *store.Store, key store.Key, value string) int64 {
 }
 
 func TestWatchBeginsWithTheStateAndFollows(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	st := s.open()
 	put(t, st, service("cart"), `1`)
@@ -180,6 +181,7 @@ func TestWatchBeginsWithTheStateAndFollows(t *testing.T) {
 }
 
 func TestWatchGoesOnOverKill(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	st := s.open()
 	m := watch(t, st, store.Position{})
@@ -203,6 +205,7 @@ func TestWatchGoesOnOverKill(t *testing.T) {
 }
 
 func TestRevisionAdvancesWhenOthersWrite(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	st, other := s.open(), s.open(func(c *store.Config) { c.Prefix = "/other/" })
 	m := watch(t, st, store.Position{})
@@ -214,6 +217,7 @@ func TestRevisionAdvancesWhenOthersWrite(t *testing.T) {
 }
 
 func TestCompactionResyncs(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	st := s.open()
 	m := watch(t, st, store.Position{})
@@ -239,6 +243,7 @@ func TestCompactionResyncs(t *testing.T) {
 }
 
 func TestNoAcknowledgedWriteIsLost(t *testing.T) {
+	t.Parallel()
 	const writes = 1000
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -262,7 +267,10 @@ func TestNoAcknowledgedWriteIsLost(t *testing.T) {
 				return
 			}
 			s.kill()
-			s.start()
+			if err := s.run(); err != nil {
+				t.Error(err)
+				return
+			}
 			n++
 		}
 	}()
@@ -315,6 +323,7 @@ func TestNoAcknowledgedWriteIsLost(t *testing.T) {
 }
 
 func TestSlowConsumerGetsOneChangeAKey(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	st := s.open()
 	m := watch(t, st, store.Position{})
@@ -331,6 +340,7 @@ func TestSlowConsumerGetsOneChangeAKey(t *testing.T) {
 }
 
 func TestConsumerThatIsTooSlowResyncs(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	st := s.open(func(c *store.Config) { c.PendingMax = 8 })
 	m := watch(t, st, store.Position{})
@@ -346,6 +356,7 @@ func TestConsumerThatIsTooSlowResyncs(t *testing.T) {
 }
 
 func TestWipedStoreIsAnotherEpoch(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	st := s.open()
 	m := watch(t, st, store.Position{})
@@ -366,6 +377,7 @@ func TestWipedStoreIsAnotherEpoch(t *testing.T) {
 }
 
 func TestRestoredDiskBeginsAnEpoch(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	st := s.open()
 	first := watch(t, st, store.Position{})
@@ -399,6 +411,7 @@ func TestRestoredDiskBeginsAnEpoch(t *testing.T) {
 }
 
 func TestWatchFaultsDelayAndLoseNothing(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	points := failpoint.New(store.Failpoints()...)
 	st := s.open(func(c *store.Config) { c.Failpoints = points })
@@ -422,6 +435,7 @@ func TestWatchFaultsDelayAndLoseNothing(t *testing.T) {
 }
 
 func TestWatchEndsWithItsConsumer(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	full := errors.New("disk full")
 	err := s.open().Watch(t.Context(), store.Position{}, func(context.Context, store.Events) error { return full })
@@ -431,6 +445,7 @@ func TestWatchEndsWithItsConsumer(t *testing.T) {
 }
 
 func TestLargeBatchesArriveWhole(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	st := s.open()
 	m := watch(t, st, store.Position{})

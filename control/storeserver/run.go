@@ -109,6 +109,16 @@ func serve(ctx context.Context, c Config, g *ground, log *slog.Logger) error {
 		drain(gs)
 		<-served
 	}()
+	rctx, endRelief := context.WithCancel(ctx)
+	relieved := make(chan struct{})
+	go func() {
+		defer close(relieved)
+		relieve(rctx, e.Server, c.QuotaBytes, log)
+	}()
+	defer func() {
+		endRelief()
+		<-relieved
+	}()
 	if err := c.Failpoints.Hit(ctx, PointReady); err != nil {
 		return err
 	}
