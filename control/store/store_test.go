@@ -218,8 +218,13 @@ func TestStoreThatHangsFailsInTime(t *testing.T) {
 	put(t, st, service("cart"), `1`)
 	m := watch(t, s.open(), store.Position{})
 	m.until("the object", func() bool { return len(m.objects) == 1 })
-	if err := s.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+	pid := s.cmd.Process.Pid
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
+	}
+	var status syscall.WaitStatus // stopping takes a moment; this is when it is done
+	if _, err := syscall.Wait4(pid, &status, syscall.WUNTRACED, nil); err != nil || !status.Stopped() {
+		t.Fatalf("wait for the stop: %v, %v", status, err)
 	}
 	_, err := st.Get(t.Context(), service("cart"))
 	wantKind(t, "get", err, store.ErrUnavailable, 0)
