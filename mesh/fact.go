@@ -104,6 +104,9 @@ type Fact struct {
 	Digest [16]byte
 	// Home keeps a mesh-wide object in its cluster.
 	Home bool
+	// Raw is the canonical form of a configured object, for people and for peers: JSON as
+	// its author wrote it, in one order. Nil for observed facts.
+	Raw []byte
 }
 
 // NamespaceObject is a namespace that exists.
