@@ -24,12 +24,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// etcd's own: they end with the process, which is what Run is for.
-	goleak.VerifyTestMain(m,
-		goleak.IgnoreAnyFunction("go.etcd.io/etcd/server/v3/storage/backend.(*readTx).done"),
-		goleak.IgnoreAnyFunction("go.etcd.io/etcd/pkg/v3/schedule.(*fifo).run"),
-		goleak.IgnoreAnyFunction("gopkg.in/natefinch/lumberjack%2ev2.(*Logger).millRun"),
-	)
+	goleak.VerifyTestMain(m)
 }
 
 // waitMax bounds every wait; none asserts how long it took.
