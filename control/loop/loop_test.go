@@ -1,0 +1,203 @@
+package loop
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/codec/wire"
+	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/core/world"
+	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/xds"
+)
+
+// sink holds what a loop handed out, as a server and peers would hold it.
+type sink struct {
+	resources map[string]*xds.Resource // by type and name
+	complete  map[string]bool
+	vector    mesh.Vector
+	exports   map[string]*mesh.RemoteService
+	loop      *Loop
+	revision  int64
+}
+
+func (s *sink) publish(v mesh.Vector, updates []xds.Update) {
+	s.vector = v
+	for _, u := range updates {
+		if u.Name == "*" {
+			s.complete[u.Type] = true
+		} else {
+			s.resources[u.Type+" "+u.Name] = u.Resource
+		}
+	}
+}
+
+func run(t *testing.T, story func(ctx context.Context, l *Loop, s *sink)) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithCancel(t.Context())
+		s := &sink{resources: map[string]*xds.Resource{}, complete: map[string]bool{}, exports: map[string]*mesh.RemoteService{}}
+		l := New(Config{Self: "eu", Network: "eu", Now: time.Now, Log: slog.New(slog.DiscardHandler), Publish: s.publish,
+			Export: func(e Export) { s.exports[fmt.Sprintf("%s to %s", e.Service, e.Peer)] = e.Value },
+			SaveSlots: func(table mesh.SlotTable) { // the store: what is saved comes back as a fact
+				go s.loop.Edit(ctx, []world.Edit{put(mesh.KindSlotTable, "eu", table.Service.Namespace, table.Service.Name, &table)}, nil)
+			}})
+		s.loop = l
+		done := make(chan error, 1)
+		go func() { done <- l.Run(ctx) }()
+		story(ctx, l, s)
+		stop()
+		<-done
+	})
+}
+
+func put(kind mesh.Kind, origin mesh.ClusterName, ns, name string, v any) world.Edit {
+	return world.Put(&mesh.Fact{Key: mesh.Key{Kind: kind, Origin: origin, Namespace: ns, Name: name}, Value: v, Digest: ir.DigestOf(v)})
+}
+
+func change(t *testing.T, ctx context.Context, l *Loop, edits ...world.Edit) {
+	t.Helper()
+	if err := l.EditAndWait(ctx, edits, nil); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Wait()
+}
+
+var catalog = mesh.ServiceName{Namespace: "shop", Name: "catalog"}
+
+func base() []world.Edit {
+	var out []world.Edit
+	for _, c := range []mesh.ClusterName{"eu", "us"} {
+		out = append(out, put(mesh.KindCluster, "eu", "", string(c), &mesh.Cluster{Name: c, Network: mesh.Network(c), TrustDomain: mesh.TrustDomainOf(c, mesh.DefaultDomain)}))
+	}
+	return append(out, put(mesh.KindService, "eu", "shop", "catalog", &mesh.Service{ServiceName: catalog, Selector: map[string]string{"app": "catalog"}}),
+		put(mesh.KindServiceExport, "eu", "shop", "catalog", &mesh.ServiceExport{ServiceName: catalog}))
+}
+
+func instance(n byte) world.Edit {
+	name := fmt.Sprintf("catalog-%d", n)
+	return put(mesh.KindWorkload, "eu", "shop", name, &mesh.Workload{Namespace: "shop", Name: name, ServiceAccount: "catalog",
+		Labels: map[string]string{"app": "catalog"}, Proxy: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, n, 1}), 15008)})
+}
+
+func TestChangesReachSubscribersAndPeers(t *testing.T) {
+	run(t, func(ctx context.Context, l *Loop, s *sink) {
+		l.Watch("eu", string(ir.TypeEndpoints), "shop/catalog")
+		l.Watch("eu", string(ir.TypeEndpoints), "shop/nothing")
+		l.Watch("eu", string(ir.TypeSlots), "*")
+		synctest.Wait()
+		if r, told := s.resources[string(ir.TypeEndpoints)+" shop/nothing"]; !told || r != nil {
+			t.Errorf("a name that does not exist: told %v, %v; want told that it is absent", told, r)
+		}
+		if !s.complete[string(ir.TypeSlots)] {
+			t.Error("the empty set of slot tables was not said to be complete")
+		}
+		change(t, ctx, l, append(base(), instance(1), instance(2))...)
+		eps := decode[*ir.Endpoints](t, s.resources[string(ir.TypeEndpoints)+" shop/catalog"])
+		if len(eps.Groups) != 1 || len(eps.Groups[0].Endpoints) != 2 {
+			t.Errorf("endpoints %+v, want one group of two", eps)
+		}
+		table := decode[*ir.Slots](t, s.resources[string(ir.TypeSlots)+" shop/catalog"]).Table
+		if len(table.Slots) != 2 || table.Generation != 1 {
+			t.Errorf("slot table %+v, want two slots of generation 1", table)
+		}
+		if e := s.exports["shop/catalog to us"]; e == nil || e.Slots != 2 || len(e.Endpoints) != 0 {
+			t.Errorf("export %+v, want two slots and no address", e)
+		}
+		change(t, ctx, l, world.Remove(instance(1).Key))
+		if e := s.exports["shop/catalog to us"]; e.Slots != 1 || e.SlotGeneration != 2 {
+			t.Errorf("export %+v after an endpoint left, want one slot of generation 2", e)
+		}
+		change(t, ctx, l, world.Remove(base()[3].Key))
+		if e, told := s.exports["shop/catalog to us"]; !told || e != nil {
+			t.Errorf("export %+v after it was withdrawn, want none", e)
+		}
+		if r := s.resources[string(ir.TypeSlots)+" shop/catalog"]; r != nil {
+			t.Error("the slot table outlives the export")
+		}
+	})
+}
+
+func TestWholeTypesFollowTheirFacts(t *testing.T) {
+	run(t, func(ctx context.Context, l *Loop, s *sink) {
+		change(t, ctx, l, base()...)
+		l.Watch("eu", string(ir.TypeName), "*")
+		synctest.Wait()
+		key := string(ir.TypeName) + " shop/catalog"
+		if s.resources[key] == nil || !s.complete[string(ir.TypeName)] {
+			t.Fatalf("resources %v complete %v, want the one service", s.resources, s.complete)
+		}
+		change(t, ctx, l, world.Remove(base()[2].Key))
+		if s.resources[key] != nil {
+			t.Error("a removed service is still published")
+		}
+		change(t, ctx, l, base()[2])
+		if s.resources[key] == nil {
+			t.Error("a service that came back is not published")
+		}
+		l.Unwatch("eu", string(ir.TypeName), "*")
+		synctest.Wait()
+		if n := l.engine.Stats().Nodes; n > 8 {
+			t.Errorf("%d nodes alive after the last subscriber left", n)
+		}
+	})
+}
+
+func TestPublishCarriesTheVector(t *testing.T) {
+	run(t, func(ctx context.Context, l *Loop, s *sink) {
+		l.Watch("eu", string(ir.TypeName), "*")
+		want := mesh.Vector{"eu": {Epoch: mesh.Epoch{StartMillis: 1, ID: "a"}, Revision: 7}}
+		if err := l.EditAndWait(ctx, base(), want); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if !s.vector.Covers(want) {
+			t.Errorf("published with %v, want %v", s.vector, want)
+		}
+	})
+}
+
+func TestScopeKeepsNodesApart(t *testing.T) {
+	l := New(Config{Self: "eu", Now: time.Now})
+	node := func(td, ns, sa, id string) xds.Node {
+		return xds.Node{Identity: mesh.Identity{TrustDomain: mesh.TrustDomain(td), Namespace: ns, ServiceAccount: sa}, ID: id, Mode: "gateway"}
+	}
+	tests := []struct {
+		node    xds.Node
+		typ     ir.Type
+		allowed bool
+	}{
+		{node("eu.isthmus.local", "shop", "catalog", "shop/catalog-0"), ir.TypeEndpoints, true},
+		{node("us.isthmus.local", "shop", "catalog", "shop/catalog-0"), ir.TypeEndpoints, false},
+		{node("eu.isthmus.local", "shop", "catalog", "bank/vault-0"), ir.TypeEndpoints, false},
+		{node("eu.isthmus.local", "shop", "catalog", "shop/catalog-0"), ir.TypeSlots, false},
+		{node("eu.isthmus.local", SystemNamespace, "gateway", SystemNamespace+"/gateway-0"), ir.TypeSlots, true},
+		{node("eu.isthmus.local", "shop", "catalog", "shop/catalog-0"), "type.example/Other", false},
+	}
+	for _, tt := range tests {
+		if _, err := l.Scope(tt.node, string(tt.typ)); (err == nil) != tt.allowed {
+			t.Errorf("Scope(%s as %s, %s) = %v, want allowed %v", tt.node.Identity, tt.node.ID, tt.typ, err, tt.allowed)
+		}
+	}
+	a, _ := l.Scope(node("eu.isthmus.local", "shop", "catalog", "shop/catalog-0"), string(ir.TypeProxy))
+	b, _ := l.Scope(node("eu.isthmus.local", "shop", "cart", "shop/catalog-0"), string(ir.TypeProxy))
+	if a == b {
+		t.Error("two identities share the scope of proxies' own resources")
+	}
+}
+
+func decode[V any](t *testing.T, r *xds.Resource) V {
+	t.Helper()
+	if r == nil {
+		t.Fatal("the resource was not published")
+	}
+	v, err := wire.Decode(ir.Type(r.Type), r.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v.(V)
+}
