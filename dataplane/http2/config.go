@@ -1,0 +1,152 @@
+package http2
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Budget is memory shared by many connections, from which stream windows grow beyond
+// their first size. Both methods may be called from any goroutine and must not
+// block nor call back into this package.
+type Budget interface {
+	// Take asks for n bytes and reports whether they were granted.
+	Take(n int) bool
+	// Give returns n bytes taken before.
+	Give(n int)
+}
+
+// Config bounds one connection. The zero value asks for the defaults.
+type Config struct {
+	// MaxConcurrentStreams is announced by a server (RFC 9113 §5.1.2), and is a
+	// client's own bound below what its server announces. Default 256.
+	MaxConcurrentStreams int
+	// InitialWindow is the receive window of a new stream, in bytes: 65,535 (the
+	// default) to MaxWindow.
+	InitialWindow int
+	// MaxWindow bounds, in bytes, what a window may grow to as the measured product of
+	// bandwidth and delay asks for it. Default 16 MiB.
+	MaxWindow int
+	// ConnBuffer bounds received bytes that nobody has read yet, over all streams of
+	// the connection, beside what Budget granted. While it is not exhausted a reader
+	// that does not drain stops its own stream only. Default 3 MiB.
+	ConnBuffer int
+	// Budget grants the growth of stream windows; nil grants all up to MaxWindow.
+	Budget Budget
+
+	// MaxHeaderBytes bounds a decoded field section, counted as RFC 9113 §6.5.2
+	// does; it is announced. Default 64 KiB.
+	MaxHeaderBytes int
+	// MaxContinuations bounds CONTINUATION frames in one field section. Default 8.
+	MaxContinuations int
+	// HeaderTableBytes bounds both HPACK tables, at most 4,096, which is also the
+	// default; negative is none.
+	HeaderTableBytes int
+	// ControlRate and ControlBurst are the token bucket that every control frame and
+	// every reset is taken from, in frames a second and frames; work done for the peer
+	// refills it too (see bucket). Defaults 500 and 2,000.
+	ControlRate, ControlBurst int
+	// SendBuffer is the mark, in bytes, above which producers wait for the
+	// flusher. Default 64 KiB.
+	SendBuffer int
+
+	// HandshakeTimeout bounds the wait for the peer's preface, and for the rest of a field
+	// section that goes on in CONTINUATION. Default 10 s.
+	HandshakeTimeout time.Duration
+	// SettingsTimeout bounds the wait for the acknowledgement of SETTINGS (RFC 9113
+	// §6.5.3). Default 10 s.
+	SettingsTimeout time.Duration
+	// WriteTimeout bounds one write: a peer that does not drain its socket for so
+	// long is given up. Default 15 s.
+	WriteTimeout time.Duration
+	// DrainTimeout bounds a server's graceful end. Default 30 s.
+	DrainTimeout time.Duration
+
+	// ConnectProtocol lets clients ask for extended CONNECT (RFC 8441). Servers only.
+	ConnectProtocol bool
+	// Now is a monotonic clock in nanoseconds; nil counts from the connection's start.
+	// Only differences matter. Deadlines and timers are those of package time.
+	Now func() int64
+	// Panic, if not nil, is told of a handler's panic, whose stream is then reset; nil
+	// lets the panic go on.
+	Panic func(value any)
+}
+
+// The defaults of Config, and constants of the protocol.
+const (
+	defaultWindow     = 65535     // RFC 9113 §6.9.2
+	maxWindowSize     = 1<<31 - 1 // RFC 9113 §6.9.1
+	maxStreamID       = 1<<31 - 1
+	minMaxFrame       = 16384 // RFC 9113 §6.5.2: SETTINGS_MAX_FRAME_SIZE is at least this; we announce no more
+	maxMaxFrame       = 1<<24 - 1
+	defaultTableBytes = 4096
+)
+
+func orInt(v *int, def int) {
+	if *v == 0 {
+		*v = def
+	}
+}
+
+func orDuration(v *time.Duration, def time.Duration) {
+	if *v == 0 {
+		*v = def
+	}
+}
+
+// withDefaults returns cfg with every zero replaced.
+func (cfg Config) withDefaults() Config {
+	orInt(&cfg.MaxConcurrentStreams, 256)
+	orInt(&cfg.InitialWindow, defaultWindow)
+	orInt(&cfg.MaxWindow, 16<<20)
+	orInt(&cfg.ConnBuffer, 3<<20)
+	orInt(&cfg.MaxHeaderBytes, 64<<10)
+	orInt(&cfg.MaxContinuations, 8)
+	orInt(&cfg.HeaderTableBytes, defaultTableBytes)
+	orInt(&cfg.ControlRate, 500)
+	orInt(&cfg.ControlBurst, 2000)
+	orInt(&cfg.SendBuffer, 64<<10)
+	orDuration(&cfg.HandshakeTimeout, 10*time.Second)
+	orDuration(&cfg.SettingsTimeout, 10*time.Second)
+	orDuration(&cfg.WriteTimeout, 15*time.Second)
+	orDuration(&cfg.DrainTimeout, 30*time.Second)
+	cfg.HeaderTableBytes = max(cfg.HeaderTableBytes, 0)
+	if cfg.Now == nil {
+		start := time.Now()
+		cfg.Now = func() int64 { return int64(time.Since(start)) }
+	}
+	return cfg
+}
+
+// Validate reports every fault of cfg, zeros being defaults.
+func (cfg Config) Validate() error {
+	cfg = cfg.withDefaults()
+	var faults []error
+	within := func(name string, v, low, high int) {
+		if v < low || v > high {
+			faults = append(faults, fmt.Errorf("http2: %s is %d; want %d to %d", name, v, low, high))
+		}
+	}
+	within("MaxConcurrentStreams", cfg.MaxConcurrentStreams, 1, 1<<20)
+	within("MaxWindow", cfg.MaxWindow, defaultWindow, 1<<30)
+	within("InitialWindow", cfg.InitialWindow, defaultWindow, cfg.MaxWindow)
+	within("ConnBuffer", cfg.ConnBuffer, cfg.InitialWindow, 1<<30)
+	within("MaxHeaderBytes", cfg.MaxHeaderBytes, 1<<10, 16<<20)
+	within("MaxContinuations", cfg.MaxContinuations, 1, 1<<10)
+	within("HeaderTableBytes", cfg.HeaderTableBytes, 0, defaultTableBytes)
+	within("ControlRate", cfg.ControlRate, 1, 1<<20)
+	within("ControlBurst", cfg.ControlBurst, 1, 1<<20)
+	within("SendBuffer", cfg.SendBuffer, 1<<10, 16<<20)
+	for _, d := range []struct {
+		name string
+		v    time.Duration
+	}{
+		{"HandshakeTimeout", cfg.HandshakeTimeout}, {"SettingsTimeout", cfg.SettingsTimeout},
+		{"WriteTimeout", cfg.WriteTimeout}, {"DrainTimeout", cfg.DrainTimeout},
+	} {
+		if d.v < 0 {
+			faults = append(faults, fmt.Errorf("http2: %s is %v; want more than zero", d.name, d.v))
+		}
+	}
+	return errors.Join(faults...)
+}
