@@ -1,0 +1,210 @@
+package manifest
+
+import (
+	"net/netip"
+	"strings"
+
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+func (s *scope) settings(in *meshObject) *mesh.Settings {
+	out := &mesh.Settings{Domain: in.Spec.Domain, OutboundAllowAny: in.Spec.Outbound == "AllowAny", Strict: in.Spec.Strict}
+	if out.Domain == "" {
+		out.Domain = mesh.DefaultDomain
+	}
+	return out
+}
+
+func (s *scope) cluster(in *cluster) *mesh.Cluster {
+	c := &in.Spec
+	out := &mesh.Cluster{
+		Name: mesh.ClusterName(s.name), Region: mesh.Region(c.Region), Zones: convert[mesh.Zone](c.Zones), Network: mesh.Network(c.Network),
+		Provider: mesh.Provider(c.Provider), Jurisdiction: mesh.Jurisdiction(c.Jurisdiction), Role: mesh.Role(c.Role),
+		Primaries: convert[mesh.ClusterName](c.Primaries), TrustDomain: mesh.TrustDomain(c.TrustDomain),
+		RTT: duration(c.RTT), EgressPerGiB: float64(c.EgressPerGiB),
+	}
+	if out.Role == "" {
+		out.Role = mesh.RolePrimary
+	}
+	if out.Role == mesh.RoleRemote && len(c.Primaries) == 0 {
+		s.fault(spec("primaries"), "missing", "name the clusters that serve this remote one")
+	}
+	if out.TrustDomain != "" && out.TrustDomain.Cluster() != out.Name {
+		s.fault(spec("trustDomain"), quote(c.TrustDomain)+" is not a trust domain of this cluster", "write "+s.name+".MESH-DOMAIN")
+	}
+	out.Gateways, out.ControlPlanes = addrPorts(c.Gateways), addrPorts(c.ControlPlanes)
+	for _, a := range c.Accepts {
+		out.Accepts = append(out.Accepts, mesh.Accept{Origin: mesh.ClusterName(a.Origin), Kind: orAny(a.Kind), Namespace: orAny(a.Namespace)})
+	}
+	return out
+}
+
+func orAny(s string) string {
+	if s == "" {
+		return "*"
+	}
+	return s
+}
+
+func addrPorts(list []string) []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, t := range list {
+		if a, err := netip.ParseAddrPort(t); err == nil {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// convert changes the type of texts.
+func convert[T ~string](list []string) []T {
+	if len(list) == 0 {
+		return nil
+	}
+	out := make([]T, len(list))
+	for i, t := range list {
+		out[i] = T(t)
+	}
+	return out
+}
+
+func (s *scope) workload(in *workload) *mesh.Workload {
+	w := &in.Spec
+	out := &mesh.Workload{Namespace: s.namespace, Name: s.name, ServiceAccount: w.ServiceAccount, Zone: mesh.Zone(w.Locality.Zone),
+		Lanes: w.Capacity.Lanes, Weight: 1, Unready: w.Unready}
+	if out.ServiceAccount == "" {
+		out.ServiceAccount = "default"
+	}
+	if w.Capacity.Weight != nil {
+		out.Weight = *w.Capacity.Weight
+	}
+	out.Address, _ = netip.ParseAddr(w.Address)
+	out.Proxy, _ = netip.ParseAddrPort(w.Proxy)
+	if l := s.root.get("metadata").get("labels"); l != nil && len(l.fields) > 0 {
+		out.Labels = make(map[string]string, len(l.fields))
+		for _, f := range l.fields {
+			out.Labels[f.key] = f.value.text
+		}
+	}
+	if len(w.Ports) > 0 {
+		out.Ports = make(map[string]uint16, len(w.Ports))
+	}
+	for _, p := range w.Ports {
+		out.Ports[p.Name] = uint16(p.Port)
+	}
+	return out
+}
+
+// targets reads what a policy attaches to. A policy reaches its own namespace or the
+// whole mesh, never another's.
+func (s *scope) targets(refs []targetRef) []mesh.TargetRef {
+	groups := map[string]string{"Service": "", "Namespace": "", "ServiceImport": mcsGroup, "Workload": isthmusGroup, "Mesh": isthmusGroup,
+		"HTTPRoute": gatewayGroup, "GRPCRoute": gatewayGroup, "TLSRoute": gatewayGroup, "TCPRoute": gatewayGroup}
+	var out []mesh.TargetRef
+	for i, r := range refs {
+		at := spec("targetRefs").item(i)
+		group, known := groups[r.Kind]
+		switch {
+		case r.Kind == "": // reported
+			continue
+		case !known:
+			s.fault(at.field("kind"), quote(r.Kind)+" cannot be a target", "write Service, Workload, Namespace, Mesh or HTTPRoute")
+			continue
+		case r.Group != nil && *r.Group != group:
+			s.fault(at.field("group"), quote(*r.Group)+" has no "+r.Kind, "write "+quote(group))
+		}
+		t := mesh.TargetRef{Kind: r.Kind, Namespace: s.namespace, Name: r.Name, SectionName: r.SectionName}
+		switch {
+		case r.Kind == "Mesh":
+			t.Namespace = ""
+		case r.Namespace != "" && r.Namespace != s.namespace, r.Kind == "Namespace" && r.Name != "" && r.Name != s.namespace:
+			s.fault(at, "the target is in another namespace", "put the policy into the namespace of its target")
+		case r.Kind == "Namespace":
+			t.Name = s.namespace
+		case r.Name == "":
+			s.fault(at.field("name"), "missing", "write the name of the "+r.Kind)
+		}
+		out = append(out, t)
+	}
+	return out
+}
+
+func (s *scope) trafficPolicy(in *trafficPolicy) *mesh.TrafficPolicy {
+	p := &in.Spec
+	out := &mesh.TrafficPolicy{Namespace: s.namespace, Name: s.name, Targets: s.targets(p.TargetRefs), Strategy: mesh.Strategy(p.Locality.Strategy),
+		ConnectTimeout: duration(p.Timeouts.Connect), RequestTimeout: timeout(p.Timeouts.Request), TryTimeout: timeout(p.Timeouts.BackendRequest),
+		IdleTimeout: duration(p.Timeouts.Idle), EjectAfter: p.OutlierDetection.ConsecutiveFailures}
+	if n := p.Retry.Attempts; n != nil {
+		if out.Retries = *n; *n == 0 {
+			out.Retries = -1
+		}
+	}
+	for _, f := range []string{"connect", "idle"} {
+		at := spec("timeouts", f)
+		if v := s.root.get("spec").get("timeouts").str(f); isDuration(v) && duration(v) == 0 {
+			s.fault(at, "0 would close every connection at once", "write a duration above 0, or remove it for the default")
+		}
+	}
+	if r, t := out.RequestTimeout, out.TryTimeout; r > 0 && t > r {
+		s.fault(spec("timeouts", "backendRequest"), "longer than timeouts.request", "write at most "+p.Timeouts.Request)
+	}
+	return out
+}
+
+func (s *scope) accessPolicy(in *accessPolicy) *mesh.AccessPolicy {
+	out := &mesh.AccessPolicy{Namespace: s.namespace, Name: s.name, Targets: s.targets(in.Spec.TargetRefs), Action: mesh.Action(in.Spec.Action)}
+	if out.Action == "" {
+		out.Action = mesh.Allow
+	}
+	for i, r := range in.Spec.Rules {
+		at := spec("rules").item(i)
+		rule := mesh.AccessRule{When: r.When}
+		for j, f := range r.From {
+			rule.From = append(rule.From, s.accessSource(f, at.field("from").item(j)))
+		}
+		for j, t := range r.To {
+			for k, p := range t.Paths {
+				if !strings.HasPrefix(p, "/") && p != "*" {
+					s.fault(at.field("to").item(j).field("paths").item(k), quote(p)+" is not a path", "begin it with /")
+				}
+				s.wildcard(p, at.field("to").item(j).field("paths").item(k))
+			}
+			rule.To = append(rule.To, mesh.AccessOperation{Methods: t.Methods, Paths: t.Paths, Ports: t.Ports})
+		}
+		out.Rules = append(out.Rules, rule)
+	}
+	return out
+}
+
+func (s *scope) accessSource(f accessSource, at *path) mesh.AccessSource {
+	for i, id := range f.Identities {
+		p := at.field("identities").item(i)
+		s.wildcard(id, p)
+		if strings.HasSuffix(id, "*") {
+			if id != "*" && !strings.HasPrefix(id, "spiffe://") {
+				s.fault(p, quote(id)+" is not an identity", "write spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT, or its beginning and a *")
+			}
+		} else if _, err := mesh.ParseIdentity(id); err != nil {
+			s.fault(p, quote(id)+" is not an identity", "write spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT, or its beginning and a *")
+		}
+	}
+	if f.Not && len(f.Identities)+len(f.Namespaces)+len(f.ServiceAccounts)+len(f.Clusters)+len(f.TrustDomains)+len(f.Jurisdictions) == 0 {
+		s.fault(at.field("not"), "excludes everybody", "name whom to exclude beside it")
+	}
+	return mesh.AccessSource{Identities: f.Identities, Namespaces: f.Namespaces, ServiceAccounts: f.ServiceAccounts,
+		Clusters: convert[mesh.ClusterName](f.Clusters), TrustDomains: convert[mesh.TrustDomain](f.TrustDomains),
+		Jurisdictions: convert[mesh.Jurisdiction](f.Jurisdictions), Not: f.Not}
+}
+
+// wildcard refuses a * anywhere but at the end: it would be compared as it stands and
+// a Deny would silently match nothing.
+func (s *scope) wildcard(pattern string, at *path) {
+	if i := strings.IndexByte(pattern, '*'); i >= 0 && i != len(pattern)-1 {
+		s.fault(at, quote(pattern)+" has a * that is not at the end", "write the beginning and one *")
+	}
+}
+
+func (s *scope) residencyPolicy(in *residencyPolicy) *mesh.ResidencyPolicy {
+	return &mesh.ResidencyPolicy{Namespace: s.namespace, Name: s.name, Targets: s.targets(in.Spec.TargetRefs),
+		Allowed: convert[mesh.Jurisdiction](in.Spec.Jurisdictions)}
+}

@@ -1,0 +1,265 @@
+package manifest
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// scope is one object while it is read: whom faults are of, and where.
+type scope struct {
+	parser    *parser
+	kind      Kind
+	root      *value
+	namespace string
+	name      string
+	decoder   decoder
+	faults    int
+	first     string          // the first problem, for Invalid
+	blamed    map[string]bool // fields that have a fault already
+	created   time.Time
+}
+
+func (p *parser) newScope(k Kind, root *value) *scope {
+	m := root.get("metadata")
+	s := &scope{parser: p, kind: k, root: root, name: m.str("name")}
+	if k.Namespaced {
+		if s.namespace = m.str("namespace"); s.namespace == "" {
+			s.namespace = p.options.Namespace
+		}
+	}
+	if k.Kind == KindLocalMesh && s.name == "" {
+		s.name = "local"
+	}
+	s.decoder = decoder{plans: p.plans, fault: s.faultAt, unknown: s.unknown, hide: k.Kind == "Secret"}
+	return s
+}
+
+// fault reports what is wrong at a path of the object; a path that does not exist is
+// placed at what exists of it.
+func (s *scope) fault(p *path, problem, remedy string) {
+	s.faultAt(s.root.at(p).place, p, problem, remedy)
+}
+
+// faultAt reports a fault, unless its field has one already: what follows from a fault
+// is noise.
+func (s *scope) faultAt(at place, p *path, problem, remedy string) {
+	f := p.String()
+	if s.blamed[f] {
+		return
+	}
+	if s.blamed == nil {
+		s.blamed = map[string]bool{}
+	}
+	if len(s.blamed) <= MaxFaults { // what is beyond is not listed anyway
+		s.blamed[f] = true
+	}
+	if s.faults++; s.faults == 1 {
+		s.first = strings.TrimPrefix(f+": "+problem, ": ")
+	}
+	s.parser.fault(Fault{Line: at.line, Column: at.column, Kind: s.kind.Kind, Namespace: s.namespace, Name: s.name,
+		Field: f, Problem: problem, Remedy: remedy})
+}
+
+func (s *scope) warn(p *path, problem, remedy string) {
+	s.warnAt(s.root.at(p).place, p, problem, remedy)
+}
+
+func (s *scope) warnAt(at place, p *path, problem, remedy string) {
+	r := &s.parser.result
+	if len(r.Warnings) < MaxFaults {
+		r.Warnings = append(r.Warnings, Fault{File: s.parser.file, Line: at.line, Column: at.column, Kind: s.kind.Kind,
+			Namespace: s.namespace, Name: s.name, Field: p.String(), Problem: problem, Remedy: remedy})
+	}
+}
+
+// unknown reports a member that the kind does not have. It is a warning, except where
+// ignoring it could let through what the author meant to stop: a security policy never
+// fails open.
+func (s *scope) unknown(at place, p *path, name string, known []string) {
+	remedy := "remove it"
+	if near := nearest(name, known); near != "" {
+		remedy = "did you mean " + near + "?"
+	}
+	if s.isSecurity() && strings.HasPrefix(p.String(), "spec") {
+		s.faultAt(at, p, "unknown field in a security policy", remedy)
+		return
+	}
+	s.warnAt(at, p, "unknown field, ignored", remedy)
+}
+
+func (s *scope) isSecurity() bool {
+	return s.kind.Kind == string(mesh.KindAccessPolicy) || s.kind.Kind == string(mesh.KindResidencyPolicy)
+}
+
+// into decodes the whole object into a shape.
+func into[T any](s *scope) *T {
+	t := new(T)
+	s.decoder.decode(s.root, reflect.ValueOf(t).Elem(), nil, nil)
+	return t
+}
+
+// metadata checks what every object has. The shape is decoded apart from the rest, so
+// that names are known before anything is converted.
+func (s *scope) metadata(o *Object) {
+	var m objectMeta
+	at := (*path)(nil).field("metadata")
+	if v := s.root.get("metadata"); v != nil {
+		s.decoder.decode(v, reflect.ValueOf(&m).Elem(), at, nil)
+	}
+	o.Name, o.Labels = s.name, m.Labels
+	if _, ok := m.Annotations[lastApplied]; ok {
+		delete(m.Annotations, lastApplied)
+	}
+	if len(m.Annotations) > 0 {
+		o.Annotations = m.Annotations
+	}
+	s.created, _ = time.Parse(time.RFC3339, m.CreationTimestamp)
+	s.checkName(m, at)
+	if !s.kind.Namespaced && m.Namespace != "" {
+		s.warn(at.field("namespace"), "a "+s.kind.Kind+" has no namespace, ignored", "remove it")
+	}
+	for k, v := range m.Labels {
+		switch p := at.field("labels", k); {
+		case !isQualified(k):
+			s.fault(p, quote(k)+" is not a label key", "write NAME or DOMAIN/NAME, a name of at most 63 letters, digits, -, _ and .")
+		case !isLabelValue(v):
+			s.fault(p, quote(v)+" is not a label value", "write at most 63 letters, digits, -, _ and ., the ends a letter or digit")
+		case k == mesh.ScopeLabel && v != mesh.ScopeHome:
+			s.fault(p, quote(v)+" is not a scope", "write "+mesh.ScopeHome+", or remove the label")
+		}
+	}
+	for k := range m.Annotations {
+		if !isQualified(strings.ToLower(k)) {
+			s.fault(at.field("annotations", k), quote(k)+" is not an annotation key", "write NAME or DOMAIN/NAME")
+		}
+	}
+}
+
+func (s *scope) checkName(m objectMeta, at *path) {
+	ok, form := mesh.IsSubdomain, "labels of a-z, 0-9 and - joined by dots"
+	switch s.kind.Kind {
+	case "Namespace", "Service", "ServiceExport", "ServiceImport", "Cluster":
+		ok, form = mesh.IsLabel, "1 to 63 of a-z, 0-9 and -, neither first nor last a -"
+	}
+	switch v := s.root.get("metadata"); {
+	case v != nil && v.kind != kindObject && v.kind != kindNull: // reported
+	case s.name == "" && m.GenerateName != "":
+		s.fault(at.field("generateName"), "generated names are not supported", "write metadata.name")
+	case s.name == "":
+		s.fault(at.field("name"), "missing", "write a name")
+	case !ok(s.name):
+		s.fault(at.field("name"), quote(s.name)+" is not a name", "write "+form)
+	}
+}
+
+// duplicate reports a second object of one name. Versions of one group are the same
+// object.
+func (s *scope) duplicate() {
+	k := mesh.Key{Kind: mesh.Kind(s.kind.Kind), Namespace: s.namespace, Name: s.name}
+	first, twice := s.parser.seen[k]
+	if twice && s.name != "" {
+		s.fault(nil, fmt.Sprintf("a second object of this name, the first is at line %d", first.line), "remove one of the two")
+		return
+	}
+	s.parser.seen[k] = s.root.place
+}
+
+// value converts the object into its mesh value.
+func (s *scope) value() any {
+	switch s.kind.Kind {
+	case "Namespace":
+		return s.namespaceObject(into[namespace](s))
+	case "ServiceAccount":
+		into[serviceAccount](s)
+		return &mesh.ServiceAccount{Namespace: s.namespace, Name: s.name}
+	case "Secret":
+		return s.secret(into[secret](s))
+	case "Service":
+		return s.service(into[service](s))
+	case "EndpointSlice":
+		return s.endpointSlice(into[endpointSlice](s))
+	case "ServiceExport":
+		return s.serviceExport(into[serviceExport](s))
+	case "ServiceImport":
+		into[serviceImport](s)
+		return &mesh.ServiceImport{ServiceName: s.serviceName()}
+	case "HTTPRoute":
+		return s.httpRoute(into[httpRoute](s))
+	case "GRPCRoute":
+		return s.grpcRoute(into[grpcRoute](s))
+	case "TLSRoute":
+		t := into[tlsRoute](s)
+		return s.streamRoute(t.Spec.routeParents, t.Spec.Hostnames, t.Spec.Rules)
+	case "TCPRoute":
+		t := into[tcpRoute](s)
+		return s.streamRoute(t.Spec.routeParents, nil, t.Spec.Rules)
+	case "ReferenceGrant":
+		return s.referenceGrant(into[referenceGrant](s))
+	case "Mesh":
+		return s.settings(into[meshObject](s))
+	case "Cluster":
+		return s.cluster(into[cluster](s))
+	case "Workload":
+		return s.workload(into[workload](s))
+	case "TrafficPolicy":
+		return s.trafficPolicy(into[trafficPolicy](s))
+	case "AccessPolicy":
+		return s.accessPolicy(into[accessPolicy](s))
+	case "ResidencyPolicy":
+		return s.residencyPolicy(into[residencyPolicy](s))
+	case KindLocalMesh:
+		return s.localMesh(into[localMesh](s))
+	case "Gateway":
+		into[gateway](s)
+	case "BackendTLSPolicy":
+		into[backendTLSPolicy](s)
+	case "FaultPolicy", "TelemetryPolicy":
+		t := into[attachedPolicy](s)
+		s.targets(t.Spec.TargetRefs)
+	case "Rollout":
+		into[rollout](s)
+	}
+	return nil
+}
+
+// invalid is the value of a security policy that was not understood: it denies what it
+// selects, and the whole namespace where even that is unclear. Other kinds have none.
+func (s *scope) invalid(v any) any {
+	whole := []mesh.TargetRef{{Kind: "Namespace", Namespace: s.namespace, Name: s.namespace}}
+	targetsUnclear := false
+	for f := range s.blamed {
+		targetsUnclear = targetsUnclear || f == "" || f == "spec" || strings.HasPrefix(f, "spec.targetRefs")
+	}
+	switch t := v.(type) {
+	case *mesh.AccessPolicy:
+		if t.Invalid = s.first; targetsUnclear {
+			t.Targets = whole
+		}
+		return t
+	case *mesh.ResidencyPolicy:
+		if t.Invalid = s.first; targetsUnclear {
+			t.Targets = whole
+		}
+		return t
+	}
+	return nil
+}
+
+func (s *scope) serviceName() mesh.ServiceName {
+	return mesh.ServiceName{Namespace: s.namespace, Name: s.name}
+}
+
+// text is the text behind an optional field, or the default.
+func text(p *string, otherwise string) string {
+	if p == nil {
+		return otherwise
+	}
+	return *p
+}
+
+// spec is the path of a field under spec.
+func spec(names ...string) *path { return (*path)(nil).field("spec").field(names...) }

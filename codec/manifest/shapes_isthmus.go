@@ -1,0 +1,154 @@
+package manifest
+
+// The shapes of isthmus.dev/v1alpha1.
+
+type meshObject struct {
+	header `json:",inline"`
+	Spec   struct {
+		Domain   string `json:"domain" is:"subdomain"`
+		Outbound string `json:"outbound" is:"enum=AllowAny|MeshOnly"`
+		Strict   bool   `json:"strict"`
+	} `json:"spec"`
+	Status anything `json:"status"`
+}
+
+type cluster struct {
+	header `json:",inline"`
+	Spec   struct {
+		Region        string   `json:"region" is:"len=1..63"`
+		Zones         []string `json:"zones" is:"len=1..63 unique=."`
+		Network       string   `json:"network" is:"len=1..63"`
+		Provider      string   `json:"provider" is:"len=1..63"`
+		Jurisdiction  string   `json:"jurisdiction" is:"len=1..63"`
+		Role          string   `json:"role" is:"enum=Primary|Remote"`
+		Primaries     []string `json:"primaries" is:"label unique=."`
+		TrustDomain   string   `json:"trustDomain" is:"subdomain"`
+		Gateways      []string `json:"gateways" is:"addrport unique=."`
+		ControlPlanes []string `json:"controlPlanes" is:"addrport unique=."`
+		RTT           string   `json:"rtt" is:"duration"`
+		EgressPerGiB  decimal  `json:"egressPricePerGiB"`
+		Accepts       []accept `json:"accepts"`
+	} `json:"spec"`
+	Status anything `json:"status"`
+}
+
+type accept struct {
+	Origin    string `json:"origin" is:"required len=1..63"`
+	Kind      string `json:"kind"`
+	Namespace string `json:"namespace"`
+}
+
+type workload struct {
+	header `json:",inline"`
+	Spec   struct {
+		Address        string         `json:"address" is:"required ip"`
+		Ports          []workloadPort `json:"ports" is:"unique=name"`
+		ServiceAccount string         `json:"serviceAccount" is:"subdomain"`
+		Locality       struct {
+			Zone string `json:"zone" is:"len=1..63"`
+		} `json:"locality"`
+		Proxy    string `json:"proxy" is:"addrport"`
+		Capacity struct {
+			Lanes  uint32  `json:"lanes" is:"0..1000000"`
+			Weight *uint32 `json:"weight" is:"0..1000000"`
+		} `json:"capacity"`
+		Unready bool `json:"unready"`
+	} `json:"spec" is:"required"`
+	Status anything `json:"status"`
+}
+
+type workloadPort struct {
+	Name string `json:"name" is:"required portname"`
+	Port int32  `json:"port" is:"required 1..65535"`
+}
+
+// targetRef is Gateway API's policy target (GEP-713).
+type targetRef struct {
+	Group       *string `json:"group" is:"group"`
+	Kind        string  `json:"kind" is:"required"`
+	Name        string  `json:"name"`
+	Namespace   string  `json:"namespace" is:"label"`
+	SectionName string  `json:"sectionName" is:"subdomain"`
+}
+
+type trafficPolicy struct {
+	header `json:",inline"`
+	Spec   struct {
+		TargetRefs []targetRef `json:"targetRefs" is:"required items=1..16"`
+		Locality   struct {
+			Strategy string `json:"strategy" is:"enum=Auto|Nearest|Local"`
+		} `json:"locality"`
+		Timeouts struct {
+			Connect        string `json:"connect" is:"duration"`
+			Request        string `json:"request" is:"duration"`
+			BackendRequest string `json:"backendRequest" is:"duration"`
+			Idle           string `json:"idle" is:"duration"`
+		} `json:"timeouts"`
+		Retry struct {
+			Attempts *int `json:"attempts" is:"0..10"`
+		} `json:"retry"`
+		OutlierDetection struct {
+			ConsecutiveFailures int `json:"consecutiveFailures" is:"1..1000"`
+		} `json:"outlierDetection"`
+	} `json:"spec" is:"required"`
+	Status anything `json:"status"`
+}
+
+type accessPolicy struct {
+	header `json:",inline"`
+	Spec   struct {
+		TargetRefs []targetRef  `json:"targetRefs" is:"required items=1..16"`
+		Action     string       `json:"action" is:"enum=Allow|Deny|Audit"`
+		Rules      []accessRule `json:"rules" is:"items=0..256"`
+	} `json:"spec" is:"required"`
+	Status anything `json:"status"`
+}
+
+type accessRule struct {
+	From []accessSource    `json:"from" is:"items=0..256"`
+	To   []accessOperation `json:"to" is:"items=0..256"`
+	When string            `json:"when" is:"len=1..4096"`
+}
+
+type accessSource struct {
+	Identities      []string `json:"identities" is:"len=1..2048"`
+	Namespaces      []string `json:"namespaces" is:"label"`
+	ServiceAccounts []string `json:"serviceAccounts" is:"len=1..317"`
+	Clusters        []string `json:"clusters" is:"label"`
+	TrustDomains    []string `json:"trustDomains" is:"subdomain"`
+	Jurisdictions   []string `json:"jurisdictions" is:"len=1..63"`
+	Not             bool     `json:"not"`
+}
+
+type accessOperation struct {
+	Methods []string `json:"methods" is:"headername"`
+	Paths   []string `json:"paths" is:"len=1..1024"`
+	Ports   []uint16 `json:"ports" is:"1..65535"`
+}
+
+type residencyPolicy struct {
+	header `json:",inline"`
+	Spec   struct {
+		TargetRefs    []targetRef `json:"targetRefs" is:"required items=1..16"`
+		Jurisdictions []string    `json:"jurisdictions" is:"required len=1..63 unique=."`
+	} `json:"spec" is:"required"`
+	Status anything `json:"status"`
+}
+
+// attachedPolicy is a FaultPolicy or TelemetryPolicy: whom it targets is checked, what
+// it says is kept for the version that acts on it.
+type attachedPolicy struct {
+	header `json:",inline"`
+	Spec   struct {
+		openFields
+		TargetRefs []targetRef `json:"targetRefs" is:"required items=1..16"`
+	} `json:"spec" is:"required"`
+	Status anything `json:"status"`
+}
+
+// rollout is kept whole.
+type rollout struct {
+	header `json:",inline"`
+	Spec   struct{ openFields } `json:"spec" is:"required"`
+	Status anything             `json:"status"`
+}
