@@ -1,0 +1,284 @@
+package http1
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// A ClientConn sends requests over a connection, one at a time: RFC 9112 §9.3.2 would let
+// them be pipelined, which no proxy can rely on. Open, use the stream, Close it,
+// and while Usable, Open again.
+type ClientConn struct {
+	conn   net.Conn
+	cfg    *Config
+	dl     deadlines
+	in     input
+	out    output
+	stream Stream
+
+	heads *heads // lent while a chunked response is read
+	open  bool
+	dead  bool // not to be used again
+	used  bool // a response has been read to its end
+	pool  *Pool
+	to    *poolTarget
+	since time.Time // when it became idle; guarded by the pool's mutex
+}
+
+// NewClientConn asks over c, which it closes when it cannot be used again.
+func NewClientConn(c net.Conn, cfg *Config) *ClientConn {
+	cc := &ClientConn{conn: c, cfg: cfg}
+	cc.dl.conn = c
+	cc.in.init(c, cfg, &cc.dl)
+	cc.out.init(c, cfg, &cc.dl)
+	cc.stream.c = cc
+	return cc
+}
+
+// Open begins a request. No other may be open: that would be a fault of the caller, and
+// panics. On a connection that is not Usable, Send fails with message.ErrStale.
+func (c *ClientConn) Open() message.Stream {
+	if c.open {
+		panic("http1: a stream is open already")
+	}
+	c.open = true
+	c.stream = Stream{c: c}
+	c.out.corked = false
+	c.dl.set(time.Time{})
+	return &c.stream
+}
+
+// Usable reports whether another request may be sent: the connection is still open, the
+// last response was complete, and nothing came after it.
+func (c *ClientConn) Usable() bool { return !c.open && !c.dead && c.in.idleGood() }
+
+// Close closes the connection. A Pool's connections are closed by it.
+func (c *ClientConn) Close() error {
+	c.dead = true
+	return c.conn.Close()
+}
+
+// Stream is one request on a ClientConn; it implements message.Stream.
+type Stream struct {
+	c         *ClientConn
+	asked     asked
+	sent      bool
+	sendEnded bool
+	final     bool // the final head has come
+	closes    bool
+	tunnel    bool
+	interim   int
+}
+
+var _ message.Stream = (*Stream)(nil)
+
+// interimMax bounds the 1xx responses before a final one.
+const interimMax = 32
+
+// Send sends the request's head. Its error wraps message.ErrStale if the connection had
+// served before and proves closed.
+func (s *Stream) Send(h *message.Head, end bool) error {
+	c := s.c
+	if s.sent {
+		return fmt.Errorf("send request: %w: sent already", ErrState)
+	}
+	if c.dead || len(c.in.buffered()) > 0 {
+		c.dead = true
+		return fmt.Errorf("send request: %w", message.ErrStale)
+	}
+	b, fr, err := appendRequest(c.out.hold(), h, end)
+	if err != nil {
+		c.out.release()
+		return fmt.Errorf("send request: %w", err)
+	}
+	s.sent = true
+	c.out.b = b
+	c.out.startBody(fr, h.Length)
+	s.sendEnded = fr == framingNone
+	s.asked = asked{
+		head:    string(h.Method) == "HEAD",
+		connect: h.IsConnect(),
+		upgrade: len(h.Upgrade) > 0,
+	}
+	if c.out.corked && !s.sendEnded && !h.Expect100 {
+		return nil
+	}
+	return s.stale("send request", c.out.flush())
+}
+
+// stale marks an error that came before any byte of a response on a connection that had
+// served: RFC 9112 §9.3.1 lets a server close such a one at any time.
+func (s *Stream) stale(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if s.c.used && !s.final && s.interim == 0 && len(s.c.in.buffered()) == 0 &&
+		!errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, net.ErrClosed) {
+		return fmt.Errorf("%s: %w: %w", what, message.ErrStale, err)
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// Write sends part of the body. After an error Receive may still find that the server had
+// answered early and closed.
+func (s *Stream) Write(p []byte) (int, error) {
+	if !s.sent || s.sendEnded {
+		return 0, fmt.Errorf("write body: %w: no body is open", ErrState)
+	}
+	n, err := s.c.out.body(p)
+	if err != nil && !errors.Is(err, ErrState) {
+		err = s.stale("write body", err)
+	}
+	return n, err
+}
+
+// CloseWrite ends the body; trailers are dropped unless it is chunked. In a tunnel it
+// closes our direction.
+func (s *Stream) CloseWrite(trailers []message.Field) error {
+	if !s.sent {
+		return fmt.Errorf("close body: %w: nothing was sent", ErrState)
+	}
+	if s.sendEnded {
+		return nil
+	}
+	s.sendEnded = true
+	if s.tunnel {
+		if err := s.c.out.flush(); err != nil {
+			return err
+		}
+		return closeWrite(s.c.conn)
+	}
+	err := s.c.out.end(trailers)
+	if err != nil {
+		s.closes = true
+	}
+	return s.stale("close body", err)
+}
+
+// Receive reads the next head. A malformed one is a *ParseError of status 502. After 101,
+// or 2xx to CONNECT, the stream is a tunnel and Write is open again, also if Send ended it.
+func (s *Stream) Receive(h *message.Head) (end bool, err error) {
+	c := s.c
+	h.Reset()
+	if !s.sent || s.final {
+		return false, fmt.Errorf("receive: %w", ErrState)
+	}
+	block, err := c.in.readHead(h, nil)
+	if err != nil {
+		return false, s.receiveFailed(err)
+	}
+	fr, closes, perr := parseResponse(h, block, c.cfg.fieldsMax(), s.asked)
+	if perr != nil {
+		c.dead = true
+		return false, perr
+	}
+	s.closes = s.closes || closes
+	if h.Status < 200 && fr != framingTunnel {
+		if s.interim++; s.interim > interimMax {
+			c.dead = true
+			return false, &ParseError{502, mesh.ReasonProtocol, "too many 1xx responses"}
+		}
+		return false, nil
+	}
+	s.final = true
+	if fr == framingChunked {
+		c.heads = c.cfg.getHeads()
+		c.in.body.trailer = &c.heads.trailer
+	}
+	c.in.startBody(fr, h.Length)
+	if fr == framingTunnel {
+		s.tunnel, s.sendEnded = true, false
+		c.out.startBody(framingTunnel, 0)
+	}
+	return c.in.body.done, nil
+}
+
+func (s *Stream) receiveFailed(err error) error {
+	s.closes = true
+	var perr *ParseError
+	if errors.As(err, &perr) {
+		return &ParseError{502, mesh.ReasonProtocol, perr.Detail}
+	}
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return s.stale("receive response", err)
+}
+
+// Read reads the body. One that breaks the chunked coding ends in a *ParseError.
+func (s *Stream) Read(p []byte) (int, error) {
+	if !s.final {
+		return 0, fmt.Errorf("read body: %w: no response has come", ErrState)
+	}
+	n, err := s.c.in.read(p)
+	if perr, ok := err.(*ParseError); ok {
+		err = &ParseError{502, mesh.ReasonProtocol, perr.Detail}
+	}
+	return n, err
+}
+
+// Ready reports whether Read would return without waiting for the server. It belongs to the
+// goroutine that reads.
+func (s *Stream) Ready() bool { return s.final && s.c.in.ready() }
+
+// Trailers of the response.
+func (s *Stream) Trailers() []message.Field {
+	if s.c.heads == nil || !s.c.in.body.done {
+		return nil
+	}
+	return s.c.heads.trailer.Fields
+}
+
+// SetDeadline bounds every blocking call from now on; zero is none.
+func (s *Stream) SetDeadline(t time.Time) { s.c.dl.set(t) }
+
+// Cork holds back Send and Write as Exchange.Cork does; CloseWrite flushes.
+func (s *Stream) Cork() { s.c.out.corked = true }
+
+// Flush sends what Cork held back. It belongs to the goroutine that writes.
+func (s *Stream) Flush() error { return s.stale("send request", s.c.out.flush()) }
+
+// Raw is Exchange.Raw for the other side of a tunnel. The connection is closed by Close.
+func (s *Stream) Raw() (conn net.Conn, buffered []byte) {
+	if !s.tunnel {
+		return nil, nil
+	}
+	return s.c.in.handOver()
+}
+
+// Close gives the stream back; Trailers are not valid after it. The connection lives on
+// only if both directions ended as they should and the server did not say close; else
+// it is closed.
+func (s *Stream) Close() {
+	c := s.c
+	if !c.open {
+		return
+	}
+	good := !c.dead && s.final && s.sendEnded && !s.tunnel && !s.closes && c.in.body.done &&
+		c.in.failed == nil && c.out.failed == nil && len(c.in.buffered()) == 0
+	if !s.sent && !c.dead {
+		good = true // nothing has happened on it
+	}
+	c.dl.set(time.Time{})
+	c.open, c.used = false, c.used || good && s.sent
+	c.in.advance(len(c.in.buffered()))
+	c.out.release()
+	if c.heads != nil {
+		c.cfg.putHeads(c.heads)
+		c.heads, c.in.body.trailer = nil, nil
+	}
+	if !good {
+		c.dead = true
+		_ = c.conn.Close()
+	}
+	if c.pool != nil {
+		c.pool.put(c)
+	}
+}

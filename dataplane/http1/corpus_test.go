@@ -1,0 +1,247 @@
+package http1
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/isthmus-mesh/isthmus/dataplane/message"
+)
+
+// vector is one line of a corpus file.
+type vector struct {
+	line    int
+	columns []string // trimmed, without the last
+	bytes   []byte
+}
+
+func readVectors(tb testing.TB, name string, columns int) []vector {
+	tb.Helper()
+	f, err := os.Open("testdata/" + name)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer f.Close()
+	unescape := strings.NewReplacer("↵", "\r\n", `\n`, "\n", `\r`, "\r", `\t`, "\t", `\0`, "\x00", `\\`, `\`)
+	var out []vector
+	lines := bufio.NewScanner(f)
+	for n := 1; lines.Scan(); n++ {
+		line := lines.Text()
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		parts := strings.SplitN(line, " | ", columns)
+		if len(parts) != columns {
+			tb.Fatalf("%s:%d: %d columns, want %d", name, n, len(parts), columns)
+		}
+		v := vector{line: n}
+		for _, p := range parts[:columns-1] {
+			v.columns = append(v.columns, strings.TrimSpace(p))
+		}
+		b := []byte(unescape.Replace(parts[columns-1]))
+		for {
+			i := bytes.Index(b, []byte(`\x`))
+			if i < 0 {
+				break
+			}
+			c := hexValue[b[i+2]]<<4 | hexValue[b[i+3]]
+			b = append(append(append([]byte(nil), b[:i]...), c), b[i+4:]...)
+		}
+		v.bytes = b
+		out = append(out, v)
+	}
+	if len(out) < 40 {
+		tb.Fatalf("%s: only %d vectors", name, len(out))
+	}
+	return out
+}
+
+// chopped is a connection whose bytes arrive a few at a time and then end; it
+// records what is written.
+type chopped struct {
+	net.Conn
+	in      []byte
+	step    int
+	written bytes.Buffer
+	closed  bool
+}
+
+func (c *chopped) Read(p []byte) (int, error) {
+	if c.closed {
+		return 0, net.ErrClosed
+	}
+	if len(c.in) == 0 {
+		return 0, io.EOF
+	}
+	n := len(c.in)
+	if c.step > 0 {
+		n = min(n, c.step)
+	}
+	n = copy(p, c.in[:n])
+	c.in = c.in[n:]
+	return n, nil
+}
+func (c *chopped) Write(p []byte) (int, error)      { return c.written.Write(p) }
+func (c *chopped) Close() error                     { c.closed = true; return nil }
+func (c *chopped) SetDeadline(time.Time) error      { return nil }
+func (c *chopped) SetReadDeadline(time.Time) error  { return nil }
+func (c *chopped) SetWriteDeadline(time.Time) error { return nil }
+
+// describe renders what a request was taken for, in the corpus's words.
+func describe(h *message.Head) string {
+	dash := func(b []byte) string {
+		if len(b) == 0 {
+			return "-"
+		}
+		return string(b)
+	}
+	length := fmt.Sprint(h.Length)
+	if h.Length == message.LengthUnknown {
+		length = "?"
+	}
+	return fmt.Sprintf("ok %s %s %s %s", h.Method, dash(h.Authority), dash(h.Path), length)
+}
+
+func TestRequestCorpus(t *testing.T) {
+	vectors := readVectors(t, "requests.txt", 4)
+	for _, step := range []int{0, 1, 7} {
+		for _, v := range vectors {
+			want := strings.Join(strings.Fields(v.columns[0]), " ")
+			conn := &chopped{in: v.bytes, step: step}
+			s := NewServerConn(conn, &Config{})
+			ex, err := s.Next()
+			got := ""
+			var perr *ParseError
+			switch {
+			case err == nil:
+				got = describe(ex.Request())
+			case errors.As(err, &perr):
+				got = fmt.Sprint(perr.Status)
+				if prefix := fmt.Sprintf("HTTP/1.1 %d ", perr.Status); !strings.HasPrefix(conn.written.String(), prefix) {
+					t.Errorf("line %d (%s): answered %q, want %q", v.line, v.columns[2], conn.written.String(), prefix)
+				}
+				if !strings.Contains(conn.written.String(), "isthmus-reason: "+string(perr.Reason)+"\r\n") ||
+					!strings.Contains(conn.written.String(), "connection: close\r\n") {
+					t.Errorf("line %d: answer without reason or close: %q", v.line, conn.written.String())
+				}
+				if _, again := s.Next(); !errors.Is(again, err) {
+					t.Errorf("line %d: a request after the refused one: %v", v.line, again)
+				}
+			default:
+				got = err.Error()
+			}
+			if got != want {
+				t.Errorf("line %d (%s), step %d: got %s, want %s: %v", v.line, v.columns[2], step, got, want, err)
+			}
+			s.Close()
+		}
+	}
+}
+
+func TestResponseCorpus(t *testing.T) {
+	vectors := readVectors(t, "responses.txt", 5)
+	for _, step := range []int{0, 1, 7} {
+		for _, v := range vectors {
+			want := strings.Join(strings.Fields(v.columns[0]), " ")
+			got, err := readResponse(v.columns[3], &chopped{in: v.bytes, step: step})
+			if got != want {
+				t.Errorf("line %d (%s), step %d: got %s, want %s: %v", v.line, v.columns[2], step, got, want, err)
+			}
+		}
+	}
+}
+
+func readResponse(asks string, conn net.Conn) (string, error) {
+	c := NewClientConn(conn, &Config{})
+	s := c.Open()
+	defer s.Close()
+	var h message.Head
+	h.Method, h.Path, h.Authority = []byte(asks), []byte("/"), []byte("x:1")
+	if asks == "upgrade" {
+		h.Method, h.Upgrade = []byte("GET"), []byte("websocket")
+	}
+	if err := s.Send(&h, true); err != nil {
+		return "no", err
+	}
+	for {
+		h.Reset()
+		end, err := s.Receive(&h)
+		if err != nil {
+			return "no", err
+		}
+		if h.Status < 200 && h.Status != 101 {
+			continue
+		}
+		body, err := io.ReadAll(s)
+		if err != nil {
+			return "no", err
+		}
+		text := string(body)
+		switch {
+		case s.(*Stream).tunnel:
+			text = "~" + text
+		case text == "":
+			text = "-"
+		}
+		if end && text != "-" {
+			return "no", errors.New("the head said that no body follows")
+		}
+		return fmt.Sprintf("ok %d %s", h.Status, text), nil
+	}
+}
+
+// canonical is what must survive serialising and parsing again. A scheme and HTTP/1.0 do
+// not: what is sent is origin-form and 1.1.
+func canonical(h *message.Head) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%q %q %q %d %d %q %v\n", h.Method, h.Authority, h.Path, h.Status, h.Length, h.Upgrade, h.Expect100)
+	for _, f := range h.Fields {
+		fmt.Fprintf(&b, "%q: %q\n", f.Name, f.Value)
+	}
+	return b.String()
+}
+
+// reparse checks that a parsed request, written and read again, is the same request.
+func reparse(tb testing.TB, h *message.Head) {
+	tb.Helper()
+	b, _, err := appendRequest(nil, h, false)
+	if err != nil {
+		tb.Fatalf("serialise %s: %v", canonical(h), err)
+	}
+	var scan headScan
+	n, perr := scan.scan(b)
+	if perr != nil || n != len(b) {
+		tb.Fatalf("written head %q has end %d: %v", b, n, perr)
+	}
+	var again message.Head
+	if _, perr := parseRequest(&again, again.Keep(b), 1024); perr != nil {
+		tb.Fatalf("written head %q is refused: %v", b, perr)
+	}
+	if diff := cmp.Diff(canonical(h), canonical(&again)); diff != "" {
+		tb.Fatalf("written as %q (-first +again):\n%s", b, diff)
+	}
+}
+
+func TestAcceptedRequestsAreCanonical(t *testing.T) {
+	accepted := 0
+	for _, v := range readVectors(t, "requests.txt", 4) {
+		s := NewServerConn(&chopped{in: v.bytes}, &Config{})
+		if ex, err := s.Next(); err == nil {
+			accepted++
+			reparse(t, ex.Request())
+		}
+		s.Close()
+	}
+	if accepted < 20 {
+		t.Errorf("only %d vectors were accepted", accepted)
+	}
+}

@@ -1,0 +1,142 @@
+package http1
+
+import (
+	"net"
+	"sync"
+	"time"
+)
+
+// deadlines merges the caller's deadline with the engine's own and arms the
+// connection's timers only for calls that are about to block. SetDeadline may come from another goroutine
+// while a call blocks, and takes effect on it.
+type deadlines struct {
+	conn net.Conn
+
+	mu         sync.Mutex
+	user       time.Time
+	read       direction
+	write      direction
+	handedOver bool
+	draining   bool
+}
+
+type direction struct {
+	engine time.Time // of the call in progress
+	armed  time.Time // what the connection was last told
+	busy   bool      // a call is in progress
+	idle   bool      // it waits for a message that need not come
+}
+
+// earliest returns the earlier of two deadlines; zero is none.
+func earliest(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// set is the caller's SetDeadline.
+func (d *deadlines) set(t time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.user = t
+	if d.read.busy {
+		d.armRead()
+	}
+	if d.write.busy {
+		d.armWrite()
+	}
+}
+
+// startRead is called before a read that may block.
+func (d *deadlines) startRead(engine time.Time) {
+	d.mu.Lock()
+	d.read.busy, d.read.idle, d.read.engine = true, false, engine
+	d.armRead()
+	d.mu.Unlock()
+}
+
+// startIdle is startRead for a wait that drain may end. A deadline already armed is left
+// if it lies no more than slack after the engine's.
+func (d *deadlines) startIdle(engine time.Time, slack time.Duration) {
+	d.mu.Lock()
+	d.read.busy, d.read.idle, d.read.engine = true, true, engine
+	if !engine.IsZero() {
+		late := engine.Add(slack)
+		if d.read.armed.Before(engine) || d.read.armed.After(late) {
+			d.read.engine = late
+		} else {
+			d.read.engine = d.read.armed
+		}
+	}
+	d.armRead()
+	d.mu.Unlock()
+}
+
+// drain ends a wait for a message, now or when it begins.
+func (d *deadlines) drain() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.draining = true
+	if d.read.busy {
+		d.armRead()
+	}
+}
+
+func (d *deadlines) isDraining() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.draining
+}
+
+func (d *deadlines) endRead() {
+	d.mu.Lock()
+	d.read.busy = false
+	d.mu.Unlock()
+}
+
+func (d *deadlines) startWrite(engine time.Time) {
+	d.mu.Lock()
+	d.write.busy, d.write.engine = true, engine
+	d.armWrite()
+	d.mu.Unlock()
+}
+
+func (d *deadlines) endWrite() {
+	d.mu.Lock()
+	d.write.busy = false
+	d.mu.Unlock()
+}
+
+func (d *deadlines) armRead() {
+	t := earliest(d.user, d.read.engine)
+	if d.draining && d.read.idle {
+		t = time.Unix(1, 0) // past, whatever the clock
+	}
+	if t != d.read.armed && !d.handedOver {
+		d.read.armed = t
+		_ = d.conn.SetReadDeadline(t) // a closed connection says so in the read
+	}
+}
+
+func (d *deadlines) armWrite() {
+	if t := earliest(d.user, d.write.engine); t != d.write.armed && !d.handedOver {
+		d.write.armed = t
+		_ = d.conn.SetWriteDeadline(t)
+	}
+}
+
+// handOver removes every deadline, for a caller that takes the connection itself.
+func (d *deadlines) handOver() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.handedOver = true
+	_ = d.conn.SetDeadline(time.Time{})
+}
+
+// userFirst reports whether the caller's deadline lies before t.
+func (d *deadlines) userFirst(t time.Time) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !d.user.IsZero() && d.user.Before(t)
+}

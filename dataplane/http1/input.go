@@ -1,0 +1,278 @@
+package http1
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/dataplane/message"
+)
+
+// input is the reading half of a connection: a buffer held only while bytes lie in
+// it, and the body of the current message. One goroutine uses it at a time.
+type input struct {
+	conn net.Conn
+	cfg  *Config
+	dl   *deadlines
+
+	raw     syscall.RawConn // nil: Read is used
+	tryFn   func(uintptr) bool
+	idleFn  func(uintptr)
+	readErr error
+	idleOK  bool
+	one     [1]byte
+
+	buf  *buffer // nil while empty
+	r, w int     // unread bytes are buf.b[r:w]
+
+	body   body
+	budget time.Duration // what the client may still fall behind Config.ReadRateMin
+	paced  bool
+	failed error // a read failed for good
+}
+
+func (in *input) init(conn net.Conn, cfg *Config, dl *deadlines) {
+	in.conn, in.cfg, in.dl = conn, cfg, dl
+	if in.raw = rawOf(conn); in.raw != nil {
+		in.tryFn, in.idleFn = in.tryRead, in.tryIdle
+	}
+}
+
+func (in *input) buffered() []byte {
+	if in.buf == nil {
+		return nil
+	}
+	return in.buf.b[in.r:in.w]
+}
+
+// advance drops n bytes, and the buffer with the last.
+func (in *input) advance(n int) {
+	in.r += n
+	in.release()
+}
+
+// release gives an empty buffer back.
+func (in *input) release() {
+	if in.buf != nil && in.r == in.w {
+		in.cfg.putBuffer(in.buf)
+		in.buf, in.r, in.w = nil, 0, 0
+	}
+}
+
+// space returns room to read into, making it if there is none.
+func (in *input) space() []byte {
+	if in.buf == nil {
+		in.buf = in.cfg.getBuffer()
+	}
+	if in.w == len(in.buf.b) {
+		if in.r > 0 {
+			in.w = copy(in.buf.b, in.buf.b[in.r:in.w])
+			in.r = 0
+		} else {
+			old := in.buf
+			in.buf = &buffer{make([]byte, 2*len(old.b))}
+			copy(in.buf.b, old.b)
+			in.cfg.putBuffer(old)
+		}
+	}
+	return in.buf.b[in.w:]
+}
+
+// fill reads at least one byte more. The engine's deadline holds beside the caller's; idle
+// says that a message need not come, so that the deadline is approximate.
+func (in *input) fill(engine time.Time, idle bool) error {
+	if in.failed != nil {
+		return in.failed
+	}
+	if idle {
+		in.dl.startIdle(engine, in.cfg.idle()/8)
+	} else {
+		in.dl.startRead(engine)
+	}
+	defer in.dl.endRead()
+	if in.raw != nil {
+		if err := in.raw.Read(in.tryFn); err != nil {
+			in.release()
+			return in.fail(err)
+		}
+		return in.fail(in.readErr)
+	}
+	if in.buf == nil && idle { // waits for a request: one byte, to hold no buffer
+		n, err := in.conn.Read(in.one[:])
+		if n == 0 {
+			return in.fail(err)
+		}
+		in.space()[0] = in.one[0]
+		in.w++
+		return nil
+	}
+	n, err := in.conn.Read(in.space())
+	in.w += n
+	in.release()
+	if n > 0 {
+		return nil
+	}
+	return in.fail(err)
+}
+
+// fail remembers an error that is for good; a deadline is not.
+func (in *input) fail(err error) error {
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		in.failed = err
+	}
+	return err
+}
+
+// readDirect reads into p what the buffer does not hold; the buffer is empty.
+func (in *input) readDirect(p []byte) (int, error) {
+	if in.failed != nil {
+		return 0, in.failed
+	}
+	engine, start := in.paceStart()
+	in.dl.startRead(engine)
+	n, err := in.conn.Read(p)
+	in.dl.endRead()
+	if n > 0 {
+		err = nil
+	}
+	return n, in.paceEnd(engine, start, n, in.fail(err))
+}
+
+// fillBody is fill under the least rate of a body.
+func (in *input) fillBody() error {
+	engine, start := in.paceStart()
+	before := in.w - in.r
+	err := in.fill(engine, false)
+	return in.paceEnd(engine, start, in.w-in.r-before, err)
+}
+
+// paceStart gives the deadline by which more of a body must come: the budget is a
+// bucket that waiting empties and bytes fill, so a peer that sends a byte now and then
+// does not live on it, and a caller that is slow to read costs the peer nothing.
+func (in *input) paceStart() (engine, start time.Time) {
+	if !in.paced {
+		return time.Time{}, time.Time{}
+	}
+	start = in.cfg.now()
+	return start.Add(max(in.budget, 0)), start
+}
+
+func (in *input) paceEnd(engine, start time.Time, n int, err error) error {
+	if !in.paced {
+		return err
+	}
+	if err != nil {
+		if errors.Is(err, os.ErrDeadlineExceeded) && !in.dl.userFirst(engine) {
+			return fmt.Errorf("read body: %w: %w", ErrTooSlow, err)
+		}
+		return err
+	}
+	in.budget -= in.cfg.now().Sub(start)
+	in.budget += time.Duration(int64(n) * int64(time.Second) / int64(in.cfg.ReadRateMin))
+	in.budget = min(in.budget, in.cfg.rateGrace())
+	return nil
+}
+
+// readHead reads a whole head and copies it into h, whose storage the parser then works
+// in: the buffer is free again before the message is. deadline is asked once, when the head
+// has not come in one piece.
+func (in *input) readHead(h *message.Head, deadline func() time.Time) ([]byte, error) {
+	var (
+		scan   headScan
+		engine time.Time
+		limit  = in.cfg.headBytesMax()
+	)
+	for {
+		b := in.buffered()
+		n, perr := scan.scan(b)
+		if perr != nil {
+			return nil, perr
+		}
+		if n > limit || n == 0 && len(b) >= limit {
+			if scan.line == 0 {
+				return nil, refuse(414, "first line too long") // RFC 9112 §3
+			}
+			return nil, refuse(431, "head too large") // RFC 6585 §5
+		}
+		if n > 0 {
+			block := h.Keep(b[:n])
+			in.advance(n)
+			return block, nil
+		}
+		if engine.IsZero() && deadline != nil {
+			engine = deadline()
+		}
+		if err := in.fill(engine, false); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// idleGood reports whether a connection on which nothing is expected may be used.
+func (in *input) idleGood() bool {
+	if in.failed != nil || len(in.buffered()) > 0 {
+		return false
+	}
+	raw, fn := in.raw, in.idleFn
+	if raw == nil {
+		// Under TLS bytes below may be a close or a ticket; to tell would need to
+		// decrypt them. Treating both as an end costs at most a new connection.
+		inner, ok := in.conn.(interface{ NetConn() net.Conn })
+		if !ok {
+			return true
+		}
+		if raw = rawOf(inner.NetConn()); raw == nil {
+			return true
+		}
+		fn = in.tryIdle
+	}
+	in.idleOK = false
+	err := raw.Control(fn) // neither waits nor looks at deadlines
+	return err == nil && in.idleOK
+}
+
+// errBroken says that the peer ended a body early.
+func errBroken(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return fmt.Errorf("read body: %w: %w", io.ErrUnexpectedEOF, err)
+}
+
+// ready reports whether read would return without waiting.
+func (in *input) ready() bool {
+	b := &in.body
+	if b.done || in.failed != nil {
+		return true
+	}
+	for b.framing == framingChunked && b.state != chunkData {
+		used, perr := in.chunkStep(in.buffered())
+		if perr != nil {
+			in.failed = perr
+			return true
+		}
+		if used == 0 {
+			return false
+		}
+		in.advance(used)
+		if b.done {
+			return true
+		}
+	}
+	return len(in.buffered()) > 0
+}
+
+// handOver gives up the connection and the bytes read ahead.
+func (in *input) handOver() (net.Conn, []byte) {
+	buffered := append([]byte(nil), in.buffered()...)
+	in.advance(len(in.buffered()))
+	in.dl.handOver()
+	return in.conn, buffered
+}

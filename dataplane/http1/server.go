@@ -1,0 +1,271 @@
+package http1
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// A ServerConn reads requests from a connection, one after the other: Next, use the
+// exchange, Finish or Abort it, Next again, until Next fails; then Close, which is always
+// called. One goroutine drives it; within an exchange a second may help, as
+// message.Exchange says, and has left when Next is called. Drain may come from any goroutine.
+//
+// Pipelined requests are read in order, each only when the former is finished.
+type ServerConn struct {
+	conn net.Conn
+	cfg  *Config
+	dl   deadlines
+	in   input
+	out  output
+	ex   Exchange
+
+	heads  *heads // lent while a request is here
+	active bool   // an exchange was handed out and not settled
+	over   error  // why there is no next request
+	linger bool   // the client may still be sending: RFC 9112 §9.6
+}
+
+// NewServerConn serves c, which it closes in Close. cfg is shared and outlives it.
+func NewServerConn(c net.Conn, cfg *Config) *ServerConn {
+	s := &ServerConn{conn: c, cfg: cfg}
+	s.dl.conn = c
+	s.in.init(c, cfg, &s.dl)
+	s.out.init(c, cfg, &s.dl)
+	s.out.rate = cfg.WriteRateMin
+	s.ex.c = s
+	return s
+}
+
+// Next waits for a request and reads its head. It first settles the former: what is left
+// of its body is read and dropped within Config.DrainBytesMax, else there is no next.
+//
+// Errors: io.EOF when the connection ended between requests or was not to be kept;
+// a *ParseError, already answered, when the bytes were not a request; ErrDraining;
+// one for which os.ErrDeadlineExceeded holds when the client was idle too long; others
+// from the connection. None of them leaves a next request.
+func (c *ServerConn) Next() (message.Exchange, error) {
+	if err := c.settle(); err != nil {
+		return nil, err
+	}
+	if err := c.await(); err != nil {
+		return nil, c.end(err)
+	}
+	c.heads = c.cfg.getHeads()
+	h := &c.heads.request
+	h.Minor = 1
+	block, err := c.in.readHead(h, c.headerDeadline)
+	if err != nil {
+		return nil, c.end(err)
+	}
+	closes, perr := parseRequest(h, block, c.cfg.fieldsMax())
+	if perr != nil {
+		return nil, c.end(perr)
+	}
+	c.begin(h, closes)
+	return &c.ex, nil
+}
+
+// begin readies the exchange for a request.
+func (c *ServerConn) begin(h *message.Head, closes bool) {
+	c.in.body.trailer = &c.heads.trailer
+	switch {
+	case h.Length == message.LengthUnknown:
+		c.in.startBody(framingChunked, 0)
+	default:
+		c.in.startBody(framingLength, h.Length)
+	}
+	if c.cfg.ReadRateMin > 0 {
+		c.in.paced, c.in.budget = true, c.cfg.rateGrace()
+	}
+	e := &c.ex
+	e.request, e.closes = h, closes
+	e.state = exchangeOpen
+	e.expect.Store(expectNone)
+	if h.Expect100 {
+		e.expect.Store(expectPending)
+	}
+	c.active = true
+}
+
+// await waits for the first byte of a request. One empty line before it is dropped
+// (RFC 9112 §2.2); a byte that begins no method is refused at once, so that a client that
+// speaks another protocol does not wait for a timeout.
+func (c *ServerConn) await() error {
+	for skipped := false; ; {
+		b := c.in.buffered()
+		switch {
+		case len(b) == 0:
+			if err := c.in.fill(c.deadline(c.cfg.idle()), true); err != nil {
+				if errors.Is(err, os.ErrDeadlineExceeded) && c.dl.isDraining() {
+					return ErrDraining
+				}
+				return err
+			}
+		case tokenLower[b[0]] != 0:
+			return nil
+		case b[0] != '\r' || skipped || len(b) > 1 && b[1] != '\n':
+			return malformed("invalid method")
+		case len(b) == 1:
+			if err := c.in.fill(c.headerDeadline(), false); err != nil {
+				return err
+			}
+		default:
+			c.in.advance(2)
+			skipped = true
+		}
+	}
+}
+
+func (c *ServerConn) headerDeadline() time.Time { return c.deadline(c.cfg.header()) }
+
+func (c *ServerConn) deadline(d time.Duration) time.Time {
+	if d < 0 {
+		return time.Time{}
+	}
+	return c.cfg.now().Add(d)
+}
+
+// settle ends the former exchange and says whether another may follow.
+func (c *ServerConn) settle() error {
+	if c.over != nil {
+		return c.over
+	}
+	if !c.active {
+		return nil
+	}
+	if c.ex.state != exchangeFinished {
+		return c.end(fmt.Errorf("next request: %w: the former is not finished", ErrState))
+	}
+	c.dl.set(time.Time{})
+	if c.ex.closes || !c.in.body.done && !c.drainBody() {
+		c.linger = c.in.body.framing != framingTunnel
+		return c.end(io.EOF)
+	}
+	c.in.paced, c.out.corked, c.active = false, false, false
+	c.returnHeads()
+	return nil
+}
+
+// drainBody reads what the caller left of a request's body, within bounds.
+func (c *ServerConn) drainBody() bool {
+	left := int64(c.cfg.drainBytesMax())
+	if c.in.body.framing == framingLength && c.in.body.remaining > left {
+		return false
+	}
+	c.dl.set(c.cfg.now().Add(c.cfg.linger()))
+	defer c.dl.set(time.Time{})
+	scratch := c.cfg.getBuffer()
+	defer c.cfg.putBuffer(scratch)
+	for left > 0 {
+		n, err := c.in.read(scratch.b)
+		if err != nil {
+			return err == io.EOF
+		}
+		left -= int64(n)
+	}
+	return false
+}
+
+// end answers err, if the client is owed an answer, and makes it the last.
+func (c *ServerConn) end(err error) error {
+	if c.over != nil {
+		return c.over
+	}
+	partial := len(c.in.buffered()) > 0
+	var perr *ParseError
+	switch {
+	case errors.As(err, &perr):
+		c.answer(perr)
+	case errors.Is(err, os.ErrDeadlineExceeded) && partial: // RFC 9110 §15.5.9
+		perr = &ParseError{408, mesh.ReasonTimeout, "the head did not come in time"}
+		c.answer(perr)
+		err = perr
+	case err == io.EOF && partial:
+		err = fmt.Errorf("read request: %w", io.ErrUnexpectedEOF)
+	case err != io.EOF:
+		err = fmt.Errorf("read request: %w", err)
+	}
+	c.over = err
+	return err
+}
+
+// answer writes the engine's own response to what it could not accept.
+func (c *ServerConn) answer(perr *ParseError) {
+	c.linger = true
+	h := new(message.Head)
+	h.Status = perr.Status
+	h.Add("isthmus-reason", string(perr.Reason))
+	if c.cfg.Refused != nil {
+		c.cfg.Refused(perr, h)
+	}
+	h.Length = 0
+	c.dl.set(c.cfg.now().Add(c.cfg.linger()))
+	b, _, err := appendResponse(c.out.hold(), h, true, answered{close: true})
+	if err != nil {
+		c.out.release()
+		return
+	}
+	c.out.b = b
+	_ = c.out.flush() // the connection ends either way
+}
+
+// Drain lets the current exchange end and no other begin: its response says
+// `Connection: close`, and a Next that waits returns ErrDraining.
+func (c *ServerConn) Drain() { c.dl.drain() }
+
+// Close closes the connection and gives everything back. If the client may still be sending,
+// it first closes our direction and reads on for at most Config.LingerTimeout, so that a reset
+// does not destroy the response on its way (RFC 9112 §9.6).
+func (c *ServerConn) Close() error {
+	if c.active && c.ex.state != exchangeFinished {
+		c.ex.Abort(net.ErrClosed)
+	}
+	var perr *ParseError
+	if errors.As(c.in.failed, &perr) {
+		c.in.failed = nil // the bytes were at fault, the connection still reads
+	}
+	if c.linger && c.in.failed == nil && closeWrite(c.conn) == nil {
+		c.lingerClose()
+	}
+	err := c.conn.Close()
+	c.over = net.ErrClosed
+	c.active, c.linger = false, false
+	c.in.r = c.in.w
+	c.in.release()
+	c.out.release()
+	c.returnHeads()
+	return err
+}
+
+func (c *ServerConn) lingerClose() {
+	if _, ok := c.conn.(interface{ CloseWrite() error }); !ok {
+		return
+	}
+	c.dl.set(c.cfg.now().Add(c.cfg.linger()))
+	c.in.paced = false
+	scratch := c.cfg.getBuffer()
+	defer c.cfg.putBuffer(scratch)
+	c.in.r = c.in.w
+	c.in.release()
+	for left := int64(c.cfg.drainBytesMax()); left > 0; {
+		n, err := c.in.readDirect(scratch.b)
+		if err != nil {
+			return
+		}
+		left -= int64(n)
+	}
+}
+
+func (c *ServerConn) returnHeads() {
+	if c.heads != nil {
+		c.cfg.putHeads(c.heads)
+		c.heads, c.ex.request, c.in.body.trailer = nil, nil, nil
+	}
+}
