@@ -1,0 +1,287 @@
+package balance
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/mesh"
+	"pgregory.net/rapid"
+)
+
+var rtts = map[mesh.ClusterName]time.Duration{"eu": 0, "us": 80 * time.Millisecond, "in": 120 * time.Millisecond}
+
+func clusters(reach map[mesh.ClusterName]mesh.Reachability) func(mesh.ClusterName) *ir.Cluster {
+	return func(n mesh.ClusterName) *ir.Cluster {
+		rtt, ok := rtts[n]
+		if !ok {
+			return nil
+		}
+		return &ir.Cluster{Name: n, RTT: rtt, Reach: reach[n]}
+	}
+}
+
+func direct(n int) []ir.Endpoint {
+	var out []ir.Endpoint
+	for i := range n {
+		out = append(out, ir.Endpoint{Tag: fmt.Sprint(i), Weight: 1, Proxy: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, byte(i), 1}), 15008)})
+	}
+	return out
+}
+
+func groups(local, us, in int) *ir.Endpoints {
+	return &ir.Endpoints{Groups: []ir.Group{{Cluster: "eu", Exported: true, Endpoints: direct(local)},
+		{Cluster: "in", Exported: true, Slots: make([]uint64, in)}, {Cluster: "us", Exported: true, Slots: make([]uint64, us)}}}
+}
+
+func view(eps *ir.Endpoints, reach map[mesh.ClusterName]mesh.Reachability) *View {
+	return NewView(nil, eps, clusters(reach), Place{Cluster: "eu"})
+}
+
+func pick(t *testing.T, v *View, a Ask) Pick {
+	t.Helper()
+	p, reason := v.Pick(&a)
+	if reason != mesh.ReasonNone {
+		t.Fatalf("Pick: %s", reason)
+	}
+	return p
+}
+
+func TestNearestClusterFirst(t *testing.T) {
+	tests := []struct {
+		name  string
+		eps   *ir.Endpoints
+		reach map[mesh.ClusterName]mesh.Reachability
+		ask   Ask
+		want  mesh.ClusterName
+		fails mesh.Reason
+	}{
+		{"the own cluster", groups(1, 1, 1), nil, Ask{}, "eu", ""},
+		{"then the one of least RTT", groups(0, 1, 1), nil, Ask{}, "us", ""},
+		{"not one that cannot be reached", groups(0, 1, 1), map[mesh.ClusterName]mesh.Reachability{"us": mesh.Unreachable}, Ask{}, "in", ""},
+		{"stale still serves", groups(0, 1, 1), map[mesh.ClusterName]mesh.Reachability{"us": mesh.StaleServing}, Ask{}, "us", ""},
+		{"unreachable rather than nothing", groups(0, 1, 0), map[mesh.ClusterName]mesh.Reachability{"us": mesh.Unreachable}, Ask{}, "us", ""},
+		{"cluster scope stays home", groups(0, 1, 1), nil, Ask{Scope: mesh.ScopeCluster}, "", mesh.ReasonNoEndpoint},
+		{"Local stays home", groups(0, 1, 1), nil, Ask{Strategy: mesh.StrategyLocal}, "", mesh.ReasonNoEndpoint},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			p, reason := view(tt.eps, tt.reach).Pick(&tt.ask)
+			if reason != tt.fails || reason == "" && p.Endpoint.Cluster != tt.want {
+				t.Errorf("Pick = %+v, %q, want %q, %q", p.Endpoint, reason, tt.want, tt.fails)
+			}
+		})
+	}
+}
+
+func TestResidencyIsNeverLifted(t *testing.T) {
+	eps := groups(0, 1, 1)
+	eps.Groups[1].Forbidden, eps.Groups[2].Forbidden = "ResidencyPolicy shop/eu", "ResidencyPolicy shop/eu"
+	if p, reason := view(eps, nil).Pick(&Ask{}); reason != mesh.ReasonResidency {
+		t.Errorf("Pick = %+v, %q, want refused by residency", p.Endpoint, reason)
+	}
+}
+
+// TestEjectionMovesTrafficAndTrialBringsItBack walks one endpoint's death and return.
+func TestEjectionMovesTrafficAndTrialBringsItBack(t *testing.T) {
+	v := view(groups(1, 1, 0), nil)
+	now := int64(time.Hour)
+	for range 3 {
+		p := pick(t, v, Ask{Now: now})
+		if p.Endpoint.Cluster != "eu" {
+			t.Fatalf("picked %v before the limit of failures", p.Endpoint.Key)
+		}
+		p.Done(NeverExecuted, now, 3)
+	}
+	if p := pick(t, v, Ask{Now: now}); p.Endpoint.Cluster != "us" {
+		t.Fatalf("picked %v after three failures, want the next cluster", p.Endpoint.Key)
+	}
+	now += int64(ejectFirst) + 1
+	trial := pick(t, v, Ask{Now: now})
+	if trial.Endpoint.Cluster != "eu" {
+		t.Fatalf("picked %v after the ejection, want a trial", trial.Endpoint.Key)
+	}
+	if p := pick(t, v, Ask{Now: now}); p.Endpoint.Cluster != "us" {
+		t.Errorf("a second request joined the trial")
+	}
+	trial.Done(NeverExecuted, now, 3)
+	if p := pick(t, v, Ask{Now: now + int64(ejectFirst) + 1}); p.Endpoint.Cluster != "us" {
+		t.Errorf("a failed trial did not double the ejection")
+	}
+	now += int64(2*ejectFirst) + 1
+	trial = pick(t, v, Ask{Now: now})
+	trial.Done(Served, now+1, 3)
+	for range 4 {
+		if p := pick(t, v, Ask{Now: now}); p.Endpoint.Cluster != "eu" {
+			t.Fatalf("picked %v after a good trial, want home", p.Endpoint.Key)
+		}
+	}
+}
+
+func TestOverloadIsNotDeath(t *testing.T) {
+	v := view(groups(1, 1, 0), nil)
+	for i := range 100 {
+		p := pick(t, v, Ask{Now: int64(i)})
+		if p.Endpoint.Cluster != "eu" {
+			t.Fatalf("after %d shed and timed-out tries the endpoint was taken out", i)
+		}
+		p.Done([]Outcome{Shed, TimedOut, Failed}[i%3], int64(i)+1, 3)
+	}
+}
+
+func TestFailuresInARowTripTheCluster(t *testing.T) {
+	v := view(groups(0, 20, 1), nil)
+	now := int64(time.Hour)
+	for i := range tripAfter {
+		p := pick(t, v, Ask{Now: now, Rand: rand.Uint64()})
+		if p.Endpoint.Cluster != "us" {
+			t.Fatalf("try %d went to %s", i, p.Endpoint.Cluster)
+		}
+		p.Done(NeverExecuted, now, 100)
+	}
+	if p := pick(t, v, Ask{Now: now}); p.Endpoint.Cluster != "in" {
+		t.Errorf("picked %s after %d failures in a row over its endpoints, want the next cluster", p.Endpoint.Cluster, tripAfter)
+	}
+}
+
+func TestARetryGoesElsewhereWhileItCan(t *testing.T) {
+	v := view(groups(2, 1, 1), nil)
+	var tried []*Endpoint
+	for i := range 4 {
+		p := pick(t, v, Ask{Tried: tried, Rand: rand.Uint64()})
+		for _, e := range tried {
+			if e == p.Endpoint {
+				t.Fatalf("try %d repeats %v", i, e.Key)
+			}
+		}
+		tried = append(tried, p.Endpoint)
+	}
+	if _, reason := v.Pick(&Ask{Tried: tried}); reason != mesh.ReasonUnreachable {
+		t.Errorf("with everything tried the reason is %q, want %q", reason, mesh.ReasonUnreachable)
+	}
+}
+
+func TestMeasurementsOutliveAChange(t *testing.T) {
+	v := view(groups(2, 2, 0), nil)
+	p := pick(t, v, Ask{})
+	p.Done(Served, int64(50*time.Millisecond), 3)
+	eps := groups(2, 2, 0)
+	eps.Groups[2].Slots[1] = 7 // slot 1 of us moved
+	next := NewView(v, eps, clusters(nil), Place{Cluster: "eu"})
+	if next.groups[0].endpoints[0] != v.groups[0].endpoints[0] || next.groups[1].endpoints[0] != v.groups[1].endpoints[0] {
+		t.Error("an unchanged endpoint lost its measurements")
+	}
+	if next.groups[1].endpoints[1] == v.groups[1].endpoints[1] {
+		t.Error("a slot that moved kept another endpoint's measurements")
+	}
+}
+
+// TestSharesFollowServiceTime runs a closed loop in virtual time: equal endpoints get
+// equal shares within a fifth, a slow one gets less.
+func TestSharesFollowServiceTime(t *testing.T) {
+	v := view(groups(20, 0, 0), nil)
+	r := rand.New(rand.NewPCG(1, 2))
+	type job struct {
+		p   Pick
+		end int64
+	}
+	var jobs []job
+	count := map[string]int{}
+	now := int64(0)
+	for range 40_000 {
+		now += int64(500 * time.Microsecond)
+		kept := jobs[:0]
+		for _, j := range jobs {
+			if j.end <= now {
+				j.p.Done(Served, j.end, 3)
+			} else {
+				kept = append(kept, j)
+			}
+		}
+		jobs = kept
+		p := pick(t, v, Ask{Now: now, Rand: r.Uint64()})
+		took := 10 * time.Millisecond
+		if p.Endpoint.Tag == "7" {
+			took = 50 * time.Millisecond
+		}
+		count[p.Endpoint.Tag]++
+		jobs = append(jobs, job{p, now + int64(took)})
+	}
+	for tag, n := range count {
+		if tag == "7" {
+			if n > 1200 {
+				t.Errorf("the slow endpoint got %d of 40,000, want fewer than half a share", n)
+			}
+		} else if mean := 40_000 / 20; n < mean*8/10 || n > mean*13/10 {
+			t.Errorf("endpoint %s got %d, want about %d", tag, n, mean)
+		}
+	}
+}
+
+// TestExplainAgreesWithPick: what is kept is exactly what Pick draws from.
+func TestExplainAgreesWithPick(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		eps := groups(rapid.IntRange(0, 3).Draw(t, "eu"), rapid.IntRange(0, 3).Draw(t, "us"), rapid.IntRange(0, 3).Draw(t, "in"))
+		for i := range eps.Groups {
+			if rapid.IntRange(0, 3).Draw(t, "forbid") == 0 {
+				eps.Groups[i].Forbidden = "law"
+			}
+			eps.Groups[i].Exported = rapid.IntRange(0, 3).Draw(t, "exported") > 0
+		}
+		v := view(eps, map[mesh.ClusterName]mesh.Reachability{"us": mesh.Reachability(rapid.IntRange(0, 3).Draw(t, "reach"))})
+		now := int64(time.Hour)
+		for _, g := range v.groups {
+			for _, e := range g.endpoints {
+				if rapid.IntRange(0, 2).Draw(t, "eject") == 0 {
+					e.inFlight.Add(1)
+					p := Pick{Endpoint: e}
+					p.Done(NeverExecuted, now, 1)
+				}
+			}
+		}
+		kept := map[string]bool{}
+		for _, c := range v.Explain(&Ask{Now: now}) {
+			if c.Endpoint != "" && c.Dropped == Kept {
+				kept[string(c.Cluster)+c.Endpoint] = true
+			}
+		}
+		for range 20 {
+			p, reason := v.Pick(&Ask{Now: now, Rand: rapid.Uint64().Draw(t, "rand")})
+			switch {
+			case reason == "" && len(kept) > 0 && !kept[string(p.Endpoint.Cluster)+p.Endpoint.name()]:
+				t.Fatalf("picked %v, which Explain drops; kept %v", p.Endpoint.Key, kept)
+			case reason != "" && len(kept) > 0:
+				t.Fatalf("refused with %s while Explain keeps %v", reason, kept)
+			}
+			if reason == "" && v.group(p.Endpoint.Cluster).source.Forbidden != "" {
+				t.Fatalf("picked %v against the law", p.Endpoint.Key)
+			}
+		}
+	})
+}
+
+func TestPickAllocatesNothing(t *testing.T) {
+	v := view(groups(20, 5, 5), nil)
+	a := Ask{Rand: 12345}
+	if n := testing.AllocsPerRun(1000, func() {
+		p, _ := v.Pick(&a)
+		p.Done(Served, a.Now+1, 3)
+	}); n != 0 {
+		t.Errorf("%v allocations a pick, want 0", n)
+	}
+}
+
+func BenchmarkPick(b *testing.B) {
+	v := view(groups(20, 5, 5), nil)
+	r := rand.New(rand.NewPCG(1, 2))
+	a := Ask{}
+	b.ReportAllocs()
+	for b.Loop() {
+		a.Rand, a.Now = r.Uint64(), a.Now+1000
+		p, _ := v.Pick(&a)
+		p.Done(Served, a.Now+int64(time.Millisecond), 3)
+	}
+}
