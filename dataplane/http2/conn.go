@@ -98,10 +98,10 @@ type closedStream struct {
 type closedHow uint8
 
 const (
-	closedUnknown   closedHow = iota
-	closedInOrder             // both directions ended
-	closedByUs                // frames still on their way are ignored
-	closedByTheRest           // the peer reset it
+	closedUnknown closedHow = iota
+	closedInOrder           // both directions ended
+	closedByUs              // frames still on their way are ignored
+	closedByPeer            // the peer reset it
 )
 
 // ping waits for an acknowledgement.
@@ -291,7 +291,7 @@ func (c *conn) fail(err *ConnError) {
 	}
 	c.ackTimer.Stop()
 	c.streams.each(func(s *stream) {
-		c.breakStream(s, &StreamError{ID: s.id, Code: err.Code, Remote: true, Stale: c.client && err.Remote && !s.gotHead, Err: err}, closedByTheRest)
+		c.breakStream(s, &StreamError{ID: s.id, Code: err.Code, Remote: true, Stale: c.client && err.Remote && !s.gotHead, Err: err}, closedByPeer)
 	})
 	for c.windowWait.first != nil {
 		c.windowWait.wakeOne()

@@ -295,7 +295,7 @@ func (c *conn) onReset(f frame, p []byte) *ConnError {
 	if s := c.streams.get(f.stream); s != nil {
 		code := Code(binary.BigEndian.Uint32(p))
 		c.breakStream(s, &StreamError{ID: s.id, Code: code, Remote: true,
-			NotExecuted: c.client && code == RefusedStream}, closedByTheRest) // RFC 9113 §8.7
+			NotExecuted: c.client && code == RefusedStream}, closedByPeer) // RFC 9113 §8.7
 		if c.client {
 			return nil // it costs nobody but us, and we opened the stream
 		}

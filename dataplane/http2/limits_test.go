@@ -1,0 +1,483 @@
+package http2
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	xhttp2 "golang.org/x/net/http2"
+
+	"github.com/isthmus-mesh/isthmus/dataplane/message"
+)
+
+// floods are what CVEs of HTTP/2 servers are made of. Each sends step without end;
+// the server must end the connection long before limit steps.
+var floods = []struct {
+	name  string
+	start func(p *peer)
+	step  func(p *peer, i uint32)
+}{
+	{"rapid reset, CVE-2023-44487", nil, func(p *peer, i uint32) {
+		p.headers(2*i+1, false, post...)
+		p.fr.WriteRSTStream(2*i+1, 8)
+	}},
+	{"MadeYouReset by WINDOW_UPDATE of 0, CVE-2025-8671", nil, func(p *peer, i uint32) {
+		p.headers(2*i+1, false, post...)
+		p.raw(frameWindowUpdate, 0, 2*i+1, 0, 0, 0, 0)
+	}},
+	{"MadeYouReset by DATA above content-length", nil, func(p *peer, i uint32) {
+		p.headers(2*i+1, false, with(post, "content-length: 1")...)
+		p.data(2*i+1, false, "")
+		p.data(2*i+1, true, "")
+	}},
+	{"malformed requests", nil, func(p *peer, i uint32) { p.headers(2*i+1, true, "x: y") }},
+	{"streams above the limit", nil, func(p *peer, i uint32) { p.headers(2*i+1, false, with(post, "x-hang: yes")...) }},
+	{"PING, CVE-2019-9512", nil, func(p *peer, i uint32) { p.fr.WritePing(false, [8]byte{byte(i)}) }},
+	{"PING acknowledgements nobody asked for", nil, func(p *peer, i uint32) { p.fr.WritePing(true, [8]byte{byte(i)}) }},
+	{"SETTINGS, CVE-2019-9515", nil, func(p *peer, i uint32) { p.fr.WriteSettings() }},
+	{"SETTINGS acknowledgements", nil, func(p *peer, i uint32) { p.fr.WriteSettingsAck() }},
+	{"empty DATA, CVE-2019-9518", func(p *peer) { p.headers(1, false, with(post, "x-hang: yes")...) },
+		func(p *peer, i uint32) { p.data(1, false, "") }},
+	{"DATA after RST_STREAM", func(p *peer) { p.headers(1, false, post...); p.fr.WriteRSTStream(1, 8) }, func(p *peer, i uint32) { p.data(1, false, "x") }},
+	{"PRIORITY, CVE-2019-9513", nil, func(p *peer, i uint32) { p.raw(framePriority, 0, 2*i+1, 0, 0, 0, 0, 1) }},
+	{"WINDOW_UPDATE", nil, func(p *peer, i uint32) { p.fr.WriteWindowUpdate(0, 1) }},
+	{"unknown frames", nil, func(p *peer, i uint32) { p.raw(0xbe, 0, 0) }},
+	{"CONTINUATION in every request", nil, func(p *peer, i uint32) {
+		p.raw(frameHeaders, flagEndStream, 2*i+1, p.block("x: y")...)
+		p.raw(frameContinuation, 0, 2*i+1)
+		p.raw(frameContinuation, flagEndHeaders, 2*i+1)
+	}},
+	{"a dribbling window, CVE-2019-9517", func(p *peer) {
+		p.fr.WriteSettings(xhttp2.Setting{ID: settingInitialWindowSize, Val: 0})
+		p.headers(1, true, with(get, "x-large: yes")...)
+	}, func(p *peer, i uint32) { p.fr.WriteWindowUpdate(1, 1) }},
+}
+
+func TestFloodsAreEnded(t *testing.T) {
+	for _, f := range floods {
+		t.Run(f.name, func(t *testing.T) {
+			t.Parallel()
+			hang := make(chan struct{})
+			script := scriptHandler(hang)
+			p, _ := serverPeer(t, Config{ControlBurst: 200, ControlRate: 1, MaxConcurrentStreams: 10}, func(x message.Exchange) {
+				if x.Request().Has("x-large") {
+					if x.Respond(&message.Head{Status: 200, Length: message.LengthUnknown}, false) == nil {
+						x.Write(make([]byte, 1<<20))
+					}
+					return
+				}
+				script(x)
+			})
+			t.Cleanup(func() { close(hang) })
+			p.hello(true)
+			seen := make(chan bool, 1)
+			go func() {
+				_, ok := p.until("GOAWAY ENHANCE_YOUR_CALM")
+				seen <- ok
+			}()
+			if f.start != nil {
+				f.start(p)
+			}
+			for i := range uint32(1000) {
+				f.step(p, i)
+			}
+			if !<-seen {
+				t.Error("no GOAWAY ENHANCE_YOUR_CALM after 1,000 steps")
+			}
+		})
+	}
+}
+
+// An honest peer acknowledges and updates windows for all it gets: it must never run dry.
+func TestAnHonestPeerIsNotTakenForAFlood(t *testing.T) {
+	p, _ := serverPeer(t, Config{ControlBurst: 50, ControlRate: 1}, scriptHandler(nil))
+	p.hello(true)
+	for i := range uint32(500) {
+		id := 2*i + 1
+		p.headers(id, false, post...)
+		p.data(id, true, "x")
+		if lines, ok := p.until("DATA"); !ok {
+			t.Fatalf("request %d: %q", i, lines)
+		}
+		p.fr.WriteWindowUpdate(0, 1)
+		p.fr.WritePing(false, [8]byte{})
+		if i%2 == 0 {
+			p.fr.WriteWindowUpdate(id, 1)
+		}
+	}
+}
+
+func TestHandlersThatOutliveTheirStreamsAreBounded(t *testing.T) {
+	hang := make(chan struct{})
+	var running, most atomic.Int64
+	p, _ := serverPeer(t, Config{MaxConcurrentStreams: 5}, func(x message.Exchange) {
+		most.Store(max(most.Load(), running.Add(1)))
+		<-hang
+		running.Add(-1)
+	})
+	t.Cleanup(func() { close(hang) })
+	p.hello(true)
+	for i := range uint32(100) {
+		p.headers(2*i+1, false, post...)
+		p.fr.WriteRSTStream(2*i+1, 8)
+	}
+	if lines, ok := p.until("RST_STREAM 21 REFUSED_STREAM"); !ok {
+		t.Fatalf("got %q", lines)
+	}
+	p.fr.WritePing(false, [8]byte{7: 1})
+	p.until("PING ACK")
+	if n := most.Load(); n > 10 {
+		t.Errorf("%d handlers at once; want at most twice MaxConcurrentStreams", n)
+	}
+}
+
+// A stream whose reader does not drain stops itself only.
+func TestASlowReaderDoesNotStallItsNeighbours(t *testing.T) {
+	hang := make(chan struct{})
+	c, s := tcpPair(t)
+	cc := pair(t, Config{}, c, s, func(x message.Exchange) {
+		if x.Request().Has("x-hang") {
+			<-hang
+			x.Respond(&message.Head{Status: 200, Length: 0}, true)
+			return
+		}
+		echo(x)
+	})
+	defer close(hang)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	sent := make([]atomic.Int64, 10)
+	for i := range sent {
+		st, err := cc.Open(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := request("POST", "/slow")
+		h.Add("x-hang", "yes")
+		if err := st.Send(h, false); err != nil {
+			t.Fatal(err)
+		}
+		st.SetDeadline(time.Now().Add(200 * time.Millisecond))
+		wg.Go(func() {
+			defer st.Close()
+			for {
+				n, err := st.Write(make([]byte, 10<<10))
+				sent[i].Add(int64(n))
+				if err != nil {
+					if !errors.Is(err, os.ErrDeadlineExceeded) {
+						t.Errorf("slow stream: %v", err)
+					}
+					return
+				}
+			}
+		})
+	}
+	body := bytes.Repeat([]byte("y"), 2<<20)
+	for range 3 {
+		if _, got, _, err := do(cc, request("POST", "/fast"), body, nil); err != nil || len(got) != len(body) {
+			t.Fatalf("a neighbour of slow streams: %d octets, %v", len(got), err)
+		}
+	}
+	wg.Wait()
+	for i := range sent {
+		if n := sent[i].Load(); n > defaultWindow {
+			t.Errorf("stream %d took %d octets that nobody read; want at most its window", i, n)
+		}
+	}
+}
+
+func TestDeadlinesCutEveryWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := net.Pipe()
+		hang := make(chan struct{})
+		ctx, stop := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() {
+			done <- ServeConn(ctx, s, Config{MaxConcurrentStreams: 2}, func(x message.Exchange) {
+				<-hang
+				x.SetDeadline(time.Now().Add(time.Second))
+				if _, err := x.Read(make([]byte, 1<<17)); err != nil {
+					t.Errorf("server reads what there is: %v", err)
+				}
+			})
+		}()
+		cc, err := NewClientConn(c, Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := cc.Ping(ctx); err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		expect := func(what string, err error, after time.Duration) {
+			t.Helper()
+			if !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%s: %v; want the deadline", what, err)
+			}
+			if d := time.Since(start); d != after {
+				t.Errorf("%s returned after %v; want %v", what, d, after)
+			}
+		}
+		st, err := cc.Open(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := st.Send(request("POST", "/"), false); err != nil {
+			t.Fatal(err)
+		}
+		var h message.Head
+		st.SetDeadline(start.Add(time.Minute))
+		st.SetDeadline(start.Add(time.Second)) // earlier
+		_, err = st.Receive(&h)
+		expect("Receive", err, time.Second)
+		st.SetDeadline(start.Add(3 * time.Second)) // later: the timer looks again
+		_, err = st.Write(make([]byte, 1<<20))
+		expect("Write", err, 3*time.Second)
+		st.SetDeadline(start.Add(2 * time.Second)) // past
+		_, err = st.Read(make([]byte, 1))
+		expect("Read", err, 3*time.Second)
+
+		second, err := cc.Open(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		octx, cancel := context.WithTimeout(ctx, time.Second)
+		_, err = cc.Open(octx)
+		cancel()
+		expect("Open", err, 4*time.Second)
+		if !errors.Is(err, message.ErrNotExecuted) {
+			t.Errorf("Open: %v; want ErrNotExecuted", err)
+		}
+		second.Close()
+		st.Close()
+		close(hang)
+		if n := cc.InFlight(); n != 0 {
+			t.Errorf("%d in flight", n)
+		}
+		cc.Close()
+		stop()
+		if err := <-done; err != nil {
+			t.Errorf("ServeConn: %v", err)
+		}
+	})
+}
+
+// A peer that is silent, or does not acknowledge SETTINGS, is given up in virtual time.
+func TestSilentPeers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := net.Pipe()
+		start := time.Now()
+		go io.Copy(io.Discard, c)
+		err := ServeConn(t.Context(), s, Config{}, echo)
+		if d := time.Since(start); err == nil || d != 10*time.Second {
+			t.Errorf("no preface: %v after %v", err, d)
+		}
+		c.Close()
+
+		c, s = net.Pipe()
+		start = time.Now()
+		go io.Copy(io.Discard, c)
+		go io.WriteString(c, preface+"\x00\x00\x00\x04\x00\x00\x00\x00\x00")
+		var ce *ConnError
+		err = ServeConn(t.Context(), s, Config{}, echo)
+		if d := time.Since(start); !errors.As(err, &ce) || ce.Code != SettingsTimeout || d < 10*time.Second || d > 11*time.Second {
+			t.Errorf("no acknowledgement: %v after %v", err, d)
+		}
+		c.Close()
+
+		c, s = net.Pipe() // nobody reads: the first write cannot end
+		defer c.Close()
+		start = time.Now()
+		go io.WriteString(c, preface+"\x00\x00\x00\x04\x00\x00\x00\x00\x00")
+		err = ServeConn(t.Context(), s, Config{SettingsTimeout: time.Hour}, echo)
+		if d := time.Since(start); err == nil || d != 15*time.Second {
+			t.Errorf("a peer that does not read: %v after %v", err, d)
+		}
+	})
+}
+
+// Drains lose no request: either it was answered, or its error proves that it may be tried again.
+func TestDrainLosesNoRequest(t *testing.T) {
+	for _, side := range []string{"server", "client"} {
+		t.Run(side, func(t *testing.T) {
+			var served atomic.Int64
+			for range 20 {
+				c, s := tcpPair(t)
+				ctx, stop := context.WithCancel(context.Background())
+				done := make(chan error, 1)
+				go func() {
+					done <- ServeConn(ctx, s, Config{}, func(x message.Exchange) {
+						served.Add(1)
+						runtime.Gosched()
+						echo(x)
+					})
+				}()
+				cc, err := NewClientConn(c, Config{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				var answered, again atomic.Int64
+				var wg sync.WaitGroup
+				for range 8 {
+					wg.Go(func() {
+						for i := 0; ; i++ {
+							_, _, _, err := do(cc, request("POST", "/"), []byte("body"), nil)
+							switch {
+							case err == nil:
+								answered.Add(1)
+							case errors.Is(err, message.ErrNotExecuted):
+								again.Add(1)
+								return
+							default:
+								t.Errorf("request %d failed: %v", i, err)
+								return
+							}
+						}
+					})
+				}
+				for answered.Load() < 100 {
+					runtime.Gosched()
+				}
+				if side == "server" {
+					stop()
+				} else {
+					cc.Drain()
+				}
+				wg.Wait()
+				select {
+				case <-cc.Done():
+				case <-time.After(5 * time.Second):
+					t.Fatal("the connection did not end")
+				}
+				stop()
+				if err := <-done; err != nil {
+					t.Errorf("ServeConn: %v", err)
+				}
+				cc.Close()
+				if n := served.Swap(0); n != answered.Load() {
+					t.Errorf("%d served, %d answered", n, answered.Load())
+				}
+			}
+		})
+	}
+}
+
+// CONNECT, and extended CONNECT, carry octets both ways and half-close.
+func TestTunnels(t *testing.T) {
+	c, s := tcpPair(t)
+	cc := pair(t, Config{ConnectProtocol: true}, c, s, func(x message.Exchange) {
+		h := x.Request()
+		status := 200
+		if string(h.Upgrade) == "websocket" {
+			status = 101
+		}
+		if !h.IsConnect() || x.Respond(&message.Head{Status: status, Length: message.LengthUnknown}, false) != nil {
+			return
+		}
+		x.Write([]byte("server first\n"))
+		x.Finish(nil) // half-close: Read goes on
+		b, err := io.ReadAll(x)
+		if err != nil || string(b) != "client last" {
+			t.Errorf("server read %q, %v", b, err)
+		}
+	})
+	for _, upgrade := range []string{"", "websocket"} {
+		st, err := cc.Open(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := request("CONNECT", "/chat")
+		if upgrade == "" {
+			h.Path, h.Scheme = nil, nil
+		}
+		h.Upgrade = []byte(upgrade)
+		if err := st.Send(h, false); err != nil {
+			t.Fatal(err)
+		}
+		var resp message.Head
+		if _, err := st.Receive(&resp); err != nil || resp.Status != 200 {
+			t.Fatalf("%q: %d %v", upgrade, resp.Status, err)
+		}
+		if b, err := io.ReadAll(st); err != nil || string(b) != "server first\n" {
+			t.Errorf("client read %q, %v", b, err)
+		}
+		st.Write([]byte("client last"))
+		st.CloseWrite(nil)
+		st.Close()
+	}
+}
+
+func TestUpgradeNeedsTheServersConsent(t *testing.T) {
+	c, s := tcpPair(t)
+	cc := pair(t, Config{}, c, s, echo)
+	st, err := cc.Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	h := request("CONNECT", "/chat")
+	h.Upgrade = []byte("websocket")
+	if err := st.Send(h, false); !errors.Is(err, message.ErrNotExecuted) {
+		t.Errorf("Send: %v; want ErrNotExecuted", err)
+	}
+}
+
+func TestCloseResetsAndTheHandlerLearns(t *testing.T) {
+	broke := make(chan struct{})
+	c, s := tcpPair(t)
+	cc := pair(t, Config{}, c, s, func(x message.Exchange) {
+		gone := make(chan struct{})
+		x.(interface{ OnBreak(func()) }).OnBreak(func() { close(gone) })
+		<-gone
+		if _, err := x.Read(make([]byte, 1)); !errors.Is(err, io.ErrUnexpectedEOF) || !strings.Contains(err.Error(), "CANCEL") {
+			t.Errorf("Read after the client left: %v", err)
+		}
+		close(broke)
+	})
+	st, err := cc.Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := st.Send(request("POST", "/"), false); err != nil {
+		t.Fatal(err)
+	}
+	st.Close()
+	select {
+	case <-broke:
+	case <-time.After(5 * time.Second):
+		t.Fatal("the handler was not told")
+	}
+}
+
+func TestBodiesKeepTheirAnnouncedLength(t *testing.T) {
+	c, s := tcpPair(t)
+	cc := pair(t, Config{}, c, s, func(x message.Exchange) {
+		long := string(x.Request().Path) == "/long"
+		x.Respond(&message.Head{Status: 200, Length: 4}, false)
+		var err error
+		if long {
+			_, err = x.Write([]byte("five!"))
+		} else {
+			x.Write([]byte("six"))
+			err = x.Finish(nil)
+		}
+		if !errors.Is(err, ErrLength) {
+			t.Errorf("server: %v; want ErrLength", err)
+		}
+	})
+	for _, path := range []string{"/long", "/short"} {
+		if _, _, _, err := do(cc, request("GET", path), nil, nil); !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("%s: %v; want io.ErrUnexpectedEOF", path, err)
+		}
+	}
+}
