@@ -33,8 +33,9 @@ type Out struct {
 	// begin; otherwise this replica merely lags. A re-server ignores it.
 	Ahead *mesh.Position
 	// Witness, when not nil, is what the peer holds over from an earlier epoch. The owner's
-	// driver writes the orphans that its store lacks (and has not deleted since), then
-	// the lineage, in one transaction.
+	// driver, if it believes the peer, writes the orphans that its store lacks and has not
+	// deleted since, with the lineage, in one transaction; if it does not, it asks a
+	// person. A re-server hands it to Importer.Pass.
 	Witness *Witness
 	Refused []Refusal
 	Alarms  []Alarm
@@ -342,9 +343,6 @@ func (ex *Exporter) onAck(o *Out, m *Ack) {
 
 // onWitness gathers the parts of a witness; parts out of order start over.
 func (ex *Exporter) onWitness(o *Out, m *Witness) {
-	if ex.cfg.Server != ex.cfg.Owner {
-		return
-	}
 	if m.Part == 0 {
 		ex.witness = nil
 	}

@@ -126,6 +126,8 @@ type Importer struct {
 	stated, inForce *Partition
 	crossed         Lineage
 	heldOver        map[Name]*Resource
+	passedCrossed   Lineage // of those whom we re-serve, on its way to the owner
+	passed          map[Name]*Resource
 	refused         map[Name]string
 	recheck         time.Time // when a refusal for a stamp ahead may end
 
@@ -141,7 +143,7 @@ type Importer struct {
 	diverged     int // resyncs in a row that ended in another root
 
 	beat, witnessID                     uint64
-	lastFresh, lastMessage              time.Time
+	lastFresh, lastMessage, connected   time.Time
 	retryAt, patienceUntil, witnessNext time.Time
 	retry                               time.Duration
 	stale                               bool
@@ -163,6 +165,7 @@ func NewImporter(cfg ImporterConfig, saved *Saved) *Importer {
 func (im *Importer) forget() {
 	im.stated, im.inForce = NewPartition(im.cfg.Owner), NewPartition(im.cfg.Owner)
 	im.crossed, im.heldOver, im.refused = Lineage{}, map[Name]*Resource{}, map[Name]string{}
+	im.passedCrossed, im.passed = Lineage{}, map[Name]*Resource{}
 	im.staged = map[Name]*Resource{}
 }
 
@@ -174,6 +177,9 @@ func (im *Importer) restore() {
 		im.heldOver[n] = im.inForce.Get(n)
 	}
 	for _, r := range set {
+		if r.Gone && im.inForce.Get(r.Name) == nil {
+			continue
+		}
 		if good := im.inForce.Get(r.Name); good != nil && len(im.crossed) > 0 && Tightens(r.Kind) && good.Stamp.Compare(r.Stamp) > 0 {
 			im.heldOver[r.Name] = good
 			continue
@@ -198,15 +204,41 @@ func (im *Importer) Status() Status {
 		LastFresh: im.lastFresh, Position: im.stated.Position, HeldOver: len(im.heldOver), Refused: len(im.refused)}
 }
 
-// Covers reports whether what is in force takes into account all that somebody who
-// was at the position may have held: a replica serves a proxy, or a sibling,
-// only then. Across epochs it is so when we crossed from at least there ourselves,
-// or the owner's lineage says so.
-func (im *Importer) Covers(p mesh.Position) bool {
-	if p == (mesh.Position{}) || im.cfg.Without&DefencePosition != 0 {
+// Knowledge is how much a state knows of one owner: the position that it is of, and
+// how far it knew the histories before, as long as it holds policies of them over. A
+// position alone would not say that: of two replicas at one position the one that
+// crossed later holds more.
+type Knowledge struct {
+	Position mesh.Position
+	Crossed  Lineage
+}
+
+// Knowledge is what somebody has who takes what is in force: a proxy keeps it and
+// shows it to the next replica.
+func (im *Importer) Knowledge() Knowledge {
+	return Knowledge{im.stated.Position, maps.Clone(im.crossed)}
+}
+
+// Covers reports whether what is in force takes into account all that somebody with
+// the knowledge may have held: a replica serves a proxy only then. Across epochs it
+// is so when we crossed from at least there ourselves, or the owner's lineage says so.
+func (im *Importer) Covers(k Knowledge) bool {
+	if im.cfg.Without&DefencePosition != 0 {
 		return true
 	}
-	if p.Epoch == im.stated.Position.Epoch {
+	for e, r := range k.Crossed {
+		if !im.knows(mesh.Position{Epoch: e, Revision: r}) {
+			return false
+		}
+	}
+	return im.knows(k.Position)
+}
+
+func (im *Importer) knows(p mesh.Position) bool {
+	switch {
+	case p == mesh.Position{}:
+		return true
+	case p.Epoch == im.stated.Position.Epoch:
 		return p.Revision <= im.stated.Position.Revision
 	}
 	return im.stated.Lineage.Knows(p) || im.crossed.Knows(p)
@@ -218,7 +250,7 @@ func (im *Importer) Connect(now time.Time, session uint64, server mesh.ClusterNa
 	var rd Ready
 	im.session, im.server, im.seq = session, server, 0
 	im.phase, im.inBatch, im.lastNonce, im.diverged = phaseHello, false, 0, 0
-	im.lastMessage, im.retry = now, retryFirst
+	im.lastMessage, im.connected, im.retry = now, now, retryFirst
 	im.retryAt, im.patienceUntil, im.witnessNext = now.Add(SilentAfter), time.Time{}, now
 	rd.StatusChanged = true
 	if server != im.cfg.Owner && !slices.Contains(im.cfg.Holders, server) {
@@ -490,9 +522,7 @@ func (im *Importer) replace(now time.Time, rd *Ready, next *Partition) {
 			}
 			delete(im.heldOver, r.Name)
 		}
-		if im.admit(now, rd, r) {
-			set = append(set, r)
-		}
+		set, gone = im.sort(now, rd, r, set, gone)
 	}
 	for _, n := range removed {
 		if _, held := im.heldOver[n]; held && prev.Position.Epoch != next.Position.Epoch {
@@ -516,7 +546,12 @@ func (im *Importer) cross(rd *Ready, prev, next *Partition) {
 	if next.Lineage.Knows(prev.Position) && next.Lineage.Covers(im.crossed) {
 		return
 	}
-	im.crossed = im.crossed.Union(Lineage{prev.Position.Epoch: prev.Position.Revision})
+	im.crossed = im.crossed.Union(prev.Lineage).Union(Lineage{prev.Position.Epoch: prev.Position.Revision})
+	for r := range prev.All() {
+		if n := next.Get(r.Name); r.Gone && (n == nil || n.Stamp.Compare(r.Stamp) < 0) {
+			im.passed[r.Name] = r // a deletion that may have been lost is witnessed as well
+		}
+	}
 	before := len(im.heldOver)
 	for r := range im.inForce.All() {
 		if !Tightens(r.Kind) {
@@ -534,6 +569,9 @@ func (im *Importer) cross(rd *Ready, prev, next *Partition) {
 // release ends the holding-over once the owner has taken into account all that we
 // knew: from then on its absences mean deletion again.
 func (im *Importer) release(now time.Time, rd *Ready) {
+	if im.stated.Lineage.Covers(im.passedCrossed) && im.stated.Lineage.Covers(im.crossed) {
+		im.passedCrossed, im.passed = Lineage{}, map[Name]*Resource{}
+	}
 	if len(im.crossed) == 0 || !im.stated.Lineage.Covers(im.crossed) {
 		return
 	}
@@ -542,8 +580,8 @@ func (im *Importer) release(now time.Time, rd *Ready) {
 	for n := range im.heldOver {
 		if r := im.stated.Get(n); r == nil {
 			gone = append(gone, n)
-		} else if im.admit(now, rd, r) {
-			set = append(set, r)
+		} else {
+			set, gone = im.sort(now, rd, r, set, gone)
 		}
 	}
 	clear(im.heldOver)
@@ -556,6 +594,18 @@ func (im *Importer) emit(rd *Ready, old *Partition) {
 	set, removed := Diff(old, im.inForce)
 	rd.Edit = &Edit{Owner: im.cfg.Owner, Set: set, Removed: removed, InForce: im.inForce}
 	rd.Save = &Saved{Stated: im.stated, InForce: im.inForce, Crossed: maps.Clone(im.crossed)}
+}
+
+// sort appends an admitted resource to what comes into force or to what leaves it.
+func (im *Importer) sort(now time.Time, rd *Ready, r *Resource, set []*Resource, gone []Name) ([]*Resource, []Name) {
+	switch {
+	case !im.admit(now, rd, r):
+	case r.Gone:
+		gone = append(gone, r.Name)
+	default:
+		set = append(set, r)
+	}
+	return set, gone
 }
 
 // admit decides whether a stated resource comes into force, and notes why not.
@@ -590,7 +640,7 @@ func (im *Importer) judge(now time.Time, r *Resource) (AlarmKind, string) {
 		}
 		return AlarmFuture, "stamped more than " + mesh.MaxStampAhead.String() + " ahead of our clock"
 	}
-	if im.cfg.Check != nil {
+	if im.cfg.Check != nil && !r.Gone {
 		if err := im.cfg.Check(r); err != nil {
 			return AlarmInvalid, err.Error()
 		}
@@ -656,15 +706,40 @@ func (im *Importer) fresh(now time.Time, rd *Ready) {
 	}
 }
 
-// witness tells the owner what we hold over, until it has taken it into account.
-// Only the owner itself is told: a sibling tells it itself.
+// witness tells the owner, directly or by way of a holder, what we hold over, until
+// its lineage says that it has taken it into account.
 func (im *Importer) witness(now time.Time, rd *Ready) {
-	if len(im.crossed) == 0 || im.phase != phaseFollow || im.server != im.cfg.Owner || now.Before(im.witnessNext) {
+	crossed := im.crossed.Union(im.passedCrossed)
+	if len(crossed) == 0 || im.phase != phaseFollow || now.Before(im.witnessNext) {
 		return
+	}
+	orphans := maps.Clone(im.heldOver)
+	for n, r := range im.passed {
+		if have := orphans[n]; have == nil || have.Stamp.Compare(r.Stamp) < 0 {
+			orphans[n] = r
+		}
 	}
 	im.witnessNext = now.Add(witnessEvery)
 	im.witnessID++
-	rd.Send = append(rd.Send, witnessParts(im.witnessID, im.crossed, im.heldOver)...)
+	rd.Send = append(rd.Send, witnessParts(im.witnessID, crossed, orphans)...)
+}
+
+// maxPassed bounds what others may have us pass on.
+const maxPassed = 4096
+
+// Pass takes a witness of somebody whom we re-serve, to be sent on with our own. It
+// does not come into force here: we may have seen it deleted. The driver passes
+// on those of its own cluster and of relays that it serves, never a peer's.
+func (im *Importer) Pass(w *Witness) {
+	if im.stated.Lineage.Covers(w.Crossed) || len(im.passed)+len(w.Orphans) > maxPassed {
+		return
+	}
+	im.passedCrossed = im.passedCrossed.Union(w.Crossed)
+	for _, r := range w.Orphans {
+		if have := im.passed[r.Name]; have == nil || have.Stamp.Compare(r.Stamp) < 0 {
+			im.passed[r.Name] = r
+		}
+	}
 }
 
 func witnessParts(id uint64, crossed Lineage, orphans map[Name]*Resource) []Up {
@@ -717,6 +792,10 @@ func (im *Importer) Tick(now time.Time) Ready {
 	switch {
 	case now.Sub(im.lastMessage) >= SilentAfter:
 		im.phase, rd.Redial, rd.StatusChanged = phaseLeaving, "silent", true
+	case im.server != im.cfg.Owner && now.Sub(im.lastFresh) >= SilentAfter && now.Sub(im.connected) >= SilentAfter:
+		// A holder that has lost the owner itself: staying would let siblings feed each
+		// other in a circle, each in sync with the other and nobody with the owner.
+		im.phase, rd.Redial, rd.StatusChanged = phaseLeaving, "stale-holder", true
 	case !im.patienceUntil.IsZero() && !now.Before(im.patienceUntil):
 		im.leave(&rd, AlarmBehind, string(im.server), "did not catch up")
 	case (im.phase == phaseSync || im.inBatch) && !now.Before(im.retryAt):
@@ -731,13 +810,14 @@ func (im *Importer) reconsider(now time.Time, rd *Ready) {
 	im.recheck = time.Time{}
 	old := im.inForce
 	var set []*Resource
-	for n := range im.refused {
-		if r := im.stated.Get(n); r != nil && im.heldOver[n] == nil && im.admit(now, rd, r) {
-			set = append(set, r)
+	var gone []Name
+	for _, n := range slices.SortedFunc(maps.Keys(im.refused), Name.Compare) {
+		if r := im.stated.Get(n); r != nil && im.heldOver[n] == nil {
+			set, gone = im.sort(now, rd, r, set, gone)
 		}
 	}
-	if len(set) > 0 {
-		im.inForce = im.inForce.With(set, nil)
+	if len(set) > 0 || len(gone) > 0 {
+		im.inForce = im.inForce.With(set, gone)
 		im.emit(rd, old)
 	}
 }

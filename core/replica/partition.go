@@ -82,6 +82,17 @@ func (p *Partition) All() iter.Seq[*Resource] {
 	}
 }
 
+// Live is the partition without statements of deletion.
+func (p *Partition) Live() *Partition {
+	var gone []Name
+	for r := range p.All() {
+		if r.Gone {
+			gone = append(gone, r.Name)
+		}
+	}
+	return p.With(nil, gone)
+}
+
 // Digests are those of the buckets; an empty bucket's is zero.
 func (p *Partition) Digests() [Buckets]Digest {
 	var ds [Buckets]Digest

@@ -79,6 +79,10 @@ type Resource struct {
 	Stamp mesh.Stamp
 	// Digest is that of the fact: equal for equal specs whatever the origin.
 	Digest [16]byte
+	// Gone states that the object was deleted at Stamp. Owners state it of policies that
+	// their present epoch deleted, so that nobody who comes from an earlier one holds
+	// them over; it has no body and is never in force.
+	Gone bool
 	// Body is the canonical encoding of the value, opaque here.
 	Body []byte
 }
@@ -86,6 +90,13 @@ type Resource struct {
 // NewResource fills in the version. The caller gives the body away.
 func NewResource(n Name, at mesh.Position, stamp mesh.Stamp, digest [16]byte, body []byte) *Resource {
 	r := &Resource{Name: n, Position: at, Stamp: stamp, Digest: digest, Body: body}
+	r.Version = r.version()
+	return r
+}
+
+// NewGone states a deletion.
+func NewGone(n Name, at mesh.Position, stamp mesh.Stamp) *Resource {
+	r := &Resource{Name: n, Position: at, Stamp: stamp, Gone: true}
 	r.Version = r.version()
 	return r
 }
@@ -100,6 +111,11 @@ func (r *Resource) version() Digest {
 	hashUint(h, uint64(r.Stamp.Counter))
 	hashString(h, string(r.Stamp.Origin))
 	h.Write(r.Digest[:])
+	if r.Gone {
+		hashString(h, "gone")
+	} else {
+		hashString(h, "")
+	}
 	h.Write(r.Body)
 	return sum(h)
 }
@@ -137,6 +153,9 @@ func (r *Resource) check() error {
 	}
 	if len(r.Body) > MaxBody || len(r.Stamp.Origin) > 63 || len(r.Position.Epoch.ID) > 63 {
 		return fmt.Errorf("resource %s: %d bytes: at most %d", r.Name, len(r.Body), MaxBody)
+	}
+	if r.Gone && len(r.Body) > 0 {
+		return fmt.Errorf("resource %s: gone and with a body", r.Name)
 	}
 	if r.Version != r.version() {
 		return fmt.Errorf("resource %s: %w", r.Name, errGarbled)
