@@ -37,7 +37,11 @@ func (k Kind) Resource() string {
 
 // Names are all words a user may type for the kind, in lower case.
 func (k Kind) Names() []string {
-	return append([]string{k.Plural, strings.ToLower(k.Kind), k.Resource()}, k.Short...)
+	names := append([]string{k.Plural, strings.ToLower(k.Kind)}, k.Short...)
+	if k.Group() != "" {
+		names = append(names, k.Resource())
+	}
+	return names
 }
 
 func groupOf(apiVersion string) string {

@@ -20,6 +20,7 @@ func Marshal(o Object) ([]byte, error) {
 	var b bytes.Buffer
 	enc := yaml.NewEncoder(&b)
 	enc.SetIndent(2)
+	enc.CompactSeqIndent()
 	if err := enc.Encode(node(values[0])); err != nil {
 		return nil, fmt.Errorf("print %s: %w", o, err)
 	}

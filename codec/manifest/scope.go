@@ -193,6 +193,9 @@ func (s *scope) value() any {
 		return s.grpcRoute(into[grpcRoute](s))
 	case "TLSRoute":
 		t := into[tlsRoute](s)
+		if len(t.Spec.Hostnames) == 0 && s.root.str("apiVersion") == gatewayVersion { // required since v1
+			s.fault(spec("hostnames"), "missing", "write the server names the route is for")
+		}
 		return s.streamRoute(t.Spec.routeParents, t.Spec.Hostnames, t.Spec.Rules)
 	case "TCPRoute":
 		t := into[tcpRoute](s)

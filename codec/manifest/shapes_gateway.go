@@ -205,7 +205,7 @@ type tlsRoute struct {
 	header `json:",inline"`
 	Spec   struct {
 		routeParents `json:",inline"`
-		Hostnames    []string     `json:"hostnames" is:"required hostname items=1..1024"`
+		Hostnames    []string     `json:"hostnames" is:"hostname items=1..1024"`
 		Rules        []streamRule `json:"rules" is:"required items=1..1"`
 	} `json:"spec" is:"required"`
 	Status anything `json:"status"`
