@@ -231,3 +231,27 @@ func DecodeRemoteService(b []byte) (*mesh.RemoteService, error) {
 	}
 	return r, nil
 }
+
+// EncodeSaved is what an importer keeps on disk.
+func EncodeSaved(s *replica.Saved) *wirepb.CachedPeer {
+	return &wirepb.CachedPeer{Stated: fromPartition(s.Stated), InForce: fromPartition(s.InForce), Crossed: fromLineage(s.Crossed)}
+}
+
+// DecodeSaved is the inverse of EncodeSaved, for a partition of owner.
+func DecodeSaved(owner mesh.ClusterName, m *wirepb.CachedPeer) (*replica.Saved, error) {
+	d := &decoder{}
+	s := &replica.Saved{Stated: d.partition(owner, m.Stated), InForce: d.partition(owner, m.InForce), Crossed: toLineage(m.Crossed)}
+	return s, d.err
+}
+
+func fromPartition(p *replica.Partition) *wirepb.Partition {
+	m := &wirepb.Partition{Position: fromPosition(p.Position), Lineage: fromLineage(p.Lineage)}
+	for r := range p.All() {
+		m.Facts = append(m.Facts, FromResource(r))
+	}
+	return m
+}
+
+func (d *decoder) partition(owner mesh.ClusterName, m *wirepb.Partition) *replica.Partition {
+	return replica.NewPartition(owner).With(each(m.GetFacts(), d.resource), nil).At(toPosition(m.GetPosition()), toLineage(m.GetLineage()))
+}

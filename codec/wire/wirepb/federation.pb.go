@@ -1506,6 +1506,127 @@ func (x *ServicePort) GetTargetName() string {
 	return ""
 }
 
+// CachedPeer is replica.Saved on disk.
+type CachedPeer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stated        *Partition             `protobuf:"bytes,1,opt,name=stated,proto3" json:"stated,omitempty"`
+	InForce       *Partition             `protobuf:"bytes,2,opt,name=in_force,json=inForce,proto3" json:"in_force,omitempty"`
+	Crossed       []*Lineage             `protobuf:"bytes,3,rep,name=crossed,proto3" json:"crossed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CachedPeer) Reset() {
+	*x = CachedPeer{}
+	mi := &file_isthmus_v1_federation_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CachedPeer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CachedPeer) ProtoMessage() {}
+
+func (x *CachedPeer) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_federation_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CachedPeer.ProtoReflect.Descriptor instead.
+func (*CachedPeer) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_federation_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *CachedPeer) GetStated() *Partition {
+	if x != nil {
+		return x.Stated
+	}
+	return nil
+}
+
+func (x *CachedPeer) GetInForce() *Partition {
+	if x != nil {
+		return x.InForce
+	}
+	return nil
+}
+
+func (x *CachedPeer) GetCrossed() []*Lineage {
+	if x != nil {
+		return x.Crossed
+	}
+	return nil
+}
+
+type Partition struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Position      *Position              `protobuf:"bytes,1,opt,name=position,proto3" json:"position,omitempty"`
+	Lineage       []*Lineage             `protobuf:"bytes,2,rep,name=lineage,proto3" json:"lineage,omitempty"`
+	Facts         []*Fact                `protobuf:"bytes,3,rep,name=facts,proto3" json:"facts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Partition) Reset() {
+	*x = Partition{}
+	mi := &file_isthmus_v1_federation_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Partition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Partition) ProtoMessage() {}
+
+func (x *Partition) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_federation_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Partition.ProtoReflect.Descriptor instead.
+func (*Partition) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_federation_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Partition) GetPosition() *Position {
+	if x != nil {
+		return x.Position
+	}
+	return nil
+}
+
+func (x *Partition) GetLineage() []*Lineage {
+	if x != nil {
+		return x.Lineage
+	}
+	return nil
+}
+
+func (x *Partition) GetFacts() []*Fact {
+	if x != nil {
+		return x.Facts
+	}
+	return nil
+}
+
 var File_isthmus_v1_federation_proto protoreflect.FileDescriptor
 
 const file_isthmus_v1_federation_proto_rawDesc = "" +
@@ -1622,7 +1743,16 @@ const file_isthmus_v1_federation_proto_rawDesc = "" +
 	"\vtarget_port\x18\x04 \x01(\rR\n" +
 	"targetPort\x12\x1f\n" +
 	"\vtarget_name\x18\x05 \x01(\tR\n" +
-	"targetName2<\n" +
+	"targetName\"\x9c\x01\n" +
+	"\n" +
+	"CachedPeer\x12-\n" +
+	"\x06stated\x18\x01 \x01(\v2\x15.isthmus.v1.PartitionR\x06stated\x120\n" +
+	"\bin_force\x18\x02 \x01(\v2\x15.isthmus.v1.PartitionR\ainForce\x12-\n" +
+	"\acrossed\x18\x03 \x03(\v2\x13.isthmus.v1.LineageR\acrossed\"\x94\x01\n" +
+	"\tPartition\x120\n" +
+	"\bposition\x18\x01 \x01(\v2\x14.isthmus.v1.PositionR\bposition\x12-\n" +
+	"\alineage\x18\x02 \x03(\v2\x13.isthmus.v1.LineageR\alineage\x12&\n" +
+	"\x05facts\x18\x03 \x03(\v2\x10.isthmus.v1.FactR\x05facts2<\n" +
 	"\n" +
 	"Federation\x12.\n" +
 	"\x06Follow\x12\x0e.isthmus.v1.Up\x1a\x10.isthmus.v1.Down(\x010\x01B3Z1github.com/isthmus-mesh/isthmus/codec/wire/wirepbb\x06proto3"
@@ -1639,7 +1769,7 @@ func file_isthmus_v1_federation_proto_rawDescGZIP() []byte {
 	return file_isthmus_v1_federation_proto_rawDescData
 }
 
-var file_isthmus_v1_federation_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_isthmus_v1_federation_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_isthmus_v1_federation_proto_goTypes = []any{
 	(*Up)(nil),            // 0: isthmus.v1.Up
 	(*Down)(nil),          // 1: isthmus.v1.Down
@@ -1661,8 +1791,10 @@ var file_isthmus_v1_federation_proto_goTypes = []any{
 	(*Witness)(nil),       // 17: isthmus.v1.Witness
 	(*RemoteService)(nil), // 18: isthmus.v1.RemoteService
 	(*ServicePort)(nil),   // 19: isthmus.v1.ServicePort
-	(*ServiceName)(nil),   // 20: isthmus.v1.ServiceName
-	(*Endpoint)(nil),      // 21: isthmus.v1.Endpoint
+	(*CachedPeer)(nil),    // 20: isthmus.v1.CachedPeer
+	(*Partition)(nil),     // 21: isthmus.v1.Partition
+	(*ServiceName)(nil),   // 22: isthmus.v1.ServiceName
+	(*Endpoint)(nil),      // 23: isthmus.v1.Endpoint
 }
 var file_isthmus_v1_federation_proto_depIdxs = []int32{
 	12, // 0: isthmus.v1.Up.subscribe:type_name -> isthmus.v1.Subscribe
@@ -1691,16 +1823,22 @@ var file_isthmus_v1_federation_proto_depIdxs = []int32{
 	15, // 23: isthmus.v1.Ack.refused:type_name -> isthmus.v1.Refusal
 	7,  // 24: isthmus.v1.Witness.crossed:type_name -> isthmus.v1.Lineage
 	6,  // 25: isthmus.v1.Witness.orphans:type_name -> isthmus.v1.Fact
-	20, // 26: isthmus.v1.RemoteService.service:type_name -> isthmus.v1.ServiceName
+	22, // 26: isthmus.v1.RemoteService.service:type_name -> isthmus.v1.ServiceName
 	19, // 27: isthmus.v1.RemoteService.ports:type_name -> isthmus.v1.ServicePort
-	21, // 28: isthmus.v1.RemoteService.endpoints:type_name -> isthmus.v1.Endpoint
-	0,  // 29: isthmus.v1.Federation.Follow:input_type -> isthmus.v1.Up
-	1,  // 30: isthmus.v1.Federation.Follow:output_type -> isthmus.v1.Down
-	30, // [30:31] is the sub-list for method output_type
-	29, // [29:30] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	23, // 28: isthmus.v1.RemoteService.endpoints:type_name -> isthmus.v1.Endpoint
+	21, // 29: isthmus.v1.CachedPeer.stated:type_name -> isthmus.v1.Partition
+	21, // 30: isthmus.v1.CachedPeer.in_force:type_name -> isthmus.v1.Partition
+	7,  // 31: isthmus.v1.CachedPeer.crossed:type_name -> isthmus.v1.Lineage
+	3,  // 32: isthmus.v1.Partition.position:type_name -> isthmus.v1.Position
+	7,  // 33: isthmus.v1.Partition.lineage:type_name -> isthmus.v1.Lineage
+	6,  // 34: isthmus.v1.Partition.facts:type_name -> isthmus.v1.Fact
+	0,  // 35: isthmus.v1.Federation.Follow:input_type -> isthmus.v1.Up
+	1,  // 36: isthmus.v1.Federation.Follow:output_type -> isthmus.v1.Down
+	36, // [36:37] is the sub-list for method output_type
+	35, // [35:36] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_isthmus_v1_federation_proto_init() }
@@ -1727,7 +1865,7 @@ func file_isthmus_v1_federation_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_isthmus_v1_federation_proto_rawDesc), len(file_isthmus_v1_federation_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
