@@ -211,7 +211,7 @@ func canonical(h *message.Head) string {
 }
 
 // reparse checks that a parsed request, written and read again, is the same request.
-func reparse(tb testing.TB, h *message.Head) {
+func reparse(tb failer, h *message.Head) {
 	tb.Helper()
 	b, _, err := appendRequest(nil, h, false)
 	if err != nil {
@@ -244,4 +244,10 @@ func TestAcceptedRequestsAreCanonical(t *testing.T) {
 	if accepted < 20 {
 		t.Errorf("only %d vectors were accepted", accepted)
 	}
+}
+
+// failer is the part of testing.TB that rapid has too.
+type failer interface {
+	Helper()
+	Fatalf(format string, args ...any)
 }

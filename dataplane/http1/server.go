@@ -146,7 +146,8 @@ func (c *ServerConn) settle() error {
 	c.dl.set(time.Time{})
 	if c.ex.closes || !c.in.body.done && !c.drainBody() {
 		c.linger = c.in.body.framing != framingTunnel
-		return c.end(io.EOF)
+		c.over = io.EOF // whatever has been pipelined behind
+		return c.over
 	}
 	c.in.paced, c.out.corked, c.active = false, false, false
 	c.returnHeads()

@@ -1,0 +1,340 @@
+package http1
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/dataplane/message"
+)
+
+// backend serves on loopback until the test ends.
+type backend struct {
+	addr  string
+	conns atomic.Int64
+	mu    sync.Mutex
+	open  []net.Conn
+}
+
+func newBackend(tb testing.TB, handle func(message.Exchange)) *backend {
+	tb.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	b := &backend{addr: ln.Addr().String()}
+	cfg := &Config{LingerTimeout: 100 * time.Millisecond}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			b.conns.Add(1)
+			b.mu.Lock()
+			b.open = append(b.open, conn)
+			b.mu.Unlock()
+			wg.Go(func() { <-serve(conn, cfg, handle) })
+		}
+	})
+	tb.Cleanup(func() {
+		ln.Close()
+		b.closeAll()
+		wg.Wait()
+	})
+	return b
+}
+
+func (b *backend) closeAll() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, c := range b.open {
+		c.Close()
+	}
+	b.open = nil
+}
+
+func dialTCP(ctx context.Context, target string) (net.Conn, error) {
+	var d net.Dialer
+	return d.DialContext(ctx, "tcp", target)
+}
+
+func newTestPool(tb testing.TB, cfg PoolConfig) *Pool {
+	tb.Helper()
+	cfg.Conn = &Config{}
+	if cfg.Dial == nil {
+		cfg.Dial = dialTCP
+	}
+	p := NewPool(cfg)
+	tb.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), guard)
+		defer cancel()
+		if err := p.Close(ctx); err != nil {
+			tb.Error(err)
+		}
+	})
+	return p
+}
+
+// ask sends a request over the pool and returns the body.
+func ask(p *Pool, target, path string) (body string, reused bool, err error) {
+	s, reused, err := p.Get(context.Background(), target)
+	if err != nil {
+		return "", false, err
+	}
+	defer s.Close()
+	s.SetDeadline(time.Now().Add(guard))
+	if err := s.Send(request("GET", path, 0), true); err != nil {
+		return "", reused, err
+	}
+	var h message.Head
+	if _, err := s.Receive(&h); err != nil {
+		return "", reused, err
+	}
+	b, err := io.ReadAll(s)
+	return string(b), reused, err
+}
+
+func mustAsk(tb testing.TB, p *Pool, target string, wantReused bool) {
+	tb.Helper()
+	body, reused, err := ask(p, target, "/a")
+	if body != "/a" || reused != wantReused || err != nil {
+		tb.Fatalf("body %q, reused %v, %v; want reused %v", body, reused, err, wantReused)
+	}
+}
+
+func TestPoolReusesAndSeesClosedConnections(t *testing.T) {
+	b := newBackend(t, reply)
+	p := newTestPool(t, PoolConfig{})
+	mustAsk(t, p, b.addr, false)
+	mustAsk(t, p, b.addr, true)
+	b.mu.Lock()
+	conn := b.open[0]
+	b.mu.Unlock()
+	b.closeAll()
+	// The backend's end of the close has reached us once a read on our end would see it;
+	// on loopback that is when its descriptor is gone, which Close has waited for.
+	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
+		t.Fatal(err)
+	}
+	mustAsk(t, p, b.addr, false)
+	if p.Idle() != 1 || b.conns.Load() != 2 {
+		t.Errorf("%d idle, %d connections made; want 1 and 2", p.Idle(), b.conns.Load())
+	}
+}
+
+func TestStaleIsSaidOnlyOfAReusedConnectionBeforeAnyByte(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		before int    // requests served first
+		bytes  string // then this, and the end
+		stale  bool
+	}{
+		{"reused, nothing came", 1, "", true},
+		{"reused, a byte came", 1, "H", false},
+		{"reused, an interim head came", 1, "HTTP/1.1 103 Early Hints\r\n\r\n", false},
+		{"new, nothing came", 0, "", false},
+	} {
+		client, server := tcpPair(t)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			defer server.Close()
+			buf := make([]byte, 1024)
+			for range tc.before {
+				_, _ = server.Read(buf)
+				_, _ = io.WriteString(server, "HTTP/1.1 204 No Content\r\n\r\n")
+			}
+			_, _ = server.Read(buf)
+			_, _ = io.WriteString(server, tc.bytes)
+		})
+		c := NewClientConn(client, &Config{})
+		var h message.Head
+		var err error
+		for i := range tc.before + 1 {
+			s := c.Open()
+			if err = s.Send(request("GET", "/", 0), true); err != nil {
+				t.Fatal(err)
+			}
+			for h.Status = 100; h.Status < 200 && err == nil; {
+				_, err = s.Receive(&h)
+			}
+			if i < tc.before && err != nil {
+				t.Fatal(err)
+			}
+			s.Close()
+		}
+		if err == nil || errors.Is(err, message.ErrStale) != tc.stale {
+			t.Errorf("%s: %v, want stale %v", tc.name, err, tc.stale)
+		}
+		wg.Wait()
+	}
+}
+
+func TestFailedDialIsNotExecuted(t *testing.T) {
+	refused := errors.New("refused")
+	p := newTestPool(t, PoolConfig{PerTargetMax: 1, Dial: func(context.Context, string) (net.Conn, error) { return nil, refused }})
+	for range 3 { // a failed dial gives its place back
+		if _, _, err := p.Get(context.Background(), "a"); !errors.Is(err, message.ErrNotExecuted) || !errors.Is(err, refused) {
+			t.Errorf("Get: %v", err)
+		}
+	}
+}
+
+func TestPoolBounds(t *testing.T) {
+	b := newBackend(t, reply)
+	p := newTestPool(t, PoolConfig{PerTargetMax: 2, IdlePerTargetMax: 1})
+	var streams []message.Stream
+	for range 2 {
+		s, _, err := p.Get(context.Background(), b.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		streams = append(streams, s)
+	}
+	if _, _, err := p.Get(context.Background(), b.addr); !errors.Is(err, ErrPoolFull) || !errors.Is(err, message.ErrNotExecuted) {
+		t.Errorf("third Get: %v, want ErrPoolFull", err)
+	}
+	for _, s := range streams {
+		s.Close()
+	}
+	if p.Idle() != 1 {
+		t.Errorf("%d idle, want 1", p.Idle())
+	}
+	p.CloseIdle(b.addr)
+	if p.Idle() != 0 || len(p.targets) != 0 {
+		t.Errorf("%d idle, %d targets after CloseIdle", p.Idle(), len(p.targets))
+	}
+}
+
+func TestUnfinishedResponseIsNotReused(t *testing.T) {
+	b := newBackend(t, reply)
+	p := newTestPool(t, PoolConfig{})
+	s, _, err := p.Get(context.Background(), b.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Send(request("GET", "/a", 0), true); err != nil {
+		t.Fatal(err)
+	}
+	var h message.Head
+	if _, err := s.Receive(&h); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	if p.Idle() != 0 {
+		t.Error("a connection with an unread body is idle")
+	}
+	mustAsk(t, p, b.addr, false)
+}
+
+func TestIdleConnectionsExpire(t *testing.T) {
+	b := newBackend(t, reply)
+	var now atomic.Int64
+	clock := func() time.Time { return time.Unix(now.Load(), 0) }
+	p := newTestPool(t, PoolConfig{IdleTimeout: 10 * time.Second, Now: clock})
+	mustAsk(t, p, b.addr, false)
+	now.Add(9)
+	p.Sweep()
+	mustAsk(t, p, b.addr, true)
+	now.Add(10)
+	mustAsk(t, p, b.addr, false)
+	now.Add(10)
+	p.Sweep()
+	if p.Idle() != 0 {
+		t.Errorf("%d idle after their time", p.Idle())
+	}
+}
+
+func TestRunSweeps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := NewPool(PoolConfig{Conn: &Config{}, IdleTimeout: 10 * time.Second,
+			Dial: func(context.Context, string) (net.Conn, error) {
+				client, server := net.Pipe()
+				server.Close()
+				return client, nil
+			}})
+		s, _, err := p.Get(context.Background(), "a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Close()
+		if p.Idle() != 1 {
+			t.Fatalf("%d idle, want 1", p.Idle())
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 16*time.Second)
+		defer cancel()
+		if err := p.Run(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+		if p.Idle() != 0 {
+			t.Errorf("%d idle after Run", p.Idle())
+		}
+		if err := p.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestCloseWaitsForStreams(t *testing.T) {
+	b := newBackend(t, reply)
+	p := newTestPool(t, PoolConfig{})
+	s, _, err := p.Get(context.Background(), b.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	expired, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := p.Close(expired); !errors.Is(err, context.Canceled) {
+		t.Errorf("Close with a stream open: %v", err)
+	}
+	if err := s.Send(request("GET", "/", 0), true); err == nil {
+		t.Error("Send on a connection that was closed under its stream")
+	}
+	s.Close()
+	if err := p.Close(context.Background()); err != nil {
+		t.Error(err)
+	}
+	if _, _, err := p.Get(context.Background(), b.addr); !errors.Is(err, ErrPoolClosed) {
+		t.Errorf("Get after Close: %v", err)
+	}
+}
+
+func TestPoolIsSafeForConcurrentUse(t *testing.T) {
+	var n atomic.Int64
+	b := newBackend(t, func(ex message.Exchange) {
+		if n.Add(1)%50 == 0 { // now and then a server closes instead
+			ex.Abort(errors.New("test"))
+			return
+		}
+		reply(ex)
+	})
+	p := newTestPool(t, PoolConfig{})
+	var wg sync.WaitGroup
+	var served atomic.Int64
+	for g := range 8 {
+		wg.Go(func() {
+			for i := range 100 {
+				path := fmt.Sprintf("/%d/%d", g, i)
+				body, _, err := ask(p, b.addr, path)
+				if err == nil && body != path {
+					t.Errorf("asked %s, got %s", path, body)
+				}
+				if err == nil {
+					served.Add(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if served.Load() < 700 || b.conns.Load() > 100 {
+		t.Errorf("%d of 800 served over %d connections", served.Load(), b.conns.Load())
+	}
+}

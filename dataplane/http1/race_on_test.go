@@ -1,0 +1,6 @@
+//go:build race
+
+package http1
+
+// raceEnabled: under the race detector sync.Pool forgets on purpose.
+const raceEnabled = true
