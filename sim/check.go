@@ -162,14 +162,26 @@ func (o *oracle) whole(who string, owner mesh.ClusterName, was, is *replica.Part
 		}
 		for _, n := range overs {
 			o.checked["held-over"]++
-			// A policy that is held over must not be one that this observer already saw go.
-			if r := is.Get(n); was.Get(n) == nil && was.Position.Epoch == is.Position.Epoch && o.deletes[owner][n].Compare(r.Stamp) > 0 {
-				o.fail("resurrected", "%s: %s of %s came back, deleted since", who, n, owner)
+			// What is held over must not be what the origin says, at this very position or at
+			// one that this observer has seen of the same history, that it deleted.
+			r := is.Get(n)
+			seen := deletedSince(state, r)
+			for _, before := range o.history[owner][was.Position] {
+				seen = seen || was.Position.Epoch == is.Position.Epoch && was.Get(n) == nil && deletedSince(before, r)
+			}
+			if seen {
+				o.fail("resurrected", "%s: %s of %s is in force, deleted since", who, n, owner)
 			}
 		}
 		return
 	}
 	o.fail("torn", "%s: %s at %v is none of the %d states it had there", who, owner, is.Position, len(states))
+}
+
+// deletedSince reports whether a state says that the object was deleted after r was made.
+func deletedSince(state *replica.Partition, r *replica.Resource) bool {
+	g := state.Get(r.Name)
+	return g != nil && g.Gone && g.Stamp.Compare(r.Stamp) > 0
 }
 
 func all(ns []replica.Name, f func(replica.Name) bool) bool {

@@ -50,10 +50,9 @@ type session struct {
 
 // pipe is one direction of a stream: a queue in order.
 type pipe struct {
-	dir     direction
-	queue   []func()
-	last    time.Time
-	pumping bool
+	dir   direction
+	queue []func()
+	last  time.Time
 }
 
 // push queues a delivery behind all before it.

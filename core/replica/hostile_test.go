@@ -1,0 +1,165 @@
+package replica_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/core/replica"
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// opened is an importer at revision 5 that follows a server of the owner's, which
+// from here on says what it likes.
+func opened(t *testing.T, limits replica.Limits) (im *replica.Importer, sync uint64, held *replica.Partition) {
+	t.Helper()
+	im = replica.NewImporter(replica.ImporterConfig{Owner: "us-east", TrustDomain: "us-east.isthmus.local", Limits: limits}, nil)
+	im.Connect(now, 1, "us-east")
+	rd := im.Step(now, 1, &replica.Hello{Seq: 1, Protocol: 1, Server: "us-east", Owner: "us-east", TrustDomain: "us-east.isthmus.local", Position: at(5)})
+	sync = rd.Send[0].(*replica.Subscribe).Sync
+	deny := object("deny", 5)
+	held = replica.NewPartition("us-east").With([]*replica.Resource{deny}, nil).At(at(5), nil)
+	rd = im.Step(now, 1, &replica.Response{Seq: 2, Nonce: 1, Sync: sync, Position: at(5), Set: []*replica.Resource{deny}, Last: true, Root: held.Root()})
+	if rd.Edit == nil || im.InForce().Len() != 1 {
+		t.Fatalf("the honest response did not come into force: %+v", rd)
+	}
+	return im, sync, held
+}
+
+var now = time.UnixMilli(1_000_000)
+
+func at(rev int64) mesh.Position {
+	return mesh.Position{Epoch: mesh.Epoch{StartMillis: 100, ID: "e"}, Revision: rev}
+}
+
+func object(name string, rev int64) *replica.Resource {
+	return replica.NewResource(replica.Name{Kind: mesh.KindAccessPolicy, Namespace: "shop", Name: name}, at(rev),
+		mesh.Stamp{WallMillis: rev, Origin: "us-east"}, [16]byte{}, []byte(name))
+}
+
+// TestRefusesAsAWhole: a response that is older, garbled, oversized or torn changes
+// nothing, raises its alarm, and sends the importer elsewhere.
+func TestRefusesAsAWhole(t *testing.T) {
+	garbled := *object("garbled", 6)
+	garbled.Body = []byte("other")
+	empty := replica.NewPartition("us-east")
+	for _, c := range []struct {
+		name  string
+		resp  replica.Response
+		alarm replica.AlarmKind
+	}{
+		{"an earlier revision", replica.Response{Position: at(4), Removed: []replica.Name{object("deny", 5).Name}, Last: true, Root: empty.Root()}, replica.AlarmRegressed},
+		{"an earlier epoch", replica.Response{Position: mesh.Position{Epoch: mesh.Epoch{StartMillis: 99, ID: "z"}, Revision: 900}, Last: true}, replica.AlarmRegressed},
+		{"an epoch of the future", replica.Response{Position: mesh.Position{Epoch: mesh.Epoch{StartMillis: 1_300_001, ID: "z"}}, Last: true}, replica.AlarmFuture},
+		{"a garbled body", replica.Response{Position: at(6), Set: []*replica.Resource{&garbled}}, replica.AlarmMalformed},
+		{"nothing for a resource", replica.Response{Position: at(6), Set: []*replica.Resource{nil}}, replica.AlarmMalformed},
+		{"a name that is a path", replica.Response{Position: at(6), Removed: []replica.Name{{Kind: "AccessPolicy", Name: "../x"}}}, replica.AlarmMalformed},
+		{"too many names", replica.Response{Position: at(6), Removed: make([]replica.Name, replica.MaxNames+1)}, replica.AlarmMalformed},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			im, sync, held := opened(t, replica.Limits{})
+			c.resp.Seq, c.resp.Nonce, c.resp.Sync = 3, 2, sync
+			rd := im.Step(now, 1, &c.resp)
+			if rd.Edit != nil || im.InForce().Root() != held.Root() {
+				t.Errorf("it came into force: %d resources", im.InForce().Len())
+			}
+			if len(rd.Alarms) != 1 || rd.Alarms[0].Kind != c.alarm || rd.Redial != replica.Redial(c.alarm) {
+				t.Errorf("alarms %v, redial %q: want %s", rd.Alarms, rd.Redial, c.alarm)
+			}
+			if again := im.Step(now, 1, &replica.Heartbeat{Seq: 4, Position: at(9), Settled: true}); len(again.Send) > 0 || again.Edit != nil {
+				t.Errorf("a session that was left is still listened to: %+v", again)
+			}
+		})
+	}
+}
+
+// TestRootProvesABatch: a batch that lacks a change is not put in force; the importer
+// asks again, and after three times elsewhere.
+func TestRootProvesABatch(t *testing.T) {
+	im, sync, held := opened(t, replica.Limits{})
+	truth := held.With([]*replica.Resource{object("more", 6), object("missed", 6)}, nil)
+	seq := uint64(2)
+	for i := 1; i <= 3; i++ {
+		seq++
+		rd := im.Step(now, 1, &replica.Response{Seq: seq, Nonce: seq, Sync: sync, Position: at(6), Set: []*replica.Resource{object("more", 6)}, Last: true, Root: truth.Root()})
+		if rd.Edit != nil || len(rd.Alarms) == 0 || rd.Alarms[0].Kind != replica.AlarmDiverged {
+			t.Fatalf("try %d: edit %v, alarms %v", i, rd.Edit, rd.Alarms)
+		}
+		if i == 3 {
+			if rd.Redial == "" {
+				t.Error("still there after three diverging batches")
+			}
+			break
+		}
+		sync = rd.Send[0].(*replica.Subscribe).Sync
+	}
+	if im.InForce().Root() != held.Root() {
+		t.Error("an unproven batch came into force")
+	}
+}
+
+// TestHeartbeatRepairsAMissedChange: an exporter that believes us to have what we do
+// not have is found out within a heartbeat.
+func TestHeartbeatRepairsAMissedChange(t *testing.T) {
+	im, _, held := opened(t, replica.Limits{})
+	truth := held.With([]*replica.Resource{object("missed", 6)}, nil)
+	rd := im.Step(now, 1, &replica.Heartbeat{Seq: 3, Beat: now.UnixMilli(), Position: at(6), Settled: true, Root: truth.Root()})
+	if len(rd.Send) != 1 || im.InForce().Position != at(5) {
+		t.Fatalf("sent %v, at %v", rd.Send, im.InForce().Position)
+	}
+	if s, ok := rd.Send[0].(*replica.Subscribe); !ok || s.Known != at(5) {
+		t.Errorf("sent %T, want a subscription from revision 5", rd.Send[0])
+	}
+}
+
+// TestStagedIsBounded: a batch that never ends is given up at the limit, and what it
+// staged is let go.
+func TestStagedIsBounded(t *testing.T) {
+	im, sync, held := opened(t, replica.Limits{Resources: 50, Bytes: 1 << 20})
+	for i := range 1000 {
+		rd := im.Step(now, 1, &replica.Response{Seq: uint64(3 + i), Nonce: uint64(i + 2), Sync: sync, Position: at(6),
+			Set: []*replica.Resource{object(fmt.Sprintf("n%d", i), 6)}})
+		if rd.Redial != "" {
+			if i > 2*50 || rd.Alarms[0].Kind != replica.AlarmTooLarge || im.Have().Len() != held.Len() {
+				t.Fatalf("left after %d with %v, %d still staged", i, rd.Alarms, im.Have().Len()-held.Len())
+			}
+			return
+		}
+	}
+	t.Fatal("1,000 resources staged of an allowed 100")
+}
+
+// BenchmarkOneChange is one changed resource of 10,000, from publish to in force and
+// acknowledged: CONTROLPLANE's X2 allows 1 ms for the whole hop.
+func BenchmarkOneChange(b *testing.B) {
+	var set []*replica.Resource
+	for i := range 10_000 {
+		set = append(set, object(fmt.Sprintf("n%d", i), 1))
+	}
+	p := replica.NewPartition("us-east").With(set, nil).At(at(1), nil)
+	im := replica.NewImporter(replica.ImporterConfig{Owner: "us-east", TrustDomain: "us-east.isthmus.local"}, nil)
+	ex := replica.NewExporter(replica.ExporterConfig{Server: "us-east", Owner: "us-east", TrustDomain: "us-east.isthmus.local"}, p)
+	im.Connect(now, 1, "us-east")
+	pump := func(down []replica.Down) {
+		for len(down) > 0 {
+			var next []replica.Down
+			for _, d := range down {
+				for _, u := range im.Step(now, 1, d).Send {
+					next = append(next, ex.Step(u).Send...)
+				}
+			}
+			down = next
+		}
+	}
+	pump(ex.Open(now).Send)
+	b.ReportAllocs()
+	rev := int64(1)
+	for b.Loop() {
+		rev++
+		p = p.With([]*replica.Resource{object("n77", rev)}, nil).At(at(rev), nil)
+		pump(ex.Publish(p).Send)
+	}
+	if im.InForce().Position != at(rev) {
+		b.Fatalf("at %v, want %d", im.InForce().Position, rev)
+	}
+}
