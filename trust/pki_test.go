@@ -9,6 +9,8 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"errors"
+	"io"
 	"math/big"
 	"net/url"
 	"testing"
@@ -188,4 +190,12 @@ func newSource(t testing.TB, s *trust.SVID, b *trust.Bundles) *trust.Source {
 		t.Fatal(err)
 	}
 	return source
+}
+
+// publicOnly stands for the key of a subject that is not here.
+type publicOnly struct{ public crypto.PublicKey }
+
+func (k publicOnly) Public() crypto.PublicKey { return k.public }
+func (k publicOnly) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
+	return nil, errors.New("the subject's key is not here")
 }

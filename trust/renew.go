@@ -32,12 +32,12 @@ func RenewAt(notBefore, notAfter time.Time, random float64) time.Time {
 // RetryAfter is how long to wait after the given number of failures in a row, at
 // least 1: doubling from half a second, at most a twentieth of what remains of the
 // certificate's life and never more than 5 minutes, halved at most by random, drawn
-// from [0, 1). An expired certificate is retried every few seconds.
+// from [0, 1). Without a valid certificate it is 10 s at most.
 func RetryAfter(failures int, remaining time.Duration, random float64) time.Duration {
 	const first, least, most = 500 * time.Millisecond, 100 * time.Millisecond, 5 * time.Minute
 	limit := min(remaining/20, most)
 	if remaining <= 0 {
-		limit = 5 * time.Second
+		limit = 10 * time.Second
 	}
 	limit = max(limit, least)
 	wait := limit

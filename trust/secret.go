@@ -16,9 +16,10 @@ import (
 
 // redacted makes a type that embeds it print as redactedText by every common way.
 //
-// fmt and reflection reach around methods when the value stands in an unexported
-// field of somebody else's struct. So a type that embeds redacted holds its secret
-// behind a pointer: below the top level fmt prints a pointer as an address.
+// fmt reaches around methods when the value stands in an unexported field of
+// somebody else's struct. So a type that embeds redacted holds its secret inside a
+// closure, which every verb prints as an address. A pointer is not enough: "%s" of
+// one is a bad verb, and fmt shows what a bad verb points at.
 type redacted struct{}
 
 const redactedText = "[redacted]"
@@ -35,28 +36,28 @@ func (redacted) LogValue() slog.Value         { return slog.StringValue(redacted
 // It is immutable.
 type Secret struct {
 	redacted
-	b *[]byte
+	reveal func() []byte // nil for the zero Secret
 }
 
 // NewSecret takes a copy of b.
 func NewSecret(b []byte) Secret {
 	c := bytes.Clone(b)
-	return Secret{b: &c}
+	return Secret{reveal: func() []byte { return c }}
 }
 
 // RandomSecret returns n random bytes.
 func RandomSecret(n int) Secret {
 	b := make([]byte, n)
 	_, _ = rand.Read(b) // never fails (crypto/rand)
-	return Secret{b: &b}
+	return Secret{reveal: func() []byte { return b }}
 }
 
 // Reveal returns the bytes themselves. The caller neither changes nor keeps them.
 func (s Secret) Reveal() []byte {
-	if s.b == nil {
+	if s.reveal == nil {
 		return nil
 	}
-	return *s.b
+	return s.reveal()
 }
 
 // Equal compares in time that depends on the lengths only.
@@ -69,7 +70,7 @@ func (s Secret) Equal(o Secret) bool {
 // PrivateKey is no key.
 type PrivateKey struct {
 	redacted
-	key *ecdsa.PrivateKey
+	reveal func() *ecdsa.PrivateKey // nil for no key
 }
 
 var _ crypto.Signer = PrivateKey{}
@@ -80,7 +81,11 @@ func NewPrivateKey() (PrivateKey, error) {
 	if err != nil {
 		return PrivateKey{}, fmt.Errorf("make a P-256 key: %w", err)
 	}
-	return PrivateKey{key: k}, nil
+	return holding(k), nil
+}
+
+func holding(k *ecdsa.PrivateKey) PrivateKey {
+	return PrivateKey{reveal: func() *ecdsa.PrivateKey { return k }}
 }
 
 // ParsePrivateKey reads what Reveal returned. Its errors do not quote der.
@@ -93,7 +98,7 @@ func ParsePrivateKey(der []byte) (PrivateKey, error) {
 	if !ok || e.Curve != elliptic.P256() {
 		return PrivateKey{}, errors.New("read private key: not ECDSA P-256")
 	}
-	return PrivateKey{key: e}, nil
+	return holding(e), nil
 }
 
 // Reveal returns the key as PKCS #8 DER, for a sealed file and nothing else.
@@ -101,20 +106,20 @@ func (k PrivateKey) Reveal() ([]byte, error) {
 	if k.IsZero() {
 		return nil, errNoKey
 	}
-	return x509.MarshalPKCS8PrivateKey(k.key)
+	return x509.MarshalPKCS8PrivateKey(k.reveal())
 }
 
 var errNoKey = errors.New("no private key")
 
 // IsZero reports whether k is no key.
-func (k PrivateKey) IsZero() bool { return k.key == nil }
+func (k PrivateKey) IsZero() bool { return k.reveal == nil }
 
 // Public is the *ecdsa.PublicKey, or nil for no key.
 func (k PrivateKey) Public() crypto.PublicKey {
 	if k.IsZero() {
 		return nil
 	}
-	return k.key.Public()
+	return k.reveal().Public()
 }
 
 // Sign signs a digest as ecdsa.PrivateKey.Sign does.
@@ -122,12 +127,12 @@ func (k PrivateKey) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts
 	if k.IsZero() {
 		return nil, errNoKey
 	}
-	return k.key.Sign(random, digest, opts)
+	return k.reveal().Sign(random, digest, opts)
 }
 
 // Matches reports whether public is k's public half.
 func (k PrivateKey) Matches(public crypto.PublicKey) bool {
-	return !k.IsZero() && k.key.PublicKey.Equal(public)
+	return !k.IsZero() && k.reveal().PublicKey.Equal(public)
 }
 
 // CSR is a certificate signing request (RFC 2986) that proves possession of k and
