@@ -5,7 +5,7 @@ import "time"
 // TargetRef is what a policy attaches to (Gateway API policy attachment,
 // GEP-713). A Namespace target covers the namespace; a Mesh target everything.
 type TargetRef struct {
-	Kind            string // "Service", "Workload", "Namespace", "Mesh", "HTTPRoute"
+	Kind            string // "Service", "ServiceImport", "Workload", "Namespace", "Mesh", "HTTPRoute"
 	Namespace, Name string
 	SectionName     string
 }

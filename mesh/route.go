@@ -17,7 +17,7 @@ type Route struct {
 
 // ParentRef is what a route attaches to.
 type ParentRef struct {
-	Kind            string // "Service", "ServiceImport", "Gateway"
+	Kind            string // "Service", "ServiceImport", "Gateway"; GROUP/KIND of what resolves to nothing
 	Namespace, Name string
 	Port            uint16 // 0 is every port
 	SectionName     string
@@ -97,7 +97,7 @@ type HeaderValue struct{ Name, Value string }
 
 // RouteBackend is one choice of a rule.
 type RouteBackend struct {
-	Kind    string // "Service" or "ServiceImport"
+	Kind    string // "Service" or "ServiceImport"; GROUP/KIND of what resolves to nothing
 	Service ServiceName
 	Port    uint16
 	Weight  int32

@@ -96,22 +96,25 @@ func (s *scope) workload(in *workload) *mesh.Workload {
 }
 
 // targets reads what a policy attaches to. A policy reaches its own namespace or the
-// whole mesh, never another's.
+// whole mesh, never another's. What nothing acts on yet is a warning, and a fault in a
+// security policy, which would otherwise protect nothing and say so nowhere.
 func (s *scope) targets(refs []targetRef) []mesh.TargetRef {
-	groups := map[string]string{"Service": "", "Namespace": "", "ServiceImport": mcsGroup, "Workload": isthmusGroup, "Mesh": isthmusGroup,
-		"HTTPRoute": gatewayGroup, "GRPCRoute": gatewayGroup, "TLSRoute": gatewayGroup, "TCPRoute": gatewayGroup}
 	var out []mesh.TargetRef
 	for i, r := range refs {
 		at := spec("targetRefs").item(i)
-		group, known := groups[r.Kind]
+		group, known, acted := targetKind(r.Kind)
 		switch {
 		case r.Kind == "": // reported
 			continue
 		case !known:
-			s.fault(at.field("kind"), quote(r.Kind)+" cannot be a target", "write Service, Workload, Namespace, Mesh or HTTPRoute")
+			s.fault(at.field("kind"), quote(r.Kind)+" cannot be a target", "write Service, ServiceImport, Namespace or Mesh")
 			continue
 		case r.Group != nil && *r.Group != group:
 			s.fault(at.field("group"), quote(*r.Group)+" has no "+r.Kind, "write "+quote(group))
+		case !acted:
+			s.later(at.field("kind"), r.Kind+" as a target is not acted on yet", "write Service, ServiceImport, Namespace or Mesh")
+		case r.SectionName != "":
+			s.later(at.field("sectionName"), "a section as a target is not acted on yet", "remove it to target the whole "+r.Kind)
 		}
 		t := mesh.TargetRef{Kind: r.Kind, Namespace: s.namespace, Name: r.Name, SectionName: r.SectionName}
 		switch {
@@ -127,6 +130,33 @@ func (s *scope) targets(refs []targetRef) []mesh.TargetRef {
 		out = append(out, t)
 	}
 	return out
+}
+
+// targetKind tells the group of a kind of target, and whether the mesh acts on policies
+// there.
+func targetKind(kind string) (group string, known, acted bool) {
+	switch kind {
+	case "Service", "Namespace":
+		return "", true, true
+	case "ServiceImport":
+		return mcsGroup, true, true
+	case "Mesh":
+		return isthmusGroup, true, true
+	case "Workload":
+		return isthmusGroup, true, false
+	case "HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute":
+		return gatewayGroup, true, false
+	}
+	return "", false, false
+}
+
+// later reports what a later version will act on.
+func (s *scope) later(p *path, problem, remedy string) {
+	if s.kind.isSecurity() {
+		s.fault(p, problem, remedy)
+		return
+	}
+	s.warn(p, problem, remedy)
 }
 
 func (s *scope) trafficPolicy(in *trafficPolicy) *mesh.TrafficPolicy {
@@ -159,6 +189,9 @@ func (s *scope) accessPolicy(in *accessPolicy) *mesh.AccessPolicy {
 	for i, r := range in.Spec.Rules {
 		at := spec("rules").item(i)
 		rule := mesh.AccessRule{When: r.When}
+		if r.When != "" {
+			s.warn(at.field("when"), "conditions are not evaluated yet, the policy denies whatever it selects", "remove it, or keep it and be safe")
+		}
 		for j, f := range r.From {
 			rule.From = append(rule.From, s.accessSource(f, at.field("from").item(j)))
 		}

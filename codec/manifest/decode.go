@@ -1,3 +1,5 @@
+//house:exempt a parser, driven by the tables of shapes
+
 package manifest
 
 import (

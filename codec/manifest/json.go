@@ -1,3 +1,5 @@
+//house:exempt a parser
+
 package manifest
 
 import (

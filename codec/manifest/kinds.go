@@ -44,6 +44,17 @@ func (k Kind) Names() []string {
 	return names
 }
 
+// reads reports whether the version is one we read.
+func (k Kind) reads(apiVersion string) bool {
+	return k.APIVersion == apiVersion || contains(k.Also, apiVersion)
+}
+
+// isSecurity reports whether ignoring a part of such an object could let through what
+// its author meant to stop.
+func (k Kind) isSecurity() bool {
+	return k.Kind == string(mesh.KindAccessPolicy) || k.Kind == string(mesh.KindResidencyPolicy)
+}
+
 func groupOf(apiVersion string) string {
 	g, _, ok := strings.Cut(apiVersion, "/")
 	if !ok {

@@ -46,8 +46,8 @@ type Result struct {
 	Objects []Object
 	// Faults and Warnings are in the order of the input, at most MaxFaults of each.
 	Faults, Warnings []Fault
-	// Omitted counts the faults beyond MaxFaults.
-	Omitted int
+	// More says that there are more faults than listed: reading stopped there.
+	More bool
 }
 
 // Read reads an input to its end and parses it; file is "-" for standard input. The
@@ -88,7 +88,7 @@ func Join(results ...Result) Result {
 	for _, r := range results {
 		all.Faults = append(all.Faults, r.Faults...)
 		all.Warnings = append(all.Warnings, r.Warnings...)
-		all.Omitted += r.Omitted
+		all.More = all.More || r.More
 		for _, o := range r.Objects {
 			k := mesh.Key{Kind: mesh.Kind(o.Kind), Origin: mesh.ClusterName(groupOf(o.APIVersion)), Namespace: o.Namespace, Name: o.Name}
 			if h, twice := first[k]; twice {
@@ -118,7 +118,7 @@ type parser struct {
 func (p *parser) fault(f Fault) {
 	f.File = p.file
 	if len(p.result.Faults) == MaxFaults {
-		p.result.Omitted++
+		p.result.More = true
 		return
 	}
 	p.result.Faults = append(p.result.Faults, f)
@@ -157,6 +157,9 @@ func (p *parser) input(text []byte) {
 		if c.isBlank() {
 			continue
 		}
+		if p.result.More {
+			return
+		}
 		for _, v := range readYAML(c, &merged, p.faultAt) {
 			p.document(v)
 		}
@@ -187,6 +190,9 @@ func (p *parser) json(text []byte) bool {
 		return true
 	}
 	for _, v := range values {
+		if p.result.More {
+			break
+		}
 		v.broken = len(duplicates) > 0
 		p.document(v)
 	}
@@ -222,6 +228,9 @@ func (p *parser) item(v *value) {
 	case kindNull:
 	case kindList:
 		for _, e := range items.list {
+			if p.result.More {
+				return
+			}
 			// The API server leaves apiVersion and kind out of the elements of typed lists.
 			if base != "" && e.kind == kindObject && e.get("kind") == nil {
 				e = e.with("kind", base).with("apiVersion", v.str("apiVersion"))
@@ -244,6 +253,9 @@ func (p *parser) object(root *value) {
 		return
 	}
 	o := Object{APIVersion: root.str("apiVersion"), Kind: k.Kind, Namespace: s.namespace, Name: s.name, File: p.file, Line: root.line}
+	if !k.reads(o.APIVersion) {
+		s.fault((*path)(nil).field("apiVersion"), "an unknown version of a security policy", "write "+k.APIVersion)
+	}
 	s.metadata(&o)
 	o.Value = s.value()
 	s.duplicate()
@@ -292,8 +304,8 @@ func (p *parser) kindOf(root *value) (Kind, bool) {
 		if k.Kind != kind {
 			continue
 		}
-		if k.APIVersion == apiVersion || contains(k.Also, apiVersion) {
-			return k, true
+		if k.reads(apiVersion) || p.options.Stored && k.isSecurity() && groupOf(apiVersion) == k.Group() {
+			return k, true // of an unknown version, object makes it Invalid
 		}
 		return refuse("apiVersion", quote(apiVersion)+" has no "+kind+" that the mesh reads", "write "+k.APIVersion)
 	}

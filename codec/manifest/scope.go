@@ -80,19 +80,18 @@ func (s *scope) warnAt(at place, p *path, problem, remedy string) {
 // ignoring it could let through what the author meant to stop: a security policy never
 // fails open.
 func (s *scope) unknown(at place, p *path, name string, known []string) {
+	if !s.kind.isSecurity() && len(s.parser.result.Warnings) == MaxFaults {
+		return // not listed: not worth a guess
+	}
 	remedy := "remove it"
 	if near := nearest(name, known); near != "" {
 		remedy = "did you mean " + near + "?"
 	}
-	if s.isSecurity() && strings.HasPrefix(p.String(), "spec") {
+	if s.kind.isSecurity() && strings.HasPrefix(p.String(), "spec") {
 		s.faultAt(at, p, "unknown field in a security policy", remedy)
 		return
 	}
 	s.warnAt(at, p, "unknown field, ignored", remedy)
-}
-
-func (s *scope) isSecurity() bool {
-	return s.kind.Kind == string(mesh.KindAccessPolicy) || s.kind.Kind == string(mesh.KindResidencyPolicy)
 }
 
 // into decodes the whole object into a shape.
@@ -111,9 +110,7 @@ func (s *scope) metadata(o *Object) {
 		s.decoder.decode(v, reflect.ValueOf(&m).Elem(), at, nil)
 	}
 	o.Name, o.Labels = s.name, m.Labels
-	if _, ok := m.Annotations[lastApplied]; ok {
-		delete(m.Annotations, lastApplied)
-	}
+	delete(m.Annotations, lastApplied)
 	if len(m.Annotations) > 0 {
 		o.Annotations = m.Annotations
 	}
@@ -122,19 +119,28 @@ func (s *scope) metadata(o *Object) {
 	if !s.kind.Namespaced && m.Namespace != "" {
 		s.warn(at.field("namespace"), "a "+s.kind.Kind+" has no namespace, ignored", "remove it")
 	}
-	for k, v := range m.Labels {
-		switch p := at.field("labels", k); {
-		case !isQualified(k):
-			s.fault(p, quote(k)+" is not a label key", "write NAME or DOMAIN/NAME, a name of at most 63 letters, digits, -, _ and .")
-		case !isLabelValue(v):
-			s.fault(p, quote(v)+" is not a label value", "write at most 63 letters, digits, -, _ and ., the ends a letter or digit")
-		case k == mesh.ScopeLabel && v != mesh.ScopeHome:
-			s.fault(p, quote(v)+" is not a scope", "write "+mesh.ScopeHome+", or remove the label")
+	s.checkLabels(s.root.get("metadata"), at)
+}
+
+// checkLabels checks the keys and values of labels and the keys of annotations.
+func (s *scope) checkLabels(metadata *value, at *path) {
+	if l := metadata.get("labels"); l != nil {
+		for _, f := range l.fields {
+			switch p, v := at.field("labels", f.key), f.value.text; {
+			case !isQualified(f.key):
+				s.faultAt(f.place, p, quote(f.key)+" is not a label key", "write NAME or DOMAIN/NAME, a name of at most 63 letters, digits, -, _ and .")
+			case !isLabelValue(v):
+				s.faultAt(f.value.place, p, quote(v)+" is not a label value", "write at most 63 letters, digits, -, _ and ., the ends a letter or digit")
+			case f.key == mesh.ScopeLabel && v != mesh.ScopeHome:
+				s.faultAt(f.value.place, p, quote(v)+" is not a scope", "write "+mesh.ScopeHome+", or remove the label")
+			}
 		}
 	}
-	for k := range m.Annotations {
-		if !isQualified(strings.ToLower(k)) {
-			s.fault(at.field("annotations", k), quote(k)+" is not an annotation key", "write NAME or DOMAIN/NAME")
+	if a := metadata.get("annotations"); a != nil {
+		for _, f := range a.fields {
+			if !isQualified(strings.ToLower(f.key)) {
+				s.faultAt(f.place, at.field("annotations", f.key), quote(f.key)+" is not an annotation key", "write NAME or DOMAIN/NAME")
+			}
 		}
 	}
 }
@@ -235,7 +241,7 @@ func (s *scope) invalid(v any) any {
 	whole := []mesh.TargetRef{{Kind: "Namespace", Namespace: s.namespace, Name: s.namespace}}
 	targetsUnclear := false
 	for f := range s.blamed {
-		targetsUnclear = targetsUnclear || f == "" || f == "spec" || strings.HasPrefix(f, "spec.targetRefs")
+		targetsUnclear = targetsUnclear || f == "" || f == "apiVersion" || f == "spec" || strings.HasPrefix(f, "spec.targetRefs")
 	}
 	switch t := v.(type) {
 	case *mesh.AccessPolicy:

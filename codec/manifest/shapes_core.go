@@ -1,3 +1,5 @@
+//house:exempt a table: the fields of adopted kinds
+
 package manifest
 
 // The shapes of the adopted core objects: the fields of k8s.io/api v0.36, checked

@@ -1,3 +1,5 @@
+//house:exempt a table: the fields of adopted kinds
+
 package manifest
 
 // The shapes of the Gateway API: the fields of sigs.k8s.io/gateway-api v1.6, the

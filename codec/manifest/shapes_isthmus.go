@@ -1,3 +1,5 @@
+//house:exempt a table: the fields of our kinds
+
 package manifest
 
 // The shapes of isthmus.dev/v1alpha1.

@@ -1,3 +1,5 @@
+//house:exempt a parser
+
 package manifest
 
 import (
@@ -58,7 +60,7 @@ func isMarker(text []byte, marker string) bool {
 func (c chunk) isBlank() bool {
 	for line := range bytes.Lines(c.text) {
 		line = bytes.TrimSpace(line)
-		if len(line) > 0 && line[0] != '#' && line[0] != '%' && string(line) != "..." {
+		if len(line) > 0 && line[0] != '#' && line[0] != '%' && string(line) != "---" && string(line) != "..." {
 			return false
 		}
 	}
