@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
@@ -49,10 +50,13 @@ func (c *ClientConn) Open() message.Stream {
 		panic("http1: a stream is open already")
 	}
 	c.open = true
-	c.stream = Stream{c: c}
+	s := &c.stream
+	s.asked, s.sent, s.sendEnded, s.final = asked{}, false, false, false
+	s.short, s.closes, s.tunnel, s.interim = false, false, false, 0
+	s.got.Store(false)
 	c.out.corked = false
 	c.dl.set(time.Time{})
-	return &c.stream
+	return s
 }
 
 // Usable reports whether another request may be sent: the connection is still open, the
@@ -71,8 +75,10 @@ type Stream struct {
 	asked     asked
 	sent      bool
 	sendEnded bool
-	final     bool // the final head has come
-	closes    bool
+	final     bool        // the final head has come
+	short     bool        // the body ended before its length; of the sending side
+	got       atomic.Bool // a byte of the response has come
+	closes    bool        // the server ends the connection; of the receiving side
 	tunnel    bool
 	interim   int
 }
@@ -105,7 +111,7 @@ func (s *Stream) Send(h *message.Head, end bool) error {
 	s.asked = asked{
 		head:    string(h.Method) == "HEAD",
 		connect: h.IsConnect(),
-		upgrade: len(h.Upgrade) > 0,
+		upgrade: string(h.Upgrade),
 	}
 	if c.out.corked && !s.sendEnded && !h.Expect100 {
 		return nil
@@ -119,7 +125,7 @@ func (s *Stream) stale(what string, err error) error {
 	if err == nil {
 		return nil
 	}
-	if s.c.used && !s.final && s.interim == 0 && len(s.c.in.buffered()) == 0 &&
+	if s.c.used && !s.got.Load() &&
 		!errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, net.ErrClosed) {
 		return fmt.Errorf("%s: %w: %w", what, message.ErrStale, err)
 	}
@@ -157,7 +163,7 @@ func (s *Stream) CloseWrite(trailers []message.Field) error {
 	}
 	err := s.c.out.end(trailers)
 	if err != nil {
-		s.closes = true
+		s.short = true
 	}
 	return s.stale("close body", err)
 }
@@ -171,6 +177,9 @@ func (s *Stream) Receive(h *message.Head) (end bool, err error) {
 		return false, fmt.Errorf("receive: %w", ErrState)
 	}
 	block, err := c.in.readHead(h, nil)
+	if err == nil || len(c.in.buffered()) > 0 {
+		s.got.Store(true)
+	}
 	if err != nil {
 		return false, s.receiveFailed(err)
 	}
@@ -261,7 +270,7 @@ func (s *Stream) Close() {
 	if !c.open {
 		return
 	}
-	good := !c.dead && s.final && s.sendEnded && !s.tunnel && !s.closes && c.in.body.done &&
+	good := !c.dead && s.final && s.sendEnded && !s.short && !s.tunnel && !s.closes && c.in.body.done &&
 		c.in.failed == nil && c.out.failed == nil && len(c.in.buffered()) == 0
 	if !s.sent && !c.dead {
 		good = true // nothing has happened on it

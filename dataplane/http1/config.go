@@ -25,9 +25,9 @@ type Config struct {
 	// keep the connection after an early response. Default 256 KiB; negative is none.
 	DrainBytesMax int
 
-	// HeaderTimeout runs from the first byte of a request's head to its last. Default
+	// ReadHeaderTimeout runs from the first byte of a request's head to its last. Default
 	// 10 s; negative is none.
-	HeaderTimeout time.Duration
+	ReadHeaderTimeout time.Duration
 	// IdleTimeout bounds the wait for the first byte of a request. It may last an
 	// eighth longer, which saves re-arming a timer for each request. Default 3 min; negative is none.
 	IdleTimeout time.Duration
@@ -76,7 +76,7 @@ func (c *Config) headBytesMax() int {
 func (c *Config) fieldsMax() int           { return min(orDefault(c.FieldsMax, 128), 1024) }
 func (c *Config) trailerBytesMax() int     { return orDefault(c.TrailerBytesMax, 16<<10) }
 func (c *Config) drainBytesMax() int       { return orDefault(c.DrainBytesMax, 256<<10) }
-func (c *Config) header() time.Duration    { return orDefault(c.HeaderTimeout, 10*time.Second) }
+func (c *Config) header() time.Duration    { return orDefault(c.ReadHeaderTimeout, 10*time.Second) }
 func (c *Config) idle() time.Duration      { return orDefault(c.IdleTimeout, 3*time.Minute) }
 func (c *Config) linger() time.Duration    { return orDefault(c.LingerTimeout, 2*time.Second) }
 func (c *Config) rateGrace() time.Duration { return orDefault(c.RateGrace, 10*time.Second) }

@@ -449,7 +449,7 @@ func TestSlowHeadIsAnswered408(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, server := net.Pipe()
 		start := time.Now()
-		done := serve(server, &Config{HeaderTimeout: 5 * time.Second, IdleTimeout: time.Hour}, reply)
+		done := serve(server, &Config{ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Hour}, reply)
 		pass(time.Minute) // idle is not slow
 		typed := make(chan struct{})
 		defer func() { <-typed }()

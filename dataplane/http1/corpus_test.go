@@ -251,3 +251,42 @@ type failer interface {
 	Helper()
 	Fatalf(format string, args ...any)
 }
+
+// resend writes a request through a ClientConn and returns its bytes.
+func resend(tb failer, h *message.Head, body string) []byte {
+	tb.Helper()
+	conn := &chopped{}
+	s := NewClientConn(conn, &Config{}).Open()
+	defer s.Close()
+	if err := s.Send(h, body == "" && h.Length == 0); err != nil {
+		tb.Fatalf("send %s: %v", canonical(h), err)
+	}
+	if body != "" {
+		if _, err := io.WriteString(s, body); err != nil {
+			tb.Fatalf("write %s: %v", canonical(h), err)
+		}
+	}
+	if err := s.CloseWrite(nil); err != nil {
+		tb.Fatalf("close %s: %v", canonical(h), err)
+	}
+	return conn.written.Bytes()
+}
+
+func TestBackendSeesExactlyTheRequestThatWasAccepted(t *testing.T) {
+	seen := 0
+	for _, v := range readVectors(t, "requests.txt", 4) {
+		ours, h, ok := oursRequest(v.bytes, 0)
+		if !ok {
+			continue
+		}
+		written := resend(t, h, ours.body)
+		theirs, ok := theirsRequest(written)
+		if !ok || theirs.body != ours.body || theirs.rest != 0 || theirs.method != ours.method {
+			t.Errorf("line %d (%s): written %q, net/http sees %+v (%v)", v.line, v.columns[2], written, theirs, ok)
+		}
+		seen++
+	}
+	if seen < 20 {
+		t.Errorf("only %d requests were accepted", seen)
+	}
+}

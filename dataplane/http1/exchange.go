@@ -103,7 +103,7 @@ func (e *Exchange) Respond(h *message.Head, end bool) error {
 	b, fr, err := appendResponse(c.out.hold(), h, end, answered{
 		head:    string(e.request.Method) == "HEAD",
 		connect: e.request.IsConnect(),
-		upgrade: len(e.request.Upgrade) > 0,
+		upgrade: e.request.Upgrade,
 		old:     old,
 		close:   e.closes,
 	})

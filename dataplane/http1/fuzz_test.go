@@ -69,6 +69,10 @@ func FuzzRequest(f *testing.F) {
 			return
 		}
 		reparse(t, h)
+		if again, ok := theirsRequest(resend(t, h, ours.body)); ok &&
+			(again.body != ours.body || again.rest != 0 || again.method != ours.method || again.host != ours.host) {
+			t.Fatalf("%q\nsent on: net/http sees %+v, want %+v", b, again, ours)
+		}
 		theirs, ok := theirsRequest(b)
 		if !ok {
 			return

@@ -37,9 +37,8 @@ type input struct {
 
 func (in *input) init(conn net.Conn, cfg *Config, dl *deadlines) {
 	in.conn, in.cfg, in.dl = conn, cfg, dl
-	if in.raw = rawOf(conn); in.raw != nil {
-		in.tryFn, in.idleFn = in.tryRead, in.tryIdle
-	}
+	in.raw = rawOf(conn)
+	in.tryFn, in.idleFn = in.tryRead, in.tryIdle
 }
 
 func (in *input) buffered() []byte {
@@ -217,8 +216,11 @@ func (in *input) idleGood() bool {
 	if in.failed != nil || len(in.buffered()) > 0 {
 		return false
 	}
-	raw, fn := in.raw, in.idleFn
+	raw := in.raw
 	if raw == nil {
+		if !in.nothingDecoded() {
+			return false
+		}
 		// Under TLS bytes below may be a close or a ticket; to tell would need to
 		// decrypt them. Treating both as an end costs at most a new connection.
 		inner, ok := in.conn.(interface{ NetConn() net.Conn })
@@ -228,11 +230,23 @@ func (in *input) idleGood() bool {
 		if raw = rawOf(inner.NetConn()); raw == nil {
 			return true
 		}
-		fn = in.tryIdle
 	}
 	in.idleOK = false
-	err := raw.Control(fn) // neither waits nor looks at deadlines
+	err := raw.Control(in.idleFn) // neither waits nor looks at deadlines
 	return err == nil && in.idleOK
+}
+
+// nothingDecoded reports whether a connection that is not a plain descriptor, TLS above
+// all, holds no bytes in buffers of its own: with a deadline in the past a read gives
+// those and asks for no others. A response that lay there unasked would answer the
+// next request.
+func (in *input) nothingDecoded() bool {
+	in.dl.set(time.Unix(1, 0))
+	in.dl.startRead(time.Time{})
+	n, err := in.conn.Read(in.one[:])
+	in.dl.endRead()
+	in.dl.set(time.Time{})
+	return n == 0 && errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 // errBroken says that the peer ended a body early.

@@ -517,7 +517,7 @@ func equalFold(b []byte, s string) bool {
 // asked is what the request was, as far as it changes the reading of its response.
 type asked struct {
 	head, connect bool
-	upgrade       bool
+	upgrade       string // the protocol asked for
 }
 
 // framing says how a body is delimited.
@@ -597,7 +597,7 @@ func responseFraming(h *message.Head, f *fields, a asked) (framing, *ParseError)
 	}
 	switch {
 	case h.Status == 101: // RFC 9110 §15.2.2
-		if !a.upgrade || f.upgrades != 1 || !validProtocol(f.upgrade) {
+		if a.upgrade == "" || f.upgrades != 1 || !f.keepUpgrade || !equalFold(f.upgrade, a.upgrade) {
 			return 0, malformed("101 that was not asked for")
 		}
 		h.Length, h.Upgrade = 0, lower(f.upgrade)

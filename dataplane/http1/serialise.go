@@ -1,6 +1,7 @@
 package http1
 
 import (
+	"bytes"
 	"fmt"
 	"strconv"
 
@@ -85,9 +86,10 @@ func expectsBody(method []byte) bool {
 
 // answered is what the writing of a response must know of its request and connection.
 type answered struct {
-	head, connect, upgrade bool
-	old                    bool // HTTP/1.0
-	close                  bool // say `Connection: close`
+	head, connect bool
+	upgrade       []byte // the protocol asked for
+	old           bool   // HTTP/1.0
+	close         bool   // say `Connection: close`
 }
 
 // appendResponse writes the head of a response in canonical form (RFC 9112 §4).
@@ -107,7 +109,7 @@ func appendResponse(b []byte, h *message.Head, end bool, a answered) ([]byte, fr
 	fr := framingNone
 	switch {
 	case h.Status == 101: // RFC 9110 §15.2.2
-		if !a.upgrade || len(h.Upgrade) == 0 {
+		if len(h.Upgrade) == 0 || !bytes.Equal(a.upgrade, h.Upgrade) {
 			return b, 0, fmt.Errorf("%w: 101 that was not asked for", ErrHead)
 		}
 		fr = framingTunnel
