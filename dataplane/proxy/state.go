@@ -43,11 +43,16 @@ type State struct {
 	Vector mesh.Vector
 }
 
-// Service is how requests to one service are routed and where they go.
+// Service is how requests to one service are routed and where they go. Make one with
+// NewService.
 type Service struct {
 	*ir.Service
-	// View is nil when the service has no endpoints resource yet.
+	// View is nil when the service has no endpoints resource.
 	View *balance.View
+	// Budget limits retries; it outlives changes of configuration.
+	Budget *balance.Budget
+
+	routes []route
 }
 
 // Inbound is a service the proxy's workload serves.

@@ -1,0 +1,209 @@
+package proxy
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/isthmus-mesh/isthmus/core/balance"
+	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// route is an ir.Route with its expressions compiled.
+type route struct {
+	*ir.Route
+	path    *regexp.Regexp
+	headers []*regexp.Regexp // nil where the comparison is exact
+	query   []*regexp.Regexp
+	weight  uint32 // sum over backends
+}
+
+// NewService prepares a service for requests. prev, nil for none, lends its retry budget.
+// The error names the route that cannot be understood; such a service is refused whole, and the
+// last good one stays in force.
+func NewService(s *ir.Service, view *balance.View, prev *Service) (*Service, error) {
+	out := &Service{Service: s, View: view, Budget: &balance.Budget{}, routes: make([]route, len(s.Routes))}
+	if prev != nil {
+		out.Budget = prev.Budget
+	}
+	for i := range s.Routes {
+		r := &s.Routes[i]
+		c := route{Route: r}
+		var err error
+		if r.Match.PathType == mesh.PathRegex {
+			if c.path, err = whole(r.Match.Path); err != nil {
+				return nil, fmt.Errorf("%s rule %d: path: %w", r.Object, r.Rule, err)
+			}
+		}
+		if c.headers, err = expressions(r.Match.Headers); err != nil {
+			return nil, fmt.Errorf("%s rule %d: headers: %w", r.Object, r.Rule, err)
+		}
+		if c.query, err = expressions(r.Match.Query); err != nil {
+			return nil, fmt.Errorf("%s rule %d: query: %w", r.Object, r.Rule, err)
+		}
+		for _, b := range r.Backends {
+			c.weight += b.Weight
+		}
+		out.routes[i] = c
+	}
+	return out, nil
+}
+
+// whole compiles an expression that must match all of its subject.
+func whole(expr string) (*regexp.Regexp, error) { return regexp.Compile(`\A(?:` + expr + `)\z`) }
+
+func expressions(in []mesh.ValueMatch) ([]*regexp.Regexp, error) {
+	out := make([]*regexp.Regexp, len(in))
+	for i, m := range in {
+		if !m.Regex {
+			continue
+		}
+		re, err := whole(m.Value)
+		if err != nil {
+			return nil, err
+		}
+		out[i] = re
+	}
+	return out, nil
+}
+
+// match returns the first route that takes the request, in order of precedence; nil if
+// none does.
+func (s *Service) match(h *message.Head, port uint16, namespace string) *route {
+	path, query, _ := strings.Cut(string(h.Path), "?")
+	for i := range s.routes {
+		r := &s.routes[i]
+		if (r.Port == 0 || r.Port == port) && (r.Consumer == "" || r.Consumer == namespace) &&
+			r.matches(h, path, query) {
+			return r
+		}
+	}
+	return nil
+}
+
+func (r *route) matches(h *message.Head, path, query string) bool {
+	m := &r.Match
+	if m.Method != "" && m.Method != string(h.Method) || !r.matchesPath(path) {
+		return false
+	}
+	for i, want := range m.Headers {
+		if !matchesHeader(h, want, r.headers[i]) {
+			return false
+		}
+	}
+	for i, want := range m.Query {
+		if !matchesQuery(query, want, r.query[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func (r *route) matchesPath(path string) bool {
+	switch r.Match.PathType {
+	case mesh.PathExact:
+		return path == r.Match.Path
+	case mesh.PathPrefix:
+		return hasPathPrefix(path, r.Match.Path)
+	case mesh.PathRegex:
+		return r.path.MatchString(path)
+	}
+	return true
+}
+
+// hasPathPrefix compares element by element (Gateway API PathMatchPathPrefix): /a is a
+// prefix of /a and /a/b, not of /ab.
+func hasPathPrefix(path, prefix string) bool {
+	prefix = strings.TrimSuffix(prefix, "/")
+	rest, ok := strings.CutPrefix(path, prefix)
+	return ok && (rest == "" || rest[0] == '/')
+}
+
+// matchesHeader looks at all values of the name, joined as RFC 9110 §5.3 allows, so that
+// splitting a field over lines changes no verdict.
+func matchesHeader(h *message.Head, want mesh.ValueMatch, re *regexp.Regexp) bool {
+	var joined string
+	found := false
+	for _, f := range h.Fields {
+		if string(f.Name) != want.Name {
+			continue
+		}
+		if found {
+			joined += ","
+		}
+		joined += string(f.Value)
+		found = true
+	}
+	return found && matchesValue(joined, want, re)
+}
+
+// matchesQuery compares the first value of the parameter.
+func matchesQuery(query string, want mesh.ValueMatch, re *regexp.Regexp) bool {
+	for pair := range strings.SplitSeq(query, "&") {
+		name, value, _ := strings.Cut(pair, "=")
+		if unescape(name) == want.Name {
+			return matchesValue(unescape(value), want, re)
+		}
+	}
+	return false
+}
+
+func matchesValue(got string, want mesh.ValueMatch, re *regexp.Regexp) bool {
+	if re != nil {
+		return re.MatchString(got)
+	}
+	return got == want.Value
+}
+
+// unescape decodes + and %XX of a query; what is malformed stays as it is.
+func unescape(s string) string {
+	if !strings.ContainsAny(s, "+%") {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		switch {
+		case s[i] == '+':
+			b.WriteByte(' ')
+		case s[i] == '%' && i+2 < len(s) && isHex(s[i+1]) && isHex(s[i+2]):
+			b.WriteByte(fromHex(s[i+1])<<4 | fromHex(s[i+2]))
+			i += 2
+		default:
+			b.WriteByte(s[i])
+		}
+	}
+	return b.String()
+}
+
+func isHex(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
+}
+
+func fromHex(c byte) byte {
+	switch {
+	case c <= '9':
+		return c - '0'
+	case c <= 'F':
+		return c - 'A' + 10
+	}
+	return c - 'a' + 10
+}
+
+// backend draws one of the route's backends by weight; nil when there is none to draw
+// (Gateway API: the response is then 500).
+func (r *route) backend(random uint32) *ir.Backend {
+	if r.weight == 0 {
+		return nil
+	}
+	at := uint32(uint64(random) * uint64(r.weight) >> 32)
+	for i := range r.Backends {
+		b := &r.Backends[i]
+		if at < b.Weight {
+			return b
+		}
+		at -= b.Weight
+	}
+	return nil
+}

@@ -1,0 +1,40 @@
+package proxy
+
+// The order of stages. A request passes them from first to last; each states one fact
+// that the next needs, or refuses.
+
+// stage is one narrowing of a request.
+type stage struct {
+	name string
+	run  func(*request) *refusal
+}
+
+// outbound is the client proxy's side.
+var outbound = [...]stage{
+	// First, because every other stage asks what service this is.
+	{"identify the service", (*request).identify},
+	// Before anything is decided: what applications send under our own names is theirs
+	// to lose, and what is not there yet, such as a request ID, must be the same for all tries.
+	{"strip and complete the head", (*request).complete},
+	// On what the application sent, before filters change it.
+	{"match a route", (*request).route},
+	// A redirect answers here; rewriting must precede the choice of backend's filters.
+	{"apply the route's filters", (*request).filter},
+	// One draw for the whole request: a retry stays with the backend that was drawn, so
+	// that weights mean what they say.
+	{"draw a backend", (*request).draw},
+	// Last: the loop over tries, each of which picks a cluster and an endpoint.
+	{"forward", (*request).forward},
+}
+
+// inbound is the server proxy's side.
+var inbound = [...]stage{
+	// The client proxy says what it wants; the connection says who it is and what name it
+	// asked for. All three must agree before any is believed.
+	{"check what is asked for", (*request).asked},
+	// Before the application or its limits see anything.
+	{"authorise", (*request).authorise},
+	// After authorisation, so that nobody can write the caller's name but we.
+	{"tell the caller", (*request).introduce},
+	{"forward to the application", (*request).deliver},
+}

@@ -1,0 +1,76 @@
+package proxy
+
+import (
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// Record is what is known of a request when it has ended: the source of access log,
+// metrics and spans. The function it is given to must not keep it.
+type Record struct {
+	Start    time.Time
+	Duration time.Duration
+	// Inbound is the server proxy's side.
+	Inbound bool
+	Method  string
+	Host    string
+	Path    string
+	// RequestID is x-request-id.
+	RequestID string
+	Service   mesh.ServiceName
+	Port      uint16
+	// Route names the object and rule that chose, Backend what it chose.
+	Route   string
+	Backend mesh.ServiceName
+	// Cluster and Endpoint are of the last try.
+	Cluster  mesh.ClusterName
+	Endpoint string
+	// Caller is the authenticated identity, on the server's side.
+	Caller mesh.Identity
+	// Status is 0 when the client left before an answer.
+	Status int
+	Reason mesh.Reason
+	// Detail is for people and never for the client.
+	Detail string
+	// Policy decided on access, on the server's side.
+	Policy                      string
+	Tries                       int
+	RequestBytes, ResponseBytes int64
+}
+
+// refusal is why a request goes no further: it becomes a response once, outermost.
+type refusal struct {
+	status int
+	reason mesh.Reason
+	detail string
+	// notExecuted tells a client proxy that any method may be tried elsewhere.
+	notExecuted bool
+}
+
+// statusOf is the status that a reason is answered with (mesh.Reason).
+func statusOf(r mesh.Reason) int {
+	switch r {
+	case mesh.ReasonMalformed:
+		return 400
+	case mesh.ReasonDenied, mesh.ReasonPolicyInvalid, mesh.ReasonPolicyUnsupported:
+		return 403
+	case mesh.ReasonNoRoute:
+		return 404
+	case mesh.ReasonMisdirected:
+		return 421
+	case mesh.ReasonNoBackend:
+		return 500
+	case mesh.ReasonUpgradeRefused:
+		return 501
+	case mesh.ReasonUnknownHost, mesh.ReasonOutsideMesh, mesh.ReasonUnknownPort, mesh.ReasonReset, mesh.ReasonProtocol:
+		return 502
+	case mesh.ReasonTimeout, mesh.ReasonTryTimeout:
+		return 504
+	}
+	return 503
+}
+
+func refuse(r mesh.Reason, detail string) *refusal {
+	return &refusal{status: statusOf(r), reason: r, detail: detail}
+}
