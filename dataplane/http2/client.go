@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,7 +21,7 @@ type ClientConn struct {
 	// Guarded by conn.mu.
 	nextID   uint32
 	held     int // slots given out: streams between Open and their end
-	waiting  []chan struct{}
+	waiting  []*slotWaiter
 	free     []*clientStream
 	draining bool
 }
@@ -61,56 +62,67 @@ const waitingMax = 4096
 // message.ErrNotExecuted. Nothing is sent before Send.
 func (c *ClientConn) Open(ctx context.Context) (message.Stream, error) {
 	c.mu.Lock()
-	for {
-		if err := c.cannotOpen(); err != nil {
-			c.mu.Unlock()
-			return nil, err
-		}
-		if c.held < c.limit() {
-			break
-		}
-		if len(c.waiting) >= waitingMax {
-			c.mu.Unlock()
-			return nil, fmt.Errorf("http2: open a stream: %d wait already: %w", waitingMax, message.ErrNotExecuted)
-		}
-		turn := make(chan struct{}, 1)
-		c.waiting = append(c.waiting, turn)
-		c.mu.Unlock()
-		select {
-		case <-turn:
-			c.mu.Lock()
-		case <-ctx.Done():
-			c.mu.Lock()
-			c.leaveQueue(turn)
-			c.mu.Unlock()
-			return nil, fmt.Errorf("http2: open a stream: %w: %w", ctx.Err(), message.ErrNotExecuted)
-		}
+	defer c.mu.Unlock()
+	if err := c.cannotOpen(); err != nil {
+		return nil, err
 	}
-	c.held++
-	s := c.takeStream()
+	if c.held < c.limit() && len(c.waiting) == 0 {
+		c.held++
+		return c.takeStream(), nil
+	}
+	if len(c.waiting) >= waitingMax {
+		return nil, fmt.Errorf("http2: open a stream: %d wait already: %w", waitingMax, message.ErrNotExecuted)
+	}
+	w := &slotWaiter{turn: make(chan struct{})}
+	c.waiting = append(c.waiting, w)
 	c.mu.Unlock()
-	return s, nil
+	var ctxErr error
+	select {
+	case <-w.turn:
+	case <-ctx.Done():
+		ctxErr = ctx.Err()
+	}
+	c.mu.Lock()
+	if ctxErr != nil {
+		c.leaveQueue(w)
+		return nil, fmt.Errorf("http2: open a stream: %w: %w", ctxErr, message.ErrNotExecuted)
+	}
+	if err := c.cannotOpen(); err != nil {
+		if w.granted {
+			c.release()
+		}
+		return nil, err
+	}
+	return c.takeStream(), nil
 }
 
-// leaveQueue takes turn out of the queue, or hands on the slot it was given. mu is held.
-func (c *ClientConn) leaveQueue(turn chan struct{}) {
-	for i, w := range c.waiting {
-		if w == turn {
-			c.waiting = append(c.waiting[:i], c.waiting[i+1:]...)
-			return
-		}
+// slotWaiter is a call of Open that waits; turn is closed when it has a slot, or when there
+// will be none.
+type slotWaiter struct {
+	turn    chan struct{}
+	granted bool
+}
+
+// leaveQueue takes w out of the queue, or gives its slot back. mu is held.
+func (c *ClientConn) leaveQueue(w *slotWaiter) {
+	if w.granted {
+		c.release()
+		return
 	}
-	c.grant()
+	c.waiting = slices.DeleteFunc(c.waiting, func(o *slotWaiter) bool { return o == w })
 }
 
 func (c *ClientConn) limit() int { return min(c.peerStreams, c.cfg.MaxConcurrentStreams) }
 
-// grant wakes as many as have slots. mu is held.
+// grant gives free slots to those who wait, in order. mu is held.
 func (c *ClientConn) grant() {
-	for n := c.limit() - c.held; n > 0 && len(c.waiting) > 0; n-- {
-		c.waiting[0] <- struct{}{}
-		c.waiting = append(c.waiting[:0], c.waiting[1:]...)
+	n := 0
+	for ; n < len(c.waiting) && c.held < c.limit(); n++ {
+		c.held++
+		c.waiting[n].granted = true
+		close(c.waiting[n].turn)
 	}
+	c.waiting = slices.Delete(c.waiting, 0, n)
 }
 
 // cannotOpen says why no stream can be opened. mu is held.
@@ -250,8 +262,8 @@ func (c *ClientConn) settled() {
 }
 
 func (c *ClientConn) failed() {
-	for _, turn := range c.waiting {
-		turn <- struct{}{}
+	for _, w := range c.waiting {
+		close(w.turn)
 	}
 	c.waiting = nil
 }

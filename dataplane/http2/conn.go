@@ -210,8 +210,17 @@ func (c *conn) linger() {
 	}
 }
 
+// readBy sets the deadline of reads, which after the end is the flusher's business.
+func (c *conn) readBy(t time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil {
+		_ = c.nc.SetReadDeadline(t)
+	}
+}
+
 func (c *conn) readFrames() *ConnError {
-	_ = c.nc.SetReadDeadline(time.Now().Add(c.cfg.HandshakeTimeout))
+	c.readBy(time.Now().Add(c.cfg.HandshakeTimeout))
 	if !c.client {
 		b, err := c.next(len(preface))
 		if err != nil {
@@ -240,7 +249,7 @@ func (c *conn) readFrames() *ConnError {
 			return err
 		}
 		if first {
-			_ = c.nc.SetReadDeadline(time.Time{})
+			c.readBy(time.Time{})
 		}
 	}
 }
@@ -306,10 +315,14 @@ func (c *conn) fail(err *ConnError) {
 
 // lastPeerStream is the highest identifier of the peer's that was acted on.
 func (c *conn) lastPeerStream() uint32 {
-	if s, ok := c.role.(*server); ok {
-		return s.lastID
+	s, ok := c.role.(*server)
+	switch {
+	case !ok:
+		return 0
+	case s.drained: // RFC 9113 §6.8: it must not rise
+		return s.goAwayLast
 	}
-	return 0
+	return s.lastID
 }
 
 // spend takes a token; nil if there was one. mu is held.
@@ -327,11 +340,16 @@ func (c *conn) unlink(s *stream, how closedHow) {
 	}
 	s.inTable = false
 	c.streams.remove(s)
+	c.remember(s.id, how)
+	c.role.ended(s)
+}
+
+// remember keeps how a stream ended, for as long as its place is not needed. mu is held.
+func (c *conn) remember(id uint32, how closedHow) {
 	if c.closed == nil {
 		c.closed = make([]closedStream, ringLen(max(64, c.cfg.MaxConcurrentStreams)))
 	}
-	c.closed[int(s.id>>1)&(len(c.closed)-1)] = closedStream{s.id, how}
-	c.role.ended(s)
+	c.closed[int(id>>1)&(len(c.closed)-1)] = closedStream{id, how}
 }
 
 func (c *conn) howClosed(id uint32) closedHow {

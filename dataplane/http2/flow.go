@@ -56,11 +56,12 @@ func (b *bdp) start() bool {
 	return true
 }
 
-// end takes the acknowledgement and returns the window to have. A sample that nearly
-// filled the window means that the window was the limit.
+// end takes the acknowledgement and returns the window to have. A sample begins when half of
+// the window is given back; so if the other half, or nearly, arrives before the
+// acknowledgement, the window was the limit.
 func (b *bdp) end(window, windowMax int) int {
 	b.out = false
-	if 3*b.bytes < 2*window {
+	if 5*b.bytes < 2*window {
 		b.backoff = min(2*b.backoff+1, 255)
 		b.skip = b.backoff
 		return window

@@ -43,8 +43,9 @@ func (e *encoder) setPeerLimit(n int) {
 // begin starts a section.
 func (e *encoder) begin(dst []byte) []byte {
 	if e.low >= 0 {
-		if e.low < e.t.max {
-			dst = appendInt(dst, 0x20, 5, e.low)
+		if e.low < e.t.max { // fell and rose: emptied, as package hpack of x/net refuses the second update otherwise
+			e.t.evictTo(0)
+			dst = appendInt(dst, 0x20, 5, 0)
 		}
 		dst = appendInt(dst, 0x20, 5, e.t.max)
 		e.low = -1

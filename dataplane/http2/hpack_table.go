@@ -47,7 +47,7 @@ const entryOverhead = 32
 // table is a dynamic table (RFC 7541 §2.3.2): a ring of entries over one run of bytes,
 // oldest first, which is moved to the front when it reaches the end of its storage.
 type table struct {
-	entries  []tableEntry // a ring; its length is a power of two
+	entries  []tableEntry // a ring of 128, a power of two
 	oldest   int
 	n        int
 	buf      []byte
@@ -90,7 +90,7 @@ func (t *table) add(name, value []byte) bool {
 	}
 	t.evictTo(t.max - need - entryOverhead)
 	if t.entries == nil {
-		t.entries = make([]tableEntry, ringLen(t.max/entryOverhead))
+		t.entries = make([]tableEntry, defaultTableBytes/entryOverhead) // for any max it may ever have
 	}
 	if len(t.buf)+need > cap(t.buf) {
 		t.compact(need)

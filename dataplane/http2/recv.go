@@ -77,7 +77,9 @@ func (c *conn) onData(f frame, p []byte) *ConnError {
 		return c.fault(s, FlowControlError, "DATA above the stream's window")
 	}
 	s.recvWin -= f.length
-	s.consumed += f.length - len(body) // padding is given back at once
+	if pad := f.length - len(body); pad > 0 && !end {
+		c.giveBack(s, pad)
+	}
 	if s.expect >= 0 {
 		if s.expect -= int64(len(body)); s.expect < 0 { // RFC 9113 §8.1.1
 			return c.fault(s, ProtocolError, "DATA above content-length")
@@ -150,7 +152,7 @@ func (c *conn) onHeaders(f frame, p []byte) *ConnError {
 	}
 	c.block = append(c.block[:0], p...)
 	c.blockFrame, c.continuations = f, 0
-	_ = c.nc.SetReadDeadline(time.Now().Add(c.cfg.HandshakeTimeout))
+	c.readBy(time.Now().Add(c.cfg.HandshakeTimeout))
 	return nil
 }
 
@@ -174,7 +176,7 @@ func (c *conn) onContinuation(f frame, p []byte) *ConnError {
 	}
 	head := c.blockFrame
 	c.blockFrame = frame{}
-	_ = c.nc.SetReadDeadline(time.Time{})
+	c.readBy(time.Time{})
 	err = c.section(head, c.block)
 	if cap(c.block) > readLarge {
 		c.block = nil
@@ -507,6 +509,12 @@ func (c *conn) replenish() {
 // consumed counts n octets of s as read and gives window back. mu is held.
 func (c *conn) consumed(s *stream, n int) {
 	c.buffered -= n
+	c.giveBack(s, n)
+	c.replenish()
+}
+
+// giveBack returns n octets of the stream's window, in portions of half of it. mu is held.
+func (c *conn) giveBack(s *stream, n int) {
 	s.consumed += n
 	if s.inTable && !s.recvEnd && s.consumed >= s.window/2 {
 		if more := c.window - s.window; more > 0 && (c.cfg.Budget == nil || c.cfg.Budget.Take(more)) {
@@ -520,5 +528,4 @@ func (c *conn) consumed(s *stream, n int) {
 		s.consumed = 0
 		c.kick()
 	}
-	c.replenish()
 }

@@ -89,6 +89,7 @@ func (s *server) opened(f frame, fault string) *ConnError {
 	}
 	s.lastID = f.stream
 	if s.drained { // RFC 9113 §6.8: the client knows that it was not answered
+		s.remember(f.stream, closedByUs)
 		return nil
 	}
 	limit := s.cfg.MaxConcurrentStreams
@@ -134,10 +135,7 @@ func (s *server) opened(f frame, fault string) *ConnError {
 // refuse resets a stream that never came to be.
 func (s *server) refuse(id uint32, code Code) *ConnError {
 	s.out = appendReset(s.out, id, code)
-	if s.closed == nil {
-		s.closed = make([]closedStream, ringLen(max(64, s.cfg.MaxConcurrentStreams)))
-	}
-	s.closed[int(id>>1)&(len(s.closed)-1)] = closedStream{id, closedByUs}
+	s.remember(id, closedByUs)
 	s.kick()
 	return s.spend()
 }
