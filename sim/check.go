@@ -68,6 +68,15 @@ func (o *oracle) record(s *store) {
 	}
 }
 
+// inForce is what ought to be in force of a stated partition, the same value for the
+// same one.
+func (o *oracle) inForce(p *replica.Partition) *replica.Partition {
+	if l := o.live[p]; l != nil {
+		return l
+	}
+	return p.Live()
+}
+
 func (o *oracle) deleted(owner mesh.ClusterName, n replica.Name, at mesh.Stamp) {
 	if o.deletes[owner][n].Compare(at) < 0 {
 		o.deletes[owner][n] = at

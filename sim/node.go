@@ -269,7 +269,7 @@ func (n *node) covers(shown knowledge) bool {
 
 // world is everything in force at the node.
 func (n *node) world() map[mesh.ClusterName]*replica.Partition {
-	w := map[mesh.ClusterName]*replica.Partition{n.cluster: n.own.Live()}
+	w := map[mesh.ClusterName]*replica.Partition{n.cluster: n.m.oracle.inForce(n.own)}
 	for owner, im := range n.importers {
 		w[owner] = im.InForce()
 	}

@@ -66,8 +66,8 @@ type Config struct {
 	Seed uint64
 	// Faults is how long faults come, in virtual time; default 60 s.
 	Faults time.Duration
-	// Quiet is how long everything has to converge after the last fault; default 90 s,
-	// in which streams that lost a message by a long retry also come back.
+	// Quiet is how long everything has to converge after the last fault; default 60 s,
+	// for a stream that lost message after message waits up to 40 s to ask again.
 	Quiet time.Duration
 	// Without is the defence that a control run does without.
 	Without Control
@@ -118,7 +118,7 @@ func Run(cfg Config) Result {
 		cfg.Faults = 60 * time.Second
 	}
 	if cfg.Quiet == 0 {
-		cfg.Quiet = 90 * time.Second
+		cfg.Quiet = 60 * time.Second
 	}
 	m := build(cfg)
 	m.clock.runUntil(start.Add(3 * time.Second))

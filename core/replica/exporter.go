@@ -30,7 +30,9 @@ type Out struct {
 	// Ahead, when not nil, is a position of the owner's history that the peer knows and
 	// this replica does not. The owner's driver asks its store by a linearizable read: if
 	// the store itself is behind, its history was rolled back and a new epoch must
-	// begin; otherwise this replica merely lags. A re-server ignores it.
+	// begin; otherwise this replica merely lags. Histories roll back when a store
+	// restarts, so a driver believes peers in the minutes after that only: at any other
+	// time the claim is a lie, and an alarm. A re-server ignores it.
 	Ahead *mesh.Position
 	// Witness, when not nil, is what the peer holds over from an earlier epoch. The owner's
 	// driver, if it believes the peer, writes the orphans that its store lacks and has not

@@ -179,13 +179,13 @@ func (p *Partition) replace(i uint8, changes map[Name]*Resource) {
 // sum is the root: over the buckets' digests, then the lineage.
 func (p *Partition) sum() Digest {
 	h := sha256.New()
-	for _, b := range p.buckets {
-		var d Digest
+	var all [Buckets * len(Digest{})]byte
+	for i, b := range p.buckets {
 		if b != nil {
-			d = b.digest
+			copy(all[i*len(b.digest):], b.digest[:])
 		}
-		h.Write(d[:])
 	}
+	h.Write(all[:])
 	for _, e := range p.Lineage.epochs() {
 		hashString(h, e.String())
 		hashUint(h, uint64(p.Lineage[e]))
