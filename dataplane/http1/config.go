@@ -158,7 +158,7 @@ func refuse(status int, detail string) *ParseError {
 var (
 	// ErrTooSlow is wrapped, with os.ErrDeadlineExceeded, when a client stays below a rate.
 	ErrTooSlow = errors.New("http1: the client is slower than the least rate")
-	// ErrDraining is returned by Next once Drain was called and no request waits.
+	// ErrDraining is returned by Next once EndIdle was called and no request waits.
 	ErrDraining = errors.New("http1: the connection is draining")
 	// ErrState is wrapped when calls come in an order that no message has.
 	ErrState = errors.New("http1: call out of order")

@@ -17,7 +17,8 @@ type deadlines struct {
 	read       direction
 	write      direction
 	handedOver bool
-	draining   bool
+	draining   bool // responses say that the connection ends
+	endIdle    bool // and no wait for a request goes on
 }
 
 type direction struct {
@@ -73,11 +74,13 @@ func (d *deadlines) startIdle(engine time.Time, slack time.Duration) {
 	d.mu.Unlock()
 }
 
-// drain ends a wait for a message, now or when it begins.
-func (d *deadlines) drain() {
+// drain marks the connection as ending, and with endIdle ends a wait for a message, now or when
+// it begins.
+func (d *deadlines) drain(endIdle bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.draining = true
+	d.endIdle = d.endIdle || endIdle
 	if d.read.busy {
 		d.armRead()
 	}
@@ -110,7 +113,7 @@ func (d *deadlines) endWrite() {
 
 func (d *deadlines) armRead() {
 	t := earliest(d.user, d.read.engine)
-	if d.draining && d.read.idle {
+	if d.endIdle && d.read.idle {
 		t = time.Unix(1, 0) // past, whatever the clock
 	}
 	if t != d.read.armed && !d.handedOver {

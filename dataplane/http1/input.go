@@ -236,6 +236,14 @@ func (in *input) idleGood() bool {
 	return err == nil && in.idleOK
 }
 
+// look takes what has come without waiting, and reports whether it is anything.
+func (in *input) look() bool {
+	if in.raw != nil {
+		_ = in.raw.Control(func(fd uintptr) { in.tryRead(fd) })
+	}
+	return len(in.buffered()) > 0
+}
+
 // nothingDecoded reports whether a connection that is not a plain descriptor, TLS above
 // all, holds no bytes in buffers of its own: with a deadline in the past a read gives
 // those and asks for no others. A response that lay there unasked would answer the

@@ -15,7 +15,7 @@ import (
 // A ServerConn reads requests from a connection, one after the other: Next, use the
 // exchange, Finish or Abort it, Next again, until Next fails; then Close, which is always
 // called. One goroutine drives it; within an exchange a second may help, as
-// message.Exchange says, and has left when Next is called. Drain may come from any goroutine.
+// message.Exchange says, and has left when Next is called. Drain and EndIdle may come from any goroutine.
 //
 // Pipelined requests are read in order, each only when the former is finished.
 type ServerConn struct {
@@ -103,10 +103,12 @@ func (c *ServerConn) await() error {
 		switch {
 		case len(b) == 0:
 			if err := c.in.fill(c.deadline(c.cfg.idle()), true); err != nil {
-				if errors.Is(err, os.ErrDeadlineExceeded) && c.dl.isDraining() {
+				if !errors.Is(err, os.ErrDeadlineExceeded) || !c.dl.isDraining() {
+					return err
+				}
+				if !c.in.look() {
 					return ErrDraining
 				}
-				return err
 			}
 		case tokenLower[b[0]] != 0:
 			return nil
@@ -217,9 +219,14 @@ func (c *ServerConn) answer(perr *ParseError) {
 	_ = c.out.flush() // the connection ends either way
 }
 
-// Drain lets the current exchange end and no other begin: its response says
-// `Connection: close`, and a Next that waits returns ErrDraining.
-func (c *ServerConn) Drain() { c.dl.drain() }
+// Drain says `Connection: close` in the next response, after which no request follows. A
+// client that is idle is left to send one more: closing under its request would
+// fail it. When patience ends, EndIdle follows.
+func (c *ServerConn) Drain() { c.dl.drain(false) }
+
+// EndIdle is Drain, and ends a Next that waits with ErrDraining unless a request has
+// just come.
+func (c *ServerConn) EndIdle() { c.dl.drain(true) }
 
 // Close closes the connection and gives everything back. If the client may still be sending,
 // it first closes our direction and reads on for at most Config.LingerTimeout, so that a reset
