@@ -6,6 +6,7 @@ import (
 	"net"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -139,61 +140,20 @@ func proxyLoop(tb testing.TB, response string) func() {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() { ln.Close() })
-	answer := []byte(response)
-	go func() {
-		for {
-			conn, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				buf := make([]byte, 4096)
-				for {
-					if _, err := conn.Read(buf); err != nil {
-						return
-					}
-					if _, err := conn.Write(answer); err != nil {
-						return
-					}
-				}
-			}()
-		}
-	}()
+	var wg sync.WaitGroup
+	wg.Go(func() { answerAll(ln, []byte(response), &wg) })
+	tb.Cleanup(func() { ln.Close(); wg.Wait() })
 	p, target := newTestPool(tb, PoolConfig{}), ln.Addr().String()
 	client, server := tcpPair(tb)
 	_ = client.SetDeadline(time.Time{})
 	done := make(chan error, 1)
-	go func() {
-		s := NewServerConn(server, &Config{})
-		defer s.Close()
-		var h message.Head
-		buf := make([]byte, 32<<10)
-		for {
-			ex, err := s.Next()
-			if err != nil {
-				done <- err
-				return
-			}
-			if err := forward(ex, p, target, &h, buf); err != nil {
-				ex.Abort(err)
-				done <- err
-				return
-			}
-		}
-	}()
+	go func() { done <- proxyConn(server, &Config{}, p, target) }()
 	tb.Cleanup(func() { client.Close(); <-done })
 	request := []byte(browserRequest)
 	buf := make([]byte, 64<<10)
-	// What the proxy writes is as long for every request.
-	var sample message.Head
-	i := strings.Index(response, "\r\n\r\n") + 4
-	fr, _, _ := parseResponse(&sample, sample.KeepString(response[:i]), 128, asked{})
-	written, _, _ := appendResponse(nil, &sample, false, answered{})
-	size := len(written) + len(response) - i
-	if fr == framingChunked {
-		size = len(written) + len("5\r\nabcde\r\n0\r\n\r\n")
+	size := written(tb, response)
+	if strings.Contains(response, "chunked") {
+		size = len("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\n")
 	}
 	return func() {
 		if _, err := client.Write(request); err != nil {
@@ -228,14 +188,14 @@ func BenchmarkProxyLoop(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			run := proxyLoop(b, response)
 			run()
-			before := cpu(b)
+			before := cpu()
 			b.ReportAllocs()
 			b.ResetTimer()
 			for range b.N {
 				run()
 			}
 			b.StopTimer()
-			b.ReportMetric(float64((cpu(b)-before).Nanoseconds())/float64(b.N), "cpu-ns/op")
+			b.ReportMetric(float64((cpu()-before).Nanoseconds())/float64(b.N), "cpu-ns/op")
 		})
 	}
 }
@@ -256,7 +216,7 @@ func BenchmarkDirect(b *testing.B) {
 	}()
 	buf := make([]byte, len(response))
 	request := []byte(browserRequest)
-	before := cpu(b)
+	before := cpu()
 	b.ResetTimer()
 	for range b.N {
 		_, _ = client.Write(request)
@@ -264,13 +224,13 @@ func BenchmarkDirect(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	b.ReportMetric(float64((cpu(b)-before).Nanoseconds())/float64(b.N), "cpu-ns/op")
+	b.ReportMetric(float64((cpu()-before).Nanoseconds())/float64(b.N), "cpu-ns/op")
 }
 
-func cpu(tb testing.TB) time.Duration {
+func cpu() time.Duration {
 	var r syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
-		tb.Fatal(err)
+		panic(err)
 	}
 	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }
