@@ -107,7 +107,7 @@ func (s *scope) httpLimits(r httpRule, at *path, rule *mesh.RouteRule) {
 		}
 	}
 	if t := r.Retry; t != nil {
-		rule.Retry = &mesh.RouteRetry{Codes: t.Codes, Attempts: 1, Backoff: duration(text(t.Backoff, ""))}
+		rule.Retry = &mesh.RouteRetry{Codes: t.Codes, Attempts: mesh.DefaultRetries, Backoff: duration(text(t.Backoff, ""))}
 		if t.Attempts != nil {
 			rule.Retry.Attempts = *t.Attempts
 		}
@@ -148,17 +148,15 @@ func pathProblem(p string) string {
 	if strings.HasSuffix(p, "/.") || strings.HasSuffix(p, "/..") {
 		return "ends with a dot segment"
 	}
-	for i := 0; i < len(p); i++ {
-		c := p[i]
+	for i, r := range p {
 		switch {
-		case c == '%':
+		case r == '%':
 			if i+2 >= len(p) || !isHex(p[i+1]) || !isHex(p[i+2]) {
 				return "has a % without two hexadecimal digits"
 			}
-			i += 2
-		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', strings.IndexByte("-/._~!$&'()*+,;=:@", c) >= 0:
+		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r < 0x80 && strings.IndexByte("-/._~!$&'()*+,;=:@", byte(r)) >= 0:
 		default:
-			return "contains " + quote(string(rune(c))) + ", which must be percent-encoded"
+			return "contains " + quote(string(r)) + ", which must be percent-encoded"
 		}
 	}
 	return ""

@@ -78,7 +78,7 @@ func (s *scope) servicePorts(in *service, spec *path, out *mesh.Service) {
 func (s *scope) servicePort(p servicePort, at *path) mesh.ServicePort {
 	out := mesh.ServicePort{Name: p.Name, Port: uint16(p.Port), Protocol: protocolOf(p)}
 	switch t := p.TargetPort; {
-	case t.isText && t.text != "":
+	case t.text != "":
 		if out.TargetName = t.text; !isPortName(t.text) {
 			remedy := "write 1 to 15 of a-z, 0-9 and -, with a letter, or a number"
 			if kind, _ := resolvePlain(t.text); kind == kindInt {
@@ -86,12 +86,10 @@ func (s *scope) servicePort(p servicePort, at *path) mesh.ServicePort {
 			}
 			s.fault(at.field("targetPort"), quote(t.text)+" is not a port name", remedy)
 		}
-	case !t.isSet || t.number == 0 && !t.isText && s.root.at(at.field("targetPort")).text != "0", t.isText:
-		out.TargetPort = out.Port
-	case t.number < 1 || t.number > 65535:
+	case t.number < 0 || t.number > 65535:
 		s.fault(at.field("targetPort"), strconv.FormatInt(t.number, 10)+" is out of range", "write a number from 1 to 65535, or a name")
-	default:
-		out.TargetPort = uint16(t.number)
+	default: // 0 is unset, as in Kubernetes
+		out.TargetPort = cmp.Or(uint16(t.number), out.Port)
 	}
 	return out
 }

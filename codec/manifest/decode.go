@@ -251,16 +251,13 @@ func (*anything) decodeValue(*decoder, *value, *path) {}
 // intOrString is a port's number or name.
 type intOrString struct {
 	number int64
-	text   string
-	isText bool
-	isSet  bool
+	text   string // "" for a number
 }
 
 func (x *intOrString) decodeValue(d *decoder, v *value, p *path) {
-	x.isSet = true
 	switch v.kind {
 	case kindString:
-		x.text, x.isText = v.text, true
+		x.text = v.text
 	case kindInt:
 		n, err := strconv.ParseInt(v.text, 10, 32)
 		if err != nil {

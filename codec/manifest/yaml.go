@@ -332,7 +332,7 @@ func resolvePlain(s string) (valueKind, string) {
 			return kindInt, strconv.FormatUint(n, 10)
 		}
 	}
-	if looksFloat(plain) {
+	if s[0] == '.' || looksFloat(plain) {
 		if f, err := strconv.ParseFloat(plain, 64); err == nil && !math.IsInf(f, 0) {
 			kind, text, _ := floatText(f)
 			return kind, text
