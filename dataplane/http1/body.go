@@ -23,7 +23,7 @@ type body struct {
 	extensions int      // bytes of chunk extensions so far
 	scan       headScan // of the trailer section
 	done       bool
-	trailer    *message.Head // set once trailers were read
+	trailer    *message.Head // where trailers go; lent with the connection's heads
 }
 
 type chunkState uint8
@@ -41,7 +41,7 @@ func (in *input) startBody(fr framing, length int64) {
 	in.body.done = fr == framingNone || fr == framingLength && length == 0
 }
 
-// read reads the body; trailer receives trailers. It returns io.EOF with the last bytes
+// read reads the body. It returns io.EOF with the last bytes
 // when the end is known, which spares the caller a call and, corked, a write.
 func (in *input) read(p []byte) (int, error) {
 	b := &in.body

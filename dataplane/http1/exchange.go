@@ -42,8 +42,8 @@ const (
 func (e *Exchange) Request() *message.Head { return e.request }
 
 // Read reads the body. A body that breaks the chunked coding ends in a *ParseError with
-// the status to answer; the connection is then not used again. Before Respond has
-// opened a tunnel, a request for one reads as empty.
+// the status to answer; the connection is then not used again. A request for a tunnel
+// reads as empty until Respond has opened it.
 func (e *Exchange) Read(p []byte) (int, error) {
 	if e.expect.Load() == expectPending {
 		e.sendContinue()

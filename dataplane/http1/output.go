@@ -95,8 +95,7 @@ func (o *output) startBody(fr framing, length int64) {
 	o.ended = fr == framingNone
 }
 
-// body writes part of a body; tail ends nothing, so that a chunk's own CRLF goes
-// with it in one call.
+// body writes part of a body, as one chunk if the body is chunked.
 func (o *output) body(p []byte) (int, error) {
 	if o.failed != nil {
 		return 0, o.failed
