@@ -162,17 +162,17 @@ func (s *scope) later(p *path, problem, remedy string) {
 func (s *scope) trafficPolicy(in *trafficPolicy) *mesh.TrafficPolicy {
 	p := &in.Spec
 	out := &mesh.TrafficPolicy{Namespace: s.namespace, Name: s.name, Targets: s.targets(p.TargetRefs), Strategy: mesh.Strategy(p.Locality.Strategy),
-		ConnectTimeout: duration(p.Timeouts.Connect), RequestTimeout: timeout(p.Timeouts.Request), TryTimeout: timeout(p.Timeouts.BackendRequest),
+		ConnectTimeout: duration(p.Timeouts.Connect), RequestTimeout: timeout(p.Timeouts.Request), TryTimeout: duration(p.Timeouts.BackendRequest),
 		IdleTimeout: duration(p.Timeouts.Idle), EjectAfter: p.OutlierDetection.ConsecutiveFailures}
 	if n := p.Retry.Attempts; n != nil {
 		if out.Retries = *n; *n == 0 {
 			out.Retries = -1
 		}
 	}
-	for _, f := range []string{"connect", "idle"} {
+	for _, f := range []string{"connect", "idle", "backendRequest"} { // request: 0s is no timeout
 		at := spec("timeouts", f)
 		if v := s.root.get("spec").get("timeouts").str(f); isDuration(v) && duration(v) == 0 {
-			s.fault(at, "0 would close every connection at once", "write a duration above 0, or remove it for the default")
+			s.fault(at, "0 is no timeout that could be kept", "write a duration above 0, or remove it for the default")
 		}
 	}
 	if r, t := out.RequestTimeout, out.TryTimeout; r > 0 && t > r {
