@@ -1,0 +1,541 @@
+package xds
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// Batch is one response: changes of one type that were made together, or a part of them.
+type Batch struct {
+	Type      string
+	Resources []Resource
+	// Removed do not exist, or do no longer.
+	Removed []string
+	// Vector is how much the state knows that this comes from.
+	Vector mesh.Vector
+	// Complete says that all that is asked for of this type has now been answered: the
+	// whole set of a wildcard, and every name.
+	Complete bool
+}
+
+// Handler takes what a client receives.
+type Handler interface {
+	// Apply takes a batch; calls come in order from one goroutine. The result names the
+	// resources that were refused, with reasons; the handler goes on with the versions before.
+	Apply(Batch) map[string]error
+}
+
+// ClientConfig is what a client works with. Dial, Node and Handler are required.
+type ClientConfig struct {
+	// Dial connects to a server, at each attempt anew: it may pick another replica each
+	// time. See DialOptions. The closer ends the connection.
+	Dial func(ctx context.Context) (grpc.ClientConnInterface, io.Closer, error)
+	// Node says who asks; it is called at each attempt. Its Vector should be that of the
+	// snapshot that was applied; the client adds what it received since.
+	Node    func() Node
+	Handler Handler
+	// MinBackoff and MaxBackoff bound the time between attempts, which doubles and of which a
+	// random part is waited; 0 are 100 ms and 10 s.
+	MinBackoff, MaxBackoff time.Duration
+	// Rand is in [0, 1); nil is math/rand.
+	Rand func() float64
+	Now  func() time.Time // nil is time.Now
+	Log  *slog.Logger     // nil discards
+}
+
+// Client follows a server and survives its loss: what was applied stays, and on the
+// next connection only the difference is sent. Its methods are safe for concurrent use.
+type Client struct {
+	cfg  ClientConfig
+	wake chan struct{}
+
+	mu    sync.Mutex
+	types map[string]*interest
+	state ClientState
+	// told is the vector of what was applied.
+	told mesh.Vector
+}
+
+// interest is what a client wants and holds of one type. Guarded by the client's mutex.
+type interest struct {
+	want map[string]bool
+	held map[string]string // versions by name
+	// To be said on the stream in this order; nothing in between connections.
+	leave, join map[string]bool
+	started     bool // on this stream
+	complete    bool // on this stream
+	// unsure are names held that did not fit the first request: unless sent again before the
+	// set is complete, they do not exist any more.
+	unsure map[string]bool
+}
+
+// ClientState is a client's view of itself, for an admin page.
+type ClientState struct {
+	Connected bool
+	// Since is when that changed last.
+	Since time.Time
+	// Attempts counts connections tried, Streams those that were opened.
+	Attempts, Streams int
+	// Batches counts responses, Refused resources that the handler refused.
+	Batches, Refused int
+	// Dropped counts names not asked for because there were too many.
+	Dropped int
+	// Error is why the last stream ended or could not be opened.
+	Error  string
+	Vector mesh.Vector
+	Types  []ClientType
+}
+
+// ClientType is one type of a ClientState.
+type ClientType struct {
+	Type string
+	// Wanted counts names asked for, a wildcard as one; Held those held.
+	Wanted, Held int
+	// Digest is comparable to TypeStatus.AckedDigest.
+	Digest   string
+	Complete bool
+}
+
+// NewClient returns a client that is not connected before Run.
+func NewClient(cfg ClientConfig) *Client {
+	if cfg.MinBackoff == 0 {
+		cfg.MinBackoff = 100 * time.Millisecond
+	}
+	if cfg.MaxBackoff == 0 {
+		cfg.MaxBackoff = 10 * time.Second
+	}
+	if cfg.Rand == nil {
+		cfg.Rand = rand.Float64
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Client{cfg: cfg, wake: make(chan struct{}, 1), types: map[string]*interest{}, told: mesh.Vector{}}
+}
+
+// wantMax bounds the names of one type; a server bounds those of a stream.
+const wantMax = maxNames * 3 / 4
+
+func (c *Client) interest(t string) *interest {
+	in := c.types[t]
+	if in == nil {
+		in = &interest{want: map[string]bool{}, held: map[string]string{}, leave: map[string]bool{}, join: map[string]bool{}}
+		c.types[t] = in
+	}
+	return in
+}
+
+// Subscribe asks for resources of a type, or with Wildcard for all of them. What is
+// asked for already stays as it is. Names of a type beyond 98,304 are dropped and counted.
+func (c *Client) Subscribe(t string, names ...string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	in := c.interest(t)
+	for _, name := range names {
+		if in.want[name] {
+			continue
+		}
+		if len(in.want) >= wantMax {
+			c.state.Dropped++
+			continue
+		}
+		in.want[name] = true
+		in.join[name] = true
+	}
+	c.poke()
+}
+
+// Unsubscribe ends the interest in resources. What was held of them is forgotten: the
+// handler may drop it, and it is sent anew when asked for again. Names that a wildcard
+// covers stay.
+func (c *Client) Unsubscribe(t string, names ...string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	in := c.interest(t)
+	for _, name := range names {
+		if !in.want[name] {
+			continue
+		}
+		delete(in.want, name)
+		if in.join[name] {
+			delete(in.join, name)
+		} else {
+			in.leave[name] = true
+		}
+		if name == Wildcard {
+			maps.DeleteFunc(in.held, func(name, _ string) bool { return !in.want[name] })
+		} else if !in.want[Wildcard] {
+			delete(in.held, name)
+		}
+	}
+	c.poke()
+}
+
+// Seed says what is held already, from a snapshot. To be called before Run.
+func (c *Client) Seed(rs []Resource) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, r := range rs {
+		c.interest(r.Type).held[r.Name] = r.Version
+	}
+}
+
+// Connected reports whether a stream is open.
+func (c *Client) Connected() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state.Connected
+}
+
+// State returns the client's view of itself.
+func (c *Client) State() ClientState {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.state
+	s.Vector = c.told.Clone()
+	for _, t := range slices.Sorted(maps.Keys(c.types)) {
+		in := c.types[t]
+		var sum uint64
+		for name, version := range in.held {
+			sum += sumOf(name, version)
+		}
+		s.Types = append(s.Types, ClientType{t, len(in.want), len(in.held), digest(sum), in.complete})
+	}
+	return s
+}
+
+func (c *Client) poke() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run connects and follows until ctx ends, and returns its error.
+func (c *Client) Run(ctx context.Context) error {
+	for attempt := 0; ; attempt++ {
+		progress, err := c.follow(ctx)
+		c.note(false, err)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if progress {
+			attempt = 0
+		}
+		wait := c.backoff(attempt)
+		c.cfg.Log.Info("the control plane is not followed", "error", err, "retry_in", wait)
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		case <-timer.C:
+		}
+	}
+}
+
+// backoff is a random part of a time that doubles, at least a tenth of the least, so
+// that a fleet does not return as one ("full jitter").
+func (c *Client) backoff(attempt int) time.Duration {
+	most := c.cfg.MaxBackoff
+	if attempt < 30 {
+		most = min(most, c.cfg.MinBackoff<<attempt)
+	}
+	return max(c.cfg.MinBackoff/10, time.Duration(c.cfg.Rand()*float64(most)))
+}
+
+func (c *Client) note(connected bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if connected != c.state.Connected {
+		c.state.Connected = connected
+		c.state.Since = c.cfg.Now()
+	}
+	if connected {
+		c.state.Streams++
+		c.state.Error = ""
+	} else if err != nil {
+		c.state.Error = err.Error()
+	}
+}
+
+// follow is one stream from dial to its end; progress says that something was received.
+func (c *Client) follow(parent context.Context) (progress bool, err error) {
+	ctx, cancel := context.WithCancel(parent)
+	c.mu.Lock()
+	c.state.Attempts++
+	c.mu.Unlock()
+	conn, closer, err := c.cfg.Dial(ctx)
+	if err != nil {
+		cancel()
+		return false, fmt.Errorf("dial the control plane: %w", err)
+	}
+	received := make(chan received)
+	done := make(chan struct{})
+	defer func() { // in this order: the stream, the connection, the receiver
+		cancel()
+		if closer != nil {
+			err = errors.Join(err, closer.Close())
+		}
+		<-done
+	}()
+	desc := &grpc.StreamDesc{StreamName: method, ServerStreams: true, ClientStreams: true}
+	stream, err := conn.NewStream(ctx, desc, fullName, grpc.ForceCodecV2(codec{}), grpc.MaxCallRecvMsgSize(messageMax))
+	if err != nil {
+		close(done)
+		return false, fmt.Errorf("open a discovery stream: %w", err)
+	}
+	go func() {
+		defer close(done)
+		receive(ctx, stream, received)
+	}()
+	return c.converse(ctx, stream, received)
+}
+
+// received is a response or the end of the stream.
+type received struct {
+	response *response
+	err      error
+}
+
+func receive(ctx context.Context, stream grpc.ClientStream, to chan<- received) {
+	for {
+		r := received{response: &response{}}
+		r.err = stream.RecvMsg(r.response)
+		select {
+		case to <- r:
+		case <-ctx.Done():
+			return
+		}
+		if r.err != nil {
+			return
+		}
+	}
+}
+
+// converse sends what is to be said and applies what is received.
+func (c *Client) converse(ctx context.Context, stream grpc.ClientStream, from <-chan received) (progress bool, err error) {
+	node := c.connect()
+	c.note(true, nil)
+	c.poke()
+	for {
+		select {
+		case <-ctx.Done():
+			return progress, ctx.Err()
+		case <-c.wake:
+			for _, r := range c.requests() {
+				r.node, node = node, nil // once a stream
+				if err := stream.SendMsg(r); err != nil {
+					return progress, fmt.Errorf("ask for %s: %w", r.typ, err)
+				}
+			}
+		case r := <-from:
+			if r.err != nil {
+				return progress, fmt.Errorf("receive: %w", r.err)
+			}
+			progress = true
+			answer, err := c.apply(r.response)
+			if err != nil {
+				return progress, err
+			}
+			if err := stream.SendMsg(answer); err != nil {
+				return progress, fmt.Errorf("answer for %s: %w", answer.typ, err)
+			}
+		}
+	}
+}
+
+// connect prepares the first requests of a stream and returns the node to show.
+func (c *Client) connect() *Node {
+	node := c.cfg.Node()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	node.Vector = node.Vector.Clone()
+	if node.Vector == nil {
+		node.Vector = mesh.Vector{}
+	}
+	node.Vector.Merge(c.told)
+	c.told = node.Vector.Clone()
+	for _, in := range c.types {
+		in.started, in.complete, in.unsure = false, false, nil
+		clear(in.leave)
+		in.join = maps.Clone(in.want)
+	}
+	return &node
+}
+
+// requestMax is how much of a message names and versions may take.
+const requestMax = MaxMessage - 64<<10
+
+// requests takes what is to be said: of each type what is left, then what is new with
+// the versions held, in as many messages as it takes.
+func (c *Client) requests() []*request {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []*request
+	for _, t := range slices.Sorted(maps.Keys(c.types)) {
+		in := c.types[t]
+		if len(in.leave)+len(in.join) == 0 {
+			continue
+		}
+		out = append(out, in.requests(t)...)
+		clear(in.leave)
+		clear(in.join)
+		in.started = true
+	}
+	return out
+}
+
+func (in *interest) requests(t string) []*request {
+	r := &request{typ: t, initial: map[string]string{}}
+	out, size := []*request{r}, 0
+	fits := func(n int) {
+		if size+n > requestMax {
+			r = &request{typ: t, initial: map[string]string{}}
+			out, size = append(out, r), 0
+		}
+		size += n
+	}
+	for _, name := range slices.Sorted(maps.Keys(in.leave)) {
+		fits(len(name) + 8)
+		r.unsubscribe = append(r.unsubscribe, name)
+	}
+	if in.join[Wildcard] {
+		in.complete = false
+		r.subscribe = append(r.subscribe, Wildcard)
+		for _, name := range slices.Sorted(maps.Keys(in.held)) {
+			n := len(name) + len(in.held[name]) + 16
+			if size+n > requestMax {
+				if in.unsure == nil {
+					in.unsure = map[string]bool{}
+				}
+				in.unsure[name] = true
+				continue
+			}
+			size += n
+			r.initial[name] = in.held[name]
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(in.join)) {
+		if name == Wildcard {
+			continue
+		}
+		in.complete = false
+		version, held := in.held[name]
+		fits(2*len(name) + len(version) + 24)
+		r.subscribe = append(r.subscribe, name)
+		if held && !in.unsure[name] {
+			r.initial[name] = version
+		}
+	}
+	return out
+}
+
+// errBackwards ends a stream whose server knows less than what was applied.
+var errBackwards = errors.New("the server went back in time")
+
+// apply hands a response to the handler and returns its answer.
+func (c *Client) apply(r *response) (*request, error) {
+	batch, err := c.batch(r)
+	if err != nil {
+		return nil, err
+	}
+	var refusals map[string]error
+	if len(batch.Resources)+len(batch.Removed) > 0 || batch.Complete {
+		refusals = c.cfg.Handler.Apply(batch)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	in := c.interest(r.typ)
+	c.state.Batches++
+	for _, res := range batch.Resources {
+		if refusals[res.Name] == nil && in.wants(res.Name) {
+			in.held[res.Name] = res.Version
+		}
+	}
+	for _, name := range batch.Removed {
+		delete(in.held, name)
+	}
+	in.complete = in.complete || batch.Complete
+	if r.vector != nil {
+		c.told = r.vector
+	}
+	answer := &request{typ: r.typ, nonce: r.nonce}
+	refuse(answer, batch.Resources, refusals)
+	c.state.Refused += len(answer.refused)
+	return answer, nil
+}
+
+// batch is what the handler is given of a response: what is wanted still.
+func (c *Client) batch(r *response) (Batch, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for cluster, at := range c.told {
+		if now, ok := r.vector[cluster]; ok && now.Compare(at) < 0 {
+			return Batch{}, fmt.Errorf("%w: it knows %q, applied was %q", errBackwards, r.vector, c.told)
+		}
+	}
+	in := c.interest(r.typ)
+	b := Batch{Type: r.typ, Vector: r.vector, Complete: r.complete}
+	for _, res := range r.resources {
+		if in.wants(res.Name) {
+			b.Resources = append(b.Resources, res)
+			delete(in.unsure, res.Name)
+		}
+	}
+	for _, name := range r.removed {
+		if in.wants(name) {
+			b.Removed = append(b.Removed, name)
+			delete(in.unsure, name)
+		}
+	}
+	if r.complete && len(in.unsure) > 0 {
+		b.Removed = slices.AppendSeq(b.Removed, maps.Keys(in.unsure))
+		slices.Sort(b.Removed)
+		in.unsure = nil
+	}
+	return b, nil
+}
+
+func (in *interest) wants(name string) bool { return in.want[name] || in.want[Wildcard] }
+
+// Bounds of the reasons in a NACK; beyond, resources are named without one.
+const (
+	reasonMax  = 512
+	reasonsMax = 256 << 10
+)
+
+// refuse makes an answer a NACK that names what was refused.
+func refuse(r *request, of []Resource, why map[string]error) {
+	size := 0
+	for _, res := range of {
+		err := why[res.Name]
+		if err == nil {
+			continue
+		}
+		reason := cut([]byte(err.Error()), reasonMax)
+		if size += len(reason); size > reasonsMax {
+			reason = ""
+		}
+		r.nack = true
+		r.refused = append(r.refused, refusal{res.Name, reason})
+	}
+	if r.nack {
+		r.message = fmt.Sprintf("%d of %d resources refused, first %s: %s", len(r.refused), len(of), r.refused[0].name, r.refused[0].message)
+	}
+}

@@ -1,0 +1,365 @@
+package xds
+
+import (
+	"math"
+	"slices"
+)
+
+// sub is one stream's subscription to one type: what it asked for and how far it is.
+// It holds no resource, only the sum of what was sent of each name. Guarded by the
+// server's mutex.
+type sub struct {
+	st *stream
+	g  *group
+
+	wild       bool
+	named      int  // names asked for
+	unanswered int  // of them, those of which the source has not spoken
+	owes       bool // a response that completes the set is due
+
+	marks []mark // by ID
+	// ups are resources to send and absences to tell, downs are removals of what the stream
+	// holds; by publish. A name is at most once in each, so they are as long as the names.
+	ups, downs queue
+
+	inflight *frame
+	oldest   uint64   // publish of the oldest addition in flight; none if there is no addition
+	prev     []uint64 // sums before the items of inflight
+
+	held    uint64 // sum of sums sent
+	heldN   int
+	acked   uint64 // the same at the last answer
+	ackedN  int
+	refused map[uint32]refused
+}
+
+// mark is how far a stream is with one name.
+type mark struct {
+	id    uint32
+	flags flags
+	sum   uint64 // of what was sent last
+}
+
+type flags uint32
+
+const (
+	isNamed flags = 1 << iota
+	inUps
+	inDowns
+)
+
+// refused is a version that a client refused.
+type refused struct {
+	sum              uint64
+	version, message string
+}
+
+const none = math.MaxUint64
+
+// queue is a first-in-first-out queue of names with the publish that made them due.
+type queue struct {
+	items []due
+	head  int
+}
+
+type due struct {
+	e   *entry
+	seq uint64
+}
+
+func (q *queue) len() int { return len(q.items) - q.head }
+
+func (q *queue) push(d due) { q.items = append(q.items, d) }
+
+// first is the publish of the head, or none.
+func (q *queue) first() uint64 {
+	if q.len() == 0 {
+		return none
+	}
+	return q.items[q.head].seq
+}
+
+func (q *queue) pop() {
+	q.items[q.head] = due{}
+	q.head++
+	if q.head == len(q.items) {
+		q.items, q.head = q.items[:0], 0
+		if cap(q.items) > 64 {
+			q.items = nil
+		}
+	}
+}
+
+func (q *queue) remove(e *entry) {
+	q.items = slices.DeleteFunc(q.items[q.head:], func(d due) bool { return d.e == e })
+	q.head = 0
+}
+
+func (b *sub) find(id uint32) (int, bool) {
+	if n := len(b.marks); n == 0 || b.marks[n-1].id < id { // the common case while a set is sent
+		return n, false
+	}
+	return slices.BinarySearchFunc(b.marks, id, func(m mark, id uint32) int {
+		if m.id < id {
+			return -1
+		}
+		if m.id > id {
+			return 1
+		}
+		return 0
+	})
+}
+
+// mark returns the place of an entry's mark, made if there is none.
+func (b *sub) mark(e *entry) int {
+	i, ok := b.find(e.id)
+	if !ok {
+		b.marks = slices.Insert(b.marks, i, mark{id: e.id})
+		e.refs++
+	}
+	return i
+}
+
+// forget drops the mark at i.
+func (b *sub) forget(i int, e *entry) {
+	m := b.marks[i]
+	if m.flags&inDowns != 0 {
+		b.downs.remove(e)
+	}
+	b.set(i, sumNone)
+	b.accept(e)
+	b.marks = slices.Delete(b.marks, i, i+1)
+	e.refs--
+	b.g.release(e)
+}
+
+// set moves the mark at i to what was sent, and the digest with it.
+func (b *sub) set(i int, sum uint64) {
+	m := &b.marks[i]
+	b.held += countable(sum) - countable(m.sum)
+	if m.sum > sumAbsent {
+		b.heldN--
+	}
+	if sum > sumAbsent {
+		b.heldN++
+	}
+	m.sum = sum
+}
+
+type need int
+
+const (
+	needNothing need = iota
+	needUp
+	needDown
+)
+
+// need says what the stream must be told of an entry.
+func (b *sub) need(e *entry, m mark) need {
+	if e.cur != nil {
+		if e.cur.sum == m.sum {
+			return needNothing
+		}
+		if r, ok := b.refused[e.id]; ok && r.sum == e.cur.sum {
+			return needNothing // until it changes
+		}
+		return needUp
+	}
+	if known := e.known || (b.wild && b.g.complete); !known {
+		return needNothing
+	}
+	if m.sum > sumAbsent {
+		return needDown
+	}
+	if m.flags&isNamed != 0 && m.sum == sumNone {
+		return needUp
+	}
+	return needNothing
+}
+
+// touch queues an entry if the stream must be told of it. seq is the publish.
+func (b *sub) touch(e *entry, seq uint64) {
+	i, ok := b.find(e.id)
+	if !ok {
+		if !b.wild || e.cur == nil {
+			return
+		}
+		i = b.mark(e)
+	}
+	m := &b.marks[i]
+	n := b.need(e, *m)
+	if e.cur != nil && e.cur.sum == m.sum {
+		b.accept(e) // back to what the client holds
+	}
+	if n != needDown && m.flags&inDowns != 0 {
+		// A later removal must wait for the additions of its own publish.
+		m.flags &^= inDowns
+		b.downs.remove(e)
+	}
+	switch {
+	case n == needUp && m.flags&inUps == 0:
+		m.flags |= inUps
+		b.ups.push(due{e, seq})
+		b.compact()
+	case n == needDown && m.flags&inDowns == 0:
+		m.flags |= inDowns
+		b.downs.push(due{e, seq})
+	case n == needNothing && m.sum == sumNone && m.flags == 0:
+		b.forget(i, e)
+	}
+}
+
+// compact takes what was unsubscribed out of a queue that a stream does not drain.
+func (b *sub) compact() {
+	if b.ups.len() <= 2*len(b.marks)+64 {
+		return
+	}
+	seen := make(map[uint32]bool, len(b.marks))
+	b.ups.items = slices.DeleteFunc(b.ups.items[b.ups.head:], func(d due) bool {
+		i, ok := b.find(d.e.id)
+		gone := !ok || b.marks[i].flags&inUps == 0 || seen[d.e.id]
+		seen[d.e.id] = true
+		return gone
+	})
+	b.ups.head = 0
+}
+
+// accept forgets that the client refused a version of the entry.
+func (b *sub) accept(e *entry) {
+	if r, ok := b.refused[e.id]; ok {
+		delete(b.refused, e.id)
+		b.st.s.report(b.g, e.name, r, -1)
+	}
+}
+
+// held back: a wildcard is sent nothing until it can be sent whole.
+func (b *sub) heldBack() bool { return b.wild && !b.g.complete }
+
+// satisfied reports that everything asked for has been sent.
+func (b *sub) satisfied() bool {
+	return !b.heldBack() && b.unanswered == 0 && b.ups.len() == 0 && b.downs.len() == 0
+}
+
+// send makes and queues the next response, of additions, removals or both. There must
+// be none in flight. additions and removals before the publish given are meant.
+func (b *sub) send(ups bool, downsBefore uint64) {
+	s := b.st.s
+	items, size := s.scratch[:0], s.headerSize(b.g.typ)
+	b.oldest, b.prev = none, b.prev[:0]
+	take := func(i int, e *entry, sum uint64) {
+		items = append(items, item{e, e.cur})
+		b.prev = append(b.prev, b.marks[i].sum)
+		b.set(i, sum)
+	}
+	for ups && b.ups.len() > 0 {
+		d := b.ups.items[b.ups.head]
+		i, ok := b.find(d.e.id)
+		if !ok || b.marks[i].flags&inUps == 0 {
+			b.ups.pop()
+			continue
+		}
+		if b.need(d.e, b.marks[i]) != needUp {
+			b.ups.pop()
+			b.marks[i].flags &^= inUps
+			b.touch(d.e, d.seq)
+			continue
+		}
+		n, sum := removedSize(d.e.name), uint64(sumAbsent)
+		if d.e.cur != nil {
+			n, sum = d.e.cur.size, d.e.cur.sum
+		}
+		if size+n > MaxMessage && len(items) > 0 {
+			break
+		}
+		size += n
+		b.ups.pop()
+		b.marks[i].flags &^= inUps
+		b.oldest = min(b.oldest, d.seq)
+		take(i, d.e, sum)
+	}
+	for b.downs.first() < downsBefore {
+		d := b.downs.items[b.downs.head]
+		n := removedSize(d.e.name)
+		if size+n > MaxMessage && len(items) > 0 {
+			break
+		}
+		size += n
+		b.downs.pop()
+		i, _ := b.find(d.e.id) // in downs only while marked
+		b.marks[i].flags &^= inDowns
+		take(i, d.e, sumAbsent)
+		b.accept(d.e)
+		if b.marks[i].flags&isNamed == 0 {
+			b.forget(i, d.e)
+		}
+	}
+	s.scratch = items
+	whole := b.owes && b.satisfied()
+	if len(items) == 0 && !whole {
+		return
+	}
+	if whole {
+		b.owes = false
+	}
+	b.inflight = s.frame(b.g, items, whole)
+	clear(s.scratch)
+	s.counters.Responses++
+	b.st.out <- b.inflight // never blocks: it has room for one response a type
+}
+
+// answer takes an ACK or NACK of the response in flight.
+func (b *sub) answer(r *request) {
+	f := b.inflight
+	if f == nil || r.answers != f.nonce {
+		return // stale: it answers what was superseded, or nothing
+	}
+	b.inflight = nil
+	if r.nack {
+		b.reject(f, r)
+	}
+	if len(b.refused) > 0 {
+		for _, it := range f.items {
+			if i, ok := b.find(it.e.id); ok && it.p != nil && b.marks[i].sum == it.p.sum {
+				b.accept(it.e)
+			}
+		}
+	}
+	if cap(b.prev) > 64 {
+		b.prev = nil
+	}
+	b.acked, b.ackedN = b.held, b.heldN
+}
+
+// reject puts the marks of refused resources back to what the client still holds. A NACK
+// that names none refuses all.
+func (b *sub) reject(f *frame, r *request) {
+	named := make(map[string]string, len(r.refused))
+	for _, x := range r.refused {
+		named[x.name] = x.message
+	}
+	for i, it := range f.items {
+		if it.p == nil {
+			continue
+		}
+		message, ok := named[it.e.name]
+		if !ok && len(named) > 0 {
+			continue
+		}
+		if message == "" {
+			message = r.message
+		}
+		k, ok := b.find(it.e.id)
+		if !ok || b.marks[k].sum != it.p.sum {
+			continue // it is no longer subscribed
+		}
+		b.accept(it.e) // what it refused before, in favour of
+		x := refused{it.p.sum, it.p.version, message}
+		if b.refused == nil {
+			b.refused = map[uint32]refused{}
+		}
+		b.refused[it.e.id] = x
+		b.st.s.report(b.g, it.e.name, x, 1)
+		b.set(k, b.prev[i])
+		b.touch(it.e, b.st.s.seq)
+	}
+}

@@ -1,0 +1,247 @@
+package xds
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"slices"
+	"time"
+
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// groupKey names the resources that nodes of one scope share.
+type groupKey struct{ scope, typ string }
+
+// group is what the server knows of one type in one scope, and who follows it.
+// Everything in it is guarded by the server's mutex.
+type group struct {
+	groupKey
+	rank    int // in Config.Order; unordered if the type is not named there
+	entries map[string]*entry
+	byID    map[uint32]*entry
+	list    []*entry // by ID; may hold entries that were dropped
+	nextID  uint32
+
+	subs     int    // of streams
+	wilds    []*sub // subscribers of everything
+	watched  bool   // the source watches everything
+	complete bool   // everything has been published
+	idle     uint64 // changes whenever wilds does; tells a linger that it is stale
+}
+
+const unordered = -1
+
+// entry is one name of a group.
+type entry struct {
+	name    string
+	id      uint32
+	cur     *piece // nil if it does not exist, or is not known yet
+	known   bool   // the source has spoken of it since it watches the name
+	watched bool   // the source watches the name
+	dropped bool
+	refs    int    // marks of streams
+	live    int    // subscribers by name
+	subs    []*sub // the same, and some that have gone
+	idle    uint64
+}
+
+// piece is one version of a resource, encoded once for all streams.
+type piece struct {
+	version    string
+	sum        uint64 // of name and version: equal sums are equal resources
+	size       int
+	head, body mem.Buffer
+}
+
+// Sums that stand for no resource. sumOf returns neither.
+const (
+	sumNone   = 0 // the stream was told nothing
+	sumAbsent = 1 // the stream was told that there is none
+)
+
+// sumOf names a version of a resource in 64 bits. Sums of a set are added up to compare
+// sets: the same set has the same digest at a server and at its clients.
+func sumOf(name, version string) uint64 {
+	h := sha256.Sum256([]byte(name + "\x00" + version))
+	return max(binary.BigEndian.Uint64(h[:]), sumAbsent+1)
+}
+
+// countable is a sum as digests of sets count it.
+func countable(sum uint64) uint64 {
+	if sum <= sumAbsent {
+		return 0
+	}
+	return sum
+}
+
+func newPiece(r *Resource) *piece {
+	head := appendResource(nil, r)
+	return &piece{version: r.Version, sum: sumOf(r.Name, r.Version), size: len(head) + len(r.Body),
+		head: mem.SliceBuffer(head), body: mem.SliceBuffer(r.Body)}
+}
+
+func removedSize(name string) int {
+	return protowire.SizeTag(respRemoved) + protowire.SizeBytes(len(name))
+}
+
+// add makes the entry of a name.
+func (g *group) add(name string) *entry {
+	g.nextID++
+	e := &entry{name: name, id: g.nextID}
+	g.entries[name] = e
+	g.byID[e.id] = e
+	g.list = append(g.list, e)
+	return e
+}
+
+// entry returns the entry of a name, made if there is none.
+func (g *group) entry(name string) *entry {
+	if e := g.entries[name]; e != nil {
+		return e
+	}
+	return g.add(name)
+}
+
+// release drops an entry that nothing holds.
+func (g *group) release(e *entry) {
+	if e.refs > 0 || e.watched || e.dropped || (e.cur != nil && g.watched) {
+		return
+	}
+	e.dropped = true
+	delete(g.entries, e.name)
+	delete(g.byID, e.id)
+	if len(g.list) > 2*len(g.entries)+16 {
+		g.list = slices.DeleteFunc(g.list, func(e *entry) bool { return e.dropped })
+	}
+}
+
+// subscribed makes b a subscriber of the entry by name.
+func (e *entry) subscribed(b *sub) {
+	e.live++
+	e.idle++
+	e.subs = append(e.subs, b)
+}
+
+// unsubscribed takes b away. A closed stream's b stays in the list until enough of it
+// has gone, so that closing a stream with n names takes n steps.
+func (e *entry) unsubscribed(b *sub) {
+	e.live--
+	e.idle++
+	if !b.st.closed {
+		if i := slices.Index(e.subs, b); i >= 0 {
+			e.subs = slices.Delete(e.subs, i, i+1)
+		}
+	}
+	if len(e.subs) > 2*e.live+8 || e.live == 0 {
+		e.subs = slices.DeleteFunc(e.subs, func(b *sub) bool { return b.st.closed })
+	}
+}
+
+func (g *group) addWild(b *sub) {
+	g.idle++
+	g.wilds = append(g.wilds, b)
+}
+
+func (g *group) dropWild(b *sub) {
+	g.idle++
+	if i := slices.Index(g.wilds, b); i >= 0 {
+		g.wilds = slices.Delete(g.wilds, i, i+1)
+	}
+}
+
+// linger is a name, or with a nil entry a whole group, that lost its last subscriber.
+type linger struct {
+	g    *group
+	e    *entry
+	idle uint64
+	end  time.Time
+}
+
+// item is one resource of a response; the piece of a removed one is nil.
+type item struct {
+	e *entry
+	p *piece
+}
+
+// frame is a response, encoded once. Streams that are to be sent the same share it, its
+// nonce included, which is why nonces are unique in a server and not in a stream.
+type frame struct {
+	nonce   uint64
+	items   []item
+	buffers mem.BufferSlice
+	size    int
+}
+
+// frameKey finds a frame; hash is over the items.
+type frameKey struct {
+	g     *group
+	hash  uint64
+	whole bool
+}
+
+// Bounds of the frames that are kept for other streams until the next publish.
+const framesMax = 512
+
+// joinMax is up to which size a frame is one buffer; beyond, copying costs more than
+// many buffers do.
+const joinMax = 32 << 10
+
+// frame returns the response of these items, made if no other stream was sent the same
+// since the last publish.
+func (s *Server) frame(g *group, items []item, whole bool) *frame {
+	key := frameKey{g: g, whole: whole, hash: uint64(len(items))}
+	for _, it := range items {
+		sum := uint64(it.e.id)
+		if it.p != nil {
+			sum = it.p.sum
+		}
+		key.hash = key.hash*0x9E3779B97F4A7C15 + sum
+	}
+	if f := s.frames[key]; f != nil && slices.Equal(f.items, items) {
+		return f
+	}
+	s.nonce++
+	f := &frame{nonce: s.nonce, items: slices.Clone(items)}
+	f.encode(s.vectorText, g.typ, whole)
+	if len(s.frames) >= framesMax {
+		clear(s.frames)
+	}
+	s.frames[key] = f
+	s.counters.Frames++
+	return f
+}
+
+func (f *frame) encode(vector, typ string, whole bool) {
+	var removed []string
+	size := 0
+	for _, it := range f.items {
+		if it.p == nil {
+			removed = append(removed, it.e.name)
+		} else {
+			size += it.p.size
+		}
+	}
+	head := appendHeader(nil, vector, typ, f.nonce, removed, whole)
+	f.size = len(head) + size
+	if f.size <= joinMax {
+		head = slices.Grow(head, size)
+		for _, it := range f.items {
+			if it.p != nil {
+				head = append(append(head, it.p.head.ReadOnlyData()...), it.p.body.ReadOnlyData()...)
+			}
+		}
+		f.buffers = mem.BufferSlice{mem.SliceBuffer(head)}
+		return
+	}
+	f.buffers = make(mem.BufferSlice, 1, 1+2*len(f.items))
+	f.buffers[0] = mem.SliceBuffer(head)
+	for _, it := range f.items {
+		if it.p != nil {
+			f.buffers = append(f.buffers, it.p.head, it.p.body)
+		}
+	}
+}
+
+// headerSize bounds what a response takes beside resources and removed names.
+func (s *Server) headerSize(typ string) int { return len(s.vectorText) + len(typ) + 64 }

@@ -1,0 +1,493 @@
+package xds
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// ServerConfig is what a server works with. Source and Identify are required.
+type ServerConfig struct {
+	Source Source
+	// Identify says who is at the other end of a stream, from the context of its
+	// connection (credentials/tls: peer.FromContext). An error refuses the stream.
+	Identify func(ctx context.Context) (mesh.Identity, error)
+	// Order lists types so that each stands before those that refer to it. Additions of one
+	// publish are sent in this order, its removals in the reverse order once the additions were
+	// answered. Types that are not named are sent without regard to others.
+	Order []string
+	Now   func() time.Time // nil is time.Now
+	Log   *slog.Logger     // nil discards
+	// Delivered takes what clients refused, coalesced over 100 ms. It is called by Run.
+	Delivered func(Delivery)
+	// MaxStreams are served at once, more are refused with RESOURCE_EXHAUSTED; 0 is 10,000.
+	MaxStreams int
+	// MaxFirst streams may be on their way to a first complete configuration at once, others
+	// wait for their turn; 0 is 128. One that takes longer than a second no longer counts.
+	MaxFirst int
+	// CatchUp is how long a stream whose node knows more than this server waits for the
+	// server to catch up; 0 is 10 s.
+	CatchUp time.Duration
+	// Linger is how long a name is still watched after its last subscriber has gone; 0 is
+	// 30 s.
+	Linger time.Duration
+}
+
+// Delivery is how many connected nodes refuse a version of a resource. A resource that
+// none refuses any more is reported once with 0 nodes.
+type Delivery struct {
+	Scope, Type, Name, Version string
+	// Message is the reason of one of them.
+	Message string
+	Nodes   int
+}
+
+// Counters count since the start.
+type Counters struct {
+	Streams, Requests, Responses uint64
+	// Frames are the distinct responses: Responses/Frames is how many streams share one.
+	Frames uint64
+	// Panics were caught and cost one stream each.
+	Panics uint64
+	// Refused are NACKs of one resource by one node.
+	Refused uint64
+	// TooLarge are resources that do not fit a message; the version before stays in force.
+	TooLarge uint64
+}
+
+// Server serves resources to streams. Its methods are safe for concurrent use.
+//
+// One mutex guards all of it. What happens under it is arithmetic on cursors, some
+// hundred nanoseconds a stream and change; encoding and sending happen outside, and each
+// stream sends from its own goroutine, so that a slow one delays nobody.
+type Server struct {
+	cfg  ServerConfig
+	rank map[string]int
+
+	mu         sync.Mutex
+	groups     map[groupKey]*group
+	streams    map[*stream]struct{}
+	vector     mesh.Vector
+	vectorText string
+	seq        uint64 // counts publishes
+	nonce      uint64
+	frames     map[frameKey]*frame
+	scratch    []item
+	affected   []*stream
+	counters   Counters
+	closed     bool
+
+	// Deadlines in order; Run acts on them.
+	lingers   []linger
+	waiting   []*stream // for the server to catch up
+	first     []*stream // on their way to a first configuration
+	queued    []*stream // for their turn
+	reports   map[reportKey]*report
+	reportAt  time.Time // zero if there is nothing to report
+	deadlines chan struct{}
+}
+
+// Constants of pace.
+const (
+	firstMax    = time.Second
+	reportEvery = 100 * time.Millisecond
+)
+
+// NewServer returns a server without resources. Nothing is sent before the first
+// Publish.
+func NewServer(cfg ServerConfig) *Server {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.MaxStreams == 0 {
+		cfg.MaxStreams = 10_000
+	}
+	if cfg.MaxFirst == 0 {
+		cfg.MaxFirst = 128
+	}
+	if cfg.CatchUp == 0 {
+		cfg.CatchUp = 10 * time.Second
+	}
+	if cfg.Linger == 0 {
+		cfg.Linger = 30 * time.Second
+	}
+	s := &Server{cfg: cfg, rank: map[string]int{}, groups: map[groupKey]*group{}, streams: map[*stream]struct{}{},
+		vector: mesh.Vector{}, frames: map[frameKey]*frame{}, reports: map[reportKey]*report{}, deadlines: make(chan struct{}, 1)}
+	for i, t := range cfg.Order {
+		s.rank[t] = i
+	}
+	return s
+}
+
+// Register adds the discovery service to a grpc.Server, which must have been made with
+// ServerOptions.
+func (s *Server) Register(r grpc.ServiceRegistrar) {
+	r.RegisterService(&grpc.ServiceDesc{
+		ServiceName: service,
+		HandlerType: (*any)(nil),
+		Streams: []grpc.StreamDesc{{StreamName: method, ServerStreams: true, ClientStreams: true,
+			Handler: func(_ any, ss grpc.ServerStream) error { return s.serve(ss) }}},
+		Metadata: "envoy/service/discovery/v3/ads.proto",
+	}, s)
+}
+
+// Counters returns the counters.
+func (s *Server) Counters() Counters {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.counters
+}
+
+// Publish takes changed resources and how much the state they come from knows. All of
+// them are one change: a stream is sent additions before what refers to them. Updates of
+// names that nobody watches are ignored. Publish is called by one goroutine; it
+// does not wait for streams.
+func (s *Server) Publish(v mesh.Vector, updates []Update) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seq++
+	clear(s.frames)
+	if !s.vector.Covers(v) {
+		s.vector.Merge(v)
+		s.vectorText = s.vector.String()
+	}
+	for _, u := range updates {
+		if g := s.groups[groupKey{u.Scope, u.Type}]; g != nil {
+			s.apply(g, u)
+		}
+	}
+	s.waiting = slices.DeleteFunc(s.waiting, func(st *stream) bool {
+		covered := s.vector.Covers(st.node.Vector)
+		if covered {
+			s.admit(st)
+		}
+		return covered
+	})
+	for _, st := range s.affected {
+		st.affected = false
+		st.pump()
+	}
+	clear(s.affected)
+	s.affected = s.affected[:0]
+}
+
+// apply takes one update into the index and marks whom it concerns.
+func (s *Server) apply(g *group, u Update) {
+	if u.Name == Wildcard {
+		if g.watched && !g.complete {
+			g.complete = true
+			for _, b := range g.wilds {
+				for _, m := range slices.Clone(b.marks) { // resumed names that do not exist
+					b.touch(g.byID[m.id], s.seq)
+				}
+				s.affect(b)
+			}
+		}
+		return
+	}
+	e := g.entries[u.Name]
+	if e == nil {
+		if !g.watched || u.Resource == nil {
+			return
+		}
+		e = g.add(u.Name)
+	}
+	if !e.watched && !g.watched {
+		return
+	}
+	if !s.change(g, e, u.Resource) {
+		return
+	}
+	for _, b := range e.subs {
+		if !b.st.closed {
+			b.touch(e, s.seq)
+			s.affect(b)
+		}
+	}
+	for _, b := range g.wilds {
+		b.touch(e, s.seq)
+		s.affect(b)
+	}
+	if e.cur == nil {
+		g.release(e)
+	}
+}
+
+// change sets the value of an entry and reports whether anything is new.
+func (s *Server) change(g *group, e *entry, r *Resource) bool {
+	changed := false
+	if !e.known {
+		e.known, changed = true, true
+		for _, b := range e.subs {
+			if !b.st.closed {
+				b.unanswered--
+			}
+		}
+	}
+	if r == nil {
+		changed = changed || e.cur != nil
+		e.cur = nil
+		return changed
+	}
+	p := newPiece(r)
+	if e.cur != nil && e.cur.sum == p.sum {
+		return changed
+	}
+	if p.size+s.headerSize(g.typ) > MaxMessage {
+		s.counters.TooLarge++
+		s.cfg.Log.Error("a resource does not fit a message and is not sent", "type", g.typ, "name", e.name, "bytes", len(r.Body))
+		return changed
+	}
+	e.cur = p
+	return true
+}
+
+func (s *Server) affect(b *sub) {
+	if !b.st.affected {
+		b.st.affected = true
+		s.affected = append(s.affected, b.st)
+	}
+}
+
+// group returns the group of a key, made if there is none.
+func (s *Server) group(k groupKey) *group {
+	g := s.groups[k]
+	if g == nil {
+		rank, ok := s.rank[k.typ]
+		if !ok {
+			rank = unordered
+		}
+		g = &group{groupKey: k, rank: rank, entries: map[string]*entry{}, byID: map[uint32]*entry{}}
+		s.groups[k] = g
+	}
+	return g
+}
+
+// admit lets a stream have its configuration, now or in its turn.
+func (s *Server) admit(st *stream) {
+	if len(s.first) >= s.cfg.MaxFirst {
+		st.state = stateQueued
+		s.queued = append(s.queued, st)
+		return
+	}
+	st.state = stateFirst
+	st.deadline = s.cfg.Now().Add(firstMax)
+	s.first = append(s.first, st)
+	s.wake()
+	st.pump()
+}
+
+// configured ends a stream's first configuration and gives its place to the next.
+func (s *Server) configured(st *stream) {
+	if i := slices.Index(s.first, st); i >= 0 {
+		s.first = slices.Delete(s.first, i, i+1)
+	}
+	if st.state == stateFirst {
+		st.state = stateServing
+	}
+	for len(s.queued) > 0 && len(s.first) < s.cfg.MaxFirst {
+		next := s.queued[0]
+		s.queued = s.queued[1:]
+		s.admit(next)
+	}
+}
+
+// wake tells Run that there may be an earlier deadline.
+func (s *Server) wake() {
+	select {
+	case s.deadlines <- struct{}{}:
+	default:
+	}
+}
+
+// Run acts on deadlines until ctx ends: it ends watches that lingered, streams that
+// waited too long, and reports what was refused. Then it closes all streams with
+// UNAVAILABLE, refuses new ones, and returns the error of ctx.
+func (s *Server) Run(ctx context.Context) error {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		next, deliveries := s.expire()
+		for _, d := range deliveries {
+			s.cfg.Delivered(d)
+		}
+		timer.Reset(next)
+		select {
+		case <-ctx.Done():
+			s.shut()
+			return ctx.Err()
+		case <-s.deadlines:
+		case <-timer.C:
+		}
+	}
+}
+
+func (s *Server) shut() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	for st := range s.streams {
+		st.fail(status.Error(codes.Unavailable, "the control plane is shutting down"))
+	}
+}
+
+// expire acts on deadlines that have passed and returns how long it is to the next.
+func (s *Server) expire() (time.Duration, []Delivery) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now, next := s.cfg.Now(), time.Hour
+	for len(s.lingers) > 0 {
+		if wait := s.lingers[0].end.Sub(now); wait > 0 {
+			next = min(next, wait)
+			break
+		}
+		s.unwatch(s.lingers[0])
+		s.lingers = s.lingers[1:]
+	}
+	for len(s.waiting) > 0 {
+		st := s.waiting[0]
+		if wait := st.deadline.Sub(now); wait > 0 {
+			next = min(next, wait)
+			break
+		}
+		s.waiting = s.waiting[1:]
+		st.fail(status.Errorf(codes.Unavailable, "this replica knows %q, the node %q: try another", s.vectorText, st.node.Vector))
+	}
+	for len(s.first) > 0 {
+		st := s.first[0]
+		if wait := st.deadline.Sub(now); wait > 0 {
+			next = min(next, wait)
+			break
+		}
+		s.configured(st)
+	}
+	var deliveries []Delivery
+	if !s.reportAt.IsZero() {
+		if wait := s.reportAt.Sub(now); wait > 0 {
+			next = min(next, wait)
+		} else {
+			deliveries = s.takeReports()
+		}
+	}
+	return next, deliveries
+}
+
+// lingerOn ends the watch of a name, or of all of a group, after a while.
+func (s *Server) lingerOn(l linger) {
+	l.end = s.cfg.Now().Add(s.cfg.Linger)
+	s.lingers = append(s.lingers, l)
+	s.wake()
+}
+
+// unwatch ends a watch unless somebody subscribed meanwhile.
+func (s *Server) unwatch(l linger) {
+	g := l.g
+	if l.e == nil {
+		if len(g.wilds) > 0 || g.idle != l.idle {
+			return
+		}
+		g.watched, g.complete = false, false
+		s.cfg.Source.Unwatch(g.scope, g.typ, Wildcard)
+		for _, e := range slices.Clone(g.list) {
+			g.release(e)
+		}
+	} else {
+		if l.e.live > 0 || l.e.idle != l.idle || !l.e.watched {
+			return
+		}
+		l.e.watched = false
+		l.e.known = false
+		s.cfg.Source.Unwatch(g.scope, g.typ, l.e.name)
+		g.release(l.e)
+	}
+	s.forgetGroup(g)
+}
+
+// forgetGroup drops a group of which nothing is left.
+func (s *Server) forgetGroup(g *group) {
+	if len(g.entries) == 0 && !g.watched && g.subs == 0 {
+		delete(s.groups, g.groupKey)
+	}
+}
+
+// reportKey names a refused version.
+type reportKey struct{ scope, typ, name, version string }
+
+type report struct {
+	message string
+	nodes   int
+	changed bool
+}
+
+// report counts a node that refuses a version, or no longer does.
+func (s *Server) report(g *group, name string, r refused, n int) {
+	if n > 0 {
+		s.counters.Refused++
+	}
+	if s.cfg.Delivered == nil {
+		return
+	}
+	k := reportKey{g.scope, g.typ, name, r.version}
+	x := s.reports[k]
+	if x == nil {
+		x = &report{message: r.message}
+		s.reports[k] = x
+	}
+	x.nodes += n
+	x.changed = true
+	if s.reportAt.IsZero() {
+		s.reportAt = s.cfg.Now().Add(reportEvery)
+		s.wake()
+	}
+}
+
+func (s *Server) takeReports() []Delivery {
+	s.reportAt = time.Time{}
+	var out []Delivery
+	for k, x := range s.reports {
+		if x.changed {
+			x.changed = false
+			out = append(out, Delivery{k.scope, k.typ, k.name, k.version, x.message, x.nodes})
+		}
+		if x.nodes <= 0 {
+			delete(s.reports, k)
+		}
+	}
+	slices.SortFunc(out, func(x, y Delivery) int {
+		return cmp.Or(cmp.Compare(x.Type, y.Type), cmp.Compare(x.Name, y.Name), cmp.Compare(x.Scope, y.Scope), cmp.Compare(x.Version, y.Version))
+	})
+	return out
+}
+
+// Validate reports all faults of a configuration.
+func (c *ServerConfig) Validate() error {
+	var errs []error
+	if c.Source == nil {
+		errs = append(errs, errors.New("no Source"))
+	}
+	if c.Identify == nil {
+		errs = append(errs, errors.New("no Identify"))
+	}
+	seen := map[string]bool{}
+	for _, t := range c.Order {
+		if seen[t] {
+			errs = append(errs, fmt.Errorf("order names type %q twice", t))
+		}
+		seen[t] = true
+	}
+	return errors.Join(errs...)
+}

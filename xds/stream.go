@@ -1,0 +1,450 @@
+package xds
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// Wildcard asks for every resource of a type.
+const Wildcard = "*"
+
+// Bounds of one stream.
+const (
+	maxTypes = 32
+	maxNames = 1 << 17
+)
+
+type state int
+
+const (
+	stateNew     state = iota // no request yet
+	stateBehind               // the node knows more than this server
+	stateQueued               // waiting for its turn to be configured
+	stateFirst                // on its way to a first configuration
+	stateServing              // following
+)
+
+// stream is one client's stream. All but what is noted is guarded by the server's mutex.
+type stream struct {
+	s         *Server
+	node      Node
+	connected time.Time
+	state     state
+	deadline  time.Time // of stateBehind and stateFirst
+	subs      []*sub    // by rank, unordered ones last
+	names     int
+	affected  bool
+	closed    bool
+
+	// out holds at most one response a type: it never blocks who sends to it.
+	out  chan *frame
+	once sync.Once
+	done chan struct{} // closed with err set
+	err  error
+}
+
+// serve is the handler of the method: it sends what was queued, while a second
+// goroutine receives. gRPC ends that one when the handler has returned.
+func (s *Server) serve(ss grpc.ServerStream) (err error) {
+	defer s.recovered(&err)
+	id, err := s.cfg.Identify(ss.Context())
+	if err != nil {
+		return status.Errorf(codes.Unauthenticated, "identify the peer: %v", err)
+	}
+	st := &stream{s: s, node: Node{Identity: id}, connected: s.cfg.Now(), out: make(chan *frame, maxTypes), done: make(chan struct{})}
+	if err := s.open(st); err != nil {
+		return err
+	}
+	defer s.close(st)
+	go st.receive(ss)
+	for {
+		select {
+		case f := <-st.out:
+			if err := ss.SendMsg(f); err != nil {
+				return fmt.Errorf("send to node %s: %w", id, err)
+			}
+		case <-st.done:
+			return st.err
+		case <-ss.Context().Done():
+			return context.Cause(ss.Context())
+		}
+	}
+}
+
+// recovered turns a panic into the end of one stream.
+func (s *Server) recovered(err *error) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	s.cfg.Log.Error("a stream failed by a fault of ours", "panic", p, "stack", string(debug.Stack()))
+	*err = status.Error(codes.Internal, "internal error")
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.counters.Panics++
+}
+
+// fail ends the stream; the first error counts.
+func (st *stream) fail(err error) {
+	st.once.Do(func() {
+		st.err = err
+		close(st.done)
+	})
+}
+
+func (st *stream) receive(ss grpc.ServerStream) {
+	var err error
+	defer func() { st.fail(err) }()
+	defer st.s.recovered(&err)
+	var r request
+	for {
+		r.reset()
+		if err = ss.RecvMsg(&r); err != nil {
+			if errors.Is(err, io.EOF) {
+				err = nil
+			}
+			return
+		}
+		if err = st.s.request(st, &r); err != nil {
+			return
+		}
+	}
+}
+
+func (s *Server) open(st *stream) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return status.Error(codes.Unavailable, "the control plane is shutting down")
+	}
+	if len(s.streams) >= s.cfg.MaxStreams {
+		return status.Errorf(codes.ResourceExhausted, "%d streams are served already", len(s.streams))
+	}
+	s.streams[st] = struct{}{}
+	s.counters.Streams++
+	return nil
+}
+
+// close forgets a stream.
+func (s *Server) close(st *stream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st.closed = true
+	delete(s.streams, st)
+	is := func(o *stream) bool { return o == st }
+	s.waiting = slices.DeleteFunc(s.waiting, is)
+	s.queued = slices.DeleteFunc(s.queued, is)
+	for _, b := range st.subs {
+		b.downs = queue{} // so that forgetting a mark does not search them
+		for i := len(b.marks) - 1; i >= 0; i-- {
+			e := b.g.byID[b.marks[i].id]
+			b.dropName(e, i)
+			b.forget(i, e)
+		}
+		s.dropWild(b)
+		b.g.subs--
+		s.forgetGroup(b.g)
+	}
+	s.configured(st)
+}
+
+// request takes one message of a client.
+func (s *Server) request(st *stream, r *request) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.counters.Requests++
+	if st.closed {
+		return nil
+	}
+	first := st.state == stateNew
+	if first {
+		if r.node == nil || r.node.ID == "" {
+			return status.Error(codes.InvalidArgument, "the first request names no node")
+		}
+		id := st.node.Identity
+		st.node = *r.node
+		st.node.Identity = id
+	}
+	if r.typ == "" {
+		return status.Error(codes.InvalidArgument, "a request names no type")
+	}
+	b, err := st.sub(r)
+	if err != nil {
+		return err
+	}
+	if r.answers != 0 {
+		b.answer(r)
+	}
+	if len(r.unsubscribe)+len(r.subscribe)+len(r.initial) > 0 {
+		if err := s.resubscribe(b, r); err != nil {
+			return err
+		}
+	}
+	if first {
+		s.begin(st)
+	}
+	st.pump()
+	if st.state == stateFirst && st.settled() {
+		s.configured(st)
+	}
+	return nil
+}
+
+// begin decides whether a new stream can be served.
+func (s *Server) begin(st *stream) {
+	if s.vector.Covers(st.node.Vector) {
+		s.admit(st)
+		return
+	}
+	st.state = stateBehind
+	st.deadline = s.cfg.Now().Add(s.cfg.CatchUp)
+	s.waiting = append(s.waiting, st)
+	s.wake()
+}
+
+// sub returns the stream's subscription to the request's type. The first request of a
+// type that names nothing asks for everything ("Basic Protocol Overview" of xDS).
+func (st *stream) sub(r *request) (*sub, error) {
+	for _, b := range st.subs {
+		if b.g.typ == r.typ {
+			return b, nil
+		}
+	}
+	if len(st.subs) >= maxTypes {
+		return nil, status.Errorf(codes.ResourceExhausted, "a stream follows at most %d types", maxTypes)
+	}
+	scope, err := st.s.cfg.Source.Scope(st.node, r.typ)
+	if err != nil {
+		return nil, status.Errorf(codes.PermissionDenied, "read %s: %v", r.typ, err)
+	}
+	b := &sub{st: st, g: st.s.group(groupKey{scope, r.typ}), oldest: none}
+	b.g.subs++
+	st.subs = append(st.subs, b)
+	slices.SortStableFunc(st.subs, func(x, y *sub) int { return cmp.Compare(uint(x.g.rank), uint(y.g.rank)) })
+	if len(r.subscribe)+len(r.unsubscribe) == 0 {
+		r.subscribe = append(r.subscribe, Wildcard)
+	}
+	return b, nil
+}
+
+// resubscribe changes what is asked for: what is left first, then what is new.
+func (s *Server) resubscribe(b *sub, r *request) error {
+	for _, name := range r.unsubscribe {
+		s.unsubscribe(b, name)
+	}
+	if len(b.marks) == 0 && len(r.initial) > 64 && slices.Contains(r.subscribe, Wildcard) {
+		b.resume(r.initial)
+	}
+	for _, name := range r.subscribe {
+		if b.st.names >= maxNames {
+			return status.Errorf(codes.ResourceExhausted, "a stream asks for at most %d names", maxNames)
+		}
+		if name == Wildcard {
+			s.subscribeAll(b, r.initial)
+		} else {
+			s.subscribe(b, name, r.initial)
+		}
+	}
+	return nil
+}
+
+// resume makes the marks of a large set at once, in order.
+func (b *sub) resume(initial map[string]string) {
+	for name := range initial {
+		e := b.g.entry(name)
+		e.refs++
+		b.marks = append(b.marks, mark{id: e.id})
+	}
+	slices.SortFunc(b.marks, func(x, y mark) int { return cmp.Compare(x.id, y.id) })
+}
+
+func (s *Server) subscribeAll(b *sub, initial map[string]string) {
+	g := b.g
+	if !b.wild {
+		b.wild = true
+		b.st.names++
+		g.addWild(b)
+		if !g.watched {
+			g.watched = true
+			s.cfg.Source.Watch(g.scope, g.typ, Wildcard)
+		}
+	}
+	b.owes = true
+	for name, version := range initial {
+		b.set(b.mark(g.entry(name)), sumOf(name, version))
+	}
+	for _, e := range g.list {
+		if !e.dropped {
+			b.touch(e, s.seq)
+		}
+	}
+}
+
+func (s *Server) subscribe(b *sub, name string, initial map[string]string) {
+	e := b.g.entry(name)
+	i := b.mark(e)
+	if b.marks[i].flags&isNamed == 0 {
+		b.marks[i].flags |= isNamed
+		b.named++
+		b.st.names++
+		e.subscribed(b)
+		if !e.known && e.cur != nil {
+			e.known = true // as part of everything
+		}
+		if !e.known {
+			b.unanswered++
+		}
+		if !e.watched {
+			e.watched = true
+			s.cfg.Source.Watch(b.g.scope, b.g.typ, name)
+		}
+	} else {
+		b.set(i, sumNone) // asked for again: sent again
+	}
+	if version, ok := initial[name]; ok {
+		b.set(i, sumOf(name, version))
+	}
+	b.owes = true
+	b.touch(e, s.seq)
+}
+
+func (s *Server) unsubscribe(b *sub, name string) {
+	if name == Wildcard {
+		s.dropWild(b)
+		for i := len(b.marks) - 1; i >= 0; i-- {
+			if b.marks[i].flags&isNamed == 0 {
+				b.forget(i, b.g.byID[b.marks[i].id])
+			}
+		}
+		return
+	}
+	e := b.g.entries[name]
+	if e == nil {
+		return
+	}
+	if i, ok := b.find(e.id); ok {
+		b.dropName(e, i)
+		if !b.wild {
+			b.forget(i, e)
+		}
+	}
+}
+
+// dropName ends a subscription by name.
+func (b *sub) dropName(e *entry, i int) {
+	if b.marks[i].flags&isNamed == 0 {
+		return
+	}
+	b.marks[i].flags &^= isNamed
+	b.named--
+	b.st.names--
+	e.unsubscribed(b)
+	if !e.known {
+		b.unanswered--
+	}
+	if e.live == 0 && e.watched {
+		b.st.s.lingerOn(linger{g: b.g, e: e, idle: e.idle})
+	}
+}
+
+func (s *Server) dropWild(b *sub) {
+	if !b.wild {
+		return
+	}
+	b.wild = false
+	b.st.names--
+	b.g.dropWild(b)
+	if len(b.g.wilds) == 0 {
+		s.lingerOn(linger{g: b.g, idle: b.g.idle})
+	}
+}
+
+// settled reports that the stream has all it asked for, and answered.
+func (st *stream) settled() bool {
+	for _, b := range st.subs {
+		if b.owes || b.inflight != nil || !b.satisfied() {
+			return false
+		}
+	}
+	return true
+}
+
+// pump queues for sending whatever may be sent now. The rules, over the types of
+// Config.Order:
+//
+//   - At most one response a type is unanswered.
+//   - An addition waits while a type of lower rank has additions that are not sent yet: what
+//     it refers to goes first. The client takes responses in order, so sent is enough.
+//   - A removal waits until the additions of its publish, and of those before, have been
+//     answered: until then something may refer to it. It also waits for such removals of
+//     types of higher rank to be sent.
+func (st *stream) pump() {
+	if (st.state != stateFirst && st.state != stateServing) || st.closed {
+		return
+	}
+	defer st.caught()
+	behind := false
+	removals := false
+	for _, b := range st.subs {
+		ordered := b.g.rank != unordered
+		if b.heldBack() {
+			continue
+		}
+		if b.inflight == nil && !(ordered && behind) {
+			before := uint64(0)
+			if !ordered {
+				before = none
+			}
+			b.send(true, before)
+		}
+		behind = behind || (ordered && b.ups.len() > 0)
+		removals = removals || b.downs.len() > 0
+	}
+	if removals {
+		st.remove()
+	}
+}
+
+// remove sends removals of ordered types, referrers first.
+func (st *stream) remove() {
+	before := uint64(none)
+	for _, b := range st.subs {
+		if b.g.rank == unordered || b.heldBack() {
+			continue
+		}
+		before = min(before, b.ups.first())
+		if b.inflight != nil {
+			before = min(before, b.oldest)
+		}
+	}
+	for _, b := range slices.Backward(st.subs) {
+		if b.g.rank == unordered || b.heldBack() {
+			continue
+		}
+		if b.inflight == nil && b.downs.first() < before {
+			b.send(false, before)
+		}
+		before = min(before, b.downs.first())
+	}
+}
+
+// caught turns a panic while a stream is served by another's goroutine into the end of
+// that stream. The mutex is held.
+func (st *stream) caught() {
+	if p := recover(); p != nil {
+		st.s.counters.Panics++
+		st.s.cfg.Log.Error("a stream failed by a fault of ours", "panic", p, "stack", string(debug.Stack()))
+		st.fail(status.Error(codes.Internal, "internal error"))
+	}
+}
