@@ -142,3 +142,46 @@ func BenchmarkRequests(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkBulk moves bodies of 1 MiB there and back on one stream after another.
+func BenchmarkBulk(b *testing.B) {
+	for name, dial := range map[string]func(testing.TB) (net.Conn, net.Conn){"tcp": tcpPair, "tls": tlsPair} {
+		b.Run(name, func(b *testing.B) {
+			c, s := dial(b)
+			cc := pair(b, Config{}, c, s, echo)
+			body := make([]byte, 1<<20)
+			b.SetBytes(2 << 20)
+			for b.Loop() {
+				if _, got, _, err := do(cc, request("POST", "/"), body, nil); err != nil || len(got) != len(body) {
+					b.Fatal(len(got), err)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkEncodeHead(b *testing.B) {
+	e := newEncoder(4096)
+	var h message.Head
+	benchHead(&h, benchUnique)
+	var dst []byte
+	for b.Loop() {
+		dst = e.appendRequest(dst[:0], &h, true)
+	}
+	b.ReportMetric(float64(len(dst)), "octets")
+}
+
+func BenchmarkDecodeHead(b *testing.B) {
+	e, d := newEncoder(4096), newDecoder()
+	p := headParser{limit: 64 << 10}
+	var h, got message.Head
+	benchHead(&h, benchUnique)
+	var dst []byte
+	for b.Loop() {
+		dst = e.appendRequest(dst[:0], &h, true)
+		p.reset(&got, requestHead)
+		if err := d.decode(dst, &p); err != nil || p.finish(true) != "" {
+			b.Fatal(err, p.fault)
+		}
+	}
+}

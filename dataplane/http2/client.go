@@ -299,6 +299,7 @@ func (s *clientStream) Send(h *message.Head, end bool) error {
 		return ErrLength
 	}
 	for len(h.Upgrade) > 0 && !c.peerSettled && s.sendErr() == nil {
+		c.wakeWriters() // it may hold the turn of one who can go on
 		c.spaceWait.push(&s.stream)
 		s.wcond.Wait()
 		c.spaceWait.remove(&s.stream)

@@ -59,6 +59,9 @@ type Config struct {
 	// WriteTimeout bounds one write: a peer that does not drain its socket for so
 	// long is given up. Default 15 s.
 	WriteTimeout time.Duration
+	// IdleTimeout drains a server's connection on which nothing was read, with no stream open,
+	// for so long. Default none.
+	IdleTimeout time.Duration
 	// DrainTimeout bounds a server's graceful end. Default 30 s.
 	DrainTimeout time.Duration
 
@@ -143,6 +146,7 @@ func (cfg Config) Validate() error {
 	}{
 		{"HandshakeTimeout", cfg.HandshakeTimeout}, {"SettingsTimeout", cfg.SettingsTimeout},
 		{"WriteTimeout", cfg.WriteTimeout}, {"DrainTimeout", cfg.DrainTimeout},
+		{"IdleTimeout", cfg.IdleTimeout},
 	} {
 		if d.v < 0 {
 			faults = append(faults, fmt.Errorf("http2: %s is %v; want more than zero", d.name, d.v))

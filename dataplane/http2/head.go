@@ -61,34 +61,41 @@ func (p *headParser) bad(fault string) {
 }
 
 // field implements fieldSink.
-func (p *headParser) field(name, value []byte) error {
+func (p *headParser) field(name, value []byte, known bool) (valid bool, err error) {
 	p.size += len(name) + len(value) + entryOverhead
 	if p.size > p.limit {
-		return errHeadTooLarge
+		return false, errHeadTooLarge
 	}
-	if p.fault != "" {
-		return nil
-	}
-	if !validValue(value) {
+	pseudo := len(name) > 0 && name[0] == ':'
+	switch {
+	case known:
+	case !validValue(value):
 		p.bad("invalid field value")
-		return nil
-	}
-	if len(name) > 0 && name[0] == ':' {
-		p.pseudo(name, value)
-		return nil
-	}
-	if !validName(name) {
+		return false, nil
+	case !pseudo && !validName(name):
 		p.bad("invalid field name")
-		return nil
+		return false, nil
 	}
-	p.regular = true
+	switch {
+	case p.fault != "":
+	case pseudo:
+		p.pseudo(name, value)
+	default:
+		p.regular = true
+		p.plain(name, value)
+	}
+	return true, nil
+}
+
+// plain takes a field that is no pseudo-header field.
+func (p *headParser) plain(name, value []byte) {
 	switch string(name) {
 	case "connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade": // RFC 9113 §8.2.2
 		p.bad("connection-specific field")
 	case "te":
 		if string(value) != "trailers" {
 			p.bad("te other than trailers")
-			return nil
+			return
 		}
 		p.add(name, value)
 	case "content-length":
@@ -98,7 +105,7 @@ func (p *headParser) field(name, value []byte) error {
 	case "expect":
 		if p.kind == requestHead && equalFold(value, "100-continue") {
 			p.h.Expect100 = true
-			return nil
+			return
 		}
 		p.add(name, value)
 	case "cookie":
@@ -106,7 +113,6 @@ func (p *headParser) field(name, value []byte) error {
 	default:
 		p.add(name, value)
 	}
-	return nil
 }
 
 func (p *headParser) add(name, value []byte) {
@@ -459,6 +465,10 @@ func (e *encoder) appendResponse(dst []byte, h *message.Head, code int) []byte {
 func (e *encoder) appendFields(dst []byte, fields []message.Field, dropHost bool) []byte {
 	for i := range fields {
 		f := &fields[i]
+		var ok bool
+		if dst, ok = e.indexed(dst, f.Name, f.Value); ok {
+			continue
+		}
 		switch string(f.Name) {
 		case "connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade", "content-length":
 			continue
@@ -471,7 +481,7 @@ func (e *encoder) appendFields(dst []byte, fields []message.Field, dropHost bool
 				continue
 			}
 		}
-		dst = e.field(dst, f.Name, f.Value)
+		dst = e.novel(dst, f.Name, f.Value)
 	}
 	return dst
 }

@@ -17,10 +17,12 @@ var (
 	errTableUpdate = errors.New("table size update above the limit, out of place or missing")
 )
 
-// fieldSink takes the fields of a section in order. The slices are valid during the call. An
-// error stops the decoder for good.
+// fieldSink takes the fields of a section in order. The slices are valid during the call
+// and must not be changed. It says whether the octets of name and value are valid, which the
+// table remembers: known says that the same field has been found valid before. An error
+// stops the decoder for good.
 type fieldSink interface {
-	field(name, value []byte) error
+	field(name, value []byte, known bool) (valid bool, err error)
 }
 
 // decoder turns field sections into fields (RFC 7541 §3). It allocates only while its
@@ -30,12 +32,13 @@ type decoder struct {
 	limit      int  // what we announced and the peer acknowledged
 	mustUpdate bool // the limit fell below what is in use: the next section begins with an update (RFC 7541 §4.2)
 	huff       *huffman
+	statics    *[staticLen][2][]byte
 	name       []byte // scratch
 	value      []byte
 }
 
 func newDecoder() decoder {
-	return decoder{t: table{max: defaultTableBytes}, limit: defaultTableBytes, huff: huffmanTable()}
+	return decoder{t: table{max: defaultTableBytes}, limit: defaultTableBytes, huff: huffmanTable(), statics: staticFields()}
 }
 
 // setLimit says that the peer has acknowledged our SETTINGS_HEADER_TABLE_SIZE.
@@ -89,12 +92,13 @@ func (d *decoder) indexed(b []byte, sink fieldSink) ([]byte, error) {
 	case i == 0 || i > staticLen+d.t.n:
 		return nil, errIndex
 	case i <= staticLen:
-		e := &staticTable[i-1]
-		d.name, d.value = append(d.name[:0], e.name...), append(d.value[:0], e.value...)
-		return b, sink.field(d.name, d.value)
+		e := &d.statics[i-1]
+		_, err = sink.field(e[0], e[1], true)
+		return b, err
 	}
 	name, value := d.t.at(i - staticLen - 1)
-	return b, sink.field(name, value)
+	_, err = sink.field(name, value, d.t.valid(i-staticLen-1))
+	return b, err
 }
 
 func (d *decoder) literal(b []byte, bits uint, index bool, sink fieldSink) ([]byte, error) {
@@ -118,10 +122,11 @@ func (d *decoder) literal(b []byte, bits uint, index bool, sink fieldSink) ([]by
 	if d.value, b, err = d.str(d.value[:0], b); err != nil {
 		return nil, err
 	}
-	if index {
-		d.t.add(d.name, d.value)
+	valid, err := sink.field(d.name, d.value, false)
+	if index && err == nil {
+		d.t.add(d.name, d.value, valid)
 	}
-	return b, sink.field(d.name, d.value)
+	return b, err
 }
 
 // str appends the string literal at the front of b to dst (RFC 7541 §5.2).

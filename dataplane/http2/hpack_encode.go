@@ -5,9 +5,9 @@ import (
 )
 
 // encoder turns fields into field sections (RFC 7541). What repeats is inserted into the
-// dynamic table at its second sight, found again by one hash, and then costs one or
-// two octets; what does not repeat never enters the table. So in steady state the table does not
-// change and a head costs a hash and a comparison a field. It never uses Huffman's code:
+// dynamic table at its second sight, is found again at one of two places, and then costs
+// one or two octets; what does not repeat never enters the table. So in steady state the table
+// does not change, and is itself the cache of encoded heads: a comparison a field. It never uses Huffman's code:
 // between proxies both ends' time is worth more than a fifth of the octets.
 type encoder struct {
 	t       table
@@ -15,7 +15,7 @@ type encoder struct {
 	cap     int // our own bound
 	seed    maphash.Seed
 	statics map[string]uint8
-	slots   [256]uint32 // by hash: the number of an insertion, from 1
+	slots   [256]uint32 // by place: the number of an insertion, from 1
 	seen    [256]uint32 // by hash: the hash of a field seen once and not inserted
 }
 
@@ -55,29 +55,74 @@ func (e *encoder) begin(dst []byte) []byte {
 
 // field appends a field, choosing how.
 func (e *encoder) field(dst, name, value []byte) []byte {
+	if dst, ok := e.indexed(dst, name, value); ok {
+		return dst
+	}
+	return e.novel(dst, name, value)
+}
+
+// novel appends a field that indexed did not find.
+func (e *encoder) novel(dst, name, value []byte) []byte {
 	policy := policyOf(name, value)
 	if policy != indexRepeated {
 		return e.literal(dst, policy, name, value)
 	}
 	h := maphash.Bytes(e.seed, name)*31 ^ maphash.Bytes(e.seed, value)
-	slot := &e.slots[h&255]
-	if age := e.t.inserted - *slot; *slot != 0 && age < uint32(e.t.n) {
-		n, v := e.t.at(int(age))
-		if string(v) == string(value) && string(n) == string(name) {
-			return appendInt(dst, 0x80, 7, staticLen+1+int(age))
-		}
-	}
-	seen := &e.seen[h>>8&255]
+	seen := &e.seen[h&255]
 	if *seen != uint32(h>>32)|1 {
 		*seen = uint32(h>>32) | 1
 		return e.literal(dst, indexNot, name, value)
 	}
-	// The name's index is that before the insertion.
+	for age := range e.t.n { // a slot may have been taken from it
+		if n, v := e.t.at(age); string(v) == string(value) && string(n) == string(name) {
+			e.setSlot(name, value, e.t.inserted-uint32(age))
+			return appendInt(dst, 0x80, 7, staticLen+1+age)
+		}
+	}
 	dst = e.literal(dst, indexRepeated, name, value)
-	if e.t.add(name, value) {
-		*slot = e.t.inserted
+	if e.t.add(name, value, true) {
+		e.setSlot(name, value, e.t.inserted)
 	}
 	return dst
+}
+
+// indexed appends the index of a field that stands in the dynamic table, and reports whether
+// it does. It comes first: what stands there has passed all other questions.
+func (e *encoder) indexed(dst, name, value []byte) ([]byte, bool) {
+	h := place(name, value)
+	for _, slot := range [2]uint32{e.slots[h], e.slots[h^1]} {
+		age := e.t.inserted - slot
+		if slot == 0 || age >= uint32(e.t.n) {
+			continue
+		}
+		if n, v := e.t.at(int(age)); string(v) == string(value) && string(n) == string(name) {
+			return appendInt(dst, 0x80, 7, staticLen+1+int(age)), true
+		}
+	}
+	return dst, false
+}
+
+// place hashes a field by its lengths and four of its octets: good enough to find what
+// is compared anyway, and no dearer than the comparison.
+func place(name, value []byte) uint8 {
+	h := uint32(len(name))*0x9e3779b1 + uint32(len(value))*0x85ebca6b
+	if n := len(name); n > 0 {
+		h += uint32(name[n-1])*0xc2b2ae35 + uint32(name[n/2])*0x27d4eb2f
+	}
+	if n := len(value); n > 0 {
+		h += uint32(value[n-1])*0x165667b1 + uint32(value[n/2])*0xd3a2646c
+	}
+	return uint8(h >> 24)
+}
+
+// setSlot makes indexed find the entry of the given insertion, in a slot that is free if
+// there is one.
+func (e *encoder) setSlot(name, value []byte, insertion uint32) {
+	h := place(name, value)
+	if live := e.slots[h]; live != 0 && e.t.inserted-live < uint32(e.t.n) {
+		h ^= 1
+	}
+	e.slots[h] = insertion
 }
 
 // literal appends a literal, with its name's index in the static table if it has one.

@@ -32,6 +32,15 @@ const (
 	idxContentLength = 28
 )
 
+// staticFields is the table as octets.
+var staticFields = sync.OnceValue(func() *[staticLen][2][]byte {
+	t := new([staticLen][2][]byte)
+	for i, e := range staticTable {
+		t[i] = [2][]byte{[]byte(e.name), []byte(e.value)}
+	}
+	return t
+})
+
 // staticNames finds the first entry of a name, counted from 1.
 var staticNames = sync.OnceValue(func() map[string]uint8 {
 	m := make(map[string]uint8, staticLen)
@@ -56,14 +65,22 @@ type table struct {
 	inserted uint32 // entries ever inserted
 }
 
-type tableEntry struct{ off, name, value uint32 }
+type tableEntry struct {
+	off, name, value uint32
+	valid            bool // see fieldSink
+}
 
 // at returns the entry of index i, the newest being 0. The slices are valid until the
 // next add.
 func (t *table) at(i int) (name, value []byte) {
-	e := t.entries[(t.oldest+t.n-1-i)&(len(t.entries)-1)]
+	e := &t.entries[(t.oldest+t.n-1-i)&(len(t.entries)-1)]
 	mid := e.off + e.name
 	return t.buf[e.off:mid], t.buf[mid : mid+e.value]
+}
+
+// valid tells what add was told of the entry of index i.
+func (t *table) valid(i int) bool {
+	return t.entries[(t.oldest+t.n-1-i)&(len(t.entries)-1)].valid
 }
 
 func (t *table) evictTo(size int) {
@@ -82,7 +99,7 @@ func (t *table) setMax(n int) {
 
 // add inserts an entry and reports whether there was room (RFC 7541 §4.4: an entry
 // above the maximum empties the table). Neither slice may point into the table.
-func (t *table) add(name, value []byte) bool {
+func (t *table) add(name, value []byte, valid bool) bool {
 	need := len(name) + len(value)
 	if need+entryOverhead > t.max {
 		t.evictTo(0)
@@ -97,7 +114,7 @@ func (t *table) add(name, value []byte) bool {
 	}
 	off := len(t.buf)
 	t.buf = append(append(t.buf, name...), value...)
-	t.entries[(t.oldest+t.n)&(len(t.entries)-1)] = tableEntry{uint32(off), uint32(len(name)), uint32(len(value))}
+	t.entries[(t.oldest+t.n)&(len(t.entries)-1)] = tableEntry{uint32(off), uint32(len(name)), uint32(len(value)), valid}
 	t.n++
 	t.size += need + entryOverhead
 	t.inserted++

@@ -13,9 +13,9 @@ import (
 // collect is a sink that keeps everything.
 type collect []hpack.HeaderField
 
-func (c *collect) field(name, value []byte) error {
+func (c *collect) field(name, value []byte, _ bool) (bool, error) {
 	*c = append(*c, hpack.HeaderField{Name: string(name), Value: string(value)})
-	return nil
+	return true, nil
 }
 
 // FuzzHPACKDecode: what we decode is what package hpack decodes; what one refuses the

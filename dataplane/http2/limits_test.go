@@ -481,3 +481,84 @@ func TestBodiesKeepTheirAnnouncedLength(t *testing.T) {
 		}
 	}
 }
+
+func TestAnIdleConnectionIsDrained(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := net.Pipe()
+		done := make(chan error, 1)
+		start := time.Now()
+		go func() {
+			done <- ServeConn(t.Context(), s, Config{IdleTimeout: time.Minute}, func(x message.Exchange) {
+				hold := time.NewTimer(3 * time.Minute) // a stream that is open is not idle
+				<-hold.C
+				echo(x)
+			})
+		}()
+		cc, err := NewClientConn(c, Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		st, err := cc.Open(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := st.Send(request("GET", "/"), true); err != nil {
+			t.Fatal(err)
+		}
+		var h message.Head
+		if _, err := st.Receive(&h); err != nil || h.Status != 200 {
+			t.Errorf("the slow request: %d, %v", h.Status, err)
+		}
+		io.Copy(io.Discard, st)
+		st.Close()
+		if err := <-done; err != nil {
+			t.Errorf("ServeConn: %v", err)
+		}
+		if d := time.Since(start); d < 4*time.Minute || d > 6*time.Minute {
+			t.Errorf("drained after %v", d)
+		}
+		<-cc.Done()
+		cc.Close()
+		if _, err := cc.Open(t.Context()); !errors.Is(err, message.ErrNotExecuted) {
+			t.Errorf("Open afterwards: %v; want ErrNotExecuted", err)
+		}
+	})
+}
+
+// Heads of more than one frame go both ways, as CONTINUATION frames.
+func TestLargeHeads(t *testing.T) {
+	c, s := tcpPair(t)
+	value := strings.Repeat("v", 1500)
+	cc := pair(t, Config{}, c, s, func(x message.Exchange) {
+		h := message.Head{Status: 200, Length: 0}
+		for _, f := range x.Request().Fields {
+			h.Add(string(f.Name), string(f.Value))
+		}
+		x.Respond(&h, true)
+	})
+	h := request("GET", "/")
+	for i := range 40 {
+		h.Add("x-large-"+string(rune('a'+i%26)), value)
+	}
+	for range 3 {
+		resp, _, _, err := do(cc, h, nil, nil)
+		if err != nil || len(resp.Fields) != 40 || string(resp.Fields[39].Value) != value {
+			t.Fatalf("%v, %v", resp, err)
+		}
+	}
+}
+
+func TestConfigFaultsAreAllReported(t *testing.T) {
+	err := Config{MaxConcurrentStreams: -1, InitialWindow: 10, HeaderTableBytes: 5000, WriteTimeout: -1}.Validate()
+	if err == nil {
+		t.Fatal("no fault found")
+	}
+	for _, name := range []string{"MaxConcurrentStreams", "InitialWindow", "HeaderTableBytes", "WriteTimeout"} {
+		if !strings.Contains(err.Error(), name) {
+			t.Errorf("%s is not named in %v", name, err)
+		}
+	}
+	if err := (Config{}).Validate(); err != nil {
+		t.Errorf("the zero Config: %v", err)
+	}
+}

@@ -25,6 +25,8 @@ type server struct {
 	drained    bool // the second GOAWAY was sent: streams above goAwayLast are not answered
 	goAwayLast uint32
 	drainTimer *time.Timer
+	idleTimer  *time.Timer
+	quietSince int64 // when the last stream ended, if there is an IdleTimeout
 }
 
 // drainNotice is how long the first GOAWAY of a drain is waited on for an
@@ -55,14 +57,17 @@ func ServeConn(ctx context.Context, nc net.Conn, cfg Config, handler func(messag
 		s.flushLoop()
 	}()
 	stop := context.AfterFunc(ctx, s.startDrain)
+	s.watchIdle()
 	s.conn.read()
 	stop()
 	<-flushed
 	_ = nc.Close()
 
 	s.mu.Lock()
-	if s.drainTimer != nil {
-		s.drainTimer.Stop()
+	for _, timer := range []*time.Timer{s.drainTimer, s.idleTimer} {
+		if timer != nil {
+			timer.Stop()
+		}
 	}
 	for _, x := range s.free {
 		close(x.wake)
@@ -142,7 +147,12 @@ func (s *server) refuse(id uint32, code Code) *ConnError {
 
 func (s *server) idle(id uint32) bool { return id&1 == 0 || id > s.lastID }
 
-func (s *server) ended(*stream) { s.maybeDrained() }
+func (s *server) ended(*stream) {
+	if s.idleTimer != nil && s.streams.n == 0 {
+		s.quietSince = s.cfg.Now()
+	}
+	s.maybeDrained()
+}
 
 func (s *server) goneAway() { s.maybeDrained() }
 
@@ -165,6 +175,30 @@ func (s *server) startDrain() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.finishDrain()
+	})
+}
+
+// watchIdle drains the connection when it has been idle for IdleTimeout: a timer that
+// looks, and sleeps for what is left.
+func (s *server) watchIdle() {
+	if s.cfg.IdleTimeout == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.idleTimer = time.AfterFunc(s.cfg.IdleTimeout, func() {
+		s.mu.Lock()
+		left := s.cfg.IdleTimeout - time.Duration(s.cfg.Now()-max(s.lastRead.Load(), s.quietSince))
+		if s.streams.n > 0 {
+			left = s.cfg.IdleTimeout
+		}
+		if left > 0 && s.err == nil {
+			s.idleTimer.Reset(left)
+		}
+		s.mu.Unlock()
+		if left <= 0 {
+			s.startDrain()
+		}
 	})
 }
 
