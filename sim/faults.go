@@ -22,6 +22,7 @@ var kinds = []fault{
 	{"link-reset", (*simMesh).resetLink},
 	{"store-restored", (*simMesh).restoreStore},
 	{"store-rolled-back", (*simMesh).rollBackStore},
+	{"store-rolled-back-unseen", (*simMesh).rollBackUnseen},
 	{"proxy-restart", (*simMesh).restartProxy},
 	{"proxy-restart-all-dead", (*simMesh).restartProxyAlone},
 	{"proxy-hand-over", (*simMesh).moveProxy},
@@ -223,6 +224,22 @@ func (m *simMesh) rollBackStore() bool {
 		}
 	}
 	return false
+}
+
+// rollBackUnseen puts an old disk under the store while every replica of the cluster
+// is dead and starts blank: only peers and proxies remember.
+func (m *simMesh) rollBackUnseen() bool {
+	s := m.stores[primaries[m.rng.IntN(len(primaries))]]
+	if len(s.old) == 0 || m.rng.IntN(3) > 0 {
+		return false
+	}
+	for _, n := range m.of(s.owner) {
+		n.kill()
+		n.disk, n.oldDisk = disk{saved: map[clusterName]*replica.Saved{}}, nil
+		m.clock.after(m.seconds(1, 4), n.boot)
+	}
+	s.rewind(s.old[m.rng.IntN(len(s.old))], false)
+	return true
 }
 
 func (m *simMesh) aProxy() *proxy { return m.proxies[m.rng.IntN(len(m.proxies))] }

@@ -118,9 +118,15 @@ func (n *node) tick(life int) {
 }
 
 // watch reads the own store. A store that is behind what we have seen of it was
-// rewound: the history must begin anew.
+// rewound: the history must begin anew. So it must when no living replica remembers
+// any of it, for then nobody could tell; if nothing was lost, that costs peers a
+// comparison of digests.
 func (n *node) watch() {
 	s := n.m.stores[n.cluster]
+	if s.part.Position.Revision > 1 && !slices.ContainsFunc(n.m.of(n.cluster), func(o *node) bool { return o.up && o.own.Position != mesh.Position{} }) {
+		s.restart(s.part.Position, nil)
+		n.m.count("nobody-remembers")
+	}
 	if s.part.Position.Compare(n.own.Position) < 0 {
 		s.restart(n.own.Position, n.own)
 		n.m.count("rollback-seen-by-replica")
