@@ -109,9 +109,11 @@ func (e *Engine) mark(n *node) {
 	e.queue(n, n.height)
 }
 
+// queue makes n due at height, or earlier if it is due earlier. A dirty node that has readers must not wait above its own
+// height, where it would be overtaken by them; a later entry that n has left behind in the queue is void.
 func (e *Engine) queue(n *node, height int) {
-	if !n.queued {
-		n.queued = true
+	if n.due == 0 || height < n.due {
+		n.due = height
 		e.pending.push(height, n)
 	}
 }

@@ -260,3 +260,31 @@ func TestMisuseIsNamed(t *testing.T) {
 		})
 	}
 }
+
+// A root that a reader evaluated while it stood last in the queue, and that then became dirty, must not keep its old place:
+// its readers would overtake it and read what is stale.
+func TestARootReadBeforeItsTurnIsNotOvertaken(t *testing.T) {
+	type world = map[string]int
+	number := derive.NewFact("number", func(w world, k string) (int, bool) { v, ok := w[k]; return v, ok })
+	low := derive.NewFunc("low", derive.Same[int], func(c *derive.Ctx, k string) int { v, _ := number.Get(c, k); return v })
+	middle := derive.NewFunc("middle", derive.Same[int], func(c *derive.Ctx, k string) int { return low.Get(c, k) })
+	high := derive.NewFunc("high", derive.Same[int], func(c *derive.Ctx, k string) int {
+		if on, _ := number.Get(c, "on"); on == 0 {
+			return -1
+		}
+		return middle.Get(c, k)
+	})
+	e := derive.New(world{"x": 1})
+	high.Watch(e, "x")
+	e.Settle(1)
+	e.Commit(world{"x": 1, "on": 1}, number.Ref("on"))
+	low.Watch(e, "x")
+	if _, done := e.Slice(1, func() bool { return true }); done {
+		t.Fatal("the slice was not cut")
+	}
+	e.Commit(world{"x": 2, "on": 2}, number.Ref("x"), number.Ref("on"))
+	e.Settle(1)
+	if v, _ := high.Value(e, "x"); v != 2 {
+		t.Errorf("high = %d, want 2", v)
+	}
+}

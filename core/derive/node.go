@@ -23,7 +23,7 @@ type node struct {
 	watches int
 	order   uint64 // of becoming a root
 	dirty   bool   // a dep changed, or never evaluated
-	queued  bool   // stands in Engine.pending
+	due     int    // the bucket of Engine.pending in which it counts, 0 for none
 	touched bool   // stands in Engine.touched
 	fresh   bool   // a root whose first value was not yet reported
 	dead    bool   // freed

@@ -53,11 +53,10 @@ func (e *Engine) Slice(workers int, yield func() bool) (res Result, done bool) {
 	for !e.pending.empty() && !e.stop.Load() {
 		var batch []*node
 		e.level, batch = e.pending.pop()
-		batch = slices.DeleteFunc(batch, func(n *node) bool { return !e.due(n) })
+		batch = slices.DeleteFunc(batch, func(n *node) bool { return !e.take(n) })
 		e.wave(batch, max(1, workers))
 		e.absorb()
 		for _, n := range batch {
-			n.queued = false
 			if n.verified.Load() != e.revision {
 				e.queue(n, e.level)
 			}
@@ -73,9 +72,12 @@ func (e *Engine) Slice(workers int, yield func() bool) (res Result, done bool) {
 	return Result{e.changes(), failures}, true
 }
 
-// due says whether a node taken from the queue should be evaluated in this wave.
-func (e *Engine) due(n *node) bool {
-	n.queued = false
+// take says whether a node found in the queue's lowest bucket is to be evaluated in this wave.
+func (e *Engine) take(n *node) bool {
+	if n.due != e.level {
+		return false // a void entry
+	}
+	n.due = 0
 	switch {
 	case n.dead || !n.dirty:
 		return false // freed, or already evaluated for a reader
@@ -85,7 +87,6 @@ func (e *Engine) due(n *node) bool {
 		e.queue(n, n.height) // has risen since it was queued
 		return false
 	}
-	n.queued = true
 	return true
 }
 
@@ -205,8 +206,8 @@ func (e *Engine) changes() []Change {
 	var out []Change
 	for i, n := range e.touched {
 		e.touched[i], n.touched = nil, false
-		if n.watches == 0 || n.dead {
-			continue
+		if n.watches == 0 || n.failed != nil {
+			continue // what failed is touched again when it succeeds
 		}
 		if ch, ok := n.memo.report(); ok {
 			out = append(out, ch)
