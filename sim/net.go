@@ -98,6 +98,9 @@ func (s *session) sendDown(ms []replica.Down) {
 
 func (s *session) sendUp(ms []replica.Up) {
 	for _, u := range ms {
+		if sub, ok := u.(*replica.Subscribe); ok && s.m.cfg.Without == NoResume {
+			u = &replica.Subscribe{Protocol: sub.Protocol, Sync: sub.Sync, Known: sub.Known}
+		}
 		if s.m.faulty("lose-in-stream") {
 			continue
 		}

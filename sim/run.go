@@ -35,11 +35,13 @@ const (
 	NoHoldOver  Control = "hold-over" // believe the absences of a new epoch
 	NoEpochs    Control = "epochs"    // never begin a new epoch
 	NoSnapshot  Control = "snapshot"  // proxies start empty
+	NoResume    Control = "resume"    // never say what is held already
 )
 
-// Controls are all of them.
-func Controls() []Control {
-	return []Control{NoPositions, NoDigests, NoSequence, NoBatches, NoLastGood, NoHoldOver, NoEpochs, NoSnapshot}
+// Controls are all of them, each with the checker that must miss it.
+func Controls() map[Control]string {
+	return map[Control]string{NoPositions: "regressed", NoDigests: "torn", NoSequence: "torn", NoBatches: "torn", NoLastGood: "lost",
+		NoHoldOver: "loosened", NoEpochs: "loosened", NoSnapshot: "boot", NoResume: "hand-over"}
 }
 
 // defences are those of the importer that the control run lacks.
