@@ -1,0 +1,249 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/dataplane/http1"
+	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
+	"github.com/isthmus-mesh/isthmus/dataplane/tunnel"
+	"github.com/isthmus-mesh/isthmus/internal/clock"
+	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/trust"
+	"github.com/isthmus-mesh/isthmus/xds"
+)
+
+// Agent is one running proxy.
+type Agent struct {
+	cfg    Config
+	log    *slog.Logger
+	clock  clock.Clock
+	source *trust.Source
+	store  *store
+	keeper *keeper
+	client *xds.Client
+	dialer *tunnel.Dialer
+	apps   *apps
+	proxy  *proxy.Proxy
+	server *tunnel.Server
+	gate   *tunnel.Gateway
+	front  *front
+	// done is told of each request that ended.
+	done func(*proxy.Record)
+	// boot is what the snapshot held.
+	boot []xds.Resource
+}
+
+// Options are what a caller may add to a proxy.
+type Options struct {
+	// Done is told of each request that ended; nil nobody.
+	Done func(*proxy.Record)
+	// Version of the build, for the control plane.
+	Version string
+}
+
+// New prepares a proxy from its configuration, and from its snapshot if there is one.
+// Nothing listens and nothing runs before Run.
+func New(cfg Config, log *slog.Logger, o Options) (*Agent, error) {
+	if cfg.Prefetch == 0 {
+		cfg.Prefetch = 256
+	}
+	a := &Agent{cfg: cfg, log: log, clock: clock.Real{}, done: o.Done}
+	if a.done == nil {
+		a.done = func(*proxy.Record) {}
+	}
+	a.source = trust.NewSource(a.clock)
+	a.store = newStore(&a.cfg, a.source, a.clock.Now, log)
+	up := &upstream{cfg: &a.cfg, source: a.source, clock: a.clock}
+	a.client = xds.NewClient(xds.ClientConfig{Dial: up.stream, Handler: a.store, Log: log, Now: a.clock.Now, MaxBackoff: 2 * time.Second,
+		Node: func() xds.Node {
+			return xds.Node{ID: cfg.ID, Cluster: cfg.Cluster, Mode: cfg.Mode, Zone: cfg.Zone, Version: o.Version, Vector: a.store.state.Load().Vector}
+		}})
+	var err error
+	if a.keeper, err = newKeeper(&a.cfg, a.store, a.source, a.clock, log); err != nil {
+		return nil, fmt.Errorf("proxy %s: %w", cfg.ID, err)
+	}
+	a.store.want = func(t ir.Type, names ...string) { a.client.Subscribe(string(t), names...) }
+	a.boot = a.keeper.boot()
+	a.store.dirty = a.keeper.dirty
+	a.client.Seed(a.boot)
+	a.client.Subscribe(string(ir.TypeBundle), "*")
+	a.client.Subscribe(string(ir.TypeCluster), "*")
+	a.client.Subscribe(string(ir.TypeProxy), cfg.ID)
+	a.client.Subscribe(string(ir.TypeName), "*")
+	if cfg.Mode == ModeGateway {
+		a.client.Subscribe(string(ir.TypeSlots), "*")
+	}
+	a.build()
+	return a, nil
+}
+
+// build wires the request path.
+func (a *Agent) build() {
+	a.dialer = tunnel.NewDialer(tunnel.DialerConfig{Source: a.source, Local: a.cfg.Local, Now: a.clock.Now, Log: a.log})
+	a.apps = &apps{local: a.cfg.Local}
+	a.apps.pool = http1.NewPool(http1.PoolConfig{Conn: &http1.Config{}, Dial: a.apps.dial})
+	a.proxy = proxy.New(proxy.Config{State: a.store.state.Load, Demand: a.store.Demand, Open: a.open, App: a.apps.open, Outside: a.apps.openHost,
+		Namespace: a.cfg.Identity().Namespace, Now: a.clock.Now, Rand: rand.Uint64, Done: a.done})
+	a.server = tunnel.NewServer(tunnel.ServerConfig{Source: a.source, Now: a.clock.Now, Log: a.log,
+		Serves: func(n mesh.SNI) bool {
+			s := a.store.state.Load()
+			return n.TrustDomain == a.cfg.TrustDomain && (!s.Ready || s.Inbound[n.Service] != nil)
+		},
+		Handle: func(ex message.Exchange, p tunnel.Peer) {
+			a.proxy.Inbound(ex, proxy.Peer{Identity: p.Identity, SNI: p.SNI})
+		}})
+	a.gate = tunnel.NewGateway(tunnel.GatewayConfig{Route: a.slot, Source: a.source, Local: a.cfg.Local, Log: a.log,
+		Domain: func() mesh.TrustDomain { return a.cfg.TrustDomain }})
+}
+
+// open turns a destination into a target of the tunnel.
+func (a *Agent) open(deadline time.Time, d *proxy.Destination) (message.Stream, error) {
+	w := &tunnel.Want{Identities: d.Identities, ConnectTimeout: d.Timeout, Target: tunnel.Target{Connect: d.Connect,
+		SNI: mesh.SNI{Slot: d.Endpoint.Slot, Service: d.Service, TrustDomain: d.Cluster.TrustDomain}}}
+	if d.Endpoint.Proxy.IsValid() {
+		w.Target.Addr = d.Endpoint.Proxy
+	} else {
+		g := d.Cluster.Gateways
+		if len(g) == 0 {
+			return nil, fmt.Errorf("%w: cluster %s has no gateway", message.ErrNotExecuted, d.Cluster.Name)
+		}
+		first := int(d.Endpoint.Slot) % len(g)
+		w.Target.Addr, w.Target.Moved = g[first], d.Endpoint.Moved
+		w.Alternates = append(append([]netip.AddrPort{}, g[first+1:]...), g[:first]...)
+	}
+	return a.dialer.Open(deadline, w)
+}
+
+// slot is the gateway's routing.
+func (a *Agent) slot(n mesh.SNI) (netip.AddrPort, bool) {
+	s := a.store.state.Load().Slots[n.Service]
+	if s == nil || s.TrustDomain != n.TrustDomain || int(n.Slot) >= len(s.Table.Slots) {
+		return netip.AddrPort{}, false
+	}
+	return s.Table.Slots[n.Slot], true
+}
+
+// Run serves until ctx ends, and returns when every request has ended. The first part that
+// fails ends the others.
+func (a *Agent) Run(ctx context.Context) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	listeners, err := a.listen()
+	if err != nil {
+		return err
+	}
+	var parts sync.WaitGroup
+	part := func(name string, run func(context.Context) error) {
+		parts.Go(func() {
+			if err := run(ctx); err != nil && ctx.Err() == nil {
+				stop(fmt.Errorf("proxy %s: %s: %w", a.cfg.ID, name, err))
+			}
+		})
+	}
+	renewer, err := trust.NewRenewer(trust.RenewerConfig{Source: a.source, Signer: &upstream{cfg: &a.cfg, source: a.source, clock: a.clock},
+		Clock: a.clock, Random: rand.Float64, Log: a.log, Identity: a.cfg.Identity()})
+	if err != nil {
+		return err
+	}
+	a.front = &front{net: a.cfg.ServiceNet, proxy: a.proxy, http1: &http1.Config{}, log: a.log, ctx: ctx, opened: map[netip.AddrPort]*listener{}}
+	part("certificates", renewer.Run)
+	part("discovery", a.discover)
+	part("snapshot", a.keeper.run)
+	part("connections", a.dialer.Run)
+	part("application connections", a.apps.pool.Run)
+	part("service addresses", a.follow)
+	for _, l := range listeners {
+		part(l.name, func(ctx context.Context) error { return l.serve(ctx, l.Listener) })
+	}
+	parts.Wait()
+	a.front.conns.Wait()
+	closing, done := context.WithTimeout(context.Background(), time.Second)
+	defer done()
+	return errors.Join(context.Cause(ctx), a.apps.pool.Close(closing))
+}
+
+// discover follows the control plane once there is a certificate to do it with.
+func (a *Agent) discover(ctx context.Context) error {
+	for {
+		m, changed := a.source.Watch()
+		if m.SVID != nil {
+			return a.client.Run(ctx)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// follow keeps the service listeners in step with the names.
+func (a *Agent) follow(ctx context.Context) error {
+	defer a.front.close()
+	for {
+		a.store.mu.Lock()
+		changed := a.store.changed
+		a.store.mu.Unlock()
+		a.front.follow(a.store.state.Load().Names)
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// bound is a listener and what serves it.
+type bound struct {
+	net.Listener
+	name  string
+	serve func(context.Context, net.Listener) error
+}
+
+// listen opens all listeners or none.
+func (a *Agent) listen() ([]bound, error) {
+	var out []bound
+	for _, l := range []struct {
+		name  string
+		at    netip.AddrPort
+		serve func(context.Context, net.Listener) error
+	}{
+		{"outbound", a.cfg.Outbound, a.serveOutbound},
+		{"inbound", a.cfg.Inbound, a.server.Serve},
+		{"gateway", a.cfg.Gateway, a.gate.Serve},
+		{"admin", a.cfg.Admin, a.serveAdmin},
+	} {
+		if !l.at.IsValid() {
+			continue
+		}
+		ln, err := net.Listen("tcp", l.at.String())
+		if err != nil {
+			for _, o := range out {
+				o.Close()
+			}
+			return nil, fmt.Errorf("proxy %s: listen for %s: %w", a.cfg.ID, l.name, err)
+		}
+		out = append(out, bound{ln, l.name, l.serve})
+	}
+	return out, nil
+}
+
+func (a *Agent) serveOutbound(ctx context.Context, ln net.Listener) error {
+	stop := context.AfterFunc(ctx, func() { ln.Close() })
+	defer stop()
+	a.front.serve(ln, func(c net.Conn) { a.front.requests(c, proxy.Via{}) })
+	return ctx.Err()
+}
+
+// Ready reports whether requests are served: a complete configuration and a certificate.
+func (a *Agent) Ready() bool { return a.store.state.Load().Ready && a.source.Current().SVID != nil }

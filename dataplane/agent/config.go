@@ -1,0 +1,120 @@
+// Package agent runs one proxy: it follows the control plane, keeps what it was told in a
+// sealed snapshot, builds the one State that requests are decided by, and owns the proxy's
+// listeners. Its one idea is that configuration becomes visible whole: a service is shown to
+// requests when everything it refers to has arrived, and stays as it was until then.
+//
+// It routes no request (dataplane/proxy), speaks no protocol (the engines) and issues no
+// certificate. Read Config and Agent.Run first, then store.
+package agent
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// Config is what a proxy is started with, as JSON. Fields left out have the zero value.
+type Config struct {
+	// ID is "namespace/workload".
+	ID string `json:"id"`
+	// Mode is "sidecar" or "gateway".
+	Mode    string           `json:"mode"`
+	Cluster mesh.ClusterName `json:"cluster"`
+	Zone    mesh.Zone        `json:"zone,omitempty"`
+	// TrustDomain of the cluster, and the identity that the proxy shall have in it.
+	TrustDomain    mesh.TrustDomain `json:"trustDomain"`
+	ServiceAccount string           `json:"serviceAccount"`
+	// ControlPlanes are addresses of the control-plane stream (port 15010).
+	ControlPlanes []netip.AddrPort `json:"controlPlanes"`
+	// Join is the join token for first contact; it is not needed when a snapshot is.
+	Join string `json:"join,omitempty"`
+	// JoinFD is a descriptor that answers each first contact with a fresh token: a line is
+	// written to it and a token is read back. 0 is none.
+	JoinFD int `json:"joinFD,omitempty"`
+	// SealFD is the inherited descriptor of the seal key; 0: no snapshot is kept.
+	SealFD   int    `json:"sealFD,omitempty"`
+	Snapshot string `json:"snapshot,omitempty"`
+	// SnapshotMaxAge bounds how old a snapshot may be at boot; 0 is 24 h.
+	SnapshotMaxAge time.Duration `json:"snapshotMaxAge,omitempty"`
+
+	// Local binds every outgoing connection; invalid is any.
+	Local netip.Addr `json:"local,omitzero"`
+	// Outbound is the explicit proxy (15001); Inbound the inter-proxy port (15008); Gateway
+	// the east-west gateway's (15443); Admin is 15020; DNS is 15053. Those that are not set are
+	// not served.
+	Outbound netip.AddrPort `json:"outbound,omitzero"`
+	Inbound  netip.AddrPort `json:"inbound,omitzero"`
+	Gateway  netip.AddrPort `json:"gateway,omitzero"`
+	Admin    netip.AddrPort `json:"admin,omitzero"`
+	DNS      netip.AddrPort `json:"dns,omitzero"`
+	// ServiceNet, a /24, is where services have addresses of their own for this workload: the
+	// last octet is that of the service's address. Invalid: they have none.
+	ServiceNet netip.Prefix `json:"serviceNet,omitzero"`
+	// Prefetch is how many services are fetched before their first use, so that a first use
+	// does not depend on a control plane being there; 0 is 256.
+	Prefetch int `json:"prefetch,omitempty"`
+}
+
+// Modes of a proxy.
+const (
+	ModeSidecar = "sidecar"
+	ModeGateway = "gateway"
+)
+
+// ReadConfig reads a configuration; a field that does not exist is a fault.
+func ReadConfig(r io.Reader) (Config, error) {
+	var c Config
+	d := json.NewDecoder(r)
+	d.DisallowUnknownFields()
+	if err := d.Decode(&c); err != nil {
+		return Config{}, fmt.Errorf("read the proxy's configuration: %w", err)
+	}
+	return c, c.Validate()
+}
+
+// Identity is whom the proxy is to be.
+func (c *Config) Identity() mesh.Identity {
+	n, _ := mesh.ParseServiceName(c.ID)
+	return mesh.Identity{TrustDomain: c.TrustDomain, Namespace: n.Namespace, ServiceAccount: c.ServiceAccount}
+}
+
+// Validate reports every fault.
+func (c *Config) Validate() error {
+	var errs []error
+	fault := func(format string, args ...any) {
+		errs = append(errs, fmt.Errorf("proxy configuration: "+format, args...))
+	}
+	if _, err := mesh.ParseServiceName(c.ID); err != nil {
+		fault("id: %w", err)
+	}
+	if c.Mode != ModeSidecar && c.Mode != ModeGateway {
+		fault("mode: %q: want %q or %q", c.Mode, ModeSidecar, ModeGateway)
+	}
+	if !mesh.IsLabel(string(c.Cluster)) {
+		fault("cluster: %q: want a DNS label", c.Cluster)
+	}
+	if !mesh.IsSubdomain(string(c.TrustDomain)) {
+		fault("trustDomain: %q: want a DNS subdomain", c.TrustDomain)
+	}
+	if !mesh.IsSubdomain(c.ServiceAccount) {
+		fault("serviceAccount: %q: want a DNS subdomain", c.ServiceAccount)
+	}
+	if len(c.ControlPlanes) == 0 {
+		fault("controlPlanes: none: want at least one address")
+	}
+	if c.SealFD != 0 && c.Snapshot == "" {
+		fault("snapshot: missing: sealFD is given")
+	}
+	if c.Mode == ModeGateway && !c.Gateway.IsValid() {
+		fault("gateway: missing: mode is gateway")
+	}
+	if c.ServiceNet.IsValid() && (c.ServiceNet.Bits() != 24 || !c.ServiceNet.Addr().Is4()) {
+		fault("serviceNet: %s: want an IPv4 /24", c.ServiceNet)
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,362 @@
+package agent
+
+import (
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/codec/wire"
+	"github.com/isthmus-mesh/isthmus/core/balance"
+	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/core/policy"
+	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
+	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/trust"
+	"github.com/isthmus-mesh/isthmus/xds"
+)
+
+// store holds what the control plane said and makes States of it. It implements
+// xds.Handler.
+type store struct {
+	cfg    *Config
+	source *trust.Source
+	log    *slog.Logger
+	now    func() time.Time
+	// want asks for resources on first use.
+	want func(typ ir.Type, names ...string)
+	// dirty is told that a snapshot is due.
+	dirty func()
+
+	state atomic.Pointer[proxy.State]
+
+	mu sync.Mutex
+	// raw is every resource as it came, for the snapshot, by type and name.
+	raw map[ir.Type]map[string]xds.Resource
+	// told says which names have been answered, whether they exist or not.
+	told map[ir.Type]map[string]bool
+	// complete says which whole types have arrived.
+	complete map[ir.Type]bool
+	asked    map[mesh.ServiceName]bool
+
+	names     map[mesh.ServiceName]*ir.Name
+	services  map[mesh.ServiceName]*ir.Service
+	endpoints map[mesh.ServiceName]*ir.Endpoints
+	clusters  map[mesh.ClusterName]*ir.Cluster
+	access    map[mesh.ServiceName]*policy.Checker
+	slots     map[mesh.ServiceName]*ir.Slots
+	bundles   map[mesh.TrustDomain]*mesh.Bundle
+	self      *ir.Proxy
+	vector    mesh.Vector
+
+	changed chan struct{} // closed when state changes
+}
+
+func newStore(cfg *Config, source *trust.Source, now func() time.Time, log *slog.Logger) *store {
+	s := &store{cfg: cfg, source: source, log: log, now: now, want: func(ir.Type, ...string) {}, dirty: func() {},
+		raw: map[ir.Type]map[string]xds.Resource{}, told: map[ir.Type]map[string]bool{}, complete: map[ir.Type]bool{},
+		asked: map[mesh.ServiceName]bool{}, names: map[mesh.ServiceName]*ir.Name{}, services: map[mesh.ServiceName]*ir.Service{},
+		endpoints: map[mesh.ServiceName]*ir.Endpoints{}, clusters: map[mesh.ClusterName]*ir.Cluster{},
+		access: map[mesh.ServiceName]*policy.Checker{}, slots: map[mesh.ServiceName]*ir.Slots{},
+		bundles: map[mesh.TrustDomain]*mesh.Bundle{}, vector: mesh.Vector{}, changed: make(chan struct{})}
+	s.state.Store(&proxy.State{})
+	return s
+}
+
+// Apply takes a batch. A resource that cannot be used is rejected alone, and the last
+// good one of its name stays in force.
+func (s *store) Apply(b xds.Batch) map[string]error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	rejected := map[string]error{}
+	t := ir.Type(b.Type)
+	if s.raw[t] == nil {
+		s.raw[t], s.told[t] = map[string]xds.Resource{}, map[string]bool{}
+	}
+	for _, r := range b.Resources {
+		v, err := wire.Decode(t, r.Body)
+		if err == nil {
+			err = s.put(r.Name, v)
+		}
+		if err != nil {
+			rejected[r.Name] = err
+			s.log.Warn("a resource was rejected; the last good one stays in force", "type", b.Type, "name", r.Name, "error", err)
+			continue
+		}
+		s.raw[t][r.Name], s.told[t][r.Name] = r, true
+	}
+	for _, name := range b.Removed {
+		delete(s.raw[t], name)
+		s.told[t][name] = true
+		s.remove(t, name)
+	}
+	if b.Complete {
+		s.complete[t] = true
+	}
+	s.vector.Merge(b.Vector)
+	s.prefetch()
+	s.build()
+	s.dirty()
+	return rejected
+}
+
+// put takes one resource in. The caller holds mu.
+func (s *store) put(name string, v any) error {
+	switch v := v.(type) {
+	case *ir.Name:
+		s.names[v.Service] = v
+	case *ir.Service:
+		if _, err := proxy.NewService(v, nil, nil); err != nil {
+			return err
+		}
+		s.services[v.Name] = v
+	case *ir.Endpoints:
+		s.endpoints[v.Service] = v
+	case *ir.Cluster:
+		s.clusters[v.Name] = v
+	case *ir.Access:
+		s.access[v.Service] = policy.Compile(v, s.cfg.Cluster)
+	case *ir.Slots:
+		s.slots[v.Table.Service] = v
+	case *ir.Proxy:
+		if v.ID != s.cfg.ID {
+			return fmt.Errorf("it is of proxy %s", v.ID)
+		}
+		s.self = v
+		for _, in := range v.Inbound {
+			s.want(ir.TypeAccess, in.Service.String())
+		}
+	case *mesh.Bundle:
+		if string(v.TrustDomain) != name {
+			return fmt.Errorf("it is of trust domain %s", v.TrustDomain)
+		}
+		return s.believe(v)
+	}
+	return nil
+}
+
+// believe puts a bundle in force: one before the one in force is a rollback and refused.
+func (s *store) believe(b *mesh.Bundle) error {
+	known := s.source.Current().Bundles
+	if known == nil {
+		known = new(trust.Bundles)
+	}
+	next, err := known.With(*b)
+	if err != nil {
+		return err
+	}
+	s.bundles[b.TrustDomain] = b
+	return s.source.Update(nil, next)
+}
+
+// remove takes one resource out. The caller holds mu.
+func (s *store) remove(t ir.Type, name string) {
+	n, _ := mesh.ParseServiceName(name)
+	switch t {
+	case ir.TypeName:
+		delete(s.names, n)
+	case ir.TypeService:
+		delete(s.services, n)
+	case ir.TypeEndpoints:
+		delete(s.endpoints, n)
+	case ir.TypeCluster:
+		delete(s.clusters, mesh.ClusterName(name))
+	case ir.TypeAccess:
+		delete(s.access, n)
+	case ir.TypeSlots:
+		delete(s.slots, n)
+	case ir.TypeProxy:
+		s.self = nil
+	case ir.TypeBundle:
+		td := mesh.TrustDomain(name)
+		delete(s.bundles, td)
+		if known := s.source.Current().Bundles; known != nil {
+			if err := s.source.Update(nil, known.Without(td)); err != nil {
+				s.log.Error("a trust domain could not be dropped", "trustDomain", name, "error", err)
+			}
+		}
+	}
+}
+
+// prefetch asks for the services that fit the allowance, in order of name, and for what
+// routes refer to. The caller holds mu.
+func (s *store) prefetch() {
+	if s.cfg.Mode == ModeGateway {
+		return
+	}
+	left := s.cfg.Prefetch - len(s.asked)
+	if left > 0 && len(s.asked) < len(s.names) {
+		for _, n := range slices.SortedFunc(maps.Keys(s.names), mesh.ServiceName.Compare) {
+			if left > 0 && s.ask(n) {
+				left--
+			}
+		}
+	}
+	for _, svc := range s.services {
+		for _, n := range backends(svc) {
+			s.ask(n)
+		}
+	}
+}
+
+// ask subscribes to a service; false if that was done before. The caller holds mu.
+func (s *store) ask(n mesh.ServiceName) bool {
+	if s.asked[n] {
+		return false
+	}
+	s.asked[n] = true
+	s.want(ir.TypeEndpoints, n.String())
+	s.want(ir.TypeService, n.String())
+	return true
+}
+
+// backends lists what a service's routes refer to beside itself.
+func backends(svc *ir.Service) []mesh.ServiceName {
+	var out []mesh.ServiceName
+	for _, r := range svc.Routes {
+		for _, b := range r.Backends {
+			if b.Missing == "" && b.Service != svc.Name && !slices.Contains(out, b.Service) {
+				out = append(out, b.Service)
+			}
+		}
+	}
+	return out
+}
+
+// answered reports whether a service and its endpoints have been spoken of.
+func (s *store) answered(n mesh.ServiceName) bool {
+	return s.told[ir.TypeService][n.String()] && s.told[ir.TypeEndpoints][n.String()]
+}
+
+// build makes the next State. The caller holds mu.
+func (s *store) build() {
+	old := s.state.Load()
+	next := &proxy.State{Self: s.self, Names: maps.Clone(s.names), Clusters: maps.Clone(s.clusters), Slots: maps.Clone(s.slots),
+		ByAddress: map[netip.Addr]mesh.ServiceName{}, Services: map[mesh.ServiceName]*proxy.Service{},
+		Inbound: map[mesh.ServiceName]*proxy.Inbound{}, Vector: s.vector.Clone()}
+	for n, v := range s.names {
+		if v.Address.IsValid() {
+			next.ByAddress[v.Address] = n
+		}
+	}
+	for n, svc := range s.services {
+		if built := s.service(n, svc, old); built != nil {
+			next.Services[n] = built
+		}
+	}
+	if s.self != nil {
+		for _, in := range s.self.Inbound {
+			v := &proxy.Inbound{Service: in.Service, Ports: map[uint16]ir.InboundPort{}, Access: s.access[in.Service]}
+			for _, p := range in.Ports {
+				v.Ports[p.Port] = p
+			}
+			next.Inbound[in.Service] = v
+		}
+	}
+	next.Ready = old.Ready || s.ready(next)
+	s.state.Store(next)
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// service builds one service, or keeps the one in force while something that the new one
+// refers to is still on its way.
+func (s *store) service(n mesh.ServiceName, svc *ir.Service, old *proxy.State) *proxy.Service {
+	prev := old.Services[n]
+	whole := s.answered(n)
+	for _, b := range backends(svc) {
+		whole = whole && s.answered(b)
+	}
+	if !whole {
+		return prev
+	}
+	var before *balance.View
+	if prev != nil {
+		before = prev.View
+	}
+	var view *balance.View
+	if eps := s.endpoints[n]; eps != nil {
+		view = balance.NewView(before, eps, func(c mesh.ClusterName) *ir.Cluster { return s.clusters[c] }, balance.Place{Cluster: s.cfg.Cluster})
+	}
+	out, err := proxy.NewService(svc, view, prev)
+	if err != nil {
+		s.log.Error("a service that was accepted cannot be built", "service", n.String(), "error", err)
+		return prev
+	}
+	return out
+}
+
+// ready says whether the state is a complete configuration.
+func (s *store) ready(next *proxy.State) bool {
+	if s.self == nil || !s.complete[ir.TypeName] || !s.complete[ir.TypeCluster] || !s.complete[ir.TypeBundle] {
+		return false
+	}
+	if s.cfg.Mode == ModeGateway {
+		return s.complete[ir.TypeSlots]
+	}
+	for n := range s.asked {
+		if !s.answered(n) {
+			return false
+		}
+	}
+	for _, in := range next.Inbound {
+		if in.Access == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// Demand waits until a service has been answered (proxy.Demand).
+func (s *store) Demand(n mesh.ServiceName, deadline int64) (*proxy.State, error) {
+	timer := time.NewTimer(time.Duration(deadline - s.now().UnixNano()))
+	defer timer.Stop()
+	for {
+		s.mu.Lock()
+		s.ask(n)
+		state, changed := s.state.Load(), s.changed
+		done := s.answered(n) && (state.Services[n] != nil || s.services[n] == nil)
+		s.mu.Unlock()
+		if done {
+			return state, nil
+		}
+		select {
+		case <-changed:
+		case <-timer.C:
+			return nil, os.ErrDeadlineExceeded
+		}
+	}
+}
+
+// snapshot is every resource, for the disk.
+func (s *store) snapshot() []xds.Resource {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []xds.Resource
+	for _, t := range slices.Sorted(maps.Keys(s.raw)) {
+		for _, n := range slices.Sorted(maps.Keys(s.raw[t])) {
+			out = append(out, s.raw[t][n])
+		}
+	}
+	return out
+}
+
+// restore applies the resources of a snapshot, whole: what is not in it does not exist
+// until a control plane says otherwise.
+func (s *store) restore(resources []xds.Resource, v mesh.Vector) {
+	byType := map[ir.Type][]xds.Resource{}
+	for _, r := range resources {
+		byType[ir.Type(r.Type)] = append(byType[ir.Type(r.Type)], r)
+	}
+	for _, t := range applyOrder {
+		s.Apply(xds.Batch{Type: string(t), Resources: byType[t], Vector: v, Complete: true})
+	}
+}
+
+// applyOrder is targets before what refers to them.
+var applyOrder = []ir.Type{ir.TypeBundle, ir.TypeCluster, ir.TypeEndpoints, ir.TypeService, ir.TypeAccess, ir.TypeSlots, ir.TypeName, ir.TypeProxy}
