@@ -54,6 +54,8 @@ type conn struct {
 	mu  sync.Mutex
 	err *ConnError // the end; nothing is appended after it but its GOAWAY
 
+	openAtEnd int // streams that err broke
+
 	// Sending.
 	out, spare  []byte
 	outGen      uint64 // counts what the flusher took
@@ -294,7 +296,7 @@ func (c *conn) fail(err *ConnError) {
 	if c.err != nil {
 		return
 	}
-	c.err = err
+	c.err, c.openAtEnd = err, c.streams.n
 	if !err.Remote {
 		c.out = appendGoAway(c.out, c.lastPeerStream(), err.Code, err.Reason)
 	}

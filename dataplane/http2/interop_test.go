@@ -384,3 +384,118 @@ func TestForeignClientAndOurServer(t *testing.T) {
 		t.Errorf("after all that: %v %v", resp, err)
 	}
 }
+
+// A foreign client loses nothing by our drain: its transport moves what GOAWAY names.
+func TestForeignClientSurvivesOurDrain(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	var mu sync.Mutex
+	var drains []context.CancelFunc
+	var conns sync.WaitGroup
+	conns.Go(func() {
+		for {
+			s, err := l.Accept()
+			if err != nil {
+				return
+			}
+			one, drain := context.WithCancel(ctx)
+			mu.Lock()
+			drains = append(drains, drain)
+			mu.Unlock()
+			conns.Go(func() {
+				if err := ServeConn(one, s, Config{}, echo); err != nil {
+					t.Errorf("ServeConn: %v", err)
+				}
+			})
+		}
+	})
+	tr := &http.Transport{Protocols: new(http.Protocols)}
+	tr.Protocols.SetUnencryptedHTTP2(true)
+	client := &http.Client{Transport: tr, Timeout: 10 * time.Second}
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for i := range 100 {
+				resp, err := client.Post("http://"+l.Addr().String()+"/", "text/plain", strings.NewReader("body"))
+				if err != nil {
+					t.Errorf("request: %v", err)
+					return
+				}
+				b, err := io.ReadAll(resp.Body)
+				resp.Body.Close()
+				if err != nil || string(b) != "body" {
+					t.Errorf("response: %q, %v", b, err)
+				}
+				if i%20 == 10 {
+					mu.Lock()
+					for _, drain := range drains {
+						drain()
+					}
+					drains = nil
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	tr.CloseIdleConnections()
+	stop()
+	l.Close()
+	conns.Wait()
+}
+
+// Our client loses nothing when a foreign server shuts down.
+func TestOurClientSurvivesAForeignShutdown(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Protocols: new(http.Protocols), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(w, r.Body)
+	})}
+	srv.Protocols.SetUnencryptedHTTP2(true)
+	var serving sync.WaitGroup
+	serving.Go(func() { srv.Serve(l) })
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cc, err := NewClientConn(c, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cc.Close()
+	started := make(chan struct{}, 1<<16)
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for {
+				_, b, _, err := do(cc, request("POST", "/"), []byte("body"), nil)
+				if errors.Is(err, message.ErrNotExecuted) {
+					return
+				}
+				if err != nil || string(b) != "body" {
+					t.Errorf("%q, %v", b, err)
+					return
+				}
+				select {
+				case started <- struct{}{}:
+				default:
+				}
+			}
+		})
+	}
+	for range 50 {
+		<-started
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := srv.Shutdown(ctx); err != nil {
+		t.Errorf("Shutdown: %v", err)
+	}
+	wg.Wait()
+	serving.Wait()
+}

@@ -33,7 +33,7 @@ func newPeer(t testing.TB, nc net.Conn) *peer {
 	p.fr.SetMaxReadFrameSize(1 << 24)
 	p.enc = hpack.NewEncoder(&p.buf)
 	p.dec = hpack.NewDecoder(4096, nil)
-	_ = nc.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = nc.SetDeadline(time.Now().Add(20 * time.Second))
 	return p
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -82,9 +83,9 @@ func ServeConn(ctx context.Context, nc net.Conn, cfg Config, handler func(messag
 	return err
 }
 
-// quiet reports whether the peer closed an idle connection.
+// quiet reports whether the peer left with nothing open, in whatever manner.
 func (s *server) quiet(err *ConnError) bool {
-	return err.Remote && err.Code == NoError && s.peerSettled && s.streams.n == 0
+	return err.broken() && s.openAtEnd == 0 && !errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 // opened implements role: a new request.
@@ -310,7 +311,7 @@ func (x *exchange) Request() *message.Head { return &x.head }
 
 // Read implements message.Exchange.
 func (x *exchange) Read(p []byte) (int, error) {
-	if x.head.Expect100 && !x.continued {
+	if x.head.Expect100 {
 		x.sendContinue()
 	}
 	return x.read(p)
@@ -320,6 +321,9 @@ func (x *exchange) sendContinue() {
 	c := x.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if x.continued {
+		return
+	}
 	x.continued = true
 	if x.sendErr() != nil || x.sentHead || x.queue.n > 0 || x.recvEnd {
 		return
@@ -355,6 +359,7 @@ func (x *exchange) Respond(h *message.Head, end bool) error {
 	bodyless := x.isHead || code == 204 || code == 304
 	if code < 200 {
 		end = false
+		x.continued = x.continued || code == 100
 	} else {
 		x.sentHead = true
 		if end = end || bodyless; end && h.Length > 0 && !bodyless {
@@ -364,9 +369,6 @@ func (x *exchange) Respond(h *message.Head, end bool) error {
 		x.discard = bodyless
 		if !tunnel && !bodyless {
 			x.left = h.Length
-		}
-		if code == 100 {
-			x.continued = true
 		}
 	}
 	x.sendHead(end, func(e *encoder, dst []byte) []byte {
