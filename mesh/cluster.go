@@ -35,6 +35,9 @@ type Cluster struct {
 	RTT time.Duration
 	// EgressPerGiB is the price of a GiB leaving towards this cluster, in US dollars.
 	EgressPerGiB float64
+	// Roots are the DER-encoded roots of the cluster's trust domain as they were when it
+	// joined; its own bundle replaces them as soon as it is heard.
+	Roots [][]byte
 	// Accepts lists whose objects this cluster obeys beyond its own.
 	Accepts []Accept
 }

@@ -1,7 +1,11 @@
 package manifest
 
 import (
+	"bytes"
+	"crypto/x509"
+	"encoding/pem"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -33,9 +37,31 @@ func (s *scope) cluster(in *cluster) *mesh.Cluster {
 		s.fault(spec("trustDomain"), quote(c.TrustDomain)+" is not a trust domain of this cluster", "write "+s.name+".MESH-DOMAIN")
 	}
 	out.Gateways, out.ControlPlanes = addrPorts(c.Gateways), addrPorts(c.ControlPlanes)
+	out.Roots = s.roots(c.TrustBundle)
 	for _, a := range c.Accepts {
 		out.Accepts = append(out.Accepts, mesh.Accept{Origin: mesh.ClusterName(a.Origin), Kind: orAny(a.Kind), Namespace: orAny(a.Namespace)})
 	}
+	return out
+}
+
+// roots reads a PEM bundle of CA certificates.
+func (s *scope) roots(text string) [][]byte {
+	var out [][]byte
+	rest := []byte(text)
+	for len(bytes.TrimSpace(rest)) > 0 {
+		var block *pem.Block
+		block, rest = pem.Decode(rest)
+		if block == nil || block.Type != "CERTIFICATE" {
+			s.fault(spec("trustBundle"), "not a list of PEM certificates", "write blocks of BEGIN CERTIFICATE … END CERTIFICATE and nothing else")
+			return nil
+		}
+		if c, err := x509.ParseCertificate(block.Bytes); err != nil || !c.IsCA {
+			s.fault(spec("trustBundle"), "a block is not the certificate of a CA", "write the roots of the cluster's trust domain")
+			return nil
+		}
+		out = append(out, block.Bytes)
+	}
+	slices.SortFunc(out, bytes.Compare)
 	return out
 }
 

@@ -29,7 +29,9 @@ type cluster struct {
 		ControlPlanes []string `json:"controlPlanes" is:"addrport unique=."`
 		RTT           string   `json:"rtt" is:"duration"`
 		EgressPerGiB  decimal  `json:"egressPricePerGiB"`
-		Accepts       []accept `json:"accepts"`
+		// TrustBundle is PEM: the roots of the cluster's trust domain, for first contact.
+		TrustBundle string   `json:"trustBundle"`
+		Accepts     []accept `json:"accepts"`
 	} `json:"spec"`
 	Status anything `json:"status"`
 }

@@ -123,8 +123,9 @@ func (w *watches) noticed(key mesh.Key) {
 		if !ok {
 			continue
 		}
-		k := watched{scope, typ, memberName(key)}
-		if w.member[k] {
+		name, ok := w.memberName(typ, key)
+		k := watched{scope, typ, name}
+		if !ok || w.member[k] {
 			continue
 		}
 		if r, ok := w.root(k); ok {
@@ -149,7 +150,7 @@ func memberTypes(key mesh.Key, self mesh.ClusterName) []ir.Type {
 		case mesh.KindService:
 			return []ir.Type{ir.TypeName}
 		case mesh.KindCluster:
-			return []ir.Type{ir.TypeCluster}
+			return []ir.Type{ir.TypeCluster, ir.TypeBundle}
 		case mesh.KindSlotTable, mesh.KindServiceExport:
 			return []ir.Type{ir.TypeSlots}
 		}
@@ -157,11 +158,20 @@ func memberTypes(key mesh.Key, self mesh.ClusterName) []ir.Type {
 	return nil
 }
 
-func memberName(key mesh.Key) string {
-	if key.Namespace == "" {
-		return key.Name
+// memberName is the name of the resource of a type that a fact may bring into being.
+func (w *watches) memberName(typ ir.Type, key mesh.Key) (string, bool) {
+	if typ == ir.TypeBundle && key.Kind == mesh.KindCluster {
+		f, ok := w.loop.World().Get(key)
+		if !ok {
+			return "", false
+		}
+		td := f.Value.(*mesh.Cluster).TrustDomain
+		return string(td), td != ""
 	}
-	return key.Namespace + "/" + key.Name
+	if key.Namespace == "" {
+		return key.Name, true
+	}
+	return key.Namespace + "/" + key.Name, true
 }
 
 // settled returns what to publish: changed roots, what is owed, and last the marks of
@@ -214,6 +224,9 @@ func (w *watches) update(k watched) xds.Update {
 // hasFacts reports whether any fact could still bring the member into being.
 func (w *watches) hasFacts(k watched) bool {
 	ns, name := "", k.name
+	if k.typ == ir.TypeBundle && len(w.loop.World().Members(world.Named(mesh.KindCluster, "", string(mesh.TrustDomain(k.name).Cluster())))) > 0 {
+		return true
+	}
 	if n, err := mesh.ParseServiceName(k.name); err == nil {
 		ns, name = n.Namespace, n.Name
 	}

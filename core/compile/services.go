@@ -286,6 +286,11 @@ func bundle(c *derive.Ctx, t mesh.TrustDomain) *mesh.Bundle {
 			best = b
 		}
 	}
+	if best == nil { // not heard yet: what it was when it joined
+		if cl := clusterNamed(c, t.Cluster()); cl != nil && cl.TrustDomain == t && len(cl.Roots) > 0 {
+			best = &mesh.Bundle{TrustDomain: t, Roots: cl.Roots}
+		}
+	}
 	return best
 }
 
