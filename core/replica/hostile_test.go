@@ -112,6 +112,30 @@ func TestHeartbeatRepairsAMissedChange(t *testing.T) {
 	}
 }
 
+// TestPassedOnKeepsTheLater: a witness of a sibling is passed on at the later version,
+// though we ourselves knew of an earlier deletion when the history ended.
+func TestPassedOnKeepsTheLater(t *testing.T) {
+	im, sync, held := opened(t, replica.Limits{})
+	name := object("deny", 5).Name
+	gone := replica.NewGone(name, at(6), mesh.Stamp{WallMillis: 6, Origin: "us-east"})
+	next := held.With([]*replica.Resource{gone}, nil)
+	im.Step(now, 1, &replica.Response{Seq: 3, Nonce: 2, Sync: sync, Position: at(6), Set: []*replica.Resource{gone}, Last: true, Root: next.Root()})
+	im.Pass(&replica.Witness{Crossed: replica.Lineage{{StartMillis: 50, ID: "e"}: 9}, Orphans: []*replica.Resource{object("deny", 9)}})
+
+	empty := replica.NewPartition("us-east")
+	rd := im.Step(now, 1, &replica.Response{Seq: 4, Nonce: 3, Sync: sync, Position: mesh.Position{Epoch: mesh.Epoch{StartMillis: 200, ID: "e"}},
+		Removed: []replica.Name{name}, Last: true, Root: empty.Root()})
+	for _, u := range rd.Send {
+		if w, ok := u.(*replica.Witness); ok {
+			if len(w.Orphans) != 1 || w.Orphans[0].Gone || w.Orphans[0].Stamp.WallMillis != 9 || len(w.Crossed) != 2 {
+				t.Errorf("witnessed %v of %v", w.Orphans, w.Crossed)
+			}
+			return
+		}
+	}
+	t.Errorf("no witness was sent: %v", rd.Send)
+}
+
 // TestStagedIsBounded: a batch that never ends is given up at the limit, and what it
 // staged is let go.
 func TestStagedIsBounded(t *testing.T) {

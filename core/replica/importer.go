@@ -549,7 +549,7 @@ func (im *Importer) cross(rd *Ready, prev, next *Partition) {
 	im.crossed = im.crossed.Union(prev.Lineage).Union(Lineage{prev.Position.Epoch: prev.Position.Revision})
 	for r := range prev.All() {
 		if n := next.Get(r.Name); r.Gone && (n == nil || n.Stamp.Compare(r.Stamp) < 0) {
-			im.passed[r.Name] = r // a deletion that may have been lost is witnessed as well
+			im.pass(r) // a deletion that may have been lost is witnessed as well
 		}
 	}
 	before := len(im.heldOver)
@@ -736,9 +736,14 @@ func (im *Importer) Pass(w *Witness) {
 	}
 	im.passedCrossed = im.passedCrossed.Union(w.Crossed)
 	for _, r := range w.Orphans {
-		if have := im.passed[r.Name]; have == nil || have.Stamp.Compare(r.Stamp) < 0 {
-			im.passed[r.Name] = r
-		}
+		im.pass(r)
+	}
+}
+
+// pass keeps the later of what is to be passed on.
+func (im *Importer) pass(r *Resource) {
+	if have := im.passed[r.Name]; have == nil || have.Stamp.Compare(r.Stamp) < 0 {
+		im.passed[r.Name] = r
 	}
 }
 
