@@ -19,10 +19,8 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-	xhttp2 "golang.org/x/net/http2"
-
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -226,19 +224,33 @@ func TestOurClientAndOurServer(t *testing.T) {
 	}
 }
 
-// foreignServer serves x/net's HTTP/2 server on a connection.
+// foreignServer serves net/http's HTTP/2 on a connection.
 func foreignServer(t *testing.T, h http.HandlerFunc) net.Conn {
-	c, s := tcpPair(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: h, Protocols: unencryptedHTTP2()}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		(&xhttp2.Server{}).ServeConn(s, &xhttp2.ServeConnOpts{Handler: h, BaseConfig: &http.Server{}})
+		srv.Serve(l)
 	}()
 	t.Cleanup(func() {
-		s.Close()
+		srv.Close()
 		<-done
 	})
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
 	return c
+}
+
+func unencryptedHTTP2() *http.Protocols {
+	p := new(http.Protocols)
+	p.SetUnencryptedHTTP2(true)
+	return p
 }
 
 func TestOurClientAndForeignServer(t *testing.T) {
@@ -330,12 +342,15 @@ func TestForeignClientAndOurServer(t *testing.T) {
 			}
 		})
 	}()
-	cc, err := (&xhttp2.Transport{}).NewClientConn(c)
-	if err != nil {
-		t.Fatal(err)
-	}
+	dials := 0
+	cc := &http.Transport{Protocols: unencryptedHTTP2(), DialContext: func(context.Context, string, string) (net.Conn, error) {
+		if dials++; dials > 1 {
+			return nil, errors.New("the connection was given up")
+		}
+		return c, nil
+	}}
 	defer func() {
-		cc.Close()
+		cc.CloseIdleConnections()
 		if err := <-done; err != nil {
 			t.Errorf("ServeConn: %v", err)
 		}
@@ -374,7 +389,7 @@ func TestForeignClientAndOurServer(t *testing.T) {
 	if _, _, err := do("GET", "/abort", nil, nil); err == nil {
 		t.Error("an aborted response was taken for a whole one")
 	}
-	if _, _, err := do("POST", "/refuse", strings.NewReader("x"), nil); err == nil || !strings.Contains(err.Error(), "REFUSED_STREAM") {
+	if _, _, err := do("POST", "/refuse", io.MultiReader(strings.NewReader("x")), nil); err == nil || !strings.Contains(err.Error(), "REFUSED_STREAM") {
 		t.Errorf("refused: %v", err)
 	}
 	if _, _, err := do("GET", "/nothing", nil, nil); err == nil {
@@ -412,8 +427,7 @@ func TestForeignClientSurvivesOurDrain(t *testing.T) {
 			})
 		}
 	})
-	tr := &http.Transport{Protocols: new(http.Protocols)}
-	tr.Protocols.SetUnencryptedHTTP2(true)
+	tr := &http.Transport{Protocols: unencryptedHTTP2()}
 	client := &http.Client{Transport: tr, Timeout: 10 * time.Second}
 	var wg sync.WaitGroup
 	for range 4 {
@@ -453,10 +467,9 @@ func TestOurClientSurvivesAForeignShutdown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &http.Server{Protocols: new(http.Protocols), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	srv := &http.Server{Protocols: unencryptedHTTP2(), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(w, r.Body)
 	})}
-	srv.Protocols.SetUnencryptedHTTP2(true)
 	var serving sync.WaitGroup
 	serving.Go(func() { srv.Serve(l) })
 	c, err := net.Dial("tcp", l.Addr().String())
