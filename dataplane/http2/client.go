@@ -386,7 +386,8 @@ func (s *clientStream) Receive(h *message.Head) (end bool, err error) {
 // Read implements message.Stream.
 func (s *clientStream) Read(p []byte) (int, error) { return s.read(p) }
 
-// Close implements message.Stream: a stream that has not ended is reset by CANCEL (RFC 9113
+// Close implements message.Stream. Calls that are under way, and later ones by goroutines that
+// were still copying, fail. A stream that has not ended is reset by CANCEL (RFC 9113
 // §8.1: NO_ERROR is a server's).
 func (s *clientStream) Close() {
 	c := s.c
@@ -399,12 +400,13 @@ func (s *clientStream) Close() {
 	case s.inTable:
 		c.reset(&s.stream, &StreamError{ID: s.id, Code: Cancel, Reason: "closed"})
 	}
-	s.recycle()
-	if c.err != nil || len(cc.free) >= parkMax {
+	s.letGo()
+	if !s.reusable() || c.err != nil || len(cc.free) >= parkMax {
 		if s.timer != nil {
 			s.timer.Stop()
 		}
 		return
 	}
+	s.recycle()
 	cc.free = append(cc.free, s)
 }

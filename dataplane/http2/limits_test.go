@@ -562,3 +562,42 @@ func TestConfigFaultsAreAllReported(t *testing.T) {
 		t.Errorf("the zero Config: %v", err)
 	}
 }
+
+// A goroutine that still copies into a stream that was closed gets errors; its octets
+// never fall into another request.
+func TestAClosedStreamStaysClosed(t *testing.T) {
+	c, s := tcpPair(t)
+	cc := pair(t, Config{}, c, s, echo)
+	st, err := cc.Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := st.Send(request("POST", "/"), false); err != nil {
+		t.Fatal(err)
+	}
+	blocked := make(chan error, 1)
+	go func() {
+		_, err := st.Write(make([]byte, 8<<20))
+		blocked <- err
+	}()
+	st.Close()
+	if err := <-blocked; err == nil {
+		t.Error("a Write under way succeeded after Close")
+	}
+	for range 5 {
+		next, err := cc.Open(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer next.Close()
+		if err := next.Send(request("POST", "/"), false); err != nil {
+			t.Fatal(err)
+		}
+		if next == st {
+			t.Fatal("a stream that was broken off was given out again")
+		}
+		if _, err := st.Write([]byte("stray")); err == nil {
+			t.Error("a Write after Close succeeded")
+		}
+	}
+}

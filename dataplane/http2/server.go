@@ -41,7 +41,8 @@ const drainNotice = time.Second
 // nil after a drain and when the peer left with nothing open.
 //
 // nc is not used by anyone else from the call on. When handler returns with the response
-// neither finished nor aborted, it is aborted; the Exchange must not be used afterwards.
+// neither finished nor aborted, it is aborted; the Exchange must not be used afterwards,
+// nor after both its directions have ended.
 // Exchanges also have the method OnBreak(func()), see there.
 func ServeConn(ctx context.Context, nc net.Conn, cfg Config, handler func(message.Exchange)) error {
 	if err := cfg.Validate(); err != nil {
@@ -261,15 +262,16 @@ const parkMax = 256
 // putBack parks x, or ends it. mu is held; x is not in the table.
 func (s *server) putBack(x *exchange) {
 	s.running--
-	x.continued = false
-	x.recycle()
-	if s.err != nil || len(s.free) >= parkMax {
+	x.letGo()
+	if !x.reusable() || s.err != nil || len(s.free) >= parkMax {
 		if x.timer != nil {
 			x.timer.Stop()
 		}
 		close(x.wake)
 		return
 	}
+	x.continued = false
+	x.recycle()
 	s.free = append(s.free, x)
 }
 

@@ -64,9 +64,19 @@ func (s *stream) init(c *conn) {
 	s.rcond.L, s.wcond.L = &c.mu, &c.mu
 }
 
-// recycle makes s ready for another use. mu is held, and s is not in the table.
-func (s *stream) recycle() {
+// reusable reports whether nobody can have a reason to call s any more: both directions
+// ended in order. Any other stream may still have a goroutine that copies into it or out of it,
+// whose next call must fail and not fall into another request: such objects are left to the
+// garbage collector. mu is held.
+func (s *stream) reusable() bool { return s.sendEnd && s.recvEnd && s.err == nil }
+
+// letGo gives back what s holds. mu is held, and s is not in the table.
+func (s *stream) letGo() {
 	c := s.c
+	s.deadline = time.Time{}
+	if s.err == nil && !s.reusable() {
+		s.err = &StreamError{ID: s.id, Code: Cancel, Reason: "closed"}
+	}
 	if s.extra > 0 {
 		c.bufMax -= s.extra
 		if c.cfg.Budget != nil {
@@ -78,11 +88,17 @@ func (s *stream) recycle() {
 		c.buffered -= n
 		c.replenish()
 	}
+	s.extra = 0
+}
+
+// recycle makes s ready for another use. mu is held.
+func (s *stream) recycle() {
+	c := s.c
 	s.head.Reset()
 	s.trailers.Reset()
 	s.id, s.err, s.onBreak = 0, nil, nil
 	s.headReady, s.headEnd, s.infos = false, false, 0
-	s.recvWin, s.window, s.extra, s.consumed, s.expect = c.cfg.InitialWindow, c.cfg.InitialWindow, 0, 0, -1
+	s.recvWin, s.window, s.consumed, s.expect = c.cfg.InitialWindow, c.cfg.InitialWindow, 0, -1
 	s.gotHead, s.gotFinal, s.recvEnd, s.isHead, s.isConnect = false, false, false, false, false
 	s.sendWin, s.left = 0, -1
 	s.sentHead, s.sendEnd, s.discard = false, false, false
