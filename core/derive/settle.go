@@ -161,11 +161,16 @@ func (e *Engine) rewire(n *node) {
 	n.keep, n.extra = 0, nil
 }
 
-// lift restores that n stands above its deps and below its readers.
+// lift restores that n stands above its deps and below its readers. Unless n rose, its readers stand above it already and
+// are not visited: a hub may have 100,000 of them.
 func (e *Engine) lift(n *node) {
+	before := n.height
 	n.height = 1
 	for _, dep := range n.deps {
 		n.height = max(n.height, dep.node.height+1)
+	}
+	if n.height <= before {
+		return
 	}
 	for rising := []*node{n}; len(rising) > 0; {
 		n := rising[len(rising)-1]
