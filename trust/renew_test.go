@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -138,7 +139,7 @@ func TestARenewerKeepsACertificateFreshForAWeek(t *testing.T) {
 			synctest.Wait()
 			for time.Since(start) < 7*24*time.Hour {
 				m := source.Current()
-				if m.SVID == nil || m.SVID.Leaf.NotAfter.Sub(time.Now()) < 13*time.Hour {
+				if m.SVID == nil || time.Until(m.SVID.Leaf.NotAfter) < 13*time.Hour {
 					t.Fatalf("after %v the certificate has less than 13h left", time.Since(start))
 				}
 				time.Sleep(5 * time.Minute)
@@ -196,7 +197,7 @@ func TestAShortLifeIsRenewedInTime(t *testing.T) {
 			for range 600 {
 				time.Sleep(100 * time.Millisecond)
 				synctest.Wait()
-				if left := source.Current().SVID.Leaf.NotAfter.Sub(time.Now()); left < 1500*time.Millisecond {
+				if left := time.Until(source.Current().SVID.Leaf.NotAfter); left < 1500*time.Millisecond {
 					t.Fatalf("%v left", left) // certificates count whole seconds
 				}
 			}
@@ -233,6 +234,30 @@ func TestAWrongClockAlarmsAndNothingElse(t *testing.T) {
 			}
 		})
 	}
+}
+
+// settable is a clock that somebody sets while others wait on it.
+type settable struct {
+	clock.Real
+	ahead atomic.Int64
+}
+
+func (s *settable) Now() time.Time { return s.Real.Now().Add(time.Duration(s.ahead.Load())) }
+
+func TestAClockSetForwardIsNoticedWithinAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &settable{}
+		s := &issuer{t: t, root: newRoot(t, west), id: shop, life: 24 * time.Hour}
+		bubble(t, s, c, trust.NewSource(c), shop, func() {
+			synctest.Wait()
+			c.ahead.Store(int64(11 * time.Hour)) // a host that was suspended
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if asks, _ := s.count(); asks < 2 {
+				t.Errorf("%d asks a minute after the clock passed the renewal", asks)
+			}
+		})
+	})
 }
 
 func TestARenewerDoesNotBecomeSomebodyElse(t *testing.T) {

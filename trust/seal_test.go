@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/internal/clock"
 	"github.com/isthmus-mesh/isthmus/internal/failpoint"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/trust"
@@ -77,12 +78,8 @@ func TestASealedFileReadsAsWritten(t *testing.T) {
 	if err != nil || len(names) != 2 {
 		t.Errorf("left %v, %v, want the file and the one before it", names, err)
 	}
-	data, err := os.ReadFile(f.Path)
-	if err != nil {
-		t.Fatal(err)
-	}
 	write(t, f, "a marker in plain text")
-	if data, err = os.ReadFile(f.Path); err != nil || bytes.Contains(data, []byte("marker")) {
+	if data, err := os.ReadFile(f.Path); err != nil || bytes.Contains(data, []byte("marker")) {
 		t.Errorf("the payload stands in plain text (%v)", err)
 	}
 }
@@ -386,41 +383,80 @@ func FuzzSealedFileRead(f *testing.F) {
 // FuzzSnapshotContent: authentic bytes of a hostile or later writer either decode to
 // what encodes to the same again, or are refused.
 func FuzzSnapshotContent(f *testing.F) {
-	file := trust.SnapshotFile(filepath.Join(f.TempDir(), "snapshot"), trust.NewSealKey())
-	if _, err := trust.WriteSnapshot(file, newSnapshot(f), time.UnixMilli(0)); err != nil {
-		f.Fatal(err)
-	}
-	sealed, err := file.Read()
+	good, err := trust.EncodeSnapshot(newSnapshot(f))
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(sealed.Payload)
+	f.Add(good)
 	f.Add([]byte{1})
 	f.Add([]byte{1, 0xff, 0xff, 0xff, 0xff, 0x0f})
 	f.Fuzz(func(t *testing.T, payload []byte) {
-		if _, err := file.Write(payload, 0, time.UnixMilli(0)); err != nil {
-			t.Fatal(err)
-		}
-		s, err := trust.ReadSnapshot(file, time.UnixMilli(0), time.Hour)
+		s, err := trust.DecodeSnapshot(payload)
 		if err != nil {
-			if sealFault(err) != trust.SealContent {
-				t.Errorf("refused with %v", err)
-			}
 			return
 		}
-		if _, err := trust.WriteSnapshot(file, s, time.UnixMilli(0)); err != nil {
-			t.Fatal(err)
-		}
-		again, err := file.Read()
+		again, err := trust.EncodeSnapshot(s)
 		if err != nil {
 			t.Fatal(err)
 		}
-		// PKCS #8 has optional parts that we do not write back, so that the key's form may
-		// shrink; all else is one form.
-		if len(again.Payload) > len(payload) {
-			t.Errorf("%d bytes decoded and encoded to %d", len(payload), len(again.Payload))
+		// The key's PKCS #8 form may have had parts that we do not write; all else has one
+		// form.
+		if len(again) > len(payload) {
+			t.Errorf("%d bytes decoded and encoded to %d", len(payload), len(again))
+		}
+		if _, err := trust.DecodeSnapshot(again); err != nil {
+			t.Errorf("encoded again it does not decode: %v", err)
 		}
 	})
+}
+
+func TestSnapshotContentThatIsCutOrLongerIsRefused(t *testing.T) {
+	good, err := trust.EncodeSnapshot(newSnapshot(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := trust.DecodeSnapshot(good); err != nil {
+		t.Fatal(err)
+	}
+	for i := range good {
+		if _, err := trust.DecodeSnapshot(good[:i]); err == nil {
+			t.Errorf("cut to %d bytes: accepted", i)
+		}
+	}
+	if _, err := trust.DecodeSnapshot(append(good, 0)); err == nil {
+		t.Error("one byte more: accepted")
+	}
+}
+
+// TestAProxyBootsFromItsSnapshotAlone: no issuer, no control plane; it proves its
+// identity and verifies others as before.
+func TestAProxyBootsFromItsSnapshotAlone(t *testing.T) {
+	e := newEnds(t)
+	f := trust.SnapshotFile(filepath.Join(t.TempDir(), "snapshot"), trust.NewSealKey())
+	s, err := e.server.Current().Snapshot(map[string][]byte{"routes": []byte("r")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := trust.WriteSnapshot(f, s, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = trust.ReadSnapshot(f, time.Now(), time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	e.server = trust.NewSource(clock.Real{})
+	if _, err := e.server.Current().Snapshot(nil); err == nil {
+		t.Error("a snapshot without a certificate")
+	}
+	if err := s.Restore(e.server); err != nil {
+		t.Fatal(err)
+	}
+	if c, s := handshake(t, e.clientConfig(), e.serverConfig()); c != nil || s != nil {
+		t.Error(c, s)
+	}
+	s.Chain = nil
+	if err := s.Restore(e.server); err == nil {
+		t.Error("restored without a certificate")
+	}
 }
 
 func BenchmarkWriteSnapshot1MiB(b *testing.B) {

@@ -30,6 +30,29 @@ type Snapshot struct {
 // SVID is the snapshot's certificate, checked as NewSVID does.
 func (s Snapshot) SVID() (*SVID, error) { return NewSVID(s.Key, s.Chain) }
 
+// Snapshot is m with sections, ready to be written. It needs a certificate.
+func (m Material) Snapshot(sections map[string][]byte) (Snapshot, error) {
+	if m.SVID == nil {
+		return Snapshot{}, errors.New("make a snapshot: no certificate yet")
+	}
+	return Snapshot{Key: m.SVID.Key, Chain: m.SVID.Chain, Bundles: m.Bundles.All(), Sections: sections}, nil
+}
+
+// Restore puts the snapshot's certificate and bundles in force in source: the boot
+// without a control plane. A Renewer then renews with the old certificate when that
+// is due.
+func (s Snapshot) Restore(source *Source) error {
+	svid, err := s.SVID()
+	if err != nil {
+		return fmt.Errorf("restore snapshot generation %d: %w", s.Generation, err)
+	}
+	bundles, err := NewBundles(s.Bundles...)
+	if err != nil {
+		return fmt.Errorf("restore snapshot generation %d: %w", s.Generation, err)
+	}
+	return source.Update(svid, bundles)
+}
+
 // CheckRollback compares with the latest generation that another party, such as
 // the control plane, has seen of this process.
 func (s Snapshot) CheckRollback(seen uint64) error {

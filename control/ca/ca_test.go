@@ -12,6 +12,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"net"
@@ -253,6 +254,33 @@ func TestRequestsThatMustNotBeGranted(t *testing.T) {
 	}
 	if _, err := c.Sign(csr, who); err != nil {
 		t.Errorf("a lawful renewal: %v", err)
+	}
+}
+
+// TestTheAuthoritysOwnKeyGetsNoCertificate asks with the key read from the sealed
+// state, as nobody else could.
+func TestTheAuthoritysOwnKeyGetsNoCertificate(t *testing.T) {
+	p := newPlace(t)
+	c := p.open(t)
+	sealed, err := (&trust.SealedFile{Path: p.path, Key: p.seal, Purpose: "certificate authority"}).Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var kept struct{ Roots []struct{ Key []byte } }
+	if err := json.Unmarshal(sealed.Payload, &kept); err != nil || len(kept.Roots) != 1 {
+		t.Fatalf("%d roots, %v", len(kept.Roots), err)
+	}
+	key, err := trust.ParsePrivateKey(kept.Roots[0].Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr, err := key.CSR()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var refused *ca.RefusedError
+	if _, err := c.Sign(csr, attested(shop)); !errors.As(err, &refused) {
+		t.Errorf("signed the authority's own key: %v", err)
 	}
 }
 
