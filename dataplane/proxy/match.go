@@ -74,31 +74,94 @@ func expressions(in []mesh.ValueMatch) ([]*regexp.Regexp, error) {
 func (s *Service) match(h *message.Head, port uint16, namespace string) *route {
 	path, query, _ := strings.Cut(string(h.Path), "?")
 	for i := range s.routes {
-		r := &s.routes[i]
-		if (r.Port == 0 || r.Port == port) && (r.Consumer == "" || r.Consumer == namespace) &&
-			r.matches(h, path, query) {
-			return r
+		if what, _ := s.routes[i].miss(h, port, namespace, path, query); what == missNothing {
+			return &s.routes[i]
 		}
 	}
 	return nil
 }
 
-func (r *route) matches(h *message.Head, path, query string) bool {
+// Verdict is one route held against a request.
+type Verdict struct {
+	*ir.Route
+	// Others says that the route is for callers of another namespace: for this one it is as if
+	// it were not attached.
+	Others bool
+	// Why the route does not take the request, for people; empty where it would.
+	Why string
+}
+
+// Explain holds every route against a request, in order of precedence: the first without a
+// Why is the one that Outbound takes.
+func (s *Service) Explain(h *message.Head, port uint16, namespace string) []Verdict {
+	path, query, _ := strings.Cut(string(h.Path), "?")
+	out := make([]Verdict, len(s.routes))
+	for i := range s.routes {
+		r := &s.routes[i]
+		what, at := r.miss(h, port, namespace, path, query)
+		out[i] = Verdict{Route: r.Route, Others: what == missConsumer, Why: r.describe(what, at)}
+	}
+	return out
+}
+
+// missed is the part of a match that does not hold.
+type missed uint8
+
+const (
+	missNothing missed = iota
+	missPort
+	missConsumer
+	missMethod
+	missPath
+	missHeader
+	missQuery
+)
+
+// miss returns the first part of the route's match that does not hold, with its index among
+// headers or query parameters.
+func (r *route) miss(h *message.Head, port uint16, namespace, path, query string) (missed, int) {
 	m := &r.Match
-	if m.Method != "" && m.Method != string(h.Method) || !r.matchesPath(path) {
-		return false
+	switch {
+	case r.Port != 0 && r.Port != port:
+		return missPort, 0
+	case r.Consumer != "" && r.Consumer != namespace:
+		return missConsumer, 0
+	case m.Method != "" && m.Method != string(h.Method):
+		return missMethod, 0
+	case !r.matchesPath(path):
+		return missPath, 0
 	}
 	for i, want := range m.Headers {
 		if !matchesHeader(h, want, r.headers[i]) {
-			return false
+			return missHeader, i
 		}
 	}
 	for i, want := range m.Query {
 		if !matchesQuery(query, want, r.query[i]) {
-			return false
+			return missQuery, i
 		}
 	}
-	return true
+	return missNothing, 0
+}
+
+// describe says what a miss is.
+func (r *route) describe(what missed, at int) string {
+	m := &r.Match
+	switch what {
+	case missPort:
+		return fmt.Sprintf("it is for port %d", r.Port)
+	case missConsumer:
+		return "it is for callers of namespace " + r.Consumer
+	case missMethod:
+		return "the method is not " + m.Method
+	case missPath:
+		return fmt.Sprintf("the path does not match %s %s", m.PathType, m.Path)
+	case missHeader:
+		return fmt.Sprintf("header %s is not %s", m.Headers[at].Name, m.Headers[at].Value)
+	case missQuery:
+		return fmt.Sprintf("query parameter %s is not %s", m.Query[at].Name, m.Query[at].Value)
+	}
+	return ""
 }
 
 func (r *route) matchesPath(path string) bool {
