@@ -85,7 +85,7 @@ func (p *Prober) Run(ctx context.Context) error {
 		timeout := p.State().ProbeTimeout()
 		var err error
 		if c == nil {
-			c, err = p.dial(ctx, p.cfg.Peer.Gateways[n%len(p.cfg.Peer.Gateways)], 3*timeout) // three round trips: TCP, TLS, ping
+			c, err = p.dial(ctx, p.cfg.Peer.Gateways[n%len(p.cfg.Peer.Gateways)], timeout+2*p.State().RTT) // two more round trips: TCP, TLS
 		}
 		if err == nil {
 			var rtt time.Duration

@@ -76,7 +76,7 @@ func (u *upstream) Sign(ctx context.Context, csr []byte) ([][]byte, *trust.Bundl
 		if err != nil {
 			return nil, nil, fmt.Errorf("ask for a certificate: %w", err)
 		}
-		config, token = trust.JoinClientConfig(u.clock, t, u.name(), []mesh.Identity{controlPlane(td)}, controlALPN), t.Text()
+		config, token = trust.JoinClientConfig(u.clock, t, "join."+string(td), []mesh.Identity{controlPlane(td)}, controlALPN), t.Text()
 	}
 	conn, err := u.dial(config)
 	if err != nil {

@@ -1,0 +1,96 @@
+// Package plane puts a cluster's control plane together: store, authority, loop,
+// discovery, peers. Its one idea is that this is the only place that knows all of them: each part
+// takes what it needs as values and functions, and here they meet.
+//
+// It decides nothing and serves no people: commands and console come in by package api,
+// which the binary puts beside it. Read Config, then Plane.Run.
+package plane
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// Config is what a control plane is started with, as JSON.
+type Config struct {
+	Cluster mesh.ClusterName `json:"cluster"`
+	// Domain is the mesh domain; "" is mesh.DefaultDomain.
+	Domain  string       `json:"domain,omitempty"`
+	Network mesh.Network `json:"network,omitempty"`
+	// StateDir holds the store, the sealed authority and the caches of peers; mode 0700.
+	StateDir string `json:"stateDir"`
+	// SealFD is the inherited descriptor of the seal key.
+	SealFD int `json:"sealFD"`
+	// Local binds outgoing connections; invalid is any.
+	Local netip.Addr `json:"local,omitzero"`
+	// Control is port 15010, Federation 15012, API 15080.
+	Control    netip.AddrPort `json:"control"`
+	Federation netip.AddrPort `json:"federation"`
+	API        netip.AddrPort `json:"api,omitzero"`
+	// TokenFile holds the bearer token of the API.
+	TokenFile string `json:"tokenFile,omitempty"`
+	// ServiceRange, a /24, is where services get addresses.
+	ServiceRange netip.Prefix `json:"serviceRange,omitzero"`
+	// StoreEndpoints select an external etcd; none: a child process of this binary.
+	StoreEndpoints []string `json:"storeEndpoints,omitempty"`
+	// CertificateTTL is the life of certificates; 0 is 24 h.
+	CertificateTTL time.Duration `json:"certificateTTL,omitempty"`
+}
+
+// ReadConfig reads a configuration; a field that does not exist is a fault.
+func ReadConfig(r io.Reader) (Config, error) {
+	var c Config
+	d := json.NewDecoder(r)
+	d.DisallowUnknownFields()
+	if err := d.Decode(&c); err != nil {
+		return Config{}, fmt.Errorf("read the control plane's configuration: %w", err)
+	}
+	if c.Domain == "" {
+		c.Domain = mesh.DefaultDomain
+	}
+	return c, c.Validate()
+}
+
+// Validate reports every fault.
+func (c *Config) Validate() error {
+	var errs []error
+	fault := func(format string, args ...any) {
+		errs = append(errs, fmt.Errorf("control plane configuration: "+format, args...))
+	}
+	if !mesh.IsLabel(string(c.Cluster)) {
+		fault("cluster: %q: want a DNS label", c.Cluster)
+	}
+	if !mesh.IsSubdomain(c.Domain) {
+		fault("domain: %q: want a DNS subdomain", c.Domain)
+	}
+	if c.StateDir == "" {
+		fault("stateDir: missing")
+	}
+	if c.SealFD == 0 {
+		fault("sealFD: missing: the authority's key is kept sealed, so a key must be inherited")
+	}
+	if !c.Control.IsValid() {
+		fault("control: missing: want the address of port 15010")
+	}
+	if !c.Federation.IsValid() {
+		fault("federation: missing: want the address of port 15012")
+	}
+	return errors.Join(errs...)
+}
+
+// TrustDomain is the cluster's.
+func (c *Config) TrustDomain() mesh.TrustDomain { return mesh.TrustDomainOf(c.Cluster, c.Domain) }
+
+func (c *Config) path(parts ...string) string {
+	return filepath.Join(append([]string{c.StateDir}, parts...)...)
+}
+
+// StoreSocket is where the store's child process listens.
+func (c *Config) StoreSocket() string { return c.path("store.sock") }

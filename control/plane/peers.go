@@ -1,0 +1,171 @@
+package plane
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/control/peer"
+	"github.com/isthmus-mesh/isthmus/control/probe"
+	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/core/liveness"
+	"github.com/isthmus-mesh/isthmus/core/replica"
+	"github.com/isthmus-mesh/isthmus/core/world"
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// peers runs a follower and a prober for each other cluster that this one has joined.
+type peers struct {
+	plane *Plane
+	wake  chan struct{}
+
+	mu sync.Mutex
+	// want are the clusters as the own objects describe them.
+	want map[mesh.ClusterName]mesh.Cluster
+	on   map[mesh.ClusterName]*link
+	// told is the reach last stated of each.
+	told map[mesh.ClusterName]mesh.Reach
+}
+
+// link is what runs for one peer.
+type link struct {
+	cluster  mesh.Cluster
+	follower *peer.Follower
+	prober   *probe.Prober
+	stop     context.CancelFunc
+	done     chan struct{}
+}
+
+func newPeers(p *Plane) *peers {
+	return &peers{plane: p, wake: make(chan struct{}, 1), want: map[mesh.ClusterName]mesh.Cluster{}, on: map[mesh.ClusterName]*link{},
+		told: map[mesh.ClusterName]mesh.Reach{}}
+}
+
+// update notices changes of the own Cluster objects.
+func (ps *peers) update(edits []world.Edit) {
+	changed := false
+	ps.mu.Lock()
+	for _, e := range edits {
+		n := mesh.ClusterName(e.Key.Name)
+		if e.Key.Kind != mesh.KindCluster || n == ps.plane.cfg.Cluster {
+			continue
+		}
+		changed = true
+		if e.Fact == nil {
+			delete(ps.want, n)
+		} else {
+			ps.want[n] = *e.Fact.Value.(*mesh.Cluster)
+		}
+	}
+	ps.mu.Unlock()
+	if changed {
+		select {
+		case ps.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// run starts and stops links until ctx ends.
+func (ps *peers) run(ctx context.Context) error {
+	for {
+		ps.mu.Lock()
+		var ended []*link
+		for n, l := range ps.on {
+			if w, ok := ps.want[n]; !ok || ir.DigestOf(w) != ir.DigestOf(l.cluster) {
+				l.stop()
+				ended = append(ended, l)
+				delete(ps.on, n)
+			}
+		}
+		for n, w := range ps.want {
+			if ps.on[n] == nil && len(w.ControlPlanes) > 0 && len(w.Gateways) > 0 && w.TrustDomain != "" {
+				ps.on[n] = ps.start(ctx, w)
+			}
+		}
+		ps.mu.Unlock()
+		for _, l := range ended {
+			<-l.done
+		}
+		select {
+		case <-ps.wake:
+		case <-ctx.Done():
+			ps.mu.Lock()
+			defer ps.mu.Unlock()
+			for _, l := range ps.on {
+				<-l.done
+			}
+			return ctx.Err()
+		}
+	}
+}
+
+// start runs one link. The caller holds mu.
+func (ps *peers) start(ctx context.Context, w mesh.Cluster) *link {
+	p := ps.plane
+	ctx, stop := context.WithCancel(ctx)
+	l := &link{cluster: w, stop: stop, done: make(chan struct{})}
+	l.prober = probe.New(probe.Config{Peer: w, Source: p.source, Local: p.cfg.Local, Clock: p.clock, Log: p.log,
+		Gateway: mesh.Identity{TrustDomain: w.TrustDomain, Namespace: peer.SystemNamespace, ServiceAccount: "gateway"},
+		Name:    "gateway." + string(w.TrustDomain),
+		Changed: func(n mesh.ClusterName, s liveness.State) { ps.state(ctx, n, s) }})
+	l.follower = peer.NewFollower(peer.FollowerConfig{Self: p.cfg.Cluster, Peer: w, Source: p.source, Local: p.cfg.Local,
+		Cache: p.cfg.path("peers", string(w.Name)), Edit: p.loop.EditAndWait, Clock: p.clock, Log: p.log,
+		Changed: func(_ mesh.ClusterName, s replica.Status) { l.prober.Lease(!s.Stale) }})
+	var parts sync.WaitGroup
+	parts.Go(func() { ps.ended(w.Name, "following", ctx, l.follower.Run(ctx)) })
+	parts.Go(func() { ps.ended(w.Name, "probing", ctx, l.prober.Run(ctx)) })
+	go func() {
+		parts.Wait()
+		close(l.done)
+	}()
+	return l
+}
+
+func (ps *peers) ended(n mesh.ClusterName, what string, ctx context.Context, err error) {
+	if ctx.Err() == nil {
+		ps.plane.log.Error(what+" a peer ended", "peer", n, "error", err)
+	}
+}
+
+// state states what can be reached, when that is news.
+func (ps *peers) state(ctx context.Context, n mesh.ClusterName, s liveness.State) {
+	ps.mu.Lock()
+	before, had := ps.told[n]
+	now := s.Fact(n, before.RTT)
+	ps.told[n] = now
+	ps.mu.Unlock()
+	if had && now == before {
+		return
+	}
+	f := &mesh.Fact{Key: mesh.Key{Kind: mesh.KindReach, Origin: ps.plane.cfg.Cluster, Name: string(n)}, Value: &now, Digest: ir.DigestOf(&now)}
+	_ = ps.plane.loop.Edit(ctx, []world.Edit{world.Put(f)}, nil) // the error is that of ctx: the link is ending
+}
+
+// Peer is what is known of the link to one peer, for people.
+type Peer struct {
+	Cluster mesh.ClusterName
+	State   mesh.Reachability
+	Since   time.Time
+	RTT     time.Duration
+	Status  replica.Status
+}
+
+// Peers lists the links, by name.
+func (p *Plane) Peers() []Peer {
+	p.peers.mu.Lock()
+	defer p.peers.mu.Unlock()
+	var out []Peer
+	for n, l := range p.peers.on {
+		s := l.prober.State()
+		out = append(out, Peer{Cluster: n, State: s.Reach(), Since: s.Since, RTT: s.RTT, Status: l.follower.Status()})
+	}
+	slices.SortFunc(out, func(a, b Peer) int {
+		if a.Cluster < b.Cluster {
+			return -1
+		}
+		return 1
+	})
+	return out
+}

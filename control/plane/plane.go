@@ -1,0 +1,266 @@
+package plane
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/codec/wire/wirepb"
+	"github.com/isthmus-mesh/isthmus/control/ca"
+	"github.com/isthmus-mesh/isthmus/control/loop"
+	"github.com/isthmus-mesh/isthmus/control/peer"
+	"github.com/isthmus-mesh/isthmus/control/store"
+	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/core/replica"
+	"github.com/isthmus-mesh/isthmus/core/world"
+	"github.com/isthmus-mesh/isthmus/internal/clock"
+	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/trust"
+	"github.com/isthmus-mesh/isthmus/xds"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+)
+
+// Plane is one control plane.
+type Plane struct {
+	cfg   Config
+	log   *slog.Logger
+	clock clock.Clock
+
+	source  *trust.Source
+	ca      *ca.CA
+	tokens  *ca.JoinTokens
+	store   *store.Store
+	loop    *loop.Loop
+	exports *peer.Exports
+	xds     *xds.Server
+	peers   *peers
+
+	hlcMu sync.Mutex
+	hlc   replica.HLC
+	// position is how far the own history is in the world.
+	position atomic.Pointer[mesh.Position]
+	// read is closed when the store has been read once.
+	read     chan struct{}
+	readOnce sync.Once
+	slots    chan mesh.SlotTable
+}
+
+// slotsMax bounds slot tables on their way to the store.
+const slotsMax = 4096
+
+// order of resource types: targets before what refers to them.
+var order = []string{string(ir.TypeBundle), string(ir.TypeCluster), string(ir.TypeEndpoints), string(ir.TypeService),
+	string(ir.TypeAccess), string(ir.TypeSlots), string(ir.TypeName), string(ir.TypeProxy)}
+
+// New opens the authority and wires the parts. Nothing listens and nothing runs before
+// Run.
+func New(ctx context.Context, cfg Config, log *slog.Logger) (*Plane, error) {
+	p := &Plane{cfg: cfg, log: log, clock: clock.Real{}, read: make(chan struct{}), slots: make(chan mesh.SlotTable, slotsMax),
+		hlc: replica.HLC{Origin: cfg.Cluster}, exports: peer.NewExports(cfg.Cluster)}
+	for _, d := range []string{cfg.StateDir, cfg.path("peers")} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return nil, fmt.Errorf("control plane of %s: %w", cfg.Cluster, err)
+		}
+	}
+	if err := p.openAuthority(ctx); err != nil {
+		return nil, fmt.Errorf("control plane of %s: %w", cfg.Cluster, err)
+	}
+	endpoints := cfg.StoreEndpoints
+	if len(endpoints) == 0 {
+		endpoints = []string{"unix://" + cfg.StoreSocket()}
+	}
+	var err error
+	if p.store, err = store.Open(store.Config{Endpoints: endpoints, Log: log, BackoffMax: 500 * time.Millisecond}); err != nil {
+		return nil, fmt.Errorf("control plane of %s: %w", cfg.Cluster, err)
+	}
+	p.loop = loop.New(loop.Config{Self: cfg.Cluster, Network: cfg.Network, Now: p.clock.Now, Log: log,
+		Publish: p.publish, Export: p.export, SaveSlots: p.saveSlots})
+	p.xds = xds.NewServer(xds.ServerConfig{Source: source{p.loop}, Identify: identify, Order: order, Now: p.clock.Now, Log: log})
+	p.peers = newPeers(p)
+	return p, nil
+}
+
+// source is the loop, but the bundles are watched for good: this process believes
+// them too.
+type source struct{ *loop.Loop }
+
+func (s source) Unwatch(scope, typ, name string) {
+	if typ != string(ir.TypeBundle) || name != "*" {
+		s.Loop.Unwatch(scope, typ, name)
+	}
+}
+
+// Run serves until ctx ends. The first part that fails ends the others.
+func (p *Plane) Run(ctx context.Context) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	control, err := net.Listen("tcp", p.cfg.Control.String())
+	if err != nil {
+		return fmt.Errorf("control plane of %s: %w", p.cfg.Cluster, err)
+	}
+	federation, err := net.Listen("tcp", p.cfg.Federation.String())
+	if err != nil {
+		control.Close()
+		return fmt.Errorf("control plane of %s: %w", p.cfg.Cluster, err)
+	}
+	var parts sync.WaitGroup
+	part := func(name string, run func(context.Context) error) {
+		parts.Go(func() {
+			if err := run(ctx); err != nil && ctx.Err() == nil {
+				stop(fmt.Errorf("control plane of %s: %s: %w", p.cfg.Cluster, name, err))
+			}
+		})
+	}
+	if len(p.cfg.StoreEndpoints) == 0 {
+		part("store process", p.runStore)
+	}
+	part("loop", p.loop.Run)
+	part("own certificate", p.keepCertificate)
+	part("store", p.follow)
+	part("slot tables", p.writeSlots)
+	part("peers", p.peers.run)
+	part("discovery", p.xds.Run)
+	p.loop.Watch(string(p.cfg.Cluster), string(ir.TypeBundle), "*")
+	if err := p.stateBundle(ctx); err == nil {
+		part("control port", func(ctx context.Context) error { return p.serveControl(ctx, control) })
+		part("federation port", func(ctx context.Context) error { return p.serveFederation(ctx, federation) })
+	}
+	parts.Wait()
+	return errors.Join(context.Cause(ctx), p.store.Close())
+}
+
+// serveControl answers proxies once the store has been read: before, absence would be
+// said of things that exist.
+func (p *Plane) serveControl(ctx context.Context, ln net.Listener) error {
+	select {
+	case <-p.read:
+	case <-ctx.Done():
+		ln.Close()
+		return ctx.Err()
+	}
+	td := p.cfg.TrustDomain()
+	member := trust.ServerConfig(p.source, trust.ServerOptions{Accept: trust.AcceptClients(td), ALPN: []string{"h2"}})
+	joining := trust.JoinServerConfig(p.source, "h2")
+	c := member.Clone()
+	c.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+		if h.ServerName == JoinName(td) {
+			return joining, nil
+		}
+		return nil, nil
+	}
+	srv := grpc.NewServer(append(xds.ServerOptions(), grpc.Creds(credentials.NewTLS(c)))...)
+	p.xds.Register(srv)
+	wirepb.RegisterIdentityServer(srv, &signer{plane: p})
+	return serve(ctx, srv, ln)
+}
+
+// JoinName is the server name that first contacts ask for: they have no certificate to
+// show, and nothing but Identity.Sign is answered there.
+func JoinName(td mesh.TrustDomain) string { return "join." + string(td) }
+
+func (p *Plane) serveFederation(ctx context.Context, ln net.Listener) error {
+	c := trust.ServerConfig(p.source, trust.ServerOptions{Accept: trust.AcceptKnownClients(), ALPN: []string{"h2"}})
+	srv := grpc.NewServer(grpc.Creds(credentials.NewTLS(c)), grpc.MaxRecvMsgSize(4*replica.MaxResponse), grpc.MaxConcurrentStreams(64),
+		grpc.ConnectionTimeout(10*time.Second))
+	peer.NewServer(peer.ServerConfig{Self: p.cfg.Cluster, TrustDomain: p.cfg.TrustDomain(), Exports: p.exports, Identify: identify,
+		Clock: p.clock, Log: p.log}).Register(srv)
+	return serve(ctx, srv, ln)
+}
+
+func serve(ctx context.Context, srv *grpc.Server, ln net.Listener) error {
+	stop := context.AfterFunc(ctx, srv.Stop)
+	defer stop()
+	if err := srv.Serve(ln); err != nil && ctx.Err() == nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+// publish hands resources to the streams, and bundles to this process's own trust.
+func (p *Plane) publish(v mesh.Vector, updates []xds.Update) {
+	p.believe(updates)
+	p.xds.Publish(v, updates)
+}
+
+// export tells a peer of a service.
+func (p *Plane) export(e loop.Export) {
+	n := replica.Name{Kind: mesh.KindRemoteService, Namespace: e.Service.Namespace, Name: e.Service.Name}
+	if e.Value == nil {
+		p.exports.Tell(e.Peer, nil, []replica.Name{n})
+		return
+	}
+	f := &mesh.Fact{Key: n.Key(p.cfg.Cluster), Value: e.Value, Digest: ir.DigestOf(e.Value)}
+	if at := p.position.Load(); at != nil {
+		f.Position = *at
+	}
+	if r, ok := peer.Resource(f); ok {
+		p.exports.Tell(e.Peer, []*replica.Resource{r}, nil)
+	}
+}
+
+// stateBundle states the own bundle, to the world and to peers.
+func (p *Plane) stateBundle(ctx context.Context) error {
+	b := p.ca.Bundle()
+	f := &mesh.Fact{Key: mesh.Key{Kind: mesh.KindBundle, Origin: p.cfg.Cluster, Name: string(b.TrustDomain)}, Value: &b, Digest: ir.DigestOf(&b)}
+	if r, ok := peer.Resource(f); ok {
+		p.exports.TellAll([]*replica.Resource{r}, nil)
+	}
+	return p.loop.Edit(ctx, []world.Edit{world.Put(f)}, nil)
+}
+
+// World, Vector and the rest are what package api asks for.
+
+// World is the newest world.
+func (p *Plane) World() *world.World { return p.loop.World() }
+
+// Vector is how much it knows.
+func (p *Plane) Vector() mesh.Vector { return p.loop.Vector() }
+
+// View is the view of the cluster's own proxies.
+func (p *Plane) View() ir.View { return p.loop.View() }
+
+// Store is where configured objects are.
+func (p *Plane) Store() *store.Store { return p.store }
+
+// Proxies are those that follow this control plane.
+func (p *Plane) Proxies() []xds.ClientStatus { return p.xds.Clients() }
+
+// Bundle is the own trust domain's.
+func (p *Plane) Bundle() mesh.Bundle { return p.ca.Bundle() }
+
+// Stamp orders a write among those of all clusters.
+func (p *Plane) Stamp() mesh.Stamp {
+	p.hlcMu.Lock()
+	defer p.hlcMu.Unlock()
+	return p.hlc.Tick(p.clock.Now())
+}
+
+// NewToken makes a join token for an identity of this cluster, good for five minutes.
+func (p *Plane) NewToken(ctx context.Context, id mesh.Identity) (string, error) {
+	t, err := p.tokens.Issue(ctx, id, 5*time.Minute)
+	if err != nil {
+		return "", err
+	}
+	return t.Text(), nil
+}
+
+// Ready is nil when proxies are served.
+func (p *Plane) Ready() error {
+	select {
+	case <-p.read:
+		return nil
+	default:
+		return errors.New("the store has not been read yet")
+	}
+}
+
+func random() float64 { return rand.Float64() }

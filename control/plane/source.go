@@ -1,0 +1,221 @@
+package plane
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/control/object"
+	"github.com/isthmus-mesh/isthmus/control/peer"
+	"github.com/isthmus-mesh/isthmus/control/store"
+	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/core/replica"
+	"github.com/isthmus-mesh/isthmus/core/world"
+	"github.com/isthmus-mesh/isthmus/internal/clock"
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// Kinds that a control plane stores for itself.
+const (
+	kindSlotTable = "SlotTable.isthmus.dev"
+	kindEpoch     = "Epoch.isthmus.dev"
+)
+
+// follow turns the store's changes into edits of the world, for as long as ctx lasts.
+func (p *Plane) follow(ctx context.Context) error {
+	f := &follower{plane: p, known: map[store.Key]mesh.Key{}}
+	return p.store.Watch(ctx, store.Position{}, f.apply)
+}
+
+// follower is what following the store must remember.
+type follower struct {
+	plane *Plane
+	// known are the objects that are facts of the world.
+	known map[store.Key]mesh.Key
+	epoch mesh.Epoch
+	// of is the store's name of epoch.
+	of string
+}
+
+// apply takes one consistent step of the store into the world.
+func (f *follower) apply(ctx context.Context, e store.Events) error {
+	p := f.plane
+	if err := f.knowEpoch(ctx, e); err != nil {
+		return err
+	}
+	var edits []world.Edit
+	var told []*replica.Resource
+	var untold []replica.Name
+	drop := func(k store.Key) {
+		if key, ok := f.known[k]; ok {
+			delete(f.known, k)
+			edits = append(edits, world.Remove(key))
+			if key.Kind.Replicated() {
+				untold = append(untold, replica.NameOf(key))
+			}
+		}
+	}
+	if e.Resync {
+		here := make(map[store.Key]bool, len(e.Puts))
+		for _, o := range e.Puts {
+			here[o.Key] = true
+		}
+		for k := range f.known {
+			if !here[k] {
+				drop(k)
+			}
+		}
+	}
+	for _, o := range e.Puts {
+		fact := f.decode(o)
+		if fact == nil {
+			continue
+		}
+		f.known[o.Key] = fact.Key
+		edits = append(edits, world.Put(fact))
+		if !fact.Kind.Replicated() {
+			continue
+		}
+		if r, ok := peer.Resource(fact); ok {
+			told = append(told, r)
+		} else { // it was told once and stays home now
+			untold = append(untold, replica.NameOf(fact.Key))
+		}
+	}
+	for _, d := range e.Deletes {
+		drop(d.Key)
+	}
+	at := mesh.Position{Epoch: f.epoch, Revision: e.Revision}
+	p.position.Store(&at)
+	if err := p.loop.EditAndWait(ctx, edits, mesh.Vector{p.cfg.Cluster: at}); err != nil {
+		return err
+	}
+	if len(told)+len(untold) > 0 {
+		p.exports.TellAll(told, untold)
+	}
+	p.exports.Advance(at)
+	p.peers.update(edits)
+	p.readOnce.Do(func() { close(p.read) })
+	return nil
+}
+
+// decode reads one stored object; nil for what is no fact. What cannot be read leaves what
+// was known of it in force.
+func (f *follower) decode(o store.Object) *mesh.Fact {
+	p := f.plane
+	switch o.Kind {
+	case kindSlotTable:
+		t := &mesh.SlotTable{}
+		if err := json.Unmarshal(o.Value, t); err != nil {
+			p.log.Error("a stored slot table cannot be read", "name", o.Name, "error", err)
+			return nil
+		}
+		return &mesh.Fact{Key: mesh.Key{Kind: mesh.KindSlotTable, Origin: p.cfg.Cluster, Namespace: o.Namespace, Name: o.Name}, Value: t,
+			Digest: ir.DigestOf(t), Position: mesh.Position{Epoch: f.epoch, Revision: o.Revision}}
+	case kindEpoch:
+		return nil
+	}
+	fact, _, meta, err := object.Decode(o, p.cfg.Cluster, f.epoch)
+	if err != nil {
+		if !errors.Is(err, object.ErrNotManifest) {
+			p.log.Error("a stored object cannot be read; what was known of it stays in force", "object", o.Key.String(), "error", err)
+		}
+		return nil
+	}
+	p.hlcMu.Lock()
+	ahead := !p.hlc.Observe(p.clock.Now(), meta.Stamp)
+	p.hlcMu.Unlock()
+	if ahead {
+		p.log.Warn("a stored object bears a stamp of the future", "object", o.Key.String())
+	}
+	return fact
+}
+
+// knowEpoch gives the store's epoch a beginning that is the same for every replica and
+// restart: whoever comes first writes it down.
+func (f *follower) knowEpoch(ctx context.Context, e store.Events) error {
+	if f.of == e.Epoch {
+		return nil
+	}
+	p := f.plane
+	key := store.Key{Kind: kindEpoch, Name: e.Epoch}
+	now := []byte(strconv.FormatInt(p.clock.Now().UnixMilli(), 10))
+	for {
+		_, err := p.store.Put(ctx, store.Object{Key: key, Value: now}, store.MustNotExist())
+		if err == nil || errors.Is(err, store.ErrExists) {
+			var o store.Object
+			if o, err = p.store.Get(ctx, key); err == nil {
+				ms, perr := strconv.ParseInt(string(o.Value), 10, 64)
+				if perr != nil {
+					return fmt.Errorf("the beginning of epoch %s: %w", e.Epoch, perr)
+				}
+				f.epoch, f.of = mesh.Epoch{StartMillis: ms, ID: e.Epoch}, e.Epoch
+				return nil
+			}
+		}
+		p.log.Warn("the epoch's beginning could not be written down; trying again", "error", err)
+		if err := clock.Wait(ctx, p.clock, 200*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+// saveSlots takes a table from the loop; it never waits. A table that does not fit is
+// computed again at the next change of its service.
+func (p *Plane) saveSlots(t mesh.SlotTable) {
+	select {
+	case p.slots <- t:
+	default:
+		p.log.Error("too many slot tables wait for the store", "service", t.Service.String())
+	}
+}
+
+// writeSlots writes slot tables to the store. Another replica may have been first: its table
+// then comes back by the watch, and the loop goes on from it.
+func (p *Plane) writeSlots(ctx context.Context) error {
+	for {
+		var t mesh.SlotTable
+		select {
+		case t = <-p.slots:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		b, err := json.Marshal(t)
+		if err != nil {
+			return err
+		}
+		key := store.Key{Kind: kindSlotTable, Namespace: t.Service.Namespace, Name: t.Service.Name}
+		for {
+			err := p.putSlots(ctx, key, t.Generation, b)
+			if err == nil || ctx.Err() != nil {
+				break
+			}
+			p.log.Warn("a slot table could not be stored; trying again", "service", t.Service.String(), "error", err)
+			if err := clock.Wait(ctx, p.clock, 200*time.Millisecond); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// putSlots replaces an older table by a newer one, and does nothing if what is stored is
+// as new.
+func (p *Plane) putSlots(ctx context.Context, key store.Key, generation uint64, value []byte) error {
+	pre := store.MustNotExist()
+	o, err := p.store.Get(ctx, key)
+	switch {
+	case err == nil:
+		var stored mesh.SlotTable
+		if json.Unmarshal(o.Value, &stored) == nil && stored.Generation >= generation {
+			return nil
+		}
+		pre = store.AtRevision(o.Revision)
+	case !errors.Is(err, store.ErrNotFound):
+		return err
+	}
+	_, err = p.store.Put(ctx, store.Object{Key: key, Value: value}, pre)
+	return err
+}
