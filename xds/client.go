@@ -63,6 +63,7 @@ type Client struct {
 
 	mu    sync.Mutex
 	types map[string]*interest
+	order []string // of types, as they were first asked for
 	state ClientState
 	// told is the vector of what was applied.
 	told mesh.Vector
@@ -74,7 +75,6 @@ type interest struct {
 	held map[string]string // versions by name
 	// To be said on the stream in this order; nothing in between connections.
 	leave, join map[string]bool
-	started     bool // on this stream
 	complete    bool // on this stream
 	// unsure are names held that did not fit the first request: unless sent again before the
 	// set is complete, they do not exist any more.
@@ -136,6 +136,7 @@ func (c *Client) interest(t string) *interest {
 	if in == nil {
 		in = &interest{want: map[string]bool{}, held: map[string]string{}, leave: map[string]bool{}, join: map[string]bool{}}
 		c.types[t] = in
+		c.order = append(c.order, t)
 	}
 	return in
 }
@@ -338,8 +339,11 @@ func (c *Client) converse(ctx context.Context, stream grpc.ClientStream, from <-
 		case <-ctx.Done():
 			return progress, ctx.Err()
 		case <-c.wake:
-			for _, r := range c.requests() {
-				r.node, node = node, nil // once a stream
+			asks, types := c.requests()
+			for _, r := range asks {
+				if node != nil { // once a stream
+					r.node, r.types, node = node, types, nil
+				}
 				if err := stream.SendMsg(r); err != nil {
 					return progress, fmt.Errorf("ask for %s: %w", r.typ, err)
 				}
@@ -372,7 +376,7 @@ func (c *Client) connect() *Node {
 	node.Vector.Merge(c.told)
 	c.told = node.Vector.Clone()
 	for _, in := range c.types {
-		in.started, in.complete, in.unsure = false, false, nil
+		in.complete, in.unsure = false, nil
 		clear(in.leave)
 		in.join = maps.Clone(in.want)
 	}
@@ -384,11 +388,10 @@ const requestMax = MaxMessage - 64<<10
 
 // requests takes what is to be said: of each type what is left, then what is new with
 // the versions held, in as many messages as it takes.
-func (c *Client) requests() []*request {
+func (c *Client) requests() (out []*request, types int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var out []*request
-	for _, t := range slices.Sorted(maps.Keys(c.types)) {
+	for _, t := range c.order {
 		in := c.types[t]
 		if len(in.leave)+len(in.join) == 0 {
 			continue
@@ -396,9 +399,9 @@ func (c *Client) requests() []*request {
 		out = append(out, in.requests(t)...)
 		clear(in.leave)
 		clear(in.join)
-		in.started = true
+		types++
 	}
-	return out
+	return out, types
 }
 
 func (in *interest) requests(t string) []*request {

@@ -16,6 +16,10 @@ type sub struct {
 	named      int  // names asked for
 	unanswered int  // of them, those of which the source has not spoken
 	owes       bool // a response that completes the set is due
+	// fresh until the first set has been sent. Its additions count as older than any publish:
+	// a removal may not overtake them, since what the client holds of this type from
+	// before may refer to anything.
+	fresh bool
 
 	marks []mark // by ID
 	// ups are resources to send and absences to tell, downs are removals of what the stream
@@ -62,9 +66,12 @@ type queue struct {
 	head  int
 }
 
+// due is a name that the stream must be told of. seq is the publish that made it what
+// it is now, an addition or a removal; since is the one from which on the stream holds
+// something else than what is.
 type due struct {
-	e   *entry
-	seq uint64
+	e          *entry
+	seq, since uint64
 }
 
 func (q *queue) len() int { return len(q.items) - q.head }
@@ -79,6 +86,15 @@ func (q *queue) first() uint64 {
 	return q.items[q.head].seq
 }
 
+// oldest is the least since of all, or none.
+func (q *queue) oldest() uint64 {
+	least := uint64(none)
+	for _, d := range q.items[q.head:] {
+		least = min(least, d.since)
+	}
+	return least
+}
+
 func (q *queue) pop() {
 	q.items[q.head] = due{}
 	q.head++
@@ -90,9 +106,17 @@ func (q *queue) pop() {
 	}
 }
 
-func (q *queue) remove(e *entry) {
-	q.items = slices.DeleteFunc(q.items[q.head:], func(d due) bool { return d.e == e })
+// take takes an entry out and returns since when it was due.
+func (q *queue) take(e *entry) (since uint64) {
+	since = none
+	q.items = slices.DeleteFunc(q.items[q.head:], func(d due) bool {
+		if d.e == e {
+			since = min(since, d.since)
+		}
+		return d.e == e
+	})
 	q.head = 0
+	return since
 }
 
 func (b *sub) find(id uint32) (int, bool) {
@@ -124,7 +148,7 @@ func (b *sub) mark(e *entry) int {
 func (b *sub) forget(i int, e *entry) {
 	m := b.marks[i]
 	if m.flags&inDowns != 0 {
-		b.downs.remove(e)
+		b.downs.take(e)
 	}
 	b.set(i, sumNone)
 	b.accept(e)
@@ -191,19 +215,26 @@ func (b *sub) touch(e *entry, seq uint64) {
 	if e.cur != nil && e.cur.sum == m.sum {
 		b.accept(e) // back to what the client holds
 	}
+	since := seq
+	if b.fresh {
+		since = 0
+	}
+	if n != needUp && m.flags&inUps != 0 {
+		m.flags &^= inUps
+		since = min(since, b.ups.take(e))
+	}
 	if n != needDown && m.flags&inDowns != 0 {
-		// A later removal must wait for the additions of its own publish.
 		m.flags &^= inDowns
-		b.downs.remove(e)
+		since = min(since, b.downs.take(e))
 	}
 	switch {
 	case n == needUp && m.flags&inUps == 0:
 		m.flags |= inUps
-		b.ups.push(due{e, seq})
+		b.ups.push(due{e, seq, since})
 		b.compact()
 	case n == needDown && m.flags&inDowns == 0:
 		m.flags |= inDowns
-		b.downs.push(due{e, seq})
+		b.downs.push(due{e, seq, since})
 	case n == needNothing && m.sum == sumNone && m.flags == 0:
 		b.forget(i, e)
 	}
@@ -274,7 +305,7 @@ func (b *sub) send(ups bool, downsBefore uint64) {
 		size += n
 		b.ups.pop()
 		b.marks[i].flags &^= inUps
-		b.oldest = min(b.oldest, d.seq)
+		b.oldest = min(b.oldest, d.since)
 		take(i, d.e, sum)
 	}
 	for b.downs.first() < downsBefore {
@@ -294,6 +325,9 @@ func (b *sub) send(ups bool, downsBefore uint64) {
 		}
 	}
 	s.scratch = items
+	if b.ups.len() == 0 {
+		b.fresh = false
+	}
 	whole := b.owes && b.satisfied()
 	if len(items) == 0 && !whole {
 		return

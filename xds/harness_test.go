@@ -2,6 +2,7 @@ package xds_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -37,7 +39,11 @@ func at(revision int64) mesh.Vector {
 }
 
 func resource(typ, name, content string) xds.Resource {
-	return xds.Resource{Type: typ, Name: name, Version: "v" + content, Body: []byte(content)}
+	version := "v" + content
+	if len(version) > 32 {
+		version = fmt.Sprintf("%x", sha256.Sum256([]byte(content)))
+	}
+	return xds.Resource{Type: typ, Name: name, Version: version, Body: []byte(content)}
 }
 
 func put(typ, name, content string) xds.Update {
@@ -117,13 +123,17 @@ type replica struct {
 	*origin
 	*xds.Server
 	lis       *bufconn.Listener
+	connMu    sync.Mutex
+	conns     []net.Conn
 	grpc      *grpc.Server
 	delivered []xds.Delivery
 	revision  int64
+	stopped   atomic.Bool // see quiet
+	deaf      atomic.Bool // takes no connections
 	stop      func()
 }
 
-func newReplica(t testing.TB, edit func(*xds.ServerConfig)) *replica {
+func newReplica(edit func(*xds.ServerConfig)) *replica {
 	r := &replica{origin: newOrigin(), lis: bufconn.Listen(64 << 10)}
 	cfg := xds.ServerConfig{Source: r.origin, Order: []string{typeTarget, typeRefer},
 		Identify:  func(context.Context) (mesh.Identity, error) { return someone, nil },
@@ -132,7 +142,7 @@ func newReplica(t testing.TB, edit func(*xds.ServerConfig)) *replica {
 		edit(&cfg)
 	}
 	if err := cfg.Validate(); err != nil {
-		t.Fatal(err)
+		panic(err)
 	}
 	r.Server = xds.NewServer(cfg)
 	r.grpc = grpc.NewServer(xds.ServerOptions()...)
@@ -170,9 +180,64 @@ func (r *replica) settle() {
 
 func (r *replica) dial(context.Context) (grpc.ClientConnInterface, io.Closer, error) {
 	conn, err := grpc.NewClient("passthrough:test", append(xds.DialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return r.lis.DialContext(ctx) }))...)
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			if r.deaf.Load() {
+				return nil, errors.New("nobody listens")
+			}
+			conn, err := r.lis.DialContext(ctx)
+			if err == nil {
+				r.connMu.Lock()
+				r.conns = append(r.conns, conn)
+				r.connMu.Unlock()
+			}
+			return conn, err
+		}))...)
 	return conn, conn, err
 }
+
+// quiet dials a connection on which nothing arrives while the replica is stopped.
+func (r *replica) quiet(ctx context.Context, _ string) (net.Conn, error) {
+	here, there := net.Pipe()
+	far, err := r.lis.DialContext(ctx)
+	if err != nil {
+		return nil, err
+	}
+	pass := func(to, from net.Conn) {
+		defer to.Close()
+		defer from.Close()
+		buf := make([]byte, 64<<10)
+		for {
+			n, err := from.Read(buf)
+			if err != nil {
+				return
+			}
+			if !r.stopped.Load() {
+				if _, err := to.Write(buf[:n]); err != nil {
+					return
+				}
+			}
+		}
+	}
+	go pass(far, there)
+	go pass(there, far)
+	return xds.LimitSilence(here), nil
+}
+
+func (r *replica) stopListening() { r.deaf.Store(true) }
+func (r *replica) listen()        { r.deaf.Store(false) }
+
+// cut loses all connections.
+func (r *replica) cut() {
+	r.connMu.Lock()
+	defer r.connMu.Unlock()
+	for _, c := range r.conns {
+		c.Close()
+	}
+	r.conns = nil
+}
+
+// backoffOver is longer than a proxy of these tests waits before a retry or two.
+const backoffOver = time.Second
 
 // model is a Handler that holds what it was given and what it was told.
 type model struct {
@@ -282,7 +347,7 @@ func (p *proxy) start() {
 // story runs a test in virtual time over one replica.
 func story(t *testing.T, edit func(*xds.ServerConfig), tell func(t *testing.T, r *replica)) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newReplica(t, edit)
+		r := newReplica(edit)
 		defer r.stop()
 		r.change() // so that it knows revision 1
 		tell(t, r)

@@ -247,7 +247,7 @@ func (s *Server) change(g *group, e *entry, r *Resource) bool {
 	if e.cur != nil && e.cur.sum == p.sum {
 		return changed
 	}
-	if p.size+s.headerSize(g.typ) > MaxMessage {
+	if p.size+s.headerSize(g.typ) > MaxMessage || len(r.Name) > maxName || len(r.Version) > maxName {
 		s.counters.TooLarge++
 		s.cfg.Log.Error("a resource does not fit a message and is not sent", "type", g.typ, "name", e.name, "bytes", len(r.Body))
 		return changed

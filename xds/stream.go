@@ -43,6 +43,7 @@ type stream struct {
 	state     state
 	deadline  time.Time // of stateBehind and stateFirst
 	subs      []*sub    // by rank, unordered ones last
+	types     int       // that the node said it would ask for first
 	names     int
 	affected  bool
 	closed    bool
@@ -175,6 +176,7 @@ func (s *Server) request(st *stream, r *request) error {
 		id := st.node.Identity
 		st.node = *r.node
 		st.node.Identity = id
+		st.types = r.types
 	}
 	if r.typ == "" {
 		return status.Error(codes.InvalidArgument, "a request names no type")
@@ -195,7 +197,7 @@ func (s *Server) request(st *stream, r *request) error {
 		s.begin(st)
 	}
 	st.pump()
-	if st.state == stateFirst && st.settled() {
+	if st.state == stateFirst && len(st.subs) >= st.types && st.settled() {
 		s.configured(st)
 	}
 	return nil
@@ -228,7 +230,7 @@ func (st *stream) sub(r *request) (*sub, error) {
 	if err != nil {
 		return nil, status.Errorf(codes.PermissionDenied, "read %s: %v", r.typ, err)
 	}
-	b := &sub{st: st, g: st.s.group(groupKey{scope, r.typ}), oldest: none}
+	b := &sub{st: st, g: st.s.group(groupKey{scope, r.typ}), oldest: none, fresh: true}
 	b.g.subs++
 	st.subs = append(st.subs, b)
 	slices.SortStableFunc(st.subs, func(x, y *sub) int { return cmp.Compare(uint(x.g.rank), uint(y.g.rank)) })
@@ -386,11 +388,12 @@ func (st *stream) settled() bool {
 //   - At most one response a type is unanswered.
 //   - An addition waits while a type of lower rank has additions that are not sent yet: what
 //     it refers to goes first. The client takes responses in order, so sent is enough.
+//     A wildcard that is not complete counts as such.
 //   - A removal waits until the additions of its publish, and of those before, have been
 //     answered: until then something may refer to it. It also waits for such removals of
 //     types of higher rank to be sent.
 func (st *stream) pump() {
-	if (st.state != stateFirst && st.state != stateServing) || st.closed {
+	if (st.state != stateFirst && st.state != stateServing) || st.closed || len(st.subs) < st.types {
 		return
 	}
 	defer st.caught()
@@ -399,6 +402,7 @@ func (st *stream) pump() {
 	for _, b := range st.subs {
 		ordered := b.g.rank != unordered
 		if b.heldBack() {
+			behind = behind || ordered
 			continue
 		}
 		if b.inflight == nil && !(ordered && behind) {
@@ -420,22 +424,25 @@ func (st *stream) pump() {
 func (st *stream) remove() {
 	before := uint64(none)
 	for _, b := range st.subs {
-		if b.g.rank == unordered || b.heldBack() {
+		if b.g.rank == unordered {
 			continue
 		}
-		before = min(before, b.ups.first())
+		if b.heldBack() {
+			return // nobody knows what it will refer to
+		}
+		before = min(before, b.ups.oldest())
 		if b.inflight != nil {
 			before = min(before, b.oldest)
 		}
 	}
 	for _, b := range slices.Backward(st.subs) {
-		if b.g.rank == unordered || b.heldBack() {
+		if b.g.rank == unordered {
 			continue
 		}
 		if b.inflight == nil && b.downs.first() < before {
 			b.send(false, before)
 		}
-		before = min(before, b.downs.first())
+		before = min(before, b.downs.oldest())
 	}
 }
 

@@ -61,6 +61,7 @@ type refusal struct{ name, message string }
 // again after reset.
 type request struct {
 	node                   *Node
+	types                  int // that follow at once, of the first request; 0 is unknown
 	typ                    string
 	subscribe, unsubscribe []string
 	initial                map[string]string // versions by name
@@ -166,7 +167,7 @@ func (r *request) parse(b []byte) error {
 	err := eachField(b, func(n protowire.Number, v []byte) (err error) {
 		switch n {
 		case reqNode:
-			r.node, err = parseNode(v)
+			err = r.parseNode(v)
 		case reqType:
 			if string(v) != r.typ {
 				r.typ, err = text(v, "type", maxName)
@@ -272,8 +273,9 @@ func (r *request) parseDetail(b []byte) error {
 	return err
 }
 
-func parseNode(b []byte) (*Node, error) {
+func (r *request) parseNode(b []byte) error {
 	n := &Node{}
+	r.node = n
 	err := eachField(b, func(num protowire.Number, v []byte) (err error) {
 		switch num {
 		case nodeID:
@@ -298,18 +300,18 @@ func parseNode(b []byte) (*Node, error) {
 				return err
 			})
 		case nodeMetadata:
-			err = n.parseMetadata(v)
+			err = r.parseMetadata(v)
 		}
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("node: %w", err)
+		return fmt.Errorf("node: %w", err)
 	}
-	return n, nil
+	return nil
 }
 
 // parseMetadata reads the entries of a google.protobuf.Struct that we know.
-func (n *Node) parseMetadata(b []byte) error {
+func (r *request) parseMetadata(b []byte) error {
 	return eachField(b, func(_ protowire.Number, field []byte) error {
 		key, value, err := parseEntry(field)
 		if err != nil {
@@ -321,12 +323,14 @@ func (n *Node) parseMetadata(b []byte) error {
 			}
 			switch string(key) {
 			case metadataMode:
-				n.Mode, err = text(v, "mode", maxName)
+				r.node.Mode, err = text(v, "mode", maxName)
+			case metadataTypes:
+				r.types = int(min(parseNonce(v), maxTypes))
 			case metadataVector:
 				if len(v) > MaxMessage/4 {
 					return errors.New("revision vector: too long")
 				}
-				n.Vector, err = mesh.ParseVector(string(v))
+				r.node.Vector, err = mesh.ParseVector(string(v))
 			}
 			return err
 		})
@@ -335,6 +339,9 @@ func (n *Node) parseMetadata(b []byte) error {
 
 // Keys of a node's metadata.
 const (
+	// How many types the first requests of the stream ask for. A server that knows sends
+	// nothing before it has seen them all: only then can it tell what refers to what.
+	metadataTypes  = "isthmus.dev/types"
 	metadataMode   = "isthmus.dev/mode"
 	metadataVector = "isthmus.dev/vector"
 )
@@ -355,11 +362,15 @@ func appendEntry(b []byte, n protowire.Number, key, value []byte) []byte {
 	return appendBytes(b, n, appendBytes(appendBytes(nil, 1, key), 2, value))
 }
 
-func (n *Node) append(b []byte) []byte {
+func (r *request) appendNode(b []byte) []byte {
+	n, types := r.node, ""
+	if r.types > 0 {
+		types = strconv.Itoa(r.types)
+	}
 	b = appendString(b, nodeID, n.ID)
 	b = appendString(b, nodeCluster, string(n.Cluster))
 	var meta []byte
-	for _, kv := range [][2]string{{metadataMode, n.Mode}, {metadataVector, n.Vector.String()}} {
+	for _, kv := range [][2]string{{metadataMode, n.Mode}, {metadataTypes, types}, {metadataVector, n.Vector.String()}} {
 		if kv[1] != "" {
 			meta = appendEntry(meta, 1, []byte(kv[0]), appendString(nil, valueString, kv[1]))
 		}
@@ -379,7 +390,7 @@ func (n *Node) append(b []byte) []byte {
 
 func (r *request) append(b []byte) []byte {
 	if r.node != nil {
-		b = appendBytes(b, reqNode, r.node.append(nil))
+		b = appendBytes(b, reqNode, r.appendNode(nil))
 	}
 	b = appendString(b, reqType, r.typ)
 	for _, name := range r.subscribe {
