@@ -81,7 +81,7 @@ func (s *Bundles) With(b mesh.Bundle) (*Bundles, error) {
 		return nil, err
 	}
 	next := &Bundles{of: map[mesh.TrustDomain]*authority{}}
-	if s != nil {
+	if s != nil && s.of != nil {
 		next.of = maps.Clone(s.of)
 	}
 	next.of[b.TrustDomain] = a

@@ -147,6 +147,22 @@ func TestWholeTypesFollowTheirFacts(t *testing.T) {
 	})
 }
 
+// TestASecondSubscriberOfAWholeTypeGetsItAll: the control plane itself may watch a type
+// before the first stream does.
+func TestASecondSubscriberOfAWholeTypeGetsItAll(t *testing.T) {
+	run(t, func(ctx context.Context, l *Loop, s *sink) {
+		l.Watch("eu", string(ir.TypeName), "*")
+		change(t, ctx, l, base()...)
+		clear(s.resources)
+		clear(s.complete)
+		l.Watch("eu", string(ir.TypeName), "*")
+		synctest.Wait()
+		if s.resources[string(ir.TypeName)+" shop/catalog"] == nil || !s.complete[string(ir.TypeName)] {
+			t.Errorf("resources %v complete %v, want the one service again", s.resources, s.complete)
+		}
+	})
+}
+
 func TestPublishCarriesTheVector(t *testing.T) {
 	run(t, func(ctx context.Context, l *Loop, s *sink) {
 		l.Watch("eu", string(ir.TypeName), "*")

@@ -77,6 +77,11 @@ func (w *watches) add(k watched) {
 		for f := range w.loop.World().All() {
 			w.noticed(f.Key)
 		}
+		for m := range w.member { // those that somebody else watched before are news to this one
+			if m.typ == k.typ {
+				w.owed = append(w.owed, m)
+			}
+		}
 		return
 	}
 	if r, ok := w.root(k); ok && !w.byName[k] {

@@ -114,7 +114,7 @@ func (f *front) one(c net.Conn, l *listener, port uint16) {
 func (f *front) requests(c net.Conn, via proxy.Via) {
 	sc := http1.NewServerConn(c, f.http1)
 	defer sc.Close()
-	stop := context.AfterFunc(f.ctx, sc.Drain)
+	stop := context.AfterFunc(f.ctx, sc.EndIdle)
 	defer stop()
 	for {
 		ex, err := sc.Next()

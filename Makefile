@@ -1,0 +1,67 @@
+# Isthmus. `make help` lists what there is.
+SHELL := /bin/bash
+GO ?= go
+BIN := bin
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+TOOL := $(GO) tool -modfile=tools/go.mod
+PACKAGES := ./...
+
+.PHONY: help build up down test unit e2e check fmt vet staticcheck generate generated vuln sim fuzz bench clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build the binaries into bin/
+	@mkdir -p $(BIN)
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
+
+up: build ## run a three-region mesh on this machine
+	$(BIN)/isthmus up --detach $(UPFLAGS)
+
+down: ## end it
+	$(BIN)/isthmus down
+
+test: unit e2e ## everything: unit, race, stories, simulation, the local mesh end to end
+
+unit: ## tests of all packages under the race detector
+	$(GO) test -race -timeout 20m $(PACKAGES)
+
+e2e: build ## the local mesh end to end, with the built binary
+	ISTHMUS_E2E=$(CURDIR)/$(BIN)/isthmus $(GO) test -count=1 -timeout 20m ./localmesh/...
+
+check: fmt vet staticcheck generated ## format, vet, staticcheck, the laws of the house, generated code
+	$(GO) test -count=1 .
+
+fmt:
+	@out=$$(git ls-files '*.go' | grep -v '\.pb\.go$$' | xargs gofmt -l); if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
+
+vet:
+	$(GO) vet $(PACKAGES)
+
+staticcheck:
+	$(TOOL) staticcheck $(PACKAGES)
+
+generate: ## generate code from the protobuf files
+	cd codec/wire && $(GO) tool -modfile=../../tools/go.mod buf generate
+
+generated: generate
+	@git diff --exit-code --stat -- codec/wire/wirepb || { echo "generated code is not current: commit the result of make generate"; exit 1; }
+
+vuln: ## known vulnerabilities in what is linked
+	@$(TOOL) govulncheck $(PACKAGES) || { code=$$?; if [ $$code -eq 3 ]; then exit 3; fi; echo "not run: no database"; }
+
+SEEDS ?= 200
+sim: ## SEEDS=N simulated meshes
+	$(GO) test -count=1 -timeout 60m ./sim -seeds=$(SEEDS) -v -run TestStateAcrossReplicas
+
+TIME ?= 30s
+fuzz: ## every fuzz target for TIME each
+	@set -e; for p in $$($(GO) list $(PACKAGES)); do for f in $$($(GO) test -list '^Fuzz' $$p 2>/dev/null | grep '^Fuzz' || true); do \
+		echo "== $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(TIME) -fuzzminimizetime 5s $$p; done; done
+
+bench: ## micro-benchmarks
+	$(GO) test -run '^$$' -bench . -benchmem $(PACKAGES)
+
+clean: ## remove what was built
+	rm -rf $(BIN)

@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+
+	"github.com/isthmus-mesh/isthmus/control/plane"
+	"github.com/isthmus-mesh/isthmus/control/storeserver"
+	"github.com/isthmus-mesh/isthmus/dataplane/agent"
+	"github.com/isthmus-mesh/isthmus/internal/parent"
+	"github.com/isthmus-mesh/isthmus/localmesh/link"
+	"github.com/spf13/cobra"
+)
+
+// parts are the long-running commands, each with --config FILE: what a local mesh, a unit
+// file or a container starts.
+func parts() []*cobra.Command {
+	return []*cobra.Command{
+		part("control-plane", "run a cluster's control plane", controlPlane),
+		part("proxy", "run a proxy: a sidecar or an east-west gateway", proxy),
+		part("store", "run the standalone object store of a control plane", store),
+		part("link", "run the emulated WAN between two clusters of a local mesh", wan),
+	}
+}
+
+func part(name, short string, run func(context.Context, string, *slog.Logger) error) *cobra.Command {
+	var config, level string
+	c := &cobra.Command{Use: name + " --config FILE", Short: short, Args: cobra.NoArgs, SilenceUsage: true, GroupID: "parts",
+		Example: "  isthmus " + name + " --config " + name + ".json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var l slog.Level
+			if err := l.UnmarshalText([]byte(level)); err != nil {
+				return fmt.Errorf("--log-level %q: want debug, info, warn or error", level)
+			}
+			log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: l}))
+			err := run(parent.Watch(cmd.Context()), config, log)
+			if errors.Is(err, context.Canceled) || errors.Is(err, parent.ErrGone) {
+				return nil // asked to end
+			}
+			return err
+		}}
+	c.Flags().StringVar(&config, "config", "", "configuration, a JSON file")
+	c.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	_ = c.MarkFlagRequired("config")
+	return c
+}
+
+// read opens a configuration and reads it.
+func read[C any](path string, parse func(io.Reader) (C, error)) (C, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		var none C
+		return none, err
+	}
+	defer f.Close()
+	return parse(f)
+}
+
+func controlPlane(ctx context.Context, config string, log *slog.Logger) error {
+	cfg, err := read(config, plane.ReadConfig)
+	if err != nil {
+		return err
+	}
+	log = log.With("cluster", cfg.Cluster)
+	p, err := plane.New(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	return serveWithAPI(ctx, cfg, p, log)
+}
+
+func proxy(ctx context.Context, config string, log *slog.Logger) error {
+	cfg, err := read(config, agent.ReadConfig)
+	if err != nil {
+		return err
+	}
+	a, err := agent.New(cfg, log.With("proxy", cfg.ID, "cluster", cfg.Cluster), agent.Options{Version: version})
+	if err != nil {
+		return err
+	}
+	return a.Run(ctx)
+}
+
+func store(ctx context.Context, config string, log *slog.Logger) error {
+	cfg, err := storeserver.ReadConfig(config)
+	if err != nil {
+		return err
+	}
+	return storeserver.Run(ctx, cfg, log)
+}
+
+func wan(ctx context.Context, config string, log *slog.Logger) error {
+	cfg, err := read(config, link.ReadConfig)
+	if err != nil {
+		return err
+	}
+	return link.Run(ctx, cfg, log)
+}

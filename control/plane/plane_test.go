@@ -1,0 +1,278 @@
+package plane_test
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/codec/manifest"
+	"github.com/isthmus-mesh/isthmus/control/object"
+	"github.com/isthmus-mesh/isthmus/control/plane"
+	"github.com/isthmus-mesh/isthmus/control/store"
+	"github.com/isthmus-mesh/isthmus/control/storeserver"
+	"github.com/isthmus-mesh/isthmus/dataplane/agent"
+	"github.com/isthmus-mesh/isthmus/internal/parent"
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// TestMain makes the test's binary its own store, as the product's binary is.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 3 && os.Args[1] == "store" {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		cfg, err := storeserver.ReadConfig(os.Args[3])
+		if err == nil {
+			err = storeserver.Run(parent.Watch(ctx), cfg, slog.New(slog.DiscardHandler))
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// cluster is one running cluster of a test: control plane, gateway, and what is added.
+type cluster struct {
+	t     *testing.T
+	ctx   context.Context
+	name  mesh.ClusterName
+	dir   string
+	log   *slog.Logger
+	plane *plane.Plane
+	parts *sync.WaitGroup
+	addr  map[string]netip.AddrPort
+}
+
+// freePort is an address that was free a moment ago.
+func freePort(t *testing.T) netip.AddrPort {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return netip.MustParseAddrPort(ln.Addr().String())
+}
+
+// sealFD is a descriptor that yields 32 bytes and ends.
+func sealFD(t *testing.T) int {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := make([]byte, 32)
+	_, _ = rand.Read(key)
+	if _, err := w.Write(key); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	t.Cleanup(func() { r.Close() })
+	fd, err := syscall.Dup(int(r.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fd
+}
+
+func startCluster(t *testing.T, ctx context.Context, parts *sync.WaitGroup, name mesh.ClusterName) *cluster {
+	t.Helper()
+	level := slog.LevelWarn
+	if testing.Verbose() {
+		level = slog.LevelInfo
+	}
+	c := &cluster{t: t, ctx: ctx, name: name, dir: filepath.Join(t.TempDir(), string(name)), parts: parts, addr: map[string]netip.AddrPort{},
+		log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: level})).With("cluster", name)}
+	for _, k := range []string{"control", "federation", "gateway"} {
+		c.addr[k] = freePort(t)
+	}
+	var err error
+	c.plane, err = plane.New(ctx, plane.Config{Cluster: name, Domain: mesh.DefaultDomain, Network: mesh.Network(name), StateDir: c.dir,
+		SealFD: sealFD(t), Control: c.addr["control"], Federation: c.addr["federation"]}, c.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.run("control plane", c.plane.Run)
+	c.proxy(agent.Config{ID: "isthmus-system/gateway-0", Mode: agent.ModeGateway, ServiceAccount: "gateway", Gateway: c.addr["gateway"]})
+	return c
+}
+
+func (c *cluster) run(what string, f func(context.Context) error) {
+	c.parts.Go(func() {
+		if err := f(c.ctx); err != nil && c.ctx.Err() == nil {
+			c.t.Errorf("%s of %s: %v", what, c.name, err)
+		}
+	})
+}
+
+func (c *cluster) proxy(cfg agent.Config) *agent.Agent {
+	c.t.Helper()
+	cfg.Cluster, cfg.TrustDomain, cfg.ControlPlanes = c.name, mesh.TrustDomainOf(c.name, mesh.DefaultDomain), []netip.AddrPort{c.addr["control"]}
+	token, err := c.plane.NewToken(c.ctx, cfg.Identity())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	cfg.Join = token
+	a, err := agent.New(cfg, c.log.With("proxy", cfg.ID), agent.Options{Version: "test"})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.run("proxy "+cfg.ID, a.Run)
+	return a
+}
+
+// apply writes objects as the API does.
+func (c *cluster) apply(yaml string) {
+	c.t.Helper()
+	r := manifest.Parse("test.yaml", []byte(yaml), manifest.Options{})
+	for _, f := range r.Faults {
+		c.t.Fatal(f)
+	}
+	for i, o := range r.Objects {
+		b, err := object.Encode(o, object.Meta{UID: fmt.Sprint(i), Created: time.Now(), Generation: 1, Stamp: c.plane.Stamp()})
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		if _, err := c.plane.Store().Put(c.ctx, store.Object{Key: object.Key(o), Value: b}, store.Any()); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+}
+
+// join tells c of another cluster.
+func (c *cluster) join(o *cluster) {
+	b := o.plane.Bundle()
+	var roots strings.Builder
+	for _, der := range b.Roots {
+		for line := range strings.Lines(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))) {
+			roots.WriteString("    " + line)
+		}
+	}
+	c.apply(fmt.Sprintf(`
+apiVersion: isthmus.dev/v1alpha1
+kind: Cluster
+metadata: {name: %s}
+spec:
+  network: %s
+  jurisdiction: %s
+  trustDomain: %s
+  rtt: 10ms
+  gateways: ["%s"]
+  controlPlanes: ["%s"]
+  accepts: [{origin: "*"}]
+  trustBundle: |
+%s`, o.name, o.name, strings.ToUpper(string(o.name)), b.TrustDomain, o.addr["gateway"], o.addr["federation"], roots.String()))
+}
+
+// serve adds an exported service with one instance that answers with its cluster.
+func (c *cluster) serve(service string) {
+	c.t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "%s %s %s", c.name, service, r.Header.Get("X-Forwarded-Client-Cert"))
+	})}
+	c.run("application", func(ctx context.Context) error {
+		stop := context.AfterFunc(ctx, func() { srv.Close() })
+		defer stop()
+		return srv.Serve(ln)
+	})
+	app, inbound := netip.MustParseAddrPort(ln.Addr().String()), freePort(c.t)
+	c.apply(fmt.Sprintf(`
+apiVersion: v1
+kind: Service
+metadata: {name: %[1]s, namespace: shop}
+spec: {selector: {app: %[1]s}, ports: [{name: http, port: 80, targetPort: %[3]d}]}
+---
+apiVersion: multicluster.x-k8s.io/v1alpha1
+kind: ServiceExport
+metadata: {name: %[1]s, namespace: shop}
+---
+apiVersion: isthmus.dev/v1alpha1
+kind: Workload
+metadata: {name: %[1]s-0, namespace: shop, labels: {app: %[1]s}}
+spec: {address: %[2]s, serviceAccount: %[1]s, ports: [{name: http, port: %[3]d}], proxy: "%[4]s"}
+`, service, app.Addr(), app.Port(), inbound))
+	c.proxy(agent.Config{ID: "shop/" + service + "-0", Mode: agent.ModeSidecar, ServiceAccount: service, Inbound: inbound})
+}
+
+// client adds a sidecar with an explicit proxy and returns an HTTP client that uses it.
+func (c *cluster) client() *http.Client {
+	at := freePort(c.t)
+	c.proxy(agent.Config{ID: "default/shell", Mode: agent.ModeSidecar, ServiceAccount: "shell", Outbound: at})
+	return &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: at.String()})}}
+}
+
+func get(client *http.Client, url string) string {
+	resp, err := client.Get(url)
+	if err != nil {
+		return err.Error()
+	}
+	defer resp.Body.Close()
+	b, _ := io.ReadAll(resp.Body)
+	return fmt.Sprintf("%d %s", resp.StatusCode, b)
+}
+
+// eventually polls until got is what is wanted.
+func eventually(t *testing.T, within time.Duration, want string, got func() string) {
+	t.Helper()
+	last := ""
+	for end := time.Now().Add(within); time.Now().Before(end); {
+		if last = got(); strings.HasPrefix(last, want) {
+			return
+		}
+		<-time.After(20 * time.Millisecond)
+	}
+	t.Fatalf("got %q after %v, want %q", last, within, want)
+}
+
+// TestTwoClustersServeEachOther goes the whole way: objects in two stores, two control
+// planes, gateways, sidecars, mTLS end to end, and a request that crosses.
+func TestTwoClustersServeEachOther(t *testing.T) {
+	ctx, stop := context.WithCancel(context.Background())
+	var parts sync.WaitGroup
+	defer parts.Wait()
+	defer stop()
+	eu, us := startCluster(t, ctx, &parts, "eu"), startCluster(t, ctx, &parts, "us")
+	eu.join(eu)
+	eu.join(us)
+	us.join(us)
+	us.join(eu)
+	us.serve("catalog")
+	client := eu.client()
+	eventually(t, 20*time.Second, "200 us catalog URI=spiffe://eu.isthmus.local/ns/default/sa/shell", func() string {
+		return get(client, "http://catalog.shop.svc.clusterset.local/")
+	})
+	eu.serve("catalog")
+	eventually(t, 20*time.Second, "200 eu catalog", func() string { return get(client, "http://catalog.shop/") })
+
+	if got := get(client, "http://nothing.shop.svc.clusterset.local/"); !strings.HasPrefix(got, "502 unknown_host") {
+		t.Errorf("an unknown service: %q, want 502 unknown_host", got)
+	}
+	us.apply(`
+apiVersion: isthmus.dev/v1alpha1
+kind: AccessPolicy
+metadata: {name: nobody, namespace: shop}
+spec: {targetRefs: [{kind: Service, name: catalog}], action: Deny, rules: [{from: [{serviceAccounts: [shell]}]}]}
+`)
+	eventually(t, 5*time.Second, "403 access_denied", func() string { return get(client, "http://catalog.shop/") })
+}
