@@ -28,6 +28,7 @@ type group struct {
 	watched  bool   // the source watches everything
 	complete bool   // everything has been published
 	idle     uint64 // changes whenever wilds does; tells a linger that it is stale
+	lingers  bool   // it is queued in Server.lingers
 }
 
 const unordered = -1
@@ -44,6 +45,7 @@ type entry struct {
 	live    int    // subscribers by name
 	subs    []*sub // the same, and some that have gone
 	idle    uint64
+	lingers bool
 }
 
 // piece is one version of a resource, encoded once for all streams.

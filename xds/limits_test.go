@@ -135,7 +135,9 @@ func TestReconnectsDoNotEndWatches(t *testing.T) {
 		pass(29 * time.Second)
 		watches(1, "connected again within the linger")
 		p.stop()
-		pass(31 * time.Second)
+		pass(28 * time.Second)
+		watches(1, "gone again") // though it is long since it left first
+		pass(33 * time.Second)
 		watches(0, "after the linger")
 		p = connect()
 		watches(1, "connected once more")

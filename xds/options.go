@@ -16,8 +16,8 @@ import (
 // client leaves a connection on which it read nothing for silenceMax. A control plane that
 // was stopped with its sockets open is left within that time.
 const (
-	pingAfter  = 4 * time.Second
-	silenceMax = 9 * time.Second
+	pingAfter  = 5 * time.Second
+	silenceMax = 9500 * time.Millisecond
 )
 
 // A window holds one message of the largest size; it is fixed, because a window that is
@@ -27,6 +27,7 @@ const (
 	connectionWindow = 4 * MaxMessage
 	messageMax       = MaxMessage + 64<<10
 	bufferSize       = 16 << 10
+	writeSize        = 64 << 10 // shared by idle connections; large sets take a third less CPU than at 16 KiB
 )
 
 // ServerOptions are the options that a grpc.Server must be made with to carry a Server:
@@ -39,7 +40,7 @@ func ServerOptions() []grpc.ServerOption {
 		grpc.StaticStreamWindowSize(streamWindow),
 		grpc.StaticConnWindowSize(connectionWindow),
 		grpc.ReadBufferSize(bufferSize),
-		grpc.WriteBufferSize(bufferSize),
+		grpc.WriteBufferSize(writeSize),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingAfter, Timeout: 2 * silenceMax}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingAfter, PermitWithoutStream: true}),
 	}
@@ -72,9 +73,11 @@ func DialOptions() []grpc.DialOption {
 	}
 }
 
-// LimitSilence makes a connection fail when nothing was read from it for 9 s. It is part
+// LimitSilence makes a connection fail when nothing was read from it for 9.5 s. It is part
 // of DialOptions; who gives gRPC another dialer wraps its connections with it. The other end must
-// be a server with ServerOptions. Read deadlines of the connection's user do not work.
+// be a server with ServerOptions, which asks only connections on which it receives nothing: who
+// sends on one steadily must be answered as steadily. Read deadlines that the connection's
+// user sets do not work.
 func LimitSilence(conn net.Conn) net.Conn { return quiet{conn} }
 
 type quiet struct{ net.Conn }

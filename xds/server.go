@@ -1,7 +1,6 @@
 package xds
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -44,15 +43,6 @@ type ServerConfig struct {
 	Linger time.Duration
 }
 
-// Delivery is how many connected nodes refuse a version of a resource. A resource that
-// none refuses any more is reported once with 0 nodes.
-type Delivery struct {
-	Scope, Type, Name, Version string
-	// Message is the reason of one of them.
-	Message string
-	Nodes   int
-}
-
 // Counters count since the start.
 type Counters struct {
 	Streams, Requests, Responses uint64
@@ -69,8 +59,8 @@ type Counters struct {
 // Server serves resources to streams. Its methods are safe for concurrent use.
 //
 // One mutex guards all of it. What happens under it is arithmetic on cursors, some
-// hundred nanoseconds a stream and change; encoding and sending happen outside, and each
-// stream sends from its own goroutine, so that a slow one delays nobody.
+// hundred nanoseconds a stream and change, and one encoding for all. Each stream sends from
+// its own goroutine, so that a slow one delays nobody.
 type Server struct {
 	cfg  ServerConfig
 	rank map[string]int
@@ -386,18 +376,34 @@ func (s *Server) expire() (time.Duration, []Delivery) {
 	return next, deliveries
 }
 
-// lingerOn ends the watch of a name, or of all of a group, after a while.
-func (s *Server) lingerOn(l linger) {
-	l.end = s.cfg.Now().Add(s.cfg.Linger)
+// linger ends the watch of a name, or with a nil entry of all of a group, after a
+// while. What lost its last subscriber again and again is queued once.
+func (s *Server) linger(g *group, e *entry) {
+	l := linger{g: g, e: e, idle: g.idle, end: s.cfg.Now().Add(s.cfg.Linger)}
+	queued := &g.lingers
+	if e != nil {
+		l.idle, queued = e.idle, &e.lingers
+	}
+	if *queued {
+		return
+	}
+	*queued = true
 	s.lingers = append(s.lingers, l)
 	s.wake()
 }
 
-// unwatch ends a watch unless somebody subscribed meanwhile.
+// unwatch ends a watch, unless somebody subscribed meanwhile; if they left again, it
+// lingers anew.
 func (s *Server) unwatch(l linger) {
-	g := l.g
-	if l.e == nil {
-		if len(g.wilds) > 0 || g.idle != l.idle {
+	g, e := l.g, l.e
+	switch {
+	case e == nil:
+		g.lingers = false
+		if len(g.wilds) > 0 || !g.watched {
+			return
+		}
+		if g.idle != l.idle {
+			s.linger(g, nil)
 			return
 		}
 		g.watched, g.complete = false, false
@@ -405,14 +411,18 @@ func (s *Server) unwatch(l linger) {
 		for _, e := range slices.Clone(g.list) {
 			g.release(e)
 		}
-	} else {
-		if l.e.live > 0 || l.e.idle != l.idle || !l.e.watched {
+	default:
+		e.lingers = false
+		if e.live > 0 || !e.watched {
 			return
 		}
-		l.e.watched = false
-		l.e.known = false
-		s.cfg.Source.Unwatch(g.scope, g.typ, l.e.name)
-		g.release(l.e)
+		if e.idle != l.idle {
+			s.linger(g, e)
+			return
+		}
+		e.watched, e.known = false, false
+		s.cfg.Source.Unwatch(g.scope, g.typ, e.name)
+		g.release(e)
 	}
 	s.forgetGroup(g)
 }
@@ -422,55 +432,6 @@ func (s *Server) forgetGroup(g *group) {
 	if len(g.entries) == 0 && !g.watched && g.subs == 0 {
 		delete(s.groups, g.groupKey)
 	}
-}
-
-// reportKey names a refused version.
-type reportKey struct{ scope, typ, name, version string }
-
-type report struct {
-	message string
-	nodes   int
-	changed bool
-}
-
-// report counts a node that refuses a version, or no longer does.
-func (s *Server) report(g *group, name string, r refused, n int) {
-	if n > 0 {
-		s.counters.Refused++
-	}
-	if s.cfg.Delivered == nil {
-		return
-	}
-	k := reportKey{g.scope, g.typ, name, r.version}
-	x := s.reports[k]
-	if x == nil {
-		x = &report{message: r.message}
-		s.reports[k] = x
-	}
-	x.nodes += n
-	x.changed = true
-	if s.reportAt.IsZero() {
-		s.reportAt = s.cfg.Now().Add(reportEvery)
-		s.wake()
-	}
-}
-
-func (s *Server) takeReports() []Delivery {
-	s.reportAt = time.Time{}
-	var out []Delivery
-	for k, x := range s.reports {
-		if x.changed {
-			x.changed = false
-			out = append(out, Delivery{k.scope, k.typ, k.name, k.version, x.message, x.nodes})
-		}
-		if x.nodes <= 0 {
-			delete(s.reports, k)
-		}
-	}
-	slices.SortFunc(out, func(x, y Delivery) int {
-		return cmp.Or(cmp.Compare(x.Type, y.Type), cmp.Compare(x.Name, y.Name), cmp.Compare(x.Scope, y.Scope), cmp.Compare(x.Version, y.Version))
-	})
-	return out
 }
 
 // Validate reports all faults of a configuration.

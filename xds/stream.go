@@ -273,7 +273,9 @@ func (b *sub) resume(initial map[string]string) {
 
 func (s *Server) subscribeAll(b *sub, initial map[string]string) {
 	g := b.g
-	if !b.wild {
+	if b.wild {
+		initial = nil // only of the first request, as it is at most one message
+	} else {
 		b.wild = true
 		b.st.names++
 		g.addWild(b)
@@ -356,7 +358,7 @@ func (b *sub) dropName(e *entry, i int) {
 		b.unanswered--
 	}
 	if e.live == 0 && e.watched {
-		b.st.s.lingerOn(linger{g: b.g, e: e, idle: e.idle})
+		b.st.s.linger(b.g, e)
 	}
 }
 
@@ -368,7 +370,7 @@ func (s *Server) dropWild(b *sub) {
 	b.st.names--
 	b.g.dropWild(b)
 	if len(b.g.wilds) == 0 {
-		s.lingerOn(linger{g: b.g, idle: b.g.idle})
+		s.linger(b.g, nil)
 	}
 }
 

@@ -194,9 +194,14 @@ func (r *request) parse(b []byte) error {
 
 func appendName(to *[]string, v []byte) error {
 	name, err := text(v, "resource name", maxName)
+	if name == "" && err == nil {
+		err = errNoName
+	}
 	*to = append(*to, name)
 	return err
 }
+
+var errNoName = errors.New("a resource without a name")
 
 // parseNonce reads a nonce of ours; any other is 0, which answers nothing.
 func parseNonce(v []byte) uint64 {
@@ -220,6 +225,9 @@ func (r *request) parseInitial(b []byte) error {
 	}
 	name, err1 := text(k, "resource name", maxName)
 	version, err2 := text(v, "resource version", maxName)
+	if name == "" || name == Wildcard {
+		return errors.Join(errNoName, err1)
+	}
 	if r.initial == nil {
 		r.initial = map[string]string{}
 	}
