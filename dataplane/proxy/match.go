@@ -104,6 +104,25 @@ func (s *Service) Explain(h *message.Head, port uint16, namespace string) []Verd
 	return out
 }
 
+// Redirect is the status with which the route answers by itself, 0 if it forwards.
+func (v *Verdict) Redirect(h *message.Head) int {
+	var reply message.Head
+	if redirect(&reply, h, v.Filters, &v.Match) {
+		return reply.Status
+	}
+	return 0
+}
+
+// Forward changes h as the filters of the route and of one of its backends do: what the
+// server proxy then decides on.
+func (v *Verdict) Forward(h *message.Head, b *ir.Backend) {
+	filterRequest(h, v.Filters, &v.Match)
+	filterRequest(h, b.Filters, &v.Match)
+}
+
+// StatusOf is the status that a reason is answered with.
+func StatusOf(r mesh.Reason) int { return statusOf(r) }
+
 // missed is the part of a match that does not hold.
 type missed uint8
 

@@ -1,0 +1,123 @@
+package api
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/control/store"
+	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/core/world"
+	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/xds"
+)
+
+// Objects is where objects are stored; *store.Store is one.
+type Objects interface {
+	Get(ctx context.Context, key store.Key) (store.Object, error)
+	List(ctx context.Context, scope store.Scope) ([]store.Object, int64, error)
+	Put(ctx context.Context, o store.Object, pre store.Precondition) (int64, error)
+	Delete(ctx context.Context, key store.Key, pre store.Precondition) (int64, error)
+	Watch(ctx context.Context, from store.Position, deliver func(context.Context, store.Events) error) error
+}
+
+// PeerStatus is how another cluster stands, as this one sees it.
+type PeerStatus struct {
+	Cluster mesh.ClusterName
+	// State is the reachability, in words.
+	State string
+	// InSync says that all it told is known here; Stale that what is known is frozen.
+	InSync, Stale bool
+	Position      mesh.Position
+	// Age is how long nothing was heard.
+	Age, RTT time.Duration
+	Gateways []netip.AddrPort
+}
+
+// Config is what a Server works with. Cluster, Objects, World, Stamp and Token are required;
+// what else is nil is answered as empty, or refused with the reason.
+type Config struct {
+	Cluster mesh.ClusterName
+	Objects Objects
+	// World is the newest published world.
+	World func() *world.World
+	// View is that of the cluster's own proxies.
+	View    ir.View
+	Vector  func() mesh.Vector
+	Proxies func() []xds.ClientStatus
+	Peers   func() []PeerStatus
+	Bundle  func() mesh.Bundle
+	// NewToken makes a join token for an identity.
+	NewToken func(ctx context.Context, id mesh.Identity) (string, error)
+	// ProxyConfig fetches what a proxy runs, as JSON, from its admin endpoint.
+	ProxyConfig func(ctx context.Context, id string) ([]byte, error)
+	// Stamp is a reading of the cluster's hybrid logical clock, later than any it has seen.
+	Stamp func() mesh.Stamp
+	// Ready says why the control plane is not ready, or nothing.
+	Ready   func() error
+	Version string
+	// Token is what callers show.
+	Token string
+	// ServiceRange is where services without an address get one, host octets 10 to 254; the
+	// zero Prefix gives none.
+	ServiceRange netip.Prefix
+	// Hosts are names by which the API is called, beside localhost and IP addresses.
+	Hosts []string
+	// RequestTimeout bounds a request that is not a watch; 0 is 60 s.
+	RequestTimeout time.Duration
+	Now            func() time.Time // nil is time.Now
+	// Random feeds the UIDs of objects; nil is crypto/rand.
+	Random io.Reader
+	Log    *slog.Logger // nil discards
+}
+
+func (c Config) withDefaults() Config {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Random == nil {
+		c.Random = rand.Reader
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Vector == nil {
+		c.Vector = func() mesh.Vector { return nil }
+	}
+	if c.Proxies == nil {
+		c.Proxies = func() []xds.ClientStatus { return nil }
+	}
+	if c.Peers == nil {
+		c.Peers = func() []PeerStatus { return nil }
+	}
+	if c.Ready == nil {
+		c.Ready = func() error { return nil }
+	}
+	c.RequestTimeout = cmp.Or(c.RequestTimeout, time.Minute)
+	return c
+}
+
+// Validate reports all faults of c at once.
+func (c Config) Validate() error {
+	var faults []error
+	for _, f := range []struct {
+		missing bool
+		name    string
+	}{
+		{c.Cluster == "", "Cluster"}, {c.Objects == nil, "Objects"}, {c.World == nil, "World"},
+		{c.Stamp == nil, "Stamp"}, {c.Token == "", "Token"},
+	} {
+		if f.missing {
+			faults = append(faults, errors.New("api: "+f.name+" must be set"))
+		}
+	}
+	if c.ServiceRange.IsValid() && !c.ServiceRange.Addr().Is4() {
+		faults = append(faults, errors.New("api: ServiceRange must be of IPv4 addresses"))
+	}
+	return errors.Join(faults...)
+}

@@ -1,0 +1,411 @@
+package api
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/isthmus-mesh/isthmus/codec/manifest"
+	"github.com/isthmus-mesh/isthmus/core/compile"
+	"github.com/isthmus-mesh/isthmus/core/derive"
+	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/core/world"
+	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/xds"
+)
+
+// controllerName is who sets the status (Gateway API controllerName).
+const controllerName = "isthmus.dev/controller"
+
+// Condition types and their states.
+const (
+	accepted     = "Accepted"
+	resolvedRefs = "ResolvedRefs"
+	programmed   = "Programmed"
+	conflict     = "Conflict"
+
+	isTrue    = "True"
+	isFalse   = "False"
+	isUnknown = "Unknown"
+)
+
+// statuses computes the status of objects over one world.
+type statuses struct {
+	server  *Server
+	world   *world.World
+	proxies []xds.ClientStatus
+}
+
+func (s *Server) statuses(w *world.World) *statuses {
+	return &statuses{s, w, s.cfg.Proxies()}
+}
+
+// of is the status of an object, nil for kinds that have none.
+func (st *statuses) of(it item) any {
+	if it.fact == nil {
+		return nil
+	}
+	switch v := it.fact.Value.(type) {
+	case *mesh.Service:
+		return st.service(v)
+	case *mesh.Route:
+		return st.route(it, v)
+	case *mesh.TrafficPolicy:
+		return st.policy(it, v.Targets, "")
+	case *mesh.AccessPolicy:
+		return st.policy(it, v.Targets, v.Invalid)
+	case *mesh.ResidencyPolicy:
+		return st.policy(it, v.Targets, v.Invalid)
+	case *mesh.Cluster:
+		return st.cluster(v)
+	}
+	return nil
+}
+
+// ServiceStatus is where a service serves, as this cluster's proxies know it.
+type ServiceStatus struct {
+	Clusters []ServiceCluster `json:"clusters,omitempty"`
+	// Policies in force on it, routes first.
+	Policies   []string    `json:"policies,omitempty"`
+	Conditions []Condition `json:"conditions,omitempty"`
+}
+
+// ServiceCluster is one cluster's part of a service.
+type ServiceCluster struct {
+	Cluster mesh.ClusterName `json:"cluster"`
+	// Endpoints that can be chosen: addresses, or slots behind gateways.
+	Endpoints int    `json:"endpoints"`
+	Exported  bool   `json:"exported"`
+	Forbidden string `json:"forbidden,omitempty"`
+	Reach     string `json:"reach,omitempty"`
+}
+
+func (st *statuses) service(v *mesh.Service) *ServiceStatus {
+	out := &ServiceStatus{}
+	in := compile.In{Service: v.ServiceName, View: st.server.cfg.View}
+	eps, err := derive.Eval(st.world, compile.EndpointsOf, in)
+	if err == nil && eps != nil {
+		for _, g := range eps.Groups {
+			c := ServiceCluster{Cluster: g.Cluster, Endpoints: len(g.Endpoints) + len(g.Slots), Exported: g.Exported, Forbidden: g.Forbidden}
+			if cl, err := derive.Eval(st.world, compile.ClusterOf, g.Cluster); err == nil && cl != nil && g.Cluster != st.server.cfg.Cluster {
+				c.Reach = cl.Reach.String()
+			}
+			out.Clusters = append(out.Clusters, c)
+		}
+	}
+	if svc, err := derive.Eval(st.world, compile.ServiceOf, in); err == nil && svc != nil {
+		for _, r := range svc.Routes {
+			if !slices.Contains(out.Policies, r.Object) {
+				out.Policies = append(out.Policies, r.Object)
+			}
+		}
+		out.Policies = append(out.Policies, svc.Traffic.Policies...)
+	}
+	if a, err := derive.Eval(st.world, compile.AccessOf, v.ServiceName); err == nil && a != nil {
+		for _, p := range a.Policies {
+			out.Policies = append(out.Policies, p.Object)
+		}
+	}
+	return out
+}
+
+// RouteStatus is Gateway API's, with the origin of the object.
+type RouteStatus struct {
+	Origin  mesh.ClusterName `json:"origin,omitempty"`
+	Parents []Attachment     `json:"parents"`
+}
+
+// PolicyStatus is Gateway API's policy status (GEP-713), with the origin of the object.
+type PolicyStatus struct {
+	Origin    mesh.ClusterName `json:"origin,omitempty"`
+	Ancestors []Attachment     `json:"ancestors"`
+}
+
+// Attachment is the state of an object at one thing it attaches to.
+type Attachment struct {
+	ParentRef      *Ref        `json:"parentRef,omitempty"`
+	AncestorRef    *Ref        `json:"ancestorRef,omitempty"`
+	ControllerName string      `json:"controllerName"`
+	Conditions     []Condition `json:"conditions"`
+}
+
+// Ref names what an object attaches to.
+type Ref struct {
+	Group     string `json:"group"`
+	Kind      string `json:"kind"`
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name"`
+	Port      uint16 `json:"port,omitempty"`
+}
+
+func refTo(kind, namespace, name string, port uint16) *Ref {
+	r := &Ref{Kind: kind, Namespace: namespace, Name: name, Port: port}
+	if k, ok := manifest.KindNamed(kind); ok {
+		r.Group = k.Group()
+	}
+	return r
+}
+
+func (st *statuses) route(it item, v *mesh.Route) *RouteStatus {
+	out := &RouteStatus{Origin: it.origin, Parents: []Attachment{}}
+	dangling := st.server.dangling(st.world, it.fact)
+	for i, p := range v.Parents {
+		field := fmt.Sprintf("spec.parentRefs[%d]", i)
+		mine := slices.DeleteFunc(slices.Clone(dangling), func(d dangle) bool {
+			return strings.HasPrefix(d.field, "spec.parentRefs") && d.field != field
+		})
+		out.Parents = append(out.Parents, Attachment{ParentRef: refTo(p.Kind, p.Namespace, p.Name, p.Port), ControllerName: controllerName,
+			Conditions: st.conditions(it, mine, "", mesh.ServiceName{Namespace: p.Namespace, Name: p.Name})})
+	}
+	return out
+}
+
+func (st *statuses) policy(it item, targets []mesh.TargetRef, invalid string) *PolicyStatus {
+	out := &PolicyStatus{Origin: it.origin, Ancestors: []Attachment{}}
+	dangling := st.server.dangling(st.world, it.fact)
+	for i, t := range targets {
+		field := fmt.Sprintf("spec.targetRefs[%d]", i)
+		mine := slices.DeleteFunc(slices.Clone(dangling), func(d dangle) bool { return d.field != field })
+		out.Ancestors = append(out.Ancestors, Attachment{AncestorRef: refTo(t.Kind, t.Namespace, t.Name, 0), ControllerName: controllerName,
+			Conditions: st.conditions(it, mine, invalid, mesh.ServiceName{Namespace: t.Namespace, Name: t.Name})})
+	}
+	return out
+}
+
+// conditions are those of an object at one thing it attaches to.
+func (st *statuses) conditions(it item, dangling []dangle, invalid string, at mesh.ServiceName) []Condition {
+	accept, inForce, clash := st.accept(it)
+	if invalid != "" {
+		accept = Condition{Type: accepted, Status: isFalse, Reason: "Invalid", Message: "it cannot be understood, so it denies what it selects: " + invalid}
+	}
+	resolved := Condition{Type: resolvedRefs, Status: isTrue, Reason: resolvedRefs}
+	if len(dangling) > 0 {
+		resolved = Condition{Type: resolvedRefs, Status: isFalse, Reason: dangling[0].reason, Message: dangling[0].field + ": " + dangling[0].problem}
+	}
+	prog := Condition{Type: programmed, Status: isFalse, Reason: "NotInForce", Message: "see " + accepted}
+	if inForce {
+		prog = st.programmed(it, at)
+	}
+	out := []Condition{accept, resolved, prog}
+	if clash != nil {
+		out = append(out, *clash)
+	}
+	for i := range out {
+		out[i].ObservedGeneration = it.meta.Generation
+	}
+	return out
+}
+
+// accept says whether the object is the one in force under its name.
+func (st *statuses) accept(it item) (c Condition, inForce bool, clash *Condition) {
+	var facts, rivals []*mesh.Fact
+	for _, f := range stated(st.world, it.fact.Key) {
+		if f.Origin == st.world.Self() || st.obeys(f) {
+			facts = append(facts, f)
+		}
+		if f.Origin != it.origin && f.Digest != it.fact.Digest {
+			rivals = append(rivals, f)
+		}
+	}
+	if it.origin != st.world.Self() && !st.obeys(it.fact) {
+		return Condition{Type: accepted, Status: isFalse, Reason: "OriginNotAccepted",
+			Message: fmt.Sprintf("cluster %s accepts no %s of cluster %s (Cluster.spec.accepts)", st.world.Self(), it.fact.Kind, it.origin)}, false, nil
+	}
+	if len(facts) == 0 {
+		return Condition{Type: accepted, Status: isUnknown, Reason: "Pending", Message: "the control plane has not seen it yet"}, false, nil
+	}
+	winner := compile.Winner(facts)
+	inForce = winner.Digest == it.fact.Digest
+	if len(rivals) > 0 {
+		clash = &Condition{Type: conflict, Status: isTrue, Reason: "Wins", Message: "cluster " + string(rivals[0].Origin) + " states another object of this name; this one is in force because it was applied later"}
+	}
+	if !inForce {
+		clash.Reason = "Superseded"
+		clash.Message = "cluster " + string(winner.Origin) + " states another object of this name, applied later; that one is in force"
+		return Condition{Type: accepted, Status: isFalse, Reason: "Conflicted", Message: clash.Message}, false, clash
+	}
+	return Condition{Type: accepted, Status: isTrue, Reason: accepted}, true, clash
+}
+
+// obeys reports whether this cluster lets another's object act; see core/compile.
+func (st *statuses) obeys(f *mesh.Fact) bool {
+	switch v := f.Value.(type) {
+	case *mesh.ResidencyPolicy:
+		return true
+	case *mesh.AccessPolicy:
+		if v.Action != mesh.Allow {
+			return true
+		}
+	}
+	own, ok := st.world.Get(mesh.Key{Kind: mesh.KindCluster, Origin: st.world.Self(), Name: string(st.world.Self())})
+	return ok && compile.Accepts(own.Value.(*mesh.Cluster).Accepts, f.Key)
+}
+
+// programmed says what this cluster's proxies made of the configuration that the object
+// shapes: delivery facts first, then what the streams report.
+func (st *statuses) programmed(it item, at mesh.ServiceName) Condition {
+	no := func(message string) Condition {
+		return Condition{Type: programmed, Status: isFalse, Reason: "Refused", Message: message}
+	}
+	for f := range st.world.All() {
+		if d, ok := f.Value.(*mesh.Delivery); ok && d.Nacked > 0 && strings.HasSuffix(d.Resource, at.String()) {
+			return no(fmt.Sprintf("%d proxies refuse %s: %s", d.Nacked, d.Resource, d.Message))
+		}
+	}
+	waiting := 0
+	for i := range st.proxies {
+		for _, t := range st.proxies[i].Types {
+			for _, r := range t.Refused {
+				if r.Name == at.String() {
+					return no(fmt.Sprintf("proxy %s refuses it: %s", st.proxies[i].Node.ID, r.Message))
+				}
+			}
+		}
+		if !st.proxies[i].InSync() {
+			waiting++
+		}
+	}
+	known, ok := st.server.cfg.World().Get(it.fact.Key)
+	switch {
+	case !ok || known.Digest != it.fact.Digest:
+		return Condition{Type: programmed, Status: isUnknown, Reason: "Pending", Message: "the control plane has not seen it yet"}
+	case waiting > 0:
+		return Condition{Type: programmed, Status: isUnknown, Reason: "Pending", Message: fmt.Sprintf("%d of %d proxies have not accepted everything yet", waiting, len(st.proxies))}
+	}
+	return Condition{Type: programmed, Status: isTrue, Reason: programmed, Message: fmt.Sprintf("accepted by the %d proxies connected to cluster %s", len(st.proxies), st.world.Self())}
+}
+
+// ClusterStatus is what this cluster sees of another.
+type ClusterStatus struct {
+	Reach    string           `json:"reach,omitempty"`
+	RTT      string           `json:"rtt,omitempty"`
+	Gateways []netip.AddrPort `json:"gateways,omitempty"`
+	Sync     *Peer            `json:"sync,omitempty"`
+}
+
+func (st *statuses) cluster(v *mesh.Cluster) *ClusterStatus {
+	out := &ClusterStatus{}
+	if c, err := derive.Eval(st.world, compile.ClusterOf, v.Name); err == nil && c != nil {
+		out.Gateways = c.Gateways
+		if v.Name != st.world.Self() {
+			out.Reach, out.RTT = c.Reach.String(), c.RTT.String()
+		}
+	}
+	for _, p := range st.server.cfg.Peers() {
+		if p.Cluster == v.Name {
+			peer := peerOf(p)
+			out.Sync = &peer
+		}
+	}
+	return out
+}
+
+// dangle is one reference that leads nowhere.
+type dangle struct{ field, reason, problem string }
+
+// dangling lists the references of a fact that lead nowhere.
+func (s *Server) dangling(w *world.World, f *mesh.Fact) []dangle {
+	switch v := f.Value.(type) {
+	case *mesh.Route:
+		return append(s.parents(w, v), s.backends(w, f, v)...)
+	case *mesh.TrafficPolicy:
+		return s.targets(w, v.Targets)
+	case *mesh.AccessPolicy:
+		return s.targets(w, v.Targets)
+	case *mesh.ResidencyPolicy:
+		return s.targets(w, v.Targets)
+	case *mesh.ServiceExport:
+		if s.exists(w, v.ServiceName) == nil {
+			return []dangle{{"metadata.name", "ServiceNotFound", "service " + v.ServiceName.String() + " does not exist in any cluster of the mesh"}}
+		}
+	}
+	return nil
+}
+
+func (s *Server) exists(w *world.World, n mesh.ServiceName) *ir.Name {
+	v, err := derive.Eval(w, compile.NameOf, compile.In{Service: n, View: s.cfg.View})
+	if err != nil {
+		return nil
+	}
+	return v
+}
+
+func (s *Server) parents(w *world.World, v *mesh.Route) []dangle {
+	var out []dangle
+	for i, p := range v.Parents {
+		field := fmt.Sprintf("spec.parentRefs[%d]", i)
+		if p.Kind != "Service" && p.Kind != "ServiceImport" {
+			out = append(out, dangle{field, "InvalidKind", "the mesh attaches no routes to " + p.Kind})
+			continue
+		}
+		n := s.exists(w, mesh.ServiceName{Namespace: p.Namespace, Name: p.Name})
+		switch {
+		case n == nil:
+			out = append(out, dangle{field, "ParentNotFound", "service " + p.Namespace + "/" + p.Name + " does not exist in any cluster of the mesh"})
+		case p.Port != 0 && !slices.ContainsFunc(n.Ports, func(x ir.Port) bool { return x.Port == p.Port }):
+			out = append(out, dangle{field, "ParentNotFound", fmt.Sprintf("service %s/%s has no port %d", p.Namespace, p.Name, p.Port)})
+		}
+	}
+	return out
+}
+
+// backends asks compile itself: it attaches the route to a service of its own making and
+// reads which backends are missing.
+func (s *Server) backends(w *world.World, f *mesh.Fact, v *mesh.Route) []dangle {
+	const probe = "0-isthmus-probe" // no Service bears a name that begins with a digit (RFC 1035)
+	name := mesh.ServiceName{Namespace: v.Namespace, Name: probe}
+	copied := *v
+	copied.Name, copied.Parents = probe, []mesh.ParentRef{{Kind: "Service", Namespace: v.Namespace, Name: probe}}
+	service := &mesh.Service{ServiceName: name}
+	w, _ = w.Edit([]world.Edit{
+		world.Put(&mesh.Fact{Key: mesh.Key{Kind: mesh.KindService, Origin: w.Self(), Namespace: v.Namespace, Name: probe}, Value: service, Digest: ir.DigestOf(service)}),
+		world.Put(&mesh.Fact{Key: mesh.Key{Kind: f.Kind, Origin: w.Self(), Namespace: v.Namespace, Name: probe}, Value: &copied, Digest: ir.DigestOf(&copied)}),
+	})
+	svc, err := derive.Eval(w, compile.ServiceOf, compile.In{Service: name, View: s.cfg.View})
+	if err != nil || svc == nil {
+		return nil
+	}
+	var out []dangle
+	for rule := range v.Rules {
+		at := slices.IndexFunc(svc.Routes, func(r ir.Route) bool { return r.Rule == rule })
+		if at < 0 {
+			continue
+		}
+		for i, b := range svc.Routes[at].Backends {
+			if b.Missing == "" {
+				continue
+			}
+			reason := "BackendNotFound"
+			if strings.HasPrefix(b.Missing, "no ReferenceGrant") {
+				reason = "RefNotPermitted"
+			}
+			out = append(out, dangle{fmt.Sprintf("spec.rules[%d].backendRefs[%d]", rule, i), reason, b.Missing})
+		}
+	}
+	return out
+}
+
+func (s *Server) targets(w *world.World, targets []mesh.TargetRef) []dangle {
+	var out []dangle
+	for i, t := range targets {
+		found := true
+		switch t.Kind {
+		case "Mesh":
+		case "Service", "ServiceImport":
+			found = s.exists(w, mesh.ServiceName{Namespace: t.Namespace, Name: t.Name}) != nil
+		case "Namespace":
+			found = len(w.Members(world.Named(mesh.KindNamespace, "", t.Name))) > 0
+		default:
+			found = len(w.Members(world.Named(mesh.Kind(t.Kind), t.Namespace, t.Name))) > 0
+		}
+		if !found {
+			what := t.Name
+			if t.Namespace != "" && t.Kind != "Namespace" {
+				what = t.Namespace + "/" + t.Name
+			}
+			out = append(out, dangle{fmt.Sprintf("spec.targetRefs[%d]", i), "TargetNotFound", strings.ToLower(t.Kind) + " " + what + " does not exist in any cluster of the mesh"})
+		}
+	}
+	return out
+}
