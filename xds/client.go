@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -277,19 +278,19 @@ func (c *Client) note(connected bool, err error) {
 
 // follow is one stream from dial to its end; progress says that something was received.
 func (c *Client) follow(parent context.Context) (progress bool, err error) {
-	ctx, cancel := context.WithCancel(parent)
+	ctx, cancel := context.WithCancelCause(parent)
+	defer cancel(nil)
 	c.mu.Lock()
 	c.state.Attempts++
 	c.mu.Unlock()
 	conn, closer, err := c.cfg.Dial(ctx)
 	if err != nil {
-		cancel()
 		return false, fmt.Errorf("dial the control plane: %w", err)
 	}
 	received := make(chan received)
 	done := make(chan struct{})
 	defer func() { // in this order: the stream, the connection, the receiver
-		cancel()
+		cancel(nil)
 		if closer != nil {
 			err = errors.Join(err, closer.Close())
 		}
@@ -301,12 +302,28 @@ func (c *Client) follow(parent context.Context) (progress bool, err error) {
 		close(done)
 		return false, fmt.Errorf("open a discovery stream: %w", err)
 	}
+	d := &dog{}
+	d.timer = time.AfterFunc(silenceMax, func() {
+		if d.asked.Load() { // a server says nothing to whom it does not know
+			cancel(errSilent)
+		}
+	})
+	defer d.timer.Stop()
 	go func() {
 		defer close(done)
-		receive(ctx, stream, received)
+		receive(ctx, stream, received, d.timer)
 	}()
-	return c.converse(ctx, stream, received)
+	return c.converse(ctx, stream, received, d)
 }
+
+// dog watches a stream: its timer runs while the client waits for something to arrive.
+type dog struct {
+	timer *time.Timer
+	asked atomic.Bool
+}
+
+// errSilent ends a stream whose server gave no sign of life.
+var errSilent = fmt.Errorf("the server was silent for %v", silenceMax)
 
 // received is a response or the end of the stream.
 type received struct {
@@ -314,10 +331,20 @@ type received struct {
 	err      error
 }
 
-func receive(ctx context.Context, stream grpc.ClientStream, to chan<- received) {
+// receive hands on what arrives, but signs of life. The timer runs while it waits; the
+// time that the handler takes does not count.
+func receive(ctx context.Context, stream grpc.ClientStream, to chan<- received, timer *time.Timer) {
 	for {
 		r := received{response: &response{}}
+		timer.Reset(silenceMax)
 		r.err = stream.RecvMsg(r.response)
+		timer.Stop()
+		if r.err == nil && r.response.typ == "" {
+			continue
+		}
+		if cause := context.Cause(ctx); r.err != nil && cause != nil {
+			r.err = cause
+		}
 		select {
 		case to <- r:
 		case <-ctx.Done():
@@ -330,19 +357,21 @@ func receive(ctx context.Context, stream grpc.ClientStream, to chan<- received) 
 }
 
 // converse sends what is to be said and applies what is received.
-func (c *Client) converse(ctx context.Context, stream grpc.ClientStream, from <-chan received) (progress bool, err error) {
+func (c *Client) converse(ctx context.Context, stream grpc.ClientStream, from <-chan received, d *dog) (progress bool, err error) {
 	node := c.connect()
 	c.note(true, nil)
 	c.poke()
 	for {
 		select {
 		case <-ctx.Done():
-			return progress, ctx.Err()
+			return progress, context.Cause(ctx)
 		case <-c.wake:
 			asks, types := c.requests()
 			for _, r := range asks {
 				if node != nil { // once a stream
 					r.node, r.types, node = node, types, nil
+					d.asked.Store(true)
+					d.timer.Reset(silenceMax)
 				}
 				if err := stream.SendMsg(r); err != nil {
 					return progress, fmt.Errorf("ask for %s: %w", r.typ, err)

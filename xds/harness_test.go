@@ -220,7 +220,7 @@ func (r *replica) quiet(ctx context.Context, _ string) (net.Conn, error) {
 	}
 	go pass(far, there)
 	go pass(there, far)
-	return xds.LimitSilence(here), nil
+	return here, nil
 }
 
 func (r *replica) stopListening() { r.deaf.Store(true) }

@@ -1,9 +1,6 @@
 package xds
 
 import (
-	"context"
-	"net"
-	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -11,13 +8,15 @@ import (
 	"google.golang.org/grpc/keepalive"
 )
 
-// Liveness. gRPC lets a client ask for a sign of life no more often than each 10 s, a
-// server as often as it likes: so servers ask connections that are quiet for pingAfter, and a
-// client leaves a connection on which it read nothing for silenceMax. A control plane that
-// was stopped with its sockets open is left within that time.
+// Liveness. gRPC-Go lets a client ask for a sign of life no more often than each 10 s, and
+// a ping of its own for each connection costs a wake-up and an answer. So a server says an
+// empty word to all its clients at once each beatEvery, and a client leaves a stream on which it
+// heard nothing for silenceMax: a control plane that was stopped with its sockets open is
+// left within 10 s. Servers find clients that are gone by pings, which may take longer.
 const (
-	pingAfter  = 5 * time.Second
+	beatEvery  = 4 * time.Second
 	silenceMax = 9500 * time.Millisecond
+	pingAfter  = 2 * time.Minute
 )
 
 // A window holds one message of the largest size; it is fixed, because a window that is
@@ -42,7 +41,7 @@ func ServerOptions() []grpc.ServerOption {
 		grpc.ReadBufferSize(bufferSize),
 		grpc.WriteBufferSize(writeSize),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingAfter, Timeout: 2 * silenceMax}),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingAfter, PermitWithoutStream: true}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: beatEvery, PermitWithoutStream: true}),
 	}
 }
 
@@ -59,33 +58,5 @@ func DialOptions() []grpc.DialOption {
 		// A server that accepts and says nothing is left as soon as one that fell silent.
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: silenceMax}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: silenceMax, PermitWithoutStream: true}),
-		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
-			network := "tcp"
-			if path, ok := strings.CutPrefix(addr, "unix:"); ok {
-				network, addr = "unix", path
-			}
-			conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
-			if err != nil {
-				return nil, err
-			}
-			return LimitSilence(conn), nil
-		}),
 	}
-}
-
-// LimitSilence makes a connection fail when nothing was read from it for 9.5 s. It is part
-// of DialOptions; who gives gRPC another dialer wraps its connections with it. The other end must
-// be a server with ServerOptions, which asks only connections on which it receives nothing: who
-// sends on one steadily must be answered as steadily. Read deadlines that the connection's
-// user sets do not work.
-func LimitSilence(conn net.Conn) net.Conn { return quiet{conn} }
-
-type quiet struct{ net.Conn }
-
-// Read implements net.Conn.
-func (q quiet) Read(b []byte) (int, error) {
-	if err := q.SetReadDeadline(time.Now().Add(silenceMax)); err != nil {
-		return 0, err
-	}
-	return q.Conn.Read(b)
 }

@@ -85,6 +85,7 @@ type Server struct {
 	queued    []*stream // for their turn
 	reports   map[reportKey]*report
 	reportAt  time.Time // zero if there is nothing to report
+	beatAt    time.Time // of the next sign of life
 	deadlines chan struct{}
 }
 
@@ -365,6 +366,7 @@ func (s *Server) expire() (time.Duration, []Delivery) {
 		}
 		s.configured(st)
 	}
+	next = min(next, s.beat(now))
 	var deliveries []Delivery
 	if !s.reportAt.IsZero() {
 		if wait := s.reportAt.Sub(now); wait > 0 {
@@ -374,6 +376,24 @@ func (s *Server) expire() (time.Duration, []Delivery) {
 		}
 	}
 	return next, deliveries
+}
+
+// beat gives all clients that expect it a sign of life when it is time, and returns how
+// long it is to the next.
+func (s *Server) beat(now time.Time) time.Duration {
+	if wait := s.beatAt.Sub(now); wait > 0 {
+		return wait
+	}
+	s.beatAt = now.Add(beatEvery)
+	for st := range s.streams {
+		if st.types > 0 {
+			select {
+			case st.beat <- struct{}{}:
+			default: // the last was not sent yet
+			}
+		}
+	}
+	return beatEvery
 }
 
 // linger ends the watch of a name, or with a nil entry of all of a group, after a

@@ -50,6 +50,7 @@ type stream struct {
 
 	// out holds at most one response a type: it never blocks who sends to it.
 	out  chan *frame
+	beat chan struct{} // a sign of life is due; holds one
 	once sync.Once
 	done chan struct{} // closed with err set
 	err  error
@@ -63,14 +64,20 @@ func (s *Server) serve(ss grpc.ServerStream) (err error) {
 	if err != nil {
 		return status.Errorf(codes.Unauthenticated, "identify the peer: %v", err)
 	}
-	st := &stream{s: s, node: Node{Identity: id}, connected: s.cfg.Now(), out: make(chan *frame, maxTypes), done: make(chan struct{})}
+	st := &stream{s: s, node: Node{Identity: id}, connected: s.cfg.Now(), out: make(chan *frame, maxTypes),
+		beat: make(chan struct{}, 1), done: make(chan struct{})}
 	if err := s.open(st); err != nil {
 		return err
 	}
 	defer s.close(st)
 	go st.receive(ss)
+	life := &frame{}
 	for {
 		select {
+		case <-st.beat:
+			if err := ss.SendMsg(life); err != nil {
+				return fmt.Errorf("send to node %s: %w", id, err)
+			}
 		case f := <-st.out:
 			if err := ss.SendMsg(f); err != nil {
 				return fmt.Errorf("send to node %s: %w", id, err)
