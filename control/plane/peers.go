@@ -2,6 +2,7 @@ package plane
 
 import (
 	"context"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -150,6 +151,8 @@ type Peer struct {
 	Since   time.Time
 	RTT     time.Duration
 	Status  replica.Status
+	// Gateways are where the path leads.
+	Gateways []netip.AddrPort
 }
 
 // Peers lists the links, by name.
@@ -159,7 +162,7 @@ func (p *Plane) Peers() []Peer {
 	var out []Peer
 	for n, l := range p.peers.on {
 		s := l.prober.State()
-		out = append(out, Peer{Cluster: n, State: s.Reach(), Since: s.Since, RTT: s.RTT, Status: l.follower.Status()})
+		out = append(out, Peer{Cluster: n, State: s.Reach(), Since: s.Since, RTT: s.RTT, Status: l.follower.Status(), Gateways: l.cluster.Gateways})
 	}
 	slices.SortFunc(out, func(a, b Peer) int {
 		if a.Cluster < b.Cluster {
