@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/isthmus-mesh/isthmus/codec/wire/wirepb"
 	"github.com/isthmus-mesh/isthmus/core/ir"
@@ -31,13 +32,30 @@ func EncodeUp(m replica.Up) *wirepb.Up {
 	case *replica.Ack:
 		return &wirepb.Up{Message: &wirepb.Up_Ack{Ack: &wirepb.Ack{Sync: m.Sync, Nonce: m.Nonce, Error: m.Error,
 			Refused: each(m.Refused, func(r replica.Refusal) *wirepb.Refusal {
-				return &wirepb.Refusal{Name: fromFactName(r.Name), Reason: r.Reason}
+				return &wirepb.Refusal{Name: fromFactName(r.Name), Reason: text(r.Reason)}
 			})}}}
 	case *replica.Witness:
 		return &wirepb.Up{Message: &wirepb.Up_Witness{Witness: &wirepb.Witness{Id: m.ID, Part: int32(m.Part), Parts: int32(m.Parts),
 			Crossed: fromLineage(m.Crossed), Orphans: each(m.Orphans, FromResource)}}}
 	}
 	panic(fmt.Sprintf("wire: %T is no message to an exporter", m))
+}
+
+// text makes a message valid for protobuf: it may quote what a peer sent, and a Send that
+// fails over that would end the stream for good.
+func text(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
+
+// Bounds of what is translated at all: a message of nothing but empty elements grows a
+// hundredfold in memory. replica has its own, narrower ones.
+const (
+	elementsMax = 2 * replica.MaxNames
+	heldMax     = replica.MaxResponse / 32 * 2
+)
+
+func (d *decoder) bound(what string, n, most int) {
+	if n > most {
+		d.fault("%d %s in a message: at most %d", n, what, most)
+	}
 }
 
 // DecodeUp is the inverse of EncodeUp.
@@ -57,21 +75,33 @@ func DecodeUp(u *wirepb.Up) (replica.Up, error) {
 		out = s
 	case u.GetVersions() != nil:
 		m := u.GetVersions()
+		if d.bound("versions", len(m.Held), heldMax); d.err != nil {
+			return nil, d.err
+		}
 		out = &replica.Versions{Sync: m.Sync, Buckets: m.Buckets, Held: each(m.Held, func(h *wirepb.Held) replica.Held {
 			return replica.Held{Name: toFactName(h.Name), Version: d.digest(h.Version)}
 		})}
 	case u.GetAck() != nil:
 		m := u.GetAck()
+		if d.bound("refusals", len(m.Refused), elementsMax); d.err != nil {
+			return nil, d.err
+		}
 		out = &replica.Ack{Sync: m.Sync, Nonce: m.Nonce, Error: m.Error, Refused: each(m.Refused, func(r *wirepb.Refusal) replica.Refusal {
 			return replica.Refusal{Name: toFactName(r.Name), Reason: r.Reason}
 		})}
 	case u.GetWitness() != nil:
 		m := u.GetWitness()
+		if d.bound("orphans", len(m.Orphans), elementsMax); d.err != nil {
+			return nil, d.err
+		}
 		out = &replica.Witness{ID: m.Id, Part: int(m.Part), Parts: int(m.Parts), Crossed: toLineage(m.Crossed), Orphans: each(m.Orphans, d.resource)}
 	default:
 		return nil, errors.New("decode a message from an importer: its kind is not known to this version")
 	}
-	return out, d.err
+	if d.err != nil {
+		return nil, fmt.Errorf("decode a message from an importer: %w", d.err)
+	}
+	return out, nil
 }
 
 // EncodeDown translates a message from exporter to importer.
@@ -104,6 +134,10 @@ func DecodeDown(p *wirepb.Down) (replica.Down, error) {
 			Owner: mesh.ClusterName(m.Owner), TrustDomain: mesh.TrustDomain(m.TrustDomain), Position: toPosition(m.Position)}
 	case p.GetResponse() != nil:
 		m := p.GetResponse()
+		d.bound("facts", len(m.Set), elementsMax)
+		if d.bound("removals", len(m.Removed), elementsMax); d.err != nil {
+			return nil, d.err
+		}
 		out = &replica.Response{Seq: p.Seq, Nonce: m.Nonce, Sync: m.Sync, Position: toPosition(m.Position), Set: each(m.Set, d.resource),
 			Removed: each(m.Removed, toFactName), Last: m.Last, Lineage: toLineage(m.Lineage), Root: d.digest(m.Root)}
 	case p.GetEnumerate() != nil:
@@ -115,7 +149,10 @@ func DecodeDown(p *wirepb.Down) (replica.Down, error) {
 	default:
 		return nil, errors.New("decode a message from an exporter: its kind is not known to this version")
 	}
-	return out, d.err
+	if d.err != nil {
+		return nil, fmt.Errorf("decode a message from an exporter: %w", d.err)
+	}
+	return out, nil
 }
 
 // FromResource and ToResource translate a fact as it travels and as it is kept on
@@ -234,14 +271,20 @@ func DecodeRemoteService(b []byte) (*mesh.RemoteService, error) {
 
 // EncodeSaved is what an importer keeps on disk.
 func EncodeSaved(s *replica.Saved) *wirepb.CachedPeer {
-	return &wirepb.CachedPeer{Stated: fromPartition(s.Stated), InForce: fromPartition(s.InForce), Crossed: fromLineage(s.Crossed)}
+	set, removed := replica.Diff(s.Stated, s.InForce)
+	return &wirepb.CachedPeer{Stated: fromPartition(s.Stated), Crossed: fromLineage(s.Crossed),
+		InForce: each(set, FromResource), NotInForce: each(removed, fromFactName)}
 }
 
 // DecodeSaved is the inverse of EncodeSaved, for a partition of owner.
 func DecodeSaved(owner mesh.ClusterName, m *wirepb.CachedPeer) (*replica.Saved, error) {
 	d := &decoder{}
-	s := &replica.Saved{Stated: d.partition(owner, m.Stated), InForce: d.partition(owner, m.InForce), Crossed: toLineage(m.Crossed)}
-	return s, d.err
+	s := &replica.Saved{Stated: d.partition(owner, m.Stated), Crossed: toLineage(m.Crossed)}
+	s.InForce = s.Stated.With(each(m.InForce, d.resource), each(m.NotInForce, toFactName))
+	if d.err != nil {
+		return nil, fmt.Errorf("decode CachedPeer: %w", d.err)
+	}
+	return s, nil
 }
 
 func fromPartition(p *replica.Partition) *wirepb.Partition {

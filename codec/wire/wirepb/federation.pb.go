@@ -1506,12 +1506,14 @@ func (x *ServicePort) GetTargetName() string {
 	return ""
 }
 
-// CachedPeer is replica.Saved on disk.
+// CachedPeer is replica.Saved on disk. What is in force is what is stated but for a few
+// facts, so only these are written.
 type CachedPeer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Stated        *Partition             `protobuf:"bytes,1,opt,name=stated,proto3" json:"stated,omitempty"`
-	InForce       *Partition             `protobuf:"bytes,2,opt,name=in_force,json=inForce,proto3" json:"in_force,omitempty"`
 	Crossed       []*Lineage             `protobuf:"bytes,3,rep,name=crossed,proto3" json:"crossed,omitempty"`
+	InForce       []*Fact                `protobuf:"bytes,4,rep,name=in_force,json=inForce,proto3" json:"in_force,omitempty"`            // other than stated
+	NotInForce    []*FactName            `protobuf:"bytes,5,rep,name=not_in_force,json=notInForce,proto3" json:"not_in_force,omitempty"` // stated
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1553,16 +1555,23 @@ func (x *CachedPeer) GetStated() *Partition {
 	return nil
 }
 
-func (x *CachedPeer) GetInForce() *Partition {
+func (x *CachedPeer) GetCrossed() []*Lineage {
+	if x != nil {
+		return x.Crossed
+	}
+	return nil
+}
+
+func (x *CachedPeer) GetInForce() []*Fact {
 	if x != nil {
 		return x.InForce
 	}
 	return nil
 }
 
-func (x *CachedPeer) GetCrossed() []*Lineage {
+func (x *CachedPeer) GetNotInForce() []*FactName {
 	if x != nil {
-		return x.Crossed
+		return x.NotInForce
 	}
 	return nil
 }
@@ -1743,12 +1752,14 @@ const file_isthmus_v1_federation_proto_rawDesc = "" +
 	"\vtarget_port\x18\x04 \x01(\rR\n" +
 	"targetPort\x12\x1f\n" +
 	"\vtarget_name\x18\x05 \x01(\tR\n" +
-	"targetName\"\x9c\x01\n" +
+	"targetName\"\xd5\x01\n" +
 	"\n" +
 	"CachedPeer\x12-\n" +
-	"\x06stated\x18\x01 \x01(\v2\x15.isthmus.v1.PartitionR\x06stated\x120\n" +
-	"\bin_force\x18\x02 \x01(\v2\x15.isthmus.v1.PartitionR\ainForce\x12-\n" +
-	"\acrossed\x18\x03 \x03(\v2\x13.isthmus.v1.LineageR\acrossed\"\x94\x01\n" +
+	"\x06stated\x18\x01 \x01(\v2\x15.isthmus.v1.PartitionR\x06stated\x12-\n" +
+	"\acrossed\x18\x03 \x03(\v2\x13.isthmus.v1.LineageR\acrossed\x12+\n" +
+	"\bin_force\x18\x04 \x03(\v2\x10.isthmus.v1.FactR\ainForce\x126\n" +
+	"\fnot_in_force\x18\x05 \x03(\v2\x14.isthmus.v1.FactNameR\n" +
+	"notInForceJ\x04\b\x02\x10\x03\"\x94\x01\n" +
 	"\tPartition\x120\n" +
 	"\bposition\x18\x01 \x01(\v2\x14.isthmus.v1.PositionR\bposition\x12-\n" +
 	"\alineage\x18\x02 \x03(\v2\x13.isthmus.v1.LineageR\alineage\x12&\n" +
@@ -1827,18 +1838,19 @@ var file_isthmus_v1_federation_proto_depIdxs = []int32{
 	19, // 27: isthmus.v1.RemoteService.ports:type_name -> isthmus.v1.ServicePort
 	23, // 28: isthmus.v1.RemoteService.endpoints:type_name -> isthmus.v1.Endpoint
 	21, // 29: isthmus.v1.CachedPeer.stated:type_name -> isthmus.v1.Partition
-	21, // 30: isthmus.v1.CachedPeer.in_force:type_name -> isthmus.v1.Partition
-	7,  // 31: isthmus.v1.CachedPeer.crossed:type_name -> isthmus.v1.Lineage
-	3,  // 32: isthmus.v1.Partition.position:type_name -> isthmus.v1.Position
-	7,  // 33: isthmus.v1.Partition.lineage:type_name -> isthmus.v1.Lineage
-	6,  // 34: isthmus.v1.Partition.facts:type_name -> isthmus.v1.Fact
-	0,  // 35: isthmus.v1.Federation.Follow:input_type -> isthmus.v1.Up
-	1,  // 36: isthmus.v1.Federation.Follow:output_type -> isthmus.v1.Down
-	36, // [36:37] is the sub-list for method output_type
-	35, // [35:36] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	7,  // 30: isthmus.v1.CachedPeer.crossed:type_name -> isthmus.v1.Lineage
+	6,  // 31: isthmus.v1.CachedPeer.in_force:type_name -> isthmus.v1.Fact
+	5,  // 32: isthmus.v1.CachedPeer.not_in_force:type_name -> isthmus.v1.FactName
+	3,  // 33: isthmus.v1.Partition.position:type_name -> isthmus.v1.Position
+	7,  // 34: isthmus.v1.Partition.lineage:type_name -> isthmus.v1.Lineage
+	6,  // 35: isthmus.v1.Partition.facts:type_name -> isthmus.v1.Fact
+	0,  // 36: isthmus.v1.Federation.Follow:input_type -> isthmus.v1.Up
+	1,  // 37: isthmus.v1.Federation.Follow:output_type -> isthmus.v1.Down
+	37, // [37:38] is the sub-list for method output_type
+	36, // [36:37] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_isthmus_v1_federation_proto_init() }
