@@ -1,7 +1,12 @@
 // Package peer carries facts between clusters: it dials the control planes of peers and
 // drives core/replica's state machines over mTLS streams, in both directions. Its one idea is
 // that it has hands and no judgement: what is sent, applied, refused or kept is decided by the
-// state machines; this package owns sockets, clocks, the cache on disk and the goroutines.
+// state machines; this package owns sockets, clocks, the cache on disk and the goroutines. A stream
+// costs its cluster one goroutine that decides and one that receives; both end with it.
+//
+// What a peer may cost is bounded: one response of at most 1 MiB is unacknowledged, a message
+// has at most MessageMax octets, a Send that nobody reads ends the stream, and of one
+// peer's streams the newest StreamsMax live.
 //
 // It does not decide whether a cluster is alive (core/liveness), what is exported
 // (core/compile) or what an object means (codec/manifest).
@@ -53,7 +58,8 @@ func Resource(f *mesh.Fact) (*replica.Resource, bool) {
 }
 
 // Fact reads what a peer stated. It trusts nothing: the body must say what the name says,
-// and a bundle may be only of the owner's own trust domain.
+// identities and a bundle may be only of the owner's own trust domain, the digest is computed
+// and not believed, and what a peer says of clusters is nobody's business but its own.
 func Fact(owner mesh.ClusterName, td mesh.TrustDomain, r *replica.Resource) (*mesh.Fact, error) {
 	f := &mesh.Fact{Key: r.Key(owner), Position: r.Position, Stamp: r.Stamp, Digest: r.Digest}
 	switch r.Kind {
@@ -84,6 +90,9 @@ func Fact(owner mesh.ClusterName, td mesh.TrustDomain, r *replica.Resource) (*me
 		f.Value, f.Digest = b, ir.DigestOf(b)
 		return f, nil
 	}
+	if !r.Kind.Replicated() {
+		return nil, fmt.Errorf("facts of kind %s do not travel", r.Kind)
+	}
 	return object(owner, r, f)
 }
 
@@ -104,6 +113,6 @@ func object(owner mesh.ClusterName, r *replica.Resource, f *mesh.Fact) (*mesh.Fa
 	if got.Home {
 		return nil, fmt.Errorf("%s is labelled to stay in its cluster", got.Key)
 	}
-	got.Position, got.Stamp = r.Position, r.Stamp
+	got.Position, got.Stamp, got.Raw = r.Position, r.Stamp, result.Objects[0].JSON
 	return &got, nil
 }

@@ -16,7 +16,10 @@ type Exports struct {
 	// shared is what every peer is told: objects and the bundle.
 	shared map[replica.Name]*replica.Resource
 	peers  map[mesh.ClusterName]*told
-	at     mesh.Position
+	// at and lineage are how far this cluster's history is, and which earlier ones it
+	// takes into account.
+	at      mesh.Position
+	lineage replica.Lineage
 }
 
 // told is one peer's partition and those who follow it.
@@ -41,6 +44,35 @@ func (x *Exports) Tell(to mesh.ClusterName, set []*replica.Resource, removed []r
 func (x *Exports) TellAll(set []*replica.Resource, removed []replica.Name) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	x.share(set, removed)
+}
+
+// Advance says how far this cluster's history is: what was told so far is the whole
+// state at p.
+func (x *Exports) Advance(p mesh.Position) { x.State(p, nil, nil, nil) }
+
+// State changes what every peer is told and says how far the history is then, in one step: in a
+// new epoch an absence means something else than in the old one (core/replica), so an object that
+// was lost with the old history must never seem deleted in it. The lineage stays if l is nil. A
+// position before the one told changes nothing but content.
+func (x *Exports) State(p mesh.Position, l replica.Lineage, set []*replica.Resource, removed []replica.Name) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	moved := p.Compare(x.at) > 0
+	if moved {
+		x.at = p
+	}
+	if l != nil {
+		x.lineage = x.lineage.Union(l)
+	}
+	if !moved && l == nil && len(set)+len(removed) == 0 {
+		return
+	}
+	x.share(set, removed)
+}
+
+// share changes what all are told. The caller holds mu.
+func (x *Exports) share(set []*replica.Resource, removed []replica.Name) {
 	for _, r := range set {
 		x.shared[r.Name] = r
 	}
@@ -52,23 +84,9 @@ func (x *Exports) TellAll(set []*replica.Resource, removed []replica.Name) {
 	}
 }
 
-// Advance says how far this cluster's history is: what was told so far is the whole
-// state at p.
-func (x *Exports) Advance(p mesh.Position) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if p.Compare(x.at) <= 0 {
-		return
-	}
-	x.at = p
-	for _, t := range x.peers {
-		x.change(t, nil, nil)
-	}
-}
-
 // change replaces the partition of t. The caller holds mu.
 func (x *Exports) change(t *told, set []*replica.Resource, removed []replica.Name) {
-	t.partition = t.partition.With(set, removed).At(x.at, nil)
+	t.partition = t.partition.With(set, removed).At(x.at, x.lineage)
 	close(t.changed)
 	t.changed = make(chan struct{})
 }
@@ -81,7 +99,7 @@ func (x *Exports) peer(n mesh.ClusterName) *told {
 		for _, r := range x.shared {
 			all = append(all, r)
 		}
-		t = &told{partition: replica.NewPartition(x.self).With(all, nil).At(x.at, nil), changed: make(chan struct{})}
+		t = &told{partition: replica.NewPartition(x.self).With(all, nil).At(x.at, x.lineage), changed: make(chan struct{})}
 		x.peers[n] = t
 	}
 	return t

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"sync"
 	"time"
@@ -18,25 +17,25 @@ import (
 	"github.com/isthmus-mesh/isthmus/internal/clock"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/trust"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/metadata"
 )
 
-// FollowerConfig is what a Follower works with; all fields but Local are required.
+// FollowerConfig is what a Follower works with; all fields but Local, Known and Observe are required.
 type FollowerConfig struct {
 	Self   mesh.ClusterName
 	Peer   mesh.Cluster
 	Source *trust.Source
 	// Local binds outgoing connections; invalid is any.
 	Local netip.Addr
-	// Cache is the file that keeps what was learnt over a restart.
+	// Cache is the file that keeps what was learnt over a restart. It has one writer.
 	Cache string
 	// Edit applies edits of the peer's partition to the world and returns when they are
 	// in it.
 	Edit func(context.Context, []world.Edit, mesh.Vector) error
+	// Known lists what the world holds of the peer's when Run begins: a follower may succeed another
+	// in one process, and its cache may be older than the world.
+	Known func(mesh.ClusterName) []mesh.Key
+	// Observe is shown the stamps that came into force, so that ours follow them.
+	Observe func(mesh.Stamp)
 	// Changed is told the state of the link, from one goroutine; it must not block.
 	Changed func(mesh.ClusterName, replica.Status)
 	Clock   clock.Clock
@@ -44,207 +43,259 @@ type FollowerConfig struct {
 }
 
 // Bounds of redialling. The link to a peer is wanted back within two seconds of its
-// healing, so the wait stays short and is drawn at random.
+// healing, however long the cut: so one attempt is short, the wait stays short, and it is drawn at
+// random. Three round trips fit into an attempt up to 600 ms each.
 const (
 	redialMin   = 100 * time.Millisecond
-	redialMax   = time.Second
+	redialMax   = 500 * time.Millisecond
 	dialTimeout = 2 * time.Second
+	// refusedWait follows an alarm: what was refused now will be refused in half a second.
+	refusedWait = 5 * time.Second
+	// steady is how long a session must have lasted for the waits to begin anew.
+	steady = 5 * time.Second
 )
-
-// ALPN of the federation port.
-const federationALPN = "h2"
 
 // Follower keeps one peer's partition of the world: from its cache at start, then
 // from the peer itself, for as long as it runs.
 type Follower struct {
-	cfg FollowerConfig
-	im  *replica.Importer
+	cfg   FollowerConfig
+	im    *replica.Importer
+	saver *saver
+	say   *quiet
+	// checked are facts that Check has read and apply will want.
+	checked map[*replica.Resource]*mesh.Fact
 
 	mu     sync.Mutex
 	status replica.Status
+	err    error
 }
 
 // NewFollower returns a follower that knows what its cache holds. A damaged cache costs a
 // transfer, nothing else.
 func NewFollower(cfg FollowerConfig) *Follower {
+	log := cfg.Log.With("peer", cfg.Peer.Name)
 	saved, err := readCache(cfg.Cache, cfg.Peer.Name)
 	if err != nil {
-		cfg.Log.Warn("the cache of a peer's facts cannot be used; all will be fetched again", "peer", cfg.Peer.Name, "error", err)
+		log.Warn("the cache of a peer's facts cannot be used; all will be fetched again", "error", err)
 	}
-	f := &Follower{cfg: cfg}
+	f := &Follower{cfg: cfg, say: newQuiet(log), saver: newSaver(cfg.Cache, cfg.Clock, log), checked: map[*replica.Resource]*mesh.Fact{}}
 	f.im = replica.NewImporter(replica.ImporterConfig{Owner: cfg.Peer.Name, TrustDomain: cfg.Peer.TrustDomain,
-		Holders: []mesh.ClusterName{cfg.Self},
-		Check:   func(r *replica.Resource) error { _, err := Fact(cfg.Peer.Name, cfg.Peer.TrustDomain, r); return err },
-	}, saved)
+		Holders: []mesh.ClusterName{cfg.Self}, Check: f.check}, saved)
+	f.status = f.im.Status()
 	return f
 }
 
-// Status is what is known of the link.
+// Status is what is known of the link. It is safe for concurrent use.
 func (f *Follower) Status() replica.Status {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.status
 }
 
+// Err is why there is no session, nil while there is one or none was tried. It is safe for
+// concurrent use.
+func (f *Follower) Err() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err
+}
+
 // Run follows the peer until ctx ends, and returns its error.
 func (f *Follower) Run(ctx context.Context) error {
+	var saving sync.WaitGroup
+	defer saving.Wait()
 	if err := f.apply(ctx, f.whole()); err != nil {
 		return err
 	}
+	saving.Go(func() { f.saver.run(ctx) })
 	wait := redialMin
 	for session := uint64(1); ; session++ {
 		began := f.cfg.Clock.Now()
-		err := f.follow(ctx, session, f.address(session))
+		err := f.follow(ctx, session)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		f.act(ctx, f.im.Disconnect(f.cfg.Clock.Now(), session), nil)
-		f.cfg.Log.Info("the link to a peer ended", "peer", f.cfg.Peer.Name, "error", err)
-		if f.cfg.Clock.Now().Sub(began) > 10*time.Second {
+		now := f.cfg.Clock.Now()
+		f.note(err)
+		f.say.warn(now, "no link to a peer", "error", err.Error())
+		if err := f.act(ctx, f.im.Disconnect(now, session), nil); err != nil {
+			return err
+		}
+		if now.Sub(began) > steady {
 			wait = redialMin
 		}
-		if err := f.idle(ctx, wait/2+rand.N(wait/2+1)); err != nil {
+		next := wait/2 + rand.N(wait/2+1)
+		var refused *refusedError
+		if errors.As(err, &refused) {
+			next = refusedWait
+		}
+		if err := f.idle(ctx, next); err != nil {
 			return err
 		}
 		wait = min(2*wait, redialMax)
 	}
 }
 
+// refusedError ends a session with somebody who is not to be believed.
+type refusedError struct{ err error }
+
+func (e *refusedError) Error() string { return e.err.Error() }
+func (e *refusedError) Unwrap() error { return e.err }
+
 // idle waits between sessions; the state machine goes on being shown the time.
 func (f *Follower) idle(ctx context.Context, d time.Duration) error {
-	if err := clock.Wait(ctx, f.cfg.Clock, d); err != nil {
-		return err
+	for ; d > 0; d -= tick {
+		if err := clock.Wait(ctx, f.cfg.Clock, min(d, tick)); err != nil {
+			return err
+		}
+		if err := f.act(ctx, f.im.Tick(f.cfg.Clock.Now()), nil); err != nil {
+			return err
+		}
 	}
-	return f.act(ctx, f.im.Tick(f.cfg.Clock.Now()), nil)
-}
-
-func (f *Follower) address(session uint64) netip.AddrPort {
-	a := f.cfg.Peer.ControlPlanes
-	return a[int(session)%len(a)]
+	return nil
 }
 
 // follow is one session.
-func (f *Follower) follow(ctx context.Context, session uint64, addr netip.AddrPort) error {
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
-	conn, err := f.dial(addr)
-	if err != nil {
-		return err
+func (f *Follower) follow(ctx context.Context, session uint64) error {
+	addrs := f.cfg.Peer.ControlPlanes
+	if len(addrs) == 0 {
+		return fmt.Errorf("follow cluster %s: it has no address", f.cfg.Peer.Name)
 	}
-	defer conn.Close()
-	stream, err := f.open(ctx, stop, conn)
+	addr := addrs[session%uint64(len(addrs))]
+	ctx, stop := context.WithCancelCause(ctx)
+	l, err := f.open(ctx, stop, addr)
 	if err != nil {
-		return fmt.Errorf("follow cluster %s: open a stream to %s: %w", f.cfg.Peer.Name, addr, err)
+		stop(nil)
+		return fmt.Errorf("follow cluster %s at %s: %w", f.cfg.Peer.Name, addr, err)
 	}
-	downs := receive(ctx, stream.Recv, wire.DecodeDown)
+	defer l.close(stop)
+	if err := f.session(ctx, session, l); err != nil {
+		return fmt.Errorf("follow cluster %s at %s: %w", f.cfg.Peer.Name, addr, err)
+	}
+	return nil
+}
+
+func (f *Follower) session(ctx context.Context, session uint64, l *link) error {
 	ready := f.im.Connect(f.cfg.Clock.Now(), session, f.cfg.Peer.Name)
+	f.note(nil)
 	timer := f.cfg.Clock.NewTimer(tick)
 	defer timer.Stop()
 	for {
-		if err := f.act(ctx, ready, stream.Send); err != nil {
+		if err := f.act(ctx, ready, l.send); err != nil {
 			return err
 		}
 		select {
-		case m, ok := <-downs:
+		case m, ok := <-l.downs:
 			if !ok {
 				return errors.New("the peer ended the stream")
 			}
 			if m.err != nil {
-				return fmt.Errorf("follow cluster %s at %s: %w", f.cfg.Peer.Name, addr, m.err)
+				return m.err
 			}
 			ready = f.im.Step(f.cfg.Clock.Now(), session, m.value)
 		case <-timer.C():
 			timer.Reset(tick)
+			if s := l.heard.silence(); s >= silentMax {
+				return fmt.Errorf("nothing heard for %v", s.Round(100*time.Millisecond))
+			}
 			ready = f.im.Tick(f.cfg.Clock.Now())
 		case <-ctx.Done():
-			return ctx.Err()
+			return context.Cause(ctx)
 		}
 	}
 }
 
-// open starts the stream within dialTimeout; a stream that is open lives as long as ctx.
-func (f *Follower) open(ctx context.Context, stop context.CancelFunc, conn *grpc.ClientConn) (grpc.BidiStreamingClient[wirepb.Up, wirepb.Down], error) {
-	opened := make(chan struct{})
-	go func() {
-		t := f.cfg.Clock.NewTimer(dialTimeout)
-		defer t.Stop()
-		select {
-		case <-t.C():
-			stop()
-		case <-opened:
-		}
-	}()
-	defer close(opened)
-	return wirepb.NewFederationClient(conn).Follow(metadata.AppendToOutgoingContext(ctx, ownerKey, string(f.cfg.Peer.Name)), grpc.WaitForReady(true))
+// note publishes why there is no session, or that there is one.
+func (f *Follower) note(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.err = err
 }
 
-func (f *Follower) dial(addr netip.AddrPort) (*grpc.ClientConn, error) {
-	td := f.cfg.Peer.TrustDomain
-	tlsConfig := trust.ClientConfig(f.cfg.Source, trust.AcceptServers(td, IdentityOf(td)), ControlPlane+"."+string(td), federationALPN)
-	dialer := &net.Dialer{Timeout: dialTimeout}
-	if f.cfg.Local.IsValid() {
-		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(f.cfg.Local, 0))
-	}
-	return grpc.NewClient("passthrough:///"+addr.String(), grpc.WithTransportCredentials(credentials.NewTLS(tlsConfig)),
-		grpc.WithContextDialer(func(ctx context.Context, target string) (net.Conn, error) {
-			return dialer.DialContext(ctx, "tcp", target)
-		}),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
-		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: dialTimeout, Backoff: backoff.Config{BaseDelay: redialMin, Multiplier: 2, MaxDelay: redialMax}}),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(4*replica.MaxResponse)))
+// transient are the reasons to redial for which nobody is to blame.
+func transient(r replica.Redial) bool {
+	return r == "silent" || r == "stale-holder" || r == replica.Redial(replica.AlarmBehind)
 }
 
 // act carries out what the state machine wants: apply first, acknowledge after.
-func (f *Follower) act(ctx context.Context, r replica.Ready, send func(*wirepb.Up) error) error {
+func (f *Follower) act(ctx context.Context, r replica.Ready, send func(context.Context, *wirepb.Up) error) error {
+	defer clear(f.checked)
 	if r.Edit != nil {
 		if err := f.apply(ctx, r.Edit); err != nil {
 			return err
 		}
 	}
 	for _, a := range r.Alarms {
-		f.cfg.Log.Warn("a peer's facts raised an alarm", "peer", f.cfg.Peer.Name, "alarm", a.String())
+		f.say.warn(f.cfg.Clock.Now(), "a peer's facts raised an alarm", "alarm", a.String())
 	}
 	if r.Save != nil {
-		if err := writeCache(f.cfg.Cache, r.Save); err != nil {
-			f.cfg.Log.Warn("a peer's facts could not be cached; a restart will fetch them again", "peer", f.cfg.Peer.Name, "error", err)
-		}
+		f.saver.save(r.Save)
 	}
+	s := f.im.Status()
+	f.mu.Lock()
+	f.status = s
+	f.mu.Unlock()
 	if r.StatusChanged {
-		s := f.im.Status()
-		f.mu.Lock()
-		f.status = s
-		f.mu.Unlock()
 		f.cfg.Changed(f.cfg.Peer.Name, s)
 	}
-	if send != nil {
-		for _, m := range r.Send {
-			if err := send(wire.EncodeUp(m)); err != nil {
-				return err
-			}
+	for _, m := range r.Send {
+		if send == nil { // between sessions there is nobody to tell
+			break
+		}
+		if err := send(ctx, wire.EncodeUp(m)); err != nil {
+			return err
 		}
 	}
-	if r.Redial != "" {
-		return errors.New(string(r.Redial))
+	if r.Redial == "" {
+		return nil
 	}
-	return nil
+	err := errors.New("left: " + string(r.Redial))
+	if transient(r.Redial) {
+		return err
+	}
+	return &refusedError{err}
 }
 
-// whole is the edit that states all that is in force: at start.
+// whole is the edit that states all that is in force, and only that: at start.
 func (f *Follower) whole() *replica.Edit {
 	e := &replica.Edit{Owner: f.cfg.Peer.Name, InForce: f.im.InForce()}
 	for r := range e.InForce.All() {
 		e.Set = append(e.Set, r)
 	}
+	if f.cfg.Known == nil {
+		return e
+	}
+	for _, k := range f.cfg.Known(f.cfg.Peer.Name) {
+		if n := replica.NameOf(k); e.InForce.Get(n) == nil {
+			e.Removed = append(e.Removed, n)
+		}
+	}
 	return e
+}
+
+// check judges a resource by reading it.
+func (f *Follower) check(r *replica.Resource) error {
+	fact, err := Fact(f.cfg.Peer.Name, f.cfg.Peer.TrustDomain, r)
+	if err != nil {
+		return errors.New(clip(err.Error()))
+	}
+	f.checked[r] = fact
+	return nil
 }
 
 func (f *Follower) apply(ctx context.Context, e *replica.Edit) error {
 	edits := make([]world.Edit, 0, len(e.Set)+len(e.Removed))
 	for _, r := range e.Set {
-		fact, err := Fact(f.cfg.Peer.Name, f.cfg.Peer.TrustDomain, r)
-		if err != nil { // Check let it pass: our own fault
-			f.cfg.Log.Error("a fact that was accepted cannot be read", "peer", f.cfg.Peer.Name, "object", r.Name.String(), "error", err)
+		fact, err := f.checked[r], error(nil)
+		if fact == nil { // from the cache, or last good
+			fact, err = Fact(f.cfg.Peer.Name, f.cfg.Peer.TrustDomain, r)
+		}
+		if err != nil { // an earlier version of this program accepted it
+			f.say.warn(f.cfg.Clock.Now(), "a fact that was accepted cannot be read", "object", r.Name.String()+": "+err.Error())
 			continue
+		}
+		if f.cfg.Observe != nil && fact.Stamp != (mesh.Stamp{}) {
+			f.cfg.Observe(fact.Stamp)
 		}
 		edits = append(edits, world.Put(fact))
 	}

@@ -68,6 +68,32 @@ func (ps *peers) update(edits []world.Edit) {
 	}
 }
 
+// joined is the cluster that the own objects describe with a trust domain.
+func (ps *peers) joined(td mesh.TrustDomain) (mesh.ClusterName, bool) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	w, ok := ps.want[td.Cluster()]
+	return w.Name, ok && w.TrustDomain == td
+}
+
+// known lists what the world holds of a peer's statements.
+func (p *Plane) known(n mesh.ClusterName) []mesh.Key {
+	var out []mesh.Key
+	for f := range p.loop.World().All() {
+		if f.Origin == n && replica.Travels(f.Kind) {
+			out = append(out, f.Key)
+		}
+	}
+	return out
+}
+
+// observe makes our stamps follow a peer's; one of the far future was refused before.
+func (p *Plane) observe(s mesh.Stamp) {
+	p.hlcMu.Lock()
+	defer p.hlcMu.Unlock()
+	p.hlc.Observe(p.clock.Now(), s)
+}
+
 // run starts and stops links until ctx ends.
 func (ps *peers) run(ctx context.Context) error {
 	for {
@@ -112,7 +138,7 @@ func (ps *peers) start(ctx context.Context, w mesh.Cluster) *link {
 		Name:    "gateway." + string(w.TrustDomain),
 		Changed: func(n mesh.ClusterName, s liveness.State) { ps.state(ctx, n, s) }})
 	l.follower = peer.NewFollower(peer.FollowerConfig{Self: p.cfg.Cluster, Peer: w, Source: p.source, Local: p.cfg.Local,
-		Cache: p.cfg.path("peers", string(w.Name)), Edit: p.loop.EditAndWait, Clock: p.clock, Log: p.log,
+		Cache: p.cfg.path("peers", string(w.Name)), Edit: p.loop.EditAndWait, Known: p.known, Observe: p.observe, Clock: p.clock, Log: p.log,
 		Changed: func(_ mesh.ClusterName, s replica.Status) { l.prober.Lease(!s.Stale) }})
 	var parts sync.WaitGroup
 	parts.Go(func() { ps.ended(w.Name, "following", ctx, l.follower.Run(ctx)) })

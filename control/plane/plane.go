@@ -43,6 +43,7 @@ type Plane struct {
 	exports *peer.Exports
 	xds     *xds.Server
 	peers   *peers
+	teller  *teller
 
 	hlcMu sync.Mutex
 	hlc   replica.HLC
@@ -65,7 +66,7 @@ var order = []string{string(ir.TypeBundle), string(ir.TypeCluster), string(ir.Ty
 // Run.
 func New(ctx context.Context, cfg Config, log *slog.Logger) (*Plane, error) {
 	p := &Plane{cfg: cfg, log: log, clock: clock.Real{}, read: make(chan struct{}), slots: make(chan mesh.SlotTable, slotsMax),
-		hlc: replica.HLC{Origin: cfg.Cluster}, exports: peer.NewExports(cfg.Cluster)}
+		hlc: replica.HLC{Origin: cfg.Cluster}, exports: peer.NewExports(cfg.Cluster), teller: newTeller()}
 	for _, d := range []string{cfg.StateDir, cfg.path("peers")} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, fmt.Errorf("control plane of %s: %w", cfg.Cluster, err)
@@ -127,6 +128,7 @@ func (p *Plane) Run(ctx context.Context) error {
 	part("own certificate", p.keepCertificate)
 	part("store", p.follow)
 	part("slot tables", p.writeSlots)
+	part("telling peers", p.tell)
 	part("peers", p.peers.run)
 	part("discovery", p.xds.Run)
 	p.loop.Watch(string(p.cfg.Cluster), string(ir.TypeBundle), "*")
@@ -169,10 +171,9 @@ func JoinName(td mesh.TrustDomain) string { return "join." + string(td) }
 
 func (p *Plane) serveFederation(ctx context.Context, ln net.Listener) error {
 	c := trust.ServerConfig(p.source, trust.ServerOptions{Accept: trust.AcceptKnownClients(), ALPN: []string{"h2"}})
-	srv := grpc.NewServer(grpc.Creds(credentials.NewTLS(c)), grpc.MaxRecvMsgSize(4*replica.MaxResponse), grpc.MaxConcurrentStreams(64),
-		grpc.ConnectionTimeout(10*time.Second))
+	srv := grpc.NewServer(append(peer.ServerOptions(), grpc.Creds(credentials.NewTLS(c)))...)
 	peer.NewServer(peer.ServerConfig{Self: p.cfg.Cluster, TrustDomain: p.cfg.TrustDomain(), Exports: p.exports, Identify: identify,
-		Clock: p.clock, Log: p.log}).Register(srv)
+		Joined: p.peers.joined, Clock: p.clock, Log: p.log}).Register(srv)
 	return serve(ctx, srv, ln)
 }
 
@@ -187,6 +188,7 @@ func serve(ctx context.Context, srv *grpc.Server, ln net.Listener) error {
 
 // publish hands resources to the streams, and bundles to this process's own trust.
 func (p *Plane) publish(v mesh.Vector, updates []xds.Update) {
+	updates = p.teller.unmark(updates)
 	p.believe(updates)
 	p.xds.Publish(v, updates)
 }

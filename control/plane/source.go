@@ -47,14 +47,13 @@ func (f *follower) apply(ctx context.Context, e store.Events) error {
 		return err
 	}
 	var edits []world.Edit
-	var told []*replica.Resource
-	var untold []replica.Name
+	told := map[replica.Name]*replica.Resource{}
 	drop := func(k store.Key) {
 		if key, ok := f.known[k]; ok {
 			delete(f.known, k)
 			edits = append(edits, world.Remove(key))
 			if key.Kind.Replicated() {
-				untold = append(untold, replica.NameOf(key))
+				told[replica.NameOf(key)] = nil
 			}
 		}
 	}
@@ -79,11 +78,11 @@ func (f *follower) apply(ctx context.Context, e store.Events) error {
 		if !fact.Kind.Replicated() {
 			continue
 		}
-		if r, ok := peer.Resource(fact); ok {
-			told = append(told, r)
-		} else { // it was told once and stays home now
-			untold = append(untold, replica.NameOf(fact.Key))
+		r, ok := peer.Resource(fact)
+		if !ok { // it may have been told once and stays home now
+			r = nil
 		}
+		told[replica.NameOf(fact.Key)] = r
 	}
 	for _, d := range e.Deletes {
 		drop(d.Key)
@@ -93,11 +92,8 @@ func (f *follower) apply(ctx context.Context, e store.Events) error {
 	if err := p.loop.EditAndWait(ctx, edits, mesh.Vector{p.cfg.Cluster: at}); err != nil {
 		return err
 	}
-	if len(told)+len(untold) > 0 {
-		p.exports.TellAll(told, untold)
-	}
-	p.exports.Advance(at)
 	p.peers.update(edits)
+	p.teller.add(at, nil, told)
 	p.readOnce.Do(func() { close(p.read) })
 	return nil
 }
