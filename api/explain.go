@@ -442,6 +442,9 @@ func (x *explainer) backend(b *ir.Backend, share float64) BackendChoice {
 		return c
 	}
 	x.authorise(&c, b, &head, pick.Endpoint.Cluster)
+	if c.Outcome.Answer == Forwarded && !slices.ContainsFunc(c.Candidates, func(k Candidate) bool { return k.Kept }) {
+		c.Outcome.Detail += ", as a last resort: no candidate is left that is wise"
+	}
 	return c
 }
 

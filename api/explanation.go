@@ -181,7 +181,7 @@ func (e *Explanation) narrateName(b *strings.Builder) {
 	if e.Name == nil {
 		return
 	}
-	fmt.Fprintf(b, "\nname      %s is service %s, port %d %s\n", e.Request.Host, e.Name.Service, e.Request.Port, e.Name.Protocol)
+	fmt.Fprintf(b, "\nname      %s is service %s, %s\n", e.Request.Host, e.Name.Service, strings.TrimSpace(fmt.Sprintf("port %d %s", e.Request.Port, e.Name.Protocol)))
 	for _, c := range e.Name.Clusters {
 		how := "exported by"
 		if !c.Exported {
