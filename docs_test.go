@@ -144,3 +144,56 @@ func TestDocumentsNameTestsThatExist(t *testing.T) {
 		}
 	}
 }
+
+// TestDocumentsNameCodeThatExists holds links of the form [`Name`](file.go) against the
+// declarations of the file's package: a name that moved to the next file is still found.
+func TestDocumentsNameCodeThatExists(t *testing.T) {
+	link := regexp.MustCompile("\\[`([\\w.]+)`\\]\\(([^)]+\\.go)\\)")
+	for _, doc := range documents(t) {
+		text, err := os.ReadFile(doc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range link.FindAllStringSubmatch(string(text), -1) {
+			dir := filepath.Dir(filepath.Join(filepath.Dir(doc), m[2]))
+			files, err := filepath.Glob(dir + "/*.go")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if name := m[1][strings.LastIndexByte(m[1], '.')+1:]; !slices.ContainsFunc(files, func(f string) bool { return declares(t, f, name) }) {
+				t.Errorf("%s says that %s declares %s, and it does not", doc, dir, m[1])
+			}
+		}
+	}
+}
+
+// declares reports whether a file declares a function, method, type, constant or variable.
+func declares(t *testing.T, path, name string) bool {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range file.Decls {
+		switch d := d.(type) {
+		case *ast.FuncDecl:
+			if d.Name.Name == name {
+				return true
+			}
+		case *ast.GenDecl:
+			for _, spec := range d.Specs {
+				switch spec := spec.(type) {
+				case *ast.TypeSpec:
+					if spec.Name.Name == name {
+						return true
+					}
+				case *ast.ValueSpec:
+					if slices.ContainsFunc(spec.Names, func(n *ast.Ident) bool { return n.Name == name }) {
+						return true
+					}
+				}
+			}
+		}
+	}
+	return false
+}
