@@ -1,0 +1,162 @@
+package localmesh
+
+import (
+	"bytes"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+
+	"github.com/isthmus-mesh/isthmus/codec/manifest"
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// Names of objects that every local mesh has.
+const (
+	systemNamespace = "isthmus-system"
+	managedLabel    = "app.kubernetes.io/managed-by"
+	managedBy       = "isthmus-up"
+)
+
+// fields is an object, or a part of one, before it is written.
+type fields map[string]any
+
+// object is one with our label, so that what `isthmus up` wrote can be told from what
+// people did.
+func object(apiVersion, kind, namespace, name string, rest fields) fields {
+	meta := fields{"name": name, "labels": fields{managedLabel: managedBy}}
+	if namespace != "" {
+		meta["namespace"] = namespace
+	}
+	o := fields{"apiVersion": apiVersion, "kind": kind, "metadata": meta}
+	for k, v := range rest {
+		o[k] = v
+	}
+	return o
+}
+
+const (
+	ours = "isthmus.dev/v1alpha1"
+	mcs  = "multicluster.x-k8s.io/v1alpha1"
+)
+
+// Objects are what cluster c is told at start, as YAML: the mesh, its clusters with the
+// roots (DER) that verify each, and the workloads of its own. The same plan and roots give
+// the same bytes.
+func (p *Plan) Objects(c *Cluster, roots map[mesh.ClusterName][][]byte) ([]byte, error) {
+	list := []fields{
+		object(ours, "Mesh", "", "mesh", fields{"spec": fields{"domain": p.Domain}}),
+		object("v1", "Namespace", "", systemNamespace, nil),
+		object("v1", "Namespace", "", "default", nil),
+		object("v1", "ServiceAccount", systemNamespace, "gateway", nil),
+		object("v1", "ServiceAccount", "default", "shell", nil),
+	}
+	for _, other := range p.Clusters {
+		list = append(list, p.clusterObject(c, other, roots[other.Name]))
+	}
+	list = append(list, object(ours, "AccessPolicy", systemNamespace, "allow-within-mesh", fields{"spec": fields{
+		"targetRefs": []fields{{"group": "isthmus.dev", "kind": "Mesh", "name": "mesh"}},
+		"action":     "Allow",
+		"rules":      []fields{{"from": []fields{{"identities": []string{"*"}}}}},
+	}}))
+	namespaces := map[string]bool{"default": true, systemNamespace: true}
+	for _, w := range c.Workloads {
+		if !namespaces[w.Namespace] {
+			namespaces[w.Namespace] = true
+			list = append(list, object("v1", "Namespace", "", w.Namespace, nil))
+		}
+		list = append(list, p.serviceObjects(c, w)...)
+	}
+	for _, i := range c.Instances {
+		list = append(list, p.workloadObject(c, i))
+	}
+	return marshal(list)
+}
+
+// clusterObject is a cluster as cluster c reaches it: peers at c's ends of links.
+func (p *Plan) clusterObject(c, other *Cluster, roots [][]byte) fields {
+	spec := fields{
+		"region": other.Region, "network": other.Network, "role": mesh.RolePrimary, "trustDomain": other.TrustDomain,
+		"accepts": []fields{{"origin": "*", "kind": "*", "namespace": "*"}},
+	}
+	if len(other.Zones) > 0 {
+		spec["zones"] = other.Zones
+	}
+	if other.Provider != "" {
+		spec["provider"] = other.Provider
+	}
+	if other.Jurisdiction != "" {
+		spec["jurisdiction"] = other.Jurisdiction
+	}
+	gateway, plane := p.Layout.Gateway(c.N), p.Layout.ControlPlane(c.N)
+	if other != c {
+		gateway = p.Layout.LinkEnd(c.N, other.N)
+		plane = gateway
+		spec["rtt"] = p.Link(c.Name, other.Name).Shape.RTT.String()
+	}
+	spec["gateways"] = []string{at(gateway, portGateway).String()}
+	spec["controlPlanes"] = []string{at(plane, portFederation).String()}
+	if len(roots) > 0 {
+		var text bytes.Buffer
+		for _, der := range roots {
+			_ = pem.Encode(&text, &pem.Block{Type: "CERTIFICATE", Bytes: der}) // a Buffer takes everything
+		}
+		spec["trustBundle"] = text.String()
+	}
+	return object(ours, "Cluster", "", string(other.Name), fields{"spec": spec})
+}
+
+func (p *Plan) serviceObjects(c *Cluster, w *manifest.LocalWorkload) []fields {
+	k := p.serviceIndex(mesh.ServiceName{Namespace: w.Namespace, Name: w.Name})
+	out := []fields{
+		object("v1", "ServiceAccount", w.Namespace, w.Name, nil),
+		object("v1", "Service", w.Namespace, w.Name, fields{"spec": fields{
+			"clusterIP": p.Layout.Service(c.N, k).String(),
+			"selector":  fields{"app": w.Name},
+			"ports":     []fields{{"name": "http", "port": w.ServicePort, "targetPort": w.Port}},
+		}}),
+	}
+	if w.Export {
+		out = append(out, object(mcs, "ServiceExport", w.Namespace, w.Name, nil))
+	}
+	return out
+}
+
+func (p *Plan) workloadObject(c *Cluster, i *Instance) fields {
+	spec := fields{
+		"address":        p.Layout.App(c.N, i.N).String(),
+		"ports":          []fields{{"name": "http", "port": i.Workload.Port}},
+		"serviceAccount": i.Workload.Name,
+		"proxy":          at(p.Layout.Sidecar(c.N, i.N), portInbound).String(),
+	}
+	if i.Zone != "" {
+		spec["locality"] = fields{"zone": i.Zone}
+	}
+	o := object(ours, "Workload", i.Workload.Namespace, i.Name(), fields{"spec": spec})
+	o["metadata"].(fields)["labels"] = fields{managedLabel: managedBy, "app": i.Workload.Name}
+	return o
+}
+
+// marshal writes objects as kubectl would print them, after they were found to be without
+// fault: what a user's file must pass, ours must pass.
+func marshal(list []fields) ([]byte, error) {
+	var out bytes.Buffer
+	for n, o := range list {
+		text, err := json.Marshal(o)
+		if err != nil {
+			return nil, fmt.Errorf("write the objects of the mesh: %w", err)
+		}
+		r := manifest.Parse("isthmus-up", text, manifest.Options{})
+		if len(r.Faults) > 0 {
+			return nil, fmt.Errorf("write the objects of the mesh: %v", r.Faults[0])
+		}
+		yaml, err := manifest.Marshal(r.Objects[0])
+		if err != nil {
+			return nil, fmt.Errorf("write the objects of the mesh: %w", err)
+		}
+		if n > 0 {
+			out.WriteString("---\n")
+		}
+		out.Write(yaml)
+	}
+	return out.Bytes(), nil
+}

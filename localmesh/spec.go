@@ -1,0 +1,221 @@
+package localmesh
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/isthmus-mesh/isthmus/localmesh/app"
+	"github.com/isthmus-mesh/isthmus/localmesh/link"
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// Role is what a process of the mesh is.
+type Role string
+
+// The roles of processes. A store belongs to its control plane, which starts it.
+const (
+	RoleLink         Role = "link"
+	RoleControlPlane Role = "control-plane"
+	RoleGateway      Role = "gateway"
+	RoleShell        Role = "shell"
+	RoleSidecar      Role = "sidecar"
+	RoleApp          Role = "app"
+)
+
+// Descriptors that a process inherits beyond the standard three, in this order; which of
+// the later two depends on the process.
+const (
+	fdParent = 3 // end of file when the supervisor is gone
+	fdAlive  = 4 // the lock on the state directory, held for as long as the process lives
+	fdSeal   = 5
+	fdJoin   = 6
+)
+
+// Spec is one process before it runs. Its configuration is written to Plan.specFile.
+type Spec struct {
+	Name string
+	Role Role
+	// Cluster is nil for a link; Instance nil but for sidecars and applications.
+	Cluster  *Cluster
+	Instance *Instance
+	Link     *Link
+	// Args follow the executable; --config and the file are added.
+	Args   []string
+	Config any
+	// Sealed processes get a seal key on fdSeal; Identity is whom those that join may be.
+	Sealed   bool
+	Identity mesh.Identity
+	// Group says that the process has children that a signal must reach as well.
+	Group bool
+}
+
+// planeConfig is what `isthmus control-plane --config` reads.
+type planeConfig struct {
+	Cluster      mesh.ClusterName `json:"cluster"`
+	Domain       string           `json:"domain"`
+	Network      mesh.Network     `json:"network"`
+	StateDir     string           `json:"stateDir"`
+	SealFD       int              `json:"sealFD"`
+	Local        netip.Addr       `json:"local"`
+	Control      netip.AddrPort   `json:"control"`
+	Federation   netip.AddrPort   `json:"federation"`
+	API          netip.AddrPort   `json:"api"`
+	TokenFile    string           `json:"tokenFile"`
+	ServiceRange netip.Prefix     `json:"serviceRange"`
+}
+
+// proxyConfig is what `isthmus proxy --config` reads. Like planeConfig it is written out here
+// and not imported: the supervisor knows processes by their files alone, and links neither a
+// control plane nor a proxy.
+type proxyConfig struct {
+	ID             string           `json:"id"`
+	Mode           string           `json:"mode"`
+	Cluster        mesh.ClusterName `json:"cluster"`
+	Zone           mesh.Zone        `json:"zone,omitempty"`
+	TrustDomain    mesh.TrustDomain `json:"trustDomain"`
+	ServiceAccount string           `json:"serviceAccount"`
+	ControlPlanes  []netip.AddrPort `json:"controlPlanes"`
+	JoinFD         int              `json:"joinFD"`
+	SealFD         int              `json:"sealFD"`
+	Snapshot       string           `json:"snapshot"`
+	Local          netip.Addr       `json:"local"`
+	Outbound       netip.AddrPort   `json:"outbound,omitzero"`
+	Inbound        netip.AddrPort   `json:"inbound,omitzero"`
+	Gateway        netip.AddrPort   `json:"gateway,omitzero"`
+	Admin          netip.AddrPort   `json:"admin"`
+	DNS            netip.AddrPort   `json:"dns,omitzero"`
+	ServiceNet     netip.Prefix     `json:"serviceNet,omitzero"`
+}
+
+// Specs are all processes, in the order of their start.
+func (p *Plan) Specs() []Spec {
+	var links, planes, proxies, apps []Spec
+	for _, l := range p.Links {
+		links = append(links, Spec{Name: "link." + l.Name(), Role: RoleLink, Link: l, Args: []string{"link"}, Config: p.linkConfig(l)})
+	}
+	for _, c := range p.Clusters {
+		planes = append(planes, p.planeSpec(c))
+		proxies = append(proxies, p.gatewaySpec(c), p.shellSpec(c))
+		for _, i := range c.Instances {
+			proxies = append(proxies, p.sidecarSpec(c, i))
+			apps = append(apps, p.appSpec(c, i))
+		}
+	}
+	// Control planes have the longest way to go.
+	return append(append(append(planes, links...), proxies...), apps...)
+}
+
+func at(a netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(a, port) }
+
+// linkConfig lets each cluster reach the other's gateway and federation port, at its own
+// end of the link.
+func (p *Plan) linkConfig(l *Link) link.Config {
+	c := link.Config{A: string(l.A.Name), B: string(l.B.Name), Shape: l.Shape, Control: p.linkSocket(l),
+		Seed: uint64(l.A.N)<<8 | uint64(l.B.N)}
+	for _, d := range []struct {
+		direction link.Direction
+		from, to  *Cluster
+	}{{link.AtoB, l.A, l.B}, {link.BtoA, l.B, l.A}} {
+		listen, source := p.Layout.LinkEnd(d.from.N, d.to.N), p.Layout.LinkEnd(d.to.N, d.from.N)
+		c.Forwards = append(c.Forwards,
+			link.Forward{Name: "gateway", Direction: d.direction, Listen: at(listen, portGateway),
+				Target: at(p.Layout.Gateway(d.to.N), portGateway), Source: source},
+			link.Forward{Name: "federation", Direction: d.direction, Listen: at(listen, portFederation),
+				Target: at(p.Layout.ControlPlane(d.to.N), portFederation), Source: source})
+	}
+	return c
+}
+
+func (p *Plan) planeSpec(c *Cluster) Spec {
+	own := p.Layout.ControlPlane(c.N)
+	return Spec{
+		Name: string(c.Name) + ".control-plane", Role: RoleControlPlane, Cluster: c, Args: []string{"control-plane"}, Sealed: true,
+		Config: planeConfig{
+			Cluster: c.Name, Domain: p.Domain, Network: c.Network, StateDir: p.clusterDir(c), SealFD: fdSeal, Local: own,
+			Control: at(own, portControl), Federation: at(own, portFederation), API: p.api(c), TokenFile: p.tokenFile(),
+			ServiceRange: p.Layout.Net(c.N, systemNet),
+		},
+	}
+}
+
+// api is where a cluster's control plane answers.
+func (p *Plan) api(c *Cluster) netip.AddrPort { return at(p.Layout.ControlPlane(c.N), portAPI) }
+
+// proxySpec is what all proxies have in common.
+func (p *Plan) proxySpec(c *Cluster, role Role, name string, workload, account mesh.ServiceName, own netip.Addr) (Spec, *proxyConfig) {
+	config := &proxyConfig{
+		ID: workload.String(), Mode: "sidecar", Cluster: c.Name, TrustDomain: c.TrustDomain, ServiceAccount: account.Name,
+		ControlPlanes: []netip.AddrPort{at(p.Layout.ControlPlane(c.N), portControl)},
+		JoinFD:        fdJoin, SealFD: fdSeal, Snapshot: p.snapshot(name),
+		Local: own, Admin: at(own, portAdmin),
+	}
+	identity := mesh.Identity{TrustDomain: c.TrustDomain, Namespace: account.Namespace, ServiceAccount: account.Name}
+	return Spec{Name: name, Role: role, Cluster: c, Args: []string{"proxy"}, Config: config, Sealed: true, Identity: identity}, config
+}
+
+func (p *Plan) gatewaySpec(c *Cluster) Spec {
+	const namespace = "isthmus-system"
+	own := p.Layout.Gateway(c.N)
+	s, config := p.proxySpec(c, RoleGateway, string(c.Name)+".gateway", mesh.ServiceName{Namespace: namespace, Name: "gateway-0"},
+		mesh.ServiceName{Namespace: namespace, Name: "gateway"}, own)
+	config.Mode, config.Gateway = "gateway", at(own, portGateway)
+	return s
+}
+
+func (p *Plan) shellSpec(c *Cluster) Spec {
+	shell := mesh.ServiceName{Namespace: "default", Name: "shell"}
+	own := p.Layout.Shell(c.N)
+	s, config := p.proxySpec(c, RoleShell, string(c.Name)+".shell", shell, shell, own)
+	config.Outbound, config.DNS, config.ServiceNet = at(own, portOutbound), at(own, portDNS), p.Layout.Net(c.N, systemNet)
+	return s
+}
+
+func (i *Instance) processName(c *Cluster, role Role) string {
+	return fmt.Sprintf("%s.%s.%s.%s", c.Name, i.Workload.Namespace, i.Name(), role)
+}
+
+func (p *Plan) sidecarSpec(c *Cluster, i *Instance) Spec {
+	own := p.Layout.Sidecar(c.N, i.N)
+	s, config := p.proxySpec(c, RoleSidecar, i.processName(c, RoleSidecar),
+		mesh.ServiceName{Namespace: i.Workload.Namespace, Name: i.Name()}, i.Service(), own)
+	config.Zone = i.Zone
+	config.Outbound, config.Inbound, config.DNS = at(own, portOutbound), at(own, portInbound), at(own, portDNS)
+	config.ServiceNet = p.Layout.Net(c.N, i.N)
+	s.Instance = i
+	return s
+}
+
+func (p *Plan) appSpec(c *Cluster, i *Instance) Spec {
+	own, proxy := p.Layout.App(c.N, i.N), at(p.Layout.Sidecar(c.N, i.N), portOutbound)
+	config := app.Config{
+		Service: i.Workload.Name, Namespace: i.Workload.Namespace, Cluster: c.Name, Region: c.Region, Zone: i.Zone,
+		Instance: i.Name(), Listen: at(own, i.Workload.Port), Proxy: proxy,
+	}
+	run, isBuiltin := strings.CutPrefix(i.Workload.Builtin, "builtin/")
+	if !isBuiltin {
+		run, config.Command, config.Dir = app.Exec, i.Workload.Command, p.MeshDir
+		config.Env, config.Supervised = p.commandEnv(c, i), true
+	}
+	return Spec{Name: i.processName(c, RoleApp), Role: RoleApp, Cluster: c, Instance: i, Args: []string{"workload", run},
+		Config: config, Group: !isBuiltin}
+}
+
+// commandEnv is what a command is told about where it runs.
+func (p *Plan) commandEnv(c *Cluster, i *Instance) []string {
+	proxy := "http://" + at(p.Layout.Sidecar(c.N, i.N), portOutbound).String()
+	const direct = "127.0.0.0/8,localhost"
+	env := []string{
+		"HOST=" + p.Layout.App(c.N, i.N).String(), fmt.Sprintf("PORT=%d", i.Workload.Port),
+		"http_proxy=" + proxy, "HTTP_PROXY=" + proxy, "no_proxy=" + direct, "NO_PROXY=" + direct,
+	}
+	for _, w := range c.Workloads {
+		name := mesh.ServiceName{Namespace: w.Namespace, Name: w.Name}
+		address := at(p.Layout.ServiceFor(c.N, i.N, p.serviceIndex(name)), w.ServicePort)
+		env = append(env, fmt.Sprintf("ISTHMUS_SERVICE_%s_%s=%s", variable(w.Name), variable(w.Namespace), address))
+	}
+	return env
+}
+
+// variable writes a name as environments do.
+func variable(name string) string { return strings.ToUpper(strings.ReplaceAll(name, "-", "_")) }
