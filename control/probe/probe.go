@@ -1,14 +1,13 @@
-// Package probe measures the paths to other clusters: it holds a connection to each
+// Package probe measures the paths to other clusters: it holds connections to each
 // peer's gateways and pings them, which the gateway answers itself. Its one idea is that a path is judged
 // where requests go (the gateway), not where configuration comes from (the control plane).
 //
-// It decides nothing: core/liveness turns answers and silences into a state. Read Prober
-// first.
+// It decides nothing: core/liveness says whom to dial, what to ask and when silence means
+// something. Read Prober first.
 package probe
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -21,10 +20,9 @@ import (
 	"github.com/isthmus-mesh/isthmus/internal/clock"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/trust"
-	"golang.org/x/net/http2"
 )
 
-// Config is what a Prober works with; all fields but Local are required.
+// Config is what a Prober works with; all fields but Local and Dial are required.
 type Config struct {
 	Peer   mesh.Cluster
 	Source *trust.Source
@@ -33,149 +31,216 @@ type Config struct {
 	Gateway mesh.Identity
 	Name    string
 	Local   netip.Addr
-	// Changed is told each new state, from one goroutine; it must not block.
+	// Changed is told the newest state after a change of it, by the goroutine of Run; what
+	// changed meanwhile is told once. It must not block: the probes wait for it.
 	Changed func(mesh.ClusterName, liveness.State)
 	Clock   clock.Clock
 	Log     *slog.Logger
+	// Dial opens a connection to a gateway, before TLS; nil is TCP from Local.
+	Dial func(context.Context, netip.AddrPort) (net.Conn, error)
 }
 
-// Prober watches the path to one peer: it is good while any of its gateways answers.
+// Prober watches the path to one peer: it is good while any of its gateways answers. Run
+// it once.
 type Prober struct {
-	cfg Config
+	cfg   Config
+	wake  chan struct{} // of Run; one place
+	tasks sync.WaitGroup
+	dials int // of Run: whose turn it is among the gateways
 
-	mu    sync.Mutex
-	state liveness.State
+	mu       sync.Mutex
+	state    liveness.State
+	detector liveness.Detector
+	places   [liveness.Places]*attempt
+	told     liveness.State
 }
+
+// attempt is a dial and the connection that came of it.
+type attempt struct {
+	place int
+	// abandon ends the dial and, through its context, the connection.
+	abandon context.CancelFunc
+	conn    *conn // nil while dialling; guarded by Prober.mu
+}
+
+// dialMax bounds a dial beside core/liveness, which gives up sooner.
+const dialMax = 10 * time.Second
 
 // New returns a prober that has heard nothing.
-func New(cfg Config) *Prober { return &Prober{cfg: cfg} }
-
-// Lease tells whether the control stream is fresh.
-func (p *Prober) Lease(fresh bool) {
-	p.move(func(s liveness.State) liveness.State { return s.Lease(fresh, p.cfg.Clock.Now()) })
+func New(cfg Config) *Prober {
+	if cfg.Dial == nil {
+		cfg.Dial = func(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
+			// No keep-alive: a ping every quarter of a second says more.
+			d := net.Dialer{KeepAlive: -1}
+			if cfg.Local.IsValid() {
+				d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(cfg.Local, 0))
+			}
+			return d.DialContext(ctx, "tcp", addr.String())
+		}
+	}
+	return &Prober{cfg: cfg, wake: make(chan struct{}, 1)}
 }
 
-// State is the newest.
+// Lease tells whether the control stream is fresh. Safe for concurrent use.
+func (p *Prober) Lease(fresh bool) {
+	p.mu.Lock()
+	p.state = p.state.Lease(fresh, p.cfg.Clock.Now())
+	p.mu.Unlock()
+	p.stir()
+}
+
+// State is the newest. Safe for concurrent use.
 func (p *Prober) State() liveness.State {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.state
 }
 
-func (p *Prober) move(f func(liveness.State) liveness.State) {
+// Run probes until ctx ends, and returns its error when all connections are closed.
+func (p *Prober) Run(ctx context.Context) error {
+	if len(p.cfg.Peer.Gateways) == 0 {
+		return fmt.Errorf("probe cluster %s: it has no gateways", p.cfg.Peer.Name)
+	}
+	defer p.tasks.Wait()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	timer := p.cfg.Clock.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C():
+		case <-p.wake:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		timer.Reset(p.step(ctx))
+	}
+}
+
+// stir makes Run look again.
+func (p *Prober) stir() {
+	select {
+	case p.wake <- struct{}{}:
+	default: // it is about to
+	}
+}
+
+// step does what is due and returns how long nothing will be.
+func (p *Prober) step(ctx context.Context) time.Duration {
 	p.mu.Lock()
-	before := p.state
-	p.state = f(before)
-	after := p.state
+	now := p.cfg.Clock.Now()
+	do := p.detector.Tick(p.state, now)
+	if do.Silent {
+		p.state = p.state.Failed(now)
+	}
+	var ask [liveness.Places]*attempt
+	for i := range p.places {
+		if a := p.places[i]; a != nil && (do.Close[i] || do.Dial[i]) {
+			a.abandon()
+			p.places[i] = nil
+		}
+		if do.Dial[i] {
+			p.places[i] = p.dial(ctx, i)
+		}
+		if do.Ask[i] {
+			ask[i] = p.places[i]
+		}
+	}
+	before, after := p.told, p.state
+	p.told = after
 	p.mu.Unlock()
+	for _, a := range ask {
+		if a == nil {
+			continue
+		}
+		if err := a.conn.ask(); err != nil {
+			p.broke(a, err)
+		}
+	}
 	if after.Reach() != before.Reach() {
 		p.cfg.Log.Warn("the reachability of a cluster changed", "peer", p.cfg.Peer.Name, "from", before.Reach().String(), "to", after.Reach().String())
 	}
-	if after != before {
+	if after.Reach() != before.Reach() || after.RTT != before.RTT || after.Since != before.Since {
 		p.cfg.Changed(p.cfg.Peer.Name, after)
 	}
+	return do.Next
 }
 
-// Run probes until ctx ends, and returns its error.
-func (p *Prober) Run(ctx context.Context) error {
-	var c *conn
-	defer func() { c.close() }()
-	for n := 0; ; n++ {
-		began := p.cfg.Clock.Now()
-		timeout := p.State().ProbeTimeout()
-		var err error
-		if c == nil {
-			c, err = p.dial(ctx, p.cfg.Peer.Gateways[n%len(p.cfg.Peer.Gateways)], timeout+2*p.State().RTT) // two more round trips: TCP, TLS
+// dial begins an attempt at the next gateway. The caller holds mu.
+func (p *Prober) dial(ctx context.Context, place int) *attempt {
+	ctx, stop := context.WithCancel(ctx)
+	a := &attempt{place: place, abandon: stop}
+	addr := p.cfg.Peer.Gateways[p.dials%len(p.cfg.Peer.Gateways)]
+	p.dials++
+	p.tasks.Go(func() {
+		defer stop()
+		if err := p.converse(ctx, a, addr); err != nil && ctx.Err() == nil {
+			p.broke(a, fmt.Errorf("probe gateway %s of cluster %s: %w", addr, p.cfg.Peer.Name, err))
 		}
-		if err == nil {
-			var rtt time.Duration
-			if rtt, err = c.ping(timeout); err == nil {
-				p.move(func(s liveness.State) liveness.State { return s.Answered(rtt, p.cfg.Clock.Now()) })
-			}
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err != nil {
-			c.close()
-			c = nil
-			p.cfg.Log.Debug("a probe was not answered", "peer", p.cfg.Peer.Name, "error", err)
-			p.move(func(s liveness.State) liveness.State { return s.Failed(p.cfg.Clock.Now()) })
-		}
-		if err := clock.Wait(ctx, p.cfg.Clock, max(liveness.ProbeEvery-p.cfg.Clock.Now().Sub(began), 10*time.Millisecond)); err != nil {
-			return err
-		}
-	}
+	})
+	return a
 }
 
-// conn is a connection that speaks just enough HTTP/2 to ping.
-type conn struct {
-	net.Conn
-	framer *http2.Framer
-	serial uint64
-	now    func() time.Time
-}
-
-func (c *conn) close() {
-	if c != nil {
-		c.Conn.Close()
-	}
-}
-
-func (p *Prober) dial(ctx context.Context, addr netip.AddrPort, timeout time.Duration) (*conn, error) {
-	ctx, stop := context.WithTimeout(ctx, timeout)
+// converse dials and hears until the connection ends.
+func (p *Prober) converse(ctx context.Context, a *attempt, addr netip.AddrPort) error {
+	dctx, stop := context.WithTimeout(ctx, dialMax)
 	defer stop()
-	d := net.Dialer{}
-	if p.cfg.Local.IsValid() {
-		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(p.cfg.Local, 0))
-	}
-	raw, err := d.DialContext(ctx, "tcp", addr.String())
+	raw, err := p.cfg.Dial(dctx, addr)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	tc := tls.Client(raw, trust.ClientConfig(p.cfg.Source, trust.AcceptServers(p.cfg.Peer.TrustDomain, p.cfg.Gateway), p.cfg.Name, "h2"))
-	if err := tc.HandshakeContext(ctx); err != nil {
-		raw.Close()
-		return nil, fmt.Errorf("gateway %s: %w", addr, err)
+	defer raw.Close()
+	release := context.AfterFunc(ctx, func() { raw.Close() })
+	defer release()
+	c, err := p.greet(dctx, raw)
+	if err != nil {
+		return err
 	}
-	c := &conn{Conn: tc, framer: http2.NewFramer(tc, tc), now: p.cfg.Clock.Now}
-	_, err = tc.Write([]byte(http2.ClientPreface))
-	if err := errors.Join(err, c.framer.WriteSettings()); err != nil {
-		raw.Close()
-		return nil, err
+	if !p.opened(a, c) {
+		return nil
 	}
-	return c, nil
+	return c.hear(func() { p.heard(a) })
 }
 
-// ping asks once and waits for the answer, acknowledging settings on the way.
-func (c *conn) ping(timeout time.Duration) (time.Duration, error) {
-	began := c.now()
-	if err := c.SetDeadline(began.Add(timeout)); err != nil {
-		return 0, err
+func (p *Prober) opened(a *attempt, c *conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.places[a.place] != a {
+		return false
 	}
-	c.serial++
-	data := [8]byte{byte(c.serial >> 24), byte(c.serial >> 16), byte(c.serial >> 8), byte(c.serial)}
-	if err := c.framer.WritePing(false, data); err != nil {
-		return 0, err
+	a.conn = c
+	p.detector.Opened(a.place, p.cfg.Clock.Now())
+	p.stir()
+	return true
+}
+
+// heard takes an answer. Run need not wake for it, unless it changes the world.
+func (p *Prober) heard(a *attempt) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.places[a.place] != a {
+		return
 	}
-	for {
-		f, err := c.framer.ReadFrame()
-		if err != nil {
-			return 0, err
-		}
-		switch f := f.(type) {
-		case *http2.PingFrame:
-			if f.IsAck() && f.Data == data {
-				return c.now().Sub(began), nil
-			}
-		case *http2.SettingsFrame:
-			if !f.IsAck() {
-				if err := c.framer.WriteSettingsAck(); err != nil {
-					return 0, err
-				}
-			}
-		case *http2.GoAwayFrame:
-			return 0, errors.New("the gateway is leaving")
-		}
+	now := p.cfg.Clock.Now()
+	before := p.state.Reach()
+	p.state = p.state.Answered(p.detector.Heard(a.place, now), now)
+	if p.state.Reach() != before {
+		p.stir()
+	}
+}
+
+// broke takes the end of an attempt that nobody wanted.
+func (p *Prober) broke(a *attempt, err error) {
+	a.abandon()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.places[a.place] != a {
+		return
+	}
+	p.places[a.place] = nil
+	p.detector.Broke(a.place, p.cfg.Clock.Now())
+	p.stir()
+	if !errors.Is(err, context.Canceled) {
+		p.cfg.Log.Debug("a connection to a gateway ended", "peer", p.cfg.Peer.Name, "error", err)
 	}
 }

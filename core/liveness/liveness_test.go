@@ -1,6 +1,7 @@
 package liveness
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -8,34 +9,118 @@ import (
 	"pgregory.net/rapid"
 )
 
-func TestBothWitnessesDecide(t *testing.T) {
-	at := time.Unix(100, 0)
+var epoch = time.Unix(100, 0)
+
+func after(d time.Duration) time.Time { return epoch.Add(d) }
+
+func TestLeaseAndPathDecide(t *testing.T) {
+	for _, c := range []struct {
+		lease, path bool
+		want        mesh.Reachability
+	}{
+		{true, true, mesh.Alive},
+		{false, true, mesh.StaleServing},
+		{true, false, mesh.Unreachable}, // a lease carries no requests
+		{false, false, mesh.Unreachable},
+	} {
+		t.Run(fmt.Sprintf("lease=%t path=%t", c.lease, c.path), func(t *testing.T) {
+			var s State
+			if s.Reach() != mesh.Alive {
+				t.Fatal("a peer of whom nothing was heard begins as an outage")
+			}
+			s = s.Lease(c.lease, epoch)
+			if !c.path {
+				s = s.Failed(epoch)
+			}
+			if s.Reach() != c.want {
+				t.Errorf("%v, want %v", s.Reach(), c.want)
+			}
+		})
+	}
+}
+
+func TestAPathIsBackAfterItsHold(t *testing.T) {
+	s := State{}.Failed(epoch)
+	for i, want := range []bool{true, true, false} { // three answers over half a second
+		s = s.Answered(time.Millisecond, after(time.Duration(i)*ProbeEvery))
+		if s.PathDown != want {
+			t.Errorf("after %d answers: down %t, want %t", i+1, s.PathDown, want)
+		}
+	}
+	if want := after(2 * ProbeEvery); !s.Since.Equal(want) {
+		t.Errorf("since %v, want %v", s.Since, want)
+	}
+	s = s.Failed(after(time.Second))
+	for i := range 4 {
+		if s = s.Answered(time.Millisecond, after(time.Second+time.Duration(i)*ProbeEvery)); !s.PathDown {
+			t.Fatalf("a path lost twice is back after %v, before its doubled hold", time.Duration(i)*ProbeEvery)
+		}
+	}
+	if s = s.Answered(time.Millisecond, after(2*time.Second)); s.PathDown {
+		t.Error("not back after the doubled hold")
+	}
+	s = s.Failed(after(2*time.Second + calmAfter))
+	if s.hold != holdMin {
+		t.Errorf("after a calm %v the hold is %v, want %v", calmAfter, s.hold, holdMin)
+	}
+}
+
+func TestNoSequenceOfEventsFlaps(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var s State
+		changes, before := 0, s.Reach()
+		for now := time.Duration(0); now < time.Hour; {
+			now += time.Duration(rapid.IntRange(1, 3000).Draw(t, "ms")) * time.Millisecond
+			if rapid.IntRange(0, 9).Draw(t, "event") == 0 {
+				s = s.Failed(after(now))
+			} else {
+				s = s.Answered(0, after(now))
+			}
+			if s.Reach() != before {
+				changes, before = changes+1, s.Reach()
+			}
+		}
+		if changes > 150 {
+			t.Fatalf("%d changes in an hour", changes)
+		}
+	})
+}
+
+func TestTheWorstAdversaryGets150ChangesAnHour(t *testing.T) {
 	var s State
-	if s.Reach() != mesh.Alive {
-		t.Fatal("a peer of whom nothing was heard begins as an outage")
+	changes, before := 0, s.Reach()
+	for now := time.Duration(0); now < time.Hour; now += 10 * time.Millisecond {
+		if s.PathDown {
+			s = s.Answered(0, after(now))
+		} else {
+			s = s.Failed(after(now))
+		}
+		if s.Reach() != before {
+			changes, before = changes+1, s.Reach()
+		}
 	}
-	s = s.Lease(false, at)
-	if s.Reach() != mesh.StaleServing {
-		t.Errorf("lease lost alone: %v, want StaleServing", s.Reach())
+	if changes < 100 || changes > 150 {
+		t.Errorf("%d changes in an hour, want about 130", changes)
 	}
-	s = s.Failed(at)
-	if s.Reach() != mesh.StaleServing {
-		t.Errorf("one lost probe is no outage: %v", s.Reach())
+}
+
+func TestLateAnswersSayNothingOfTheRoundTripUnlessAllAre(t *testing.T) {
+	var s State
+	for range 50 {
+		s = s.Answered(20*time.Millisecond, epoch)
 	}
-	s = s.Failed(at)
-	if s.Reach() != mesh.Unreachable {
-		t.Errorf("two lost probes: %v, want Unreachable", s.Reach())
+	steady := s.RTT
+	for range 100 { // every second one was retransmitted
+		s = s.Answered(300*time.Millisecond, epoch).Answered(20*time.Millisecond, epoch)
 	}
-	s = s.Lease(true, at)
-	if s.Reach() != mesh.Unreachable {
-		t.Errorf("a lease does not carry requests: %v, want Unreachable", s.Reach())
+	if s.RTT != steady {
+		t.Errorf("retransmissions moved the RTT from %v to %v", steady, s.RTT)
 	}
-	s = s.Answered(time.Millisecond, at)
-	if s.Reach() != mesh.Unreachable {
-		t.Error("one answer brings the path back")
+	for range rttMoved {
+		s = s.Answered(300*time.Millisecond, epoch)
 	}
-	if s = s.Answered(time.Millisecond, at); s.Reach() != mesh.Alive {
-		t.Errorf("two answers and a lease: %v, want Alive", s.Reach())
+	if s.RTT != 300*time.Millisecond {
+		t.Errorf("a path that became longer has RTT %v, want 300ms", s.RTT)
 	}
 }
 
@@ -51,7 +136,7 @@ func TestNoiseMakesNoNews(t *testing.T) {
 			if f := s.Fact("us", held); f.RTT != held {
 				held, changes = f.RTT, changes+1
 			}
-			if s.ProbeTimeout() < s.RTT+probeMargin {
+			if s.ProbeTimeout() < s.RTT+rtoVarianceMin {
 				t.Fatalf("timeout %v leaves no margin over %v", s.ProbeTimeout(), s.RTT)
 			}
 		}
