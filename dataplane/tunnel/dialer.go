@@ -29,59 +29,47 @@ type DialerConfig struct {
 	IdleTimeout time.Duration
 	// MaxConns bounds the connections to one target; 0 is 8.
 	MaxConns int
-	Now      func() time.Time
-	Log      *slog.Logger
+	// Budget is where windows grow from; nil is one of the dialer's own.
+	Budget http2.Budget
+	Now    func() time.Time
+	Log    *slog.Logger
 }
 
 const (
 	// busyStreams is how many streams a connection carries before another is made beside it.
 	busyStreams = 100
-	// lookEvery is how often connections with streams are looked at for silence.
-	lookEvery = 100 * time.Millisecond
-	// silentFloor is the least silence, beyond a round trip, that ends a connection.
-	silentFloor = 300 * time.Millisecond
-	// quietFloor is the least quiet after which a PING asks.
-	quietFloor = 100 * time.Millisecond
 	// failFor is how long a failed dial answers for others that want the same: the caller
 	// tries elsewhere meanwhile.
 	failFor = 50 * time.Millisecond
+	// besideEvery is the least time between two attempts to put a connection beside one that
+	// still serves.
+	besideEvery = time.Second
+	// avoidFor is how long an address that could not be connected to is tried last.
+	avoidFor = 2 * time.Second
+	// settleFor is how long the gateways may route by an older slot table than ours. A
+	// connection made to a slot that has just moved is made once more after it.
+	settleFor = 2 * time.Second
+	// openTries bounds how often Open chooses: a connection may end between choice and use.
+	openTries = 4
 )
 
 // Dialer opens streams to server proxies over shared connections. It is safe for
 // concurrent use; Run must be running.
 type Dialer struct {
-	cfg DialerConfig
+	cfg   DialerConfig
+	h2    http2.Config
+	epoch time.Time
+	// ctx ends with the dialer; over has ended always: Open of http2 with it does not wait.
+	ctx, over context.Context
+	stop      context.CancelFunc
+	wake      chan struct{} // capacity 1: the first connection to watch
+	work      sync.WaitGroup
 
 	mu      sync.Mutex
 	targets map[Target]*target
+	watched []*conn // those that carry streams
+	avoid   map[netip.AddrPort]time.Time
 	closed  bool
-	active  chan struct{} // capacity 1: streams were opened
-	dials   sync.WaitGroup
-}
-
-// target is the connections to one place. Its fields are guarded by Dialer.mu.
-type target struct {
-	conns   []*conn
-	dialing *dial
-	failed  error
-	until   time.Time
-}
-
-// dial is one attempt that several callers may wait for.
-type dial struct {
-	done chan struct{}
-	err  error
-}
-
-// conn is one connection and what is needed to judge it again.
-type conn struct {
-	*http2.ClientConn
-	state      tls.ConnectionState
-	accept     trust.Accept
-	generation uint64 // of the source's certificate
-	rtt        time.Duration
-	lastUsed   time.Time
-	pinging    bool
 }
 
 // NewDialer returns a dialer without connections.
@@ -92,15 +80,27 @@ func NewDialer(cfg DialerConfig) *Dialer {
 	if cfg.MaxConns == 0 {
 		cfg.MaxConns = 8
 	}
-	return &Dialer{cfg: cfg, targets: map[Target]*target{}, active: make(chan struct{}, 1)}
+	if cfg.Budget == nil {
+		cfg.Budget = NewBudget(budgetDefault)
+	}
+	d := &Dialer{cfg: cfg, epoch: cfg.Now(), wake: make(chan struct{}, 1), targets: map[Target]*target{}, avoid: map[netip.AddrPort]time.Time{}}
+	d.h2 = http2.Config{Now: d.nanos, Budget: cfg.Budget}
+	d.ctx, d.stop = context.WithCancel(context.Background())
+	over, end := context.WithCancel(context.Background())
+	end()
+	d.over = over
+	return d
 }
 
-// Want is one stream to open.
+// nanos is a monotonic clock.
+func (d *Dialer) nanos() int64 { return int64(d.cfg.Now().Sub(d.epoch)) }
+
+// Want is one stream to open. The slices are not changed and not kept.
 type Want struct {
 	Target Target
 	// Alternates are further gateways to the same place.
 	Alternates []netip.AddrPort
-	// Identities may serve it.
+	// Identities may serve it. A live connection whose peer is not among them is not used.
 	Identities []mesh.Identity
 	// ConnectTimeout bounds the making of a connection, handshake included.
 	ConnectTimeout time.Duration
@@ -108,112 +108,168 @@ type Want struct {
 
 // Open returns a stream to the target: on a connection that lives, or on a new one,
 // which all who want it meanwhile share. It waits until deadline at most; zero is no bound but
-// that of the connection. The error is an *Error.
+// that of the connection. The error is an *Error. On a connection that has room it neither
+// waits nor allocates.
 func (d *Dialer) Open(deadline time.Time, w *Want) (message.Stream, error) {
-	ctx := context.Background()
-	if !deadline.IsZero() {
-		var stop context.CancelFunc
-		ctx, stop = context.WithDeadline(ctx, deadline)
-		defer stop()
-	}
-	for range 3 { // a connection may drain between choice and use
-		c, err := d.connection(ctx, w)
-		if err != nil {
+	var timer *time.Timer
+	var late <-chan time.Time
+	for range openTries + d.cfg.MaxConns {
+		s, full, attempt, err := d.reserve(w)
+		switch {
+		case s != nil:
+			return s, nil
+		case err != nil:
 			return nil, &Error{w.Target, reasonOf(err), err}
 		}
-		s, err := c.Open(ctx)
-		if err == nil {
+		if attempt != nil {
+			if timer == nil && !deadline.IsZero() {
+				timer = time.NewTimer(deadline.Sub(d.cfg.Now()))
+				defer timer.Stop()
+				late = timer.C
+			}
 			select {
-			case d.active <- struct{}{}:
-			default:
+			case <-attempt.done:
+			case <-late:
+				return nil, &Error{w.Target, mesh.ReasonConnectTimeout, errWait}
 			}
+			switch {
+			case attempt.err == nil:
+				continue
+			case full == nil:
+				return nil, &Error{w.Target, reasonOf(attempt.err), attempt.err}
+			}
+		}
+		switch s, err := d.queue(deadline, full); {
+		case s != nil:
 			return s, nil
-		}
-		if ctx.Err() != nil {
-			return nil, &Error{w.Target, mesh.ReasonConnectTimeout, err}
+		case err != nil && d.ctx.Err() != nil:
+			return nil, &Error{w.Target, mesh.ReasonDraining, errStopping}
+		case err != nil: // all live connections are full: load, not death
+			return nil, &Error{w.Target, mesh.ReasonOverloaded, err}
 		}
 	}
-	return nil, &Error{w.Target, mesh.ReasonUnreachable, errors.New("connections end as soon as they are made")}
+	return nil, &Error{w.Target, mesh.ReasonUnreachable, errEnding}
 }
 
-// connection returns a usable connection, making one if there is none.
-func (d *Dialer) connection(ctx context.Context, w *Want) (*conn, error) {
-	for {
-		d.mu.Lock()
-		if d.closed {
-			d.mu.Unlock()
-			return nil, errors.New("this proxy is stopping")
-		}
-		t := d.targets[w.Target]
-		if t == nil {
-			t = &target{}
-			d.targets[w.Target] = t
-		}
-		now := d.cfg.Now()
-		if best := t.best(); best != nil {
-			best.lastUsed = now
-			if best.InFlight() >= busyStreams && len(t.conns) < d.cfg.MaxConns && t.dialing == nil {
-				d.begin(t, w) // beside it, for those that come later
+// reserve returns a stream; or why there is none; or, with the emptiest connection if all
+// are full, an attempt to wait for, if there may be one more.
+func (d *Dialer) reserve(w *Want) (s message.Stream, full *conn, a *attempt, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return nil, nil, nil, errStopping
+	}
+	t := d.targets[w.Target]
+	if t == nil {
+		t = &target{}
+		d.targets[w.Target] = t
+	}
+	wall, now := d.cfg.Now(), d.nanos()
+	c, more := t.choose(w, wall, now)
+	if c != nil {
+		// What Open waits for with a context that is over is nothing.
+		if s, err := c.Open(d.over); err == nil {
+			d.watch(c, wall, now)
+			if more && t.attempt == nil && !wall.Before(t.besideAt) && t.live() < d.cfg.MaxConns {
+				t.besideAt = wall.Add(besideEvery)
+				d.begin(t, w)
 			}
-			d.mu.Unlock()
-			return best, nil
+			return s, nil, nil, nil
 		}
-		if t.failed != nil && now.Before(t.until) {
-			err := t.failed
-			d.mu.Unlock()
-			return nil, err
-		}
-		if t.dialing == nil {
-			d.begin(t, w)
-		}
-		attempt := t.dialing
-		d.mu.Unlock()
-		select {
-		case <-attempt.done:
-			if attempt.err != nil {
-				return nil, attempt.err
-			}
-		case <-ctx.Done():
-			return nil, ctx.Err()
+		if c.Usable() {
+			full = c
 		}
 	}
+	if t.failed != nil && wall.Before(t.until) {
+		if full == nil {
+			err = t.failed
+		}
+		return nil, full, nil, err
+	}
+	if t.attempt == nil && (full == nil || t.live() < d.cfg.MaxConns) {
+		d.begin(t, w)
+	}
+	return nil, full, t.attempt, nil
 }
 
-// best is the usable connection with the fewest streams.
-func (t *target) best() *conn {
-	var best *conn
-	for _, c := range t.conns {
-		if c.Usable() && (best == nil || c.InFlight() < best.InFlight()) {
-			best = c
-		}
+// queue waits for a stream of c, on which all are in use. Both results are nil if c ended
+// meanwhile.
+func (d *Dialer) queue(deadline time.Time, c *conn) (message.Stream, error) {
+	ctx := d.ctx
+	if !deadline.IsZero() {
+		var stop context.CancelFunc
+		ctx, stop = context.WithTimeout(ctx, deadline.Sub(d.cfg.Now()))
+		defer stop()
 	}
-	return best
+	s, err := c.Open(ctx)
+	if err != nil {
+		if !c.Usable() && ctx.Err() == nil {
+			return nil, nil
+		}
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.watch(c, d.cfg.Now(), d.nanos())
+	return s, nil
+}
+
+// attempt is the making of one connection, which several callers may wait for.
+type attempt struct {
+	done chan struct{}
+	err  error
 }
 
 // begin starts an attempt; the goroutine ends with the attempt, which ConnectTimeout
-// bounds. The caller holds mu.
+// bounds. The caller holds mu, and the dialer is not closed.
 func (d *Dialer) begin(t *target, w *Want) {
-	attempt := &dial{done: make(chan struct{})}
-	t.dialing = attempt
+	a := &attempt{done: make(chan struct{})}
+	t.attempt = a
 	want := *w
-	want.Identities = slices.Clone(w.Identities)
-	d.dials.Go(func() {
+	want.Identities, want.Alternates = slices.Clone(w.Identities), slices.Clone(w.Alternates)
+	d.work.Go(func() {
 		c, err := d.dial(&want)
 		d.mu.Lock()
+		defer d.mu.Unlock()
 		if err == nil && d.closed {
-			err = errors.New("this proxy is stopping")
-			defer c.Close()
+			err = errStopping
+			d.cut(c, err)
 		}
-		attempt.err, t.failed, t.dialing = err, err, nil
+		a.err, t.failed, t.attempt = err, err, nil
 		if err != nil {
 			t.until = d.cfg.Now().Add(failFor)
 		} else {
-			c.lastUsed = d.cfg.Now()
-			t.conns = append(t.conns, c)
+			d.admit(t, c, &want)
 		}
-		d.mu.Unlock()
-		close(attempt.done)
+		close(a.done)
 	})
+}
+
+// admit puts a new connection into use, and lets those that it replaces end. The caller
+// holds mu.
+func (d *Dialer) admit(t *target, c *conn, w *Want) {
+	now := d.cfg.Now()
+	c.lastUsed = now
+	for _, o := range t.conns {
+		if o.worn(now) {
+			o.Drain()
+		}
+	}
+	t.conns = append(t.conns, c)
+	for k, o := range d.targets {
+		if k.SNI == w.Target.SNI && k.Connect == w.Target.Connect && k.Moved < w.Target.Moved && len(o.conns) > 0 {
+			for _, oc := range o.conns {
+				oc.Drain()
+			}
+			// The gateway may not know yet that the slot has moved, and then this one
+			// leads to the old place.
+			c.wornAt = earlier(c.wornAt, now.Add(settleFor))
+		}
+	}
+	// Trust may have changed between the handshake and now, when nobody could see c.
+	if m := d.cfg.Source.Current(); m.Generation != c.material.Generation {
+		d.rejudge(c, m)
+	}
 }
 
 // dial makes a connection to the first of the addresses that answers.
@@ -222,17 +278,15 @@ func (d *Dialer) dial(w *Want) (*conn, error) {
 	if timeout <= 0 {
 		timeout = mesh.DefaultConnectTimeout
 	}
-	ctx, stop := context.WithTimeout(context.Background(), timeout)
+	ctx, stop := context.WithTimeout(d.ctx, timeout)
 	defer stop()
+	began := d.cfg.Now()
 	var errs []error
-	addrs := append([]netip.AddrPort{w.Target.Addr}, w.Alternates...)
+	addrs := d.order(w)
 	for i, a := range addrs {
 		// What is left is shared between the addresses not tried yet.
-		share := timeout
-		if end, ok := ctx.Deadline(); ok {
-			share = end.Sub(d.cfg.Now()) / time.Duration(len(addrs)-i)
-		}
-		c, err := d.dialOne(ctx, a, share, w)
+		left := timeout - d.cfg.Now().Sub(began)
+		c, err := d.dialOne(ctx, a, left/time.Duration(len(addrs)-i), w)
 		if err == nil {
 			return c, nil
 		}
@@ -241,7 +295,44 @@ func (d *Dialer) dial(w *Want) (*conn, error) {
 			break
 		}
 	}
+	if d.ctx.Err() != nil {
+		return nil, errStopping
+	}
 	return nil, errors.Join(errs...)
+}
+
+// order is the addresses of w, those that failed lately last.
+func (d *Dialer) order(w *Want) []netip.AddrPort {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := d.cfg.Now()
+	addrs := append([]netip.AddrPort{w.Target.Addr}, w.Alternates...)
+	var last []netip.AddrPort
+	addrs = slices.DeleteFunc(addrs, func(a netip.AddrPort) bool {
+		if d.avoid[a].After(now) {
+			last = append(last, a)
+			return true
+		}
+		return false
+	})
+	return append(addrs, last...)
+}
+
+// connect makes the TCP connection, and remembers where that fails.
+func (d *Dialer) connect(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
+	dialer := net.Dialer{Control: tuneSocket}
+	if d.cfg.Local.IsValid() {
+		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(d.cfg.Local, 0))
+	}
+	raw, err := dialer.DialContext(ctx, "tcp", addr.String())
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err != nil {
+		d.avoid[addr] = d.cfg.Now().Add(avoidFor)
+	} else {
+		delete(d.avoid, addr)
+	}
+	return raw, err
 }
 
 func (d *Dialer) dialOne(ctx context.Context, addr netip.AddrPort, timeout time.Duration, w *Want) (*conn, error) {
@@ -251,184 +342,39 @@ func (d *Dialer) dialOne(ctx context.Context, addr netip.AddrPort, timeout time.
 	if material.SVID == nil {
 		return nil, &trust.Error{Fault: trust.FaultOwnCertificate, Detail: "this proxy has no certificate yet"}
 	}
-	dialer := net.Dialer{}
-	if d.cfg.Local.IsValid() {
-		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(d.cfg.Local, 0))
-	}
-	raw, err := dialer.DialContext(ctx, "tcp", addr.String())
+	raw, err := d.connect(ctx, addr)
 	if err != nil {
 		return nil, err
 	}
 	accept := trust.AcceptServers(w.Target.SNI.TrustDomain, w.Identities...)
 	tc := tls.Client(raw, trust.ClientConfig(d.cfg.Source, accept, w.Target.SNI.String(), ALPN))
-	began := d.cfg.Now()
 	if err := tc.HandshakeContext(ctx); err != nil {
 		raw.Close()
 		return nil, err
 	}
-	rtt := d.cfg.Now().Sub(began)
-	h, err := http2.NewClientConn(tc, http2.Config{Now: func() int64 { return d.cfg.Now().UnixNano() }})
+	state := tc.ConnectionState()
+	peer, err := trust.PeerIdentity(state)
 	if err != nil {
+		raw.Close()
+		return nil, err
+	}
+	c := &conn{wire: &wire{Conn: tc, nanos: d.nanos}, chain: state.PeerCertificates, peer: peer, name: state.ServerName, accept: accept, material: material}
+	c.lives(d.cfg.Now(), material.SVID.Leaf, state.PeerCertificates[0])
+	if c.ClientConn, err = http2.NewClientConn(c.wire, d.h2); err != nil {
 		return nil, err
 	}
 	// In TLS 1.3 the client has finished before the server has judged its certificate:
 	// the first answer of HTTP/2 proves that it was let in.
-	if _, err := h.Ping(ctx); err != nil {
-		cause := h.Err()
-		h.Close()
-		return nil, errors.Join(err, cause)
-	}
-	return &conn{ClientConn: h, state: tc.ConnectionState(), accept: accept, generation: material.Generation, rtt: rtt}, nil
-}
-
-// Run looks after the connections until ctx ends, then closes them: silent ones are closed, idle
-// ones drained, and all are judged again when trust changes.
-func (d *Dialer) Run(ctx context.Context) error {
-	defer d.close()
-	material, changed := d.cfg.Source.Watch()
-	sweep := time.NewTicker(d.cfg.IdleTimeout / 4)
-	defer sweep.Stop()
-	look := time.NewTimer(lookEvery)
-	defer look.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-changed:
-			before := material
-			material, changed = d.cfg.Source.Watch()
-			d.rejudge(before, material)
-		case <-sweep.C:
-			d.sweep()
-		case <-d.active:
-			look.Reset(lookEvery)
-		case <-look.C:
-			if d.look(ctx) {
-				look.Reset(lookEvery)
-			}
+	rtt, err := c.Ping(ctx)
+	if err != nil {
+		if cause := c.Err(); cause != nil {
+			err = cause
 		}
-	}
-}
-
-// each calls f for every connection that lives and forgets those that do not.
-func (d *Dialer) each(f func(*conn)) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for k, t := range d.targets {
-		t.conns = slices.DeleteFunc(t.conns, func(c *conn) bool {
-			select {
-			case <-c.Done():
-				return true
-			default:
-				return false
-			}
-		})
-		if len(t.conns) == 0 && t.dialing == nil && !d.cfg.Now().Before(t.until) {
-			delete(d.targets, k)
-		}
-		for _, c := range t.conns {
-			f(c)
-		}
-	}
-}
-
-// sweep drains what has been idle too long.
-func (d *Dialer) sweep() {
-	limit := d.cfg.Now().Add(-d.cfg.IdleTimeout)
-	d.each(func(c *conn) {
-		if c.InFlight() == 0 && c.lastUsed.Before(limit) {
-			c.Drain()
-		}
-	})
-}
-
-// rejudge holds live connections against new trust: after a new certificate of our own
-// they are replaced gently; a peer that is trusted no more is cut off.
-func (d *Dialer) rejudge(before, now trust.Material) {
-	d.each(func(c *conn) {
-		if now.Bundles != nil {
-			if _, err := now.Bundles.VerifyPeer(c.state.PeerCertificates, d.cfg.Now(), c.accept); expelled(err) {
-				d.cfg.Log.Warn("a connection is cut: its peer is no longer trusted", "error", err)
-				go c.Close()
-				return
-			}
-		}
-		if now.SVID != before.SVID {
-			c.Drain()
-		}
-	})
-}
-
-// expelled reports whether a peer that was let in has lost its root, as opposed to a
-// certificate that has merely been renewed since.
-func expelled(err error) bool {
-	f := trust.FaultOf(err)
-	return f == trust.FaultChain || f == trust.FaultUnknownDomain || f == trust.FaultDomain
-}
-
-// look asks silent connections whether they live, and reports whether any has streams to
-// look after.
-func (d *Dialer) look(ctx context.Context) bool {
-	busy := false
-	d.each(func(c *conn) {
-		if c.InFlight() == 0 || c.pinging {
-			busy = busy || c.pinging
-			return
-		}
-		busy = true
-		if d.sinceRead(c) < c.rtt+max(quietFloor, c.rtt/2) {
-			return
-		}
-		c.pinging = true
-		d.dials.Go(func() { d.ping(ctx, c) })
-	})
-	return busy
-}
-
-// ping closes a connection that does not answer: its streams then fail, and are tried
-// elsewhere where that is allowed.
-func (d *Dialer) ping(ctx context.Context, c *conn) {
-	ctx, stop := context.WithTimeout(ctx, c.rtt+max(silentFloor, 2*c.rtt))
-	defer stop()
-	_, err := c.Ping(ctx)
-	if errors.Is(err, context.DeadlineExceeded) && d.sinceRead(c) > c.rtt+silentFloor {
-		d.cfg.Log.Warn("a connection is closed: its peer has been silent", "peer", c.state.ServerName)
+		c.wire.cut(err)
 		c.Close()
+		return nil, err
 	}
-	d.mu.Lock()
-	c.pinging = false
-	d.mu.Unlock()
-}
-
-// sinceRead is how long the connection has been quiet.
-func (d *Dialer) sinceRead(c *conn) time.Duration {
-	return time.Duration(d.cfg.Now().UnixNano() - c.LastRead())
-}
-
-func (d *Dialer) close() {
-	d.mu.Lock()
-	d.closed = true
-	var all []*conn
-	for _, t := range d.targets {
-		all = append(all, t.conns...)
-	}
-	d.mu.Unlock()
-	for _, c := range all {
-		c.Close()
-	}
-	d.dials.Wait()
-}
-
-// ConnInfo is one connection, for people.
-type ConnInfo struct {
-	Server   string
-	InFlight int
-	RTT      time.Duration
-}
-
-// Conns lists the live connections.
-func (d *Dialer) Conns() []ConnInfo {
-	var out []ConnInfo
-	d.each(func(c *conn) { out = append(out, ConnInfo{c.state.ServerName, c.InFlight(), c.rtt}) })
-	return out
+	c.rtt.add(rtt)
+	c.answered = d.nanos()
+	return c, nil
 }

@@ -5,21 +5,17 @@
 //
 // It chooses no endpoint and no route, decides no access and knows no reserved field of the
 // proxies (dataplane/proxy does); certificates and their verification are package trust's.
+// A gateway cannot say goodbye on a connection it cannot read: when it stops, what passes
+// through it breaks.
 //
-// Read Dialer (client side), Server (server side) and Gateway (between).
+// Read Dialer (client side), Server (server side) and Gateway (between); docs/adr/0001 says
+// why places behind a gateway are slots.
 package tunnel
 
 import (
-	"crypto/tls"
-	"errors"
-	"fmt"
-	"net"
 	"net/netip"
-	"os"
 
-	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/mesh"
-	"github.com/isthmus-mesh/isthmus/trust"
 )
 
 // ALPN is what proxies speak on port 15008: requests and CONNECT streams.
@@ -36,59 +32,9 @@ type Target struct {
 	Addr netip.AddrPort
 	SNI  mesh.SNI
 	// Moved is the generation at which the slot last moved: a slot that moved is another
-	// target.
+	// target. Once the new one has a connection, those of the old one drain.
 	Moved uint64
 	// Connect is set for tunnels of bytes, which have connections of their own, so that
 	// bulk does not delay requests.
 	Connect bool
 }
-
-// Error is why a stream could not be opened.
-type Error struct {
-	Target Target
-	Why    mesh.Reason
-	Err    error
-}
-
-func (e *Error) Error() string {
-	return fmt.Sprintf("open %s at %s: %v", e.Target.SNI, e.Target.Addr, e.Err)
-}
-
-// Unwrap makes message.ErrNotExecuted hold: no stream, no request.
-func (e *Error) Unwrap() []error { return []error{message.ErrNotExecuted, e.Err} }
-
-// Reason is the reason for the client.
-func (e *Error) Reason() mesh.Reason { return e.Why }
-
-// reasonOf classifies why a connection could not be made. What a gateway says by alert is a
-// hint for the class, never a proof.
-func reasonOf(err error) mesh.Reason {
-	var fault *trust.Error
-	var alert tls.AlertError
-	var record tls.RecordHeaderError
-	switch {
-	case errors.As(err, &fault):
-		return fault.Reason()
-	case errors.As(err, &alert):
-		if alert == alertUnrecognizedName || alert == alertInternalError {
-			return mesh.ReasonUnreachable
-		}
-		return mesh.ReasonTLS
-	case errors.As(err, &record):
-		return mesh.ReasonTLS
-	case errors.Is(err, os.ErrDeadlineExceeded), isTimeout(err):
-		return mesh.ReasonConnectTimeout
-	}
-	return mesh.ReasonUnreachable
-}
-
-func isTimeout(err error) bool {
-	var n net.Error
-	return errors.As(err, &n) && n.Timeout()
-}
-
-// Alerts by which a gateway refuses (RFC 8446 §6, RFC 6066 §3).
-const (
-	alertUnrecognizedName = 112 // unknown or not exported
-	alertInternalError    = 80  // the endpoint cannot be reached
-)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -18,7 +17,8 @@ import (
 	"github.com/isthmus-mesh/isthmus/trust"
 )
 
-// GatewayConfig is what a Gateway works with; all fields but Local are required.
+// GatewayConfig is what a Gateway works with; Route, Source, Domain and Log are
+// required.
 type GatewayConfig struct {
 	// Route finds the server proxy behind a slot; false for what is unknown or not
 	// exported. It must not block.
@@ -29,7 +29,12 @@ type GatewayConfig struct {
 	Domain func() mesh.TrustDomain
 	// Local binds connections to server proxies; invalid is any.
 	Local netip.Addr
-	Log   *slog.Logger
+	// MaxConns bounds the connections; 0 is 16,384. A quarter may come from one address.
+	MaxConns int
+	// IdleTimeout ends what has passed nothing in either direction; 0 is 10 min. Dialers
+	// leave much earlier, and ask every few seconds while they carry streams.
+	IdleTimeout time.Duration
+	Log         *slog.Logger
 }
 
 // Gateway passes connections into its cluster by the server name they ask for. It holds
@@ -38,22 +43,25 @@ type Gateway struct {
 	cfg GatewayConfig
 	own *tls.Config
 
-	passing, refused atomic.Int64
-	bytesIn          atomic.Int64
-	bytesOut         atomic.Int64
+	passing, refused  atomic.Int64
+	bytesIn, bytesOut atomic.Int64
 }
 
 const (
-	helloTimeout   = 5 * time.Second
-	endpointDial   = time.Second
-	gatewayConnMax = 16 << 10
-	// spliceAfter is how much goes one way before the kernel copies: splice holds six
-	// descriptors and is dear for small messages.
-	spliceAfter = 256 << 10
+	helloTimeout    = 5 * time.Second
+	endpointDial    = time.Second
+	gatewayConnsMax = 16 << 10
+	gatewayIdle     = 10 * time.Minute
 )
 
 // NewGateway returns a gateway without connections.
 func NewGateway(cfg GatewayConfig) *Gateway {
+	if cfg.MaxConns == 0 {
+		cfg.MaxConns = gatewayConnsMax
+	}
+	if cfg.IdleTimeout == 0 {
+		cfg.IdleTimeout = gatewayIdle
+	}
 	return &Gateway{cfg: cfg, own: trust.ServerConfig(cfg.Source, trust.ServerOptions{Accept: trust.AcceptKnownClients(), ALPN: []string{"h2", ALPN}})}
 }
 
@@ -63,21 +71,20 @@ func (g *Gateway) Serve(ctx context.Context, ln net.Listener) error {
 	defer stop()
 	var conns sync.WaitGroup
 	defer conns.Wait()
-	places := make(chan struct{}, gatewayConnMax)
+	all := newPlaces(g.cfg.MaxConns, max(1, g.cfg.MaxConns/4))
 	for {
 		c, err := accept(ctx, ln)
 		if err != nil {
 			return err
 		}
-		select {
-		case places <- struct{}{}:
-		default:
+		give, ok := all.take(c)
+		if !ok {
 			g.refused.Add(1)
 			c.Close()
 			continue
 		}
 		conns.Go(func() {
-			defer func() { <-places }()
+			defer give()
 			g.serve(ctx, c)
 		})
 	}
@@ -127,65 +134,16 @@ func (g *Gateway) serve(ctx context.Context, c net.Conn) {
 	g.passing.Add(1)
 	defer g.passing.Add(-1)
 	g.bytesIn.Add(int64(len(raw)))
-	g.pass(c, up)
+	p := pass{idle: g.cfg.IdleTimeout}
+	p.run(c, up, &g.bytesIn, &g.bytesOut)
 }
 
 // refuse says why in the only words that a client of TLS reads before a handshake.
-func (g *Gateway) refuse(c net.Conn, alert byte, name string, err error) {
+func (g *Gateway) refuse(c net.Conn, alert tls.AlertError, name string, err error) {
 	g.refused.Add(1)
 	g.cfg.Log.Info("a connection was refused", "remote", c.RemoteAddr().String(), "sni", name, "error", err)
 	_ = c.SetWriteDeadline(time.Now().Add(time.Second))
-	_, _ = c.Write([]byte{21, 3, 3, 0, 2, 2, alert}) // RFC 8446 §6: a fatal alert, in the clear
-}
-
-// pass copies both ways until both directions have ended.
-func (g *Gateway) pass(down, up net.Conn) {
-	var in sync.WaitGroup
-	in.Go(func() { copyHalf(up, down, &g.bytesIn) })
-	copyHalf(down, up, &g.bytesOut)
-	in.Wait()
-}
-
-// copyHalf copies one direction and closes the far side's half after it; an error closes
-// both ends.
-func copyHalf(to, from net.Conn, count *atomic.Int64) {
-	buf := make([]byte, 8<<10)
-	sum := 0
-	for sum < spliceAfter {
-		n, err := from.Read(buf)
-		if n > 0 {
-			sum += n
-			count.Add(int64(n))
-			if _, werr := to.Write(buf[:n]); werr != nil {
-				abandon(to, from)
-				return
-			}
-		}
-		if err != nil {
-			finish(to, from, err)
-			return
-		}
-	}
-	n, err := io.Copy(to, from) // splice(2) between two TCP connections
-	count.Add(n)
-	if err == nil {
-		err = io.EOF
-	}
-	finish(to, from, err)
-}
-
-func finish(to, from net.Conn, err error) {
-	if w, ok := to.(interface{ CloseWrite() error }); ok && errors.Is(err, io.EOF) {
-		if w.CloseWrite() == nil {
-			return
-		}
-	}
-	abandon(to, from)
-}
-
-func abandon(to, from net.Conn) {
-	to.Close()
-	from.Close()
+	_, _ = c.Write([]byte{21, 3, 3, 0, 2, 2, byte(alert)}) // RFC 8446 §6: a fatal alert, in the clear
 }
 
 // answer serves the gateway's own name: to be pinged, nothing else.
@@ -197,7 +155,7 @@ func (g *Gateway) answer(ctx context.Context, c net.Conn) {
 		g.cfg.Log.Warn("a connection to the gateway itself was refused", "remote", c.RemoteAddr().String(), "error", err)
 		return
 	}
-	err := http2.ServeConn(ctx, tc, http2.Config{ControlRate: 200, DrainTimeout: time.Second}, func(ex message.Exchange) {
+	err := http2.ServeConn(ctx, tc, http2.Config{ControlRate: 200, DrainTimeout: time.Second, IdleTimeout: serverIdle}, func(ex message.Exchange) {
 		var h message.Head
 		h.Reset()
 		h.Status = 404

@@ -3,10 +3,12 @@ package tunnel
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/dataplane/http2"
@@ -21,7 +23,8 @@ type Peer struct {
 	SNI      mesh.SNI
 }
 
-// ServerConfig is what a Server works with; all fields are required.
+// ServerConfig is what a Server works with; all fields but MaxConns and Budget are
+// required.
 type ServerConfig struct {
 	Source *trust.Source
 	// Serves tells, before a certificate is shown, whether a name is served here. It
@@ -29,33 +32,67 @@ type ServerConfig struct {
 	Serves func(mesh.SNI) bool
 	// Handle answers one request; it is called on a goroutine of its own.
 	Handle func(message.Exchange, Peer)
+	// MaxConns bounds the connections; 0 is 16,384.
+	MaxConns int
+	// Budget is where windows grow from; nil is one of the server's own.
+	Budget http2.Budget
 	Now    func() time.Time
 	Log    *slog.Logger
 }
 
 const (
-	handshakeTimeout = 10 * time.Second
-	// handshakesMax bounds handshakes under way: the dear part of a connection.
-	handshakesMax = 256
+	serverConnsMax   = 16 << 10
+	handshakeTimeout = 5 * time.Second
+	// handshakesMax bounds connections whose peer has not proved who it is, and
+	// handshakesEach those of one address: a gateway is one address for many clients.
+	handshakesMax, handshakesEach = 2048, 1024
+	// serverIdle is longer than what dialers wait before they leave by themselves.
+	serverIdle = 2 * time.Minute
+	// goneAfter is the silence after which the client of open streams is given up. A Dialer asks
+	// every quietMax at the latest.
+	goneAfter = 10 * time.Second
+	goneLook  = 2 * time.Second
 )
 
 // Server is the server side of inter-proxy connections.
 type Server struct {
-	cfg ServerConfig
-	tls *tls.Config
+	cfg   ServerConfig
+	tls   *tls.Config
+	epoch time.Time
 
 	mu    sync.Mutex
 	conns map[*served]bool
 }
 
+// served is one connection.
 type served struct {
-	conn  *tls.Conn
-	state tls.ConnectionState
+	*tls.Conn
+	chain []*x509.Certificate
+	nanos func() int64
+	drain context.CancelFunc
+
+	read    atomic.Int64 // when something was read last
+	streams atomic.Int64
+}
+
+// Read notes when the client was heard of.
+func (v *served) Read(p []byte) (int, error) {
+	n, err := v.Conn.Read(p)
+	if n > 0 {
+		v.read.Store(v.nanos())
+	}
+	return n, err
 }
 
 // NewServer returns a server without connections.
 func NewServer(cfg ServerConfig) *Server {
-	s := &Server{cfg: cfg, conns: map[*served]bool{}}
+	if cfg.MaxConns == 0 {
+		cfg.MaxConns = serverConnsMax
+	}
+	if cfg.Budget == nil {
+		cfg.Budget = NewBudget(budgetDefault)
+	}
+	s := &Server{cfg: cfg, conns: map[*served]bool{}, epoch: cfg.Now()}
 	s.tls = trust.ServerConfig(cfg.Source, trust.ServerOptions{Accept: trust.AcceptKnownClients(), ALPN: []string{ALPN},
 		Serves: func(name string) bool {
 			sni, err := mesh.ParseSNI(name)
@@ -64,26 +101,41 @@ func NewServer(cfg ServerConfig) *Server {
 	return s
 }
 
+func (s *Server) nanos() int64 { return int64(s.cfg.Now().Sub(s.epoch)) }
+
 // Serve accepts on ln until ctx ends, then lets the requests in progress end. It closes ln.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	stop := context.AfterFunc(ctx, func() { ln.Close() })
 	defer stop()
 	var conns sync.WaitGroup
 	defer conns.Wait()
-	conns.Go(func() { s.watchTrust(ctx) })
-	handshakes := make(chan struct{}, handshakesMax)
+	ended, end := context.WithCancel(ctx)
+	defer end()
+	conns.Go(func() { s.watch(ended) })
+	all := newPlaces(s.cfg.MaxConns, s.cfg.MaxConns)
+	strangers := newPlaces(handshakesMax, handshakesEach)
 	for {
 		c, err := accept(ctx, ln)
 		if err != nil {
 			return err
 		}
-		select {
-		case handshakes <- struct{}{}:
-		case <-ctx.Done():
+		give, ok := all.take(c)
+		shaken, ok2 := strangers.take(c)
+		if !ok || !ok2 {
+			if ok {
+				give()
+			}
+			if ok2 {
+				shaken()
+			}
 			c.Close()
+			s.cfg.Log.Warn("a connection was refused", "remote", c.RemoteAddr().String(), "reason", string(mesh.ReasonOverloaded))
 			continue
 		}
-		conns.Go(func() { s.serve(ctx, c, func() { <-handshakes }) })
+		conns.Go(func() {
+			defer give()
+			s.serve(ctx, c, shaken)
+		})
 	}
 }
 
@@ -101,15 +153,18 @@ func accept(ctx context.Context, ln net.Listener) (net.Conn, error) {
 		if errors.Is(err, net.ErrClosed) {
 			return nil, err
 		}
+		again := time.NewTimer(wait)
 		select {
-		case <-time.After(wait):
+		case <-again.C:
 		case <-ctx.Done():
+			again.Stop()
 			return nil, ctx.Err()
 		}
 	}
 }
 
 func (s *Server) serve(ctx context.Context, raw net.Conn, shaken func()) {
+	material := s.cfg.Source.Current()
 	tc := tls.Server(raw, s.tls)
 	hctx, stop := context.WithTimeout(ctx, handshakeTimeout)
 	err := tc.HandshakeContext(hctx)
@@ -130,43 +185,107 @@ func (s *Server) serve(ctx context.Context, raw net.Conn, shaken func()) {
 		s.cfg.Log.Error("a verified connection has no identity or name", "error", err)
 		return
 	}
-	v := &served{tc, state}
-	s.mu.Lock()
-	s.conns[v] = true
-	s.mu.Unlock()
+	ctx, drain := context.WithCancel(ctx)
+	defer drain()
+	v := &served{Conn: tc, chain: state.PeerCertificates, nanos: s.nanos, drain: drain}
+	v.read.Store(s.nanos())
+	s.add(v, material)
+	defer s.remove(v)
 	peer := Peer{id, sni}
-	err = http2.ServeConn(ctx, tc, http2.Config{ConnectProtocol: true, MaxConcurrentStreams: 1024,
+	err = http2.ServeConn(ctx, v, http2.Config{ConnectProtocol: true, Budget: s.cfg.Budget, IdleTimeout: serverIdle, Now: s.nanos,
 		Panic: func(p any) { s.cfg.Log.Error("a request's handler panicked", "panic", p) }},
-		func(ex message.Exchange) { s.cfg.Handle(ex, peer) })
-	s.mu.Lock()
-	delete(s.conns, v)
-	s.mu.Unlock()
+		func(ex message.Exchange) {
+			v.streams.Add(1)
+			defer v.streams.Add(-1)
+			s.cfg.Handle(ex, peer)
+		})
 	if err != nil {
 		s.cfg.Log.Debug("a connection ended", "peer", id.String(), "error", err)
 	}
 }
 
-// watchTrust judges live connections again whenever trust changes.
-func (s *Server) watchTrust(ctx context.Context) {
+func (s *Server) add(v *served, before trust.Material) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conns[v] = true
+	// Trust may have changed between the handshake and now, when nobody could see v.
+	if m := s.cfg.Source.Current(); m.Generation != before.Generation {
+		s.rejudge(v, m)
+	}
+}
+
+func (s *Server) remove(v *served) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, v)
+}
+
+// watch judges live connections again whenever trust changes, and gives up clients that
+// are gone.
+func (s *Server) watch(ctx context.Context) {
 	_, changed := s.cfg.Source.Watch()
+	look := time.NewTicker(goneLook)
+	defer look.Stop()
+	last := s.nanos()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-changed:
-		}
-		var m trust.Material
-		m, changed = s.cfg.Source.Watch()
-		if m.Bundles == nil {
-			continue
-		}
-		s.mu.Lock()
-		for v := range s.conns {
-			if _, err := m.Bundles.VerifyPeer(v.state.PeerCertificates, s.cfg.Now(), trust.AcceptKnownClients()); expelled(err) {
-				s.cfg.Log.Warn("a connection is cut: its peer is no longer trusted", "error", err)
-				v.conn.NetConn().Close()
+			var m trust.Material
+			m, changed = s.cfg.Source.Watch()
+			s.each(func(v *served) { s.rejudge(v, m) })
+		case <-look.C:
+			now := s.nanos()
+			// After a stop of our own what clients have sent lies unread.
+			if time.Duration(now-last) < 2*goneLook {
+				s.each(func(v *served) { s.look(v, now) })
 			}
+			last = now
 		}
-		s.mu.Unlock()
 	}
+}
+
+func (s *Server) each(f func(*served)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for v := range s.conns {
+		f(v)
+	}
+}
+
+// look gives up a client that has gone, and lets a connection end whose certificate has: the
+// client makes a new one with the certificate it has by then.
+func (s *Server) look(v *served, now int64) {
+	if v.streams.Load() > 0 && time.Duration(now-v.read.Load()) > goneAfter {
+		s.cfg.Log.Warn("a connection is closed: its peer has been silent", "remote", v.RemoteAddr().String())
+		v.NetConn().Close()
+	}
+	if s.cfg.Now().After(v.chain[0].NotAfter) {
+		v.drain()
+	}
+}
+
+func (s *Server) rejudge(v *served, m trust.Material) {
+	if err := expelled(m.Bundles, v.chain, s.cfg.Now(), trust.AcceptKnownClients()); err != nil {
+		s.cfg.Log.Warn("a connection is cut: its peer is no longer trusted", "remote", v.RemoteAddr().String(), "error", err)
+		v.NetConn().Close()
+	}
+}
+
+// expelled returns an error if a peer that was let in has lost its root or its domain. A
+// certificate that has ended since is another matter: its chain is judged by its last moment.
+func expelled(b *trust.Bundles, chain []*x509.Certificate, now time.Time, a trust.Accept) error {
+	if b == nil {
+		return nil
+	}
+	if end := chain[0].NotAfter; now.After(end) {
+		now = end
+	}
+	_, err := b.VerifyPeer(chain, now, a)
+	switch trust.FaultOf(err) {
+	case trust.FaultChain, trust.FaultUnknownDomain, trust.FaultDomain, trust.FaultForeignCA:
+		return err
+	}
+	return nil
 }

@@ -1,0 +1,135 @@
+package tunnel
+
+import (
+	"crypto/x509"
+	"slices"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/dataplane/http2"
+	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/trust"
+)
+
+// conn is one connection and what is needed to judge it again. What changes is guarded by
+// Dialer.mu.
+type conn struct {
+	*http2.ClientConn
+	wire     *wire
+	chain    []*x509.Certificate
+	peer     mesh.Identity
+	name     string // the server name asked for
+	accept   trust.Accept
+	material trust.Material // of the handshake
+	endsAt   time.Time      // when the first of both certificates does
+
+	wornAt   time.Time // from then on another is made in its place as soon as it is used
+	lastUsed time.Time
+	rtt      estimate
+
+	// Silence, in nanoseconds of Dialer.nanos; see watch.
+	watched  bool
+	needed   int64 // since when it carries streams
+	pinging  bool
+	asked    int64 // when the last PING was sent
+	answered int64 // when the last PING was answered
+	calm     int   // PINGs since the last stream was opened
+	graced   int   // times that the PING under way was given more time
+}
+
+// lives sets the ends of a connection by both certificates: it is replaced when a quarter of
+// either life is left, long after a peer that can renew has renewed. If a peer has not, another
+// connection would be no better.
+func (c *conn) lives(now time.Time, certs ...*x509.Certificate) {
+	for _, x := range certs {
+		c.endsAt = earlier(c.endsAt, x.NotAfter)
+	}
+	c.wornAt = c.endsAt
+	for _, x := range certs {
+		if old := x.NotAfter.Add(-x.NotAfter.Sub(x.NotBefore) / 4); old.After(now) {
+			c.wornAt = earlier(c.wornAt, old)
+		}
+	}
+}
+
+// earlier is the earlier time that is not zero.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || b.Before(a) {
+		return b
+	}
+	return a
+}
+
+func (c *conn) worn(now time.Time) bool { return !now.Before(c.wornAt) }
+
+func (c *conn) done() bool {
+	select {
+	case <-c.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+// congested is from when on a connection's send queue is too long for another stream: it
+// has not been empty for a round trip.
+func (c *conn) congested(now int64) bool {
+	return c.wire.queued(now) > max(c.rtt.srtt, 50*time.Millisecond)
+}
+
+// target is the connections to one place. Its fields are guarded by Dialer.mu.
+type target struct {
+	conns    []*conn
+	attempt  *attempt
+	failed   error // of the last attempt
+	until    time.Time
+	besideAt time.Time
+}
+
+// Handicaps, in streams, by which connections are compared.
+const (
+	handicapBusy = 1 << 16
+	handicapWorn = 1 << 24
+)
+
+// choose is the connection for another stream, nil if there is none, and whether there had
+// better be one more. The first one that has room is taken rather than the emptiest: requests that share
+// a connection share writes, and those made in a rush fall idle again.
+func (t *target) choose(w *Want, wall time.Time, now int64) (best *conn, more bool) {
+	least := 0
+	for _, c := range t.conns {
+		if !c.Usable() || !slices.Contains(w.Identities, c.peer) {
+			continue
+		}
+		if !wall.Before(c.endsAt) {
+			c.Drain()
+			continue
+		}
+		n := c.InFlight()
+		if n >= busyStreams || c.congested(now) {
+			n += handicapBusy
+		}
+		if c.worn(wall) {
+			n += handicapWorn
+		}
+		if n < busyStreams {
+			return c, false
+		}
+		if best == nil || n < least {
+			best, least = c, n
+		}
+	}
+	return best, best != nil
+}
+
+// live counts the connections that are neither worn nor at their end, and forgets those
+// that have ended.
+func (t *target) live() int {
+	t.conns = slices.DeleteFunc(t.conns, (*conn).done)
+	n := 0
+	for _, c := range t.conns {
+		if c.Usable() {
+			n++
+		}
+	}
+	return n
+}

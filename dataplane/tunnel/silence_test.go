@@ -1,0 +1,145 @@
+package tunnel_test
+
+import (
+	"errors"
+	"io"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/dataplane/tunnel"
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// TestSilence holds bytes in the path, as a black hole, a stopped process and a cut of one
+// direction do: what is in flight fails soon by the reason, and what comes after dials afresh.
+func TestSilence(t *testing.T) {
+	tests := []struct {
+		name    string
+		in, out bool // which directions are held
+		idle    bool // held while no stream is open: the next request finds out
+	}{
+		{"both directions", true, true, false},
+		{"towards the server", true, false, false},
+		{"towards the client", false, true, false},
+		{"both directions, while idle", true, true, true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			m := newMesh(t)
+			hang, inside := make(chan struct{}), make(chan struct{}, 10)
+			defer close(hang)
+			srv, _ := m.server(t, m.east.svid(t, orders, time.Hour), func(ex message.Exchange, p tunnel.Peer) {
+				if string(ex.Request().Path) == "/hang" {
+					inside <- struct{}{}
+					<-hang
+				}
+				answerWith("hello")(ex, p)
+			})
+			l := newLink(t, func() netip.AddrPort { return srv.addr })
+			d, _ := m.dialer(t, nil)
+			mustGet(t, d, want(l.addr, 0))
+			failed := make(chan error, 1)
+			begin := func() {
+				go func() {
+					_, _, err := get(d, want(l.addr, 0), func(h *message.Head) { h.Path = h.KeepString("/hang") })
+					failed <- err
+				}()
+			}
+			if !tt.idle {
+				begin()
+				<-inside
+			}
+			l.hold(tt.in, tt.out)
+			cut := time.Now()
+			if tt.idle {
+				begin()
+			}
+			select {
+			case err := <-failed:
+				if !errors.Is(err, tunnel.ErrSilent) || errors.Is(err, message.ErrNotExecuted) || !errors.Is(err, message.ErrStale) {
+					t.Errorf("error %v, want silence, executed or not, before any answer", err)
+				}
+			case <-time.After(10 * time.Second):
+				t.Fatal("the stream in flight lives on")
+			}
+			t.Logf("the stream in flight failed after %s", time.Since(cut).Round(time.Millisecond))
+			w := want(l.addr, 0)
+			w.ConnectTimeout = 300 * time.Millisecond
+			began := time.Now()
+			_, _, err := get(d, w, nil)
+			refused(t, err, mesh.ReasonConnectTimeout)
+			t.Logf("the next failed after %s", time.Since(began).Round(time.Millisecond))
+			l.hold(false, false)
+			eventually(t, "service after the path heals", func() bool {
+				body, _, err := get(d, want(l.addr, 0), nil)
+				return err == nil && body == "hello"
+			})
+		})
+	}
+}
+
+// TestBytesThatArriveProveOneDirectionOnly has a server that streams while nothing reaches it.
+func TestBytesThatArriveProveOneDirectionOnly(t *testing.T) {
+	t.Parallel()
+	m := newMesh(t)
+	end := make(chan struct{})
+	defer close(end)
+	srv, _ := m.server(t, m.east.svid(t, orders, time.Hour), func(ex message.Exchange, _ tunnel.Peer) {
+		var h message.Head
+		h.Reset()
+		h.Status, h.Length = 200, message.LengthUnknown
+		_ = ex.Respond(&h, false)
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-end:
+				return
+			case <-tick.C:
+				if _, err := ex.Write([]byte("tick")); err != nil {
+					return
+				}
+			}
+		}
+	})
+	l := newLink(t, func() netip.AddrPort { return srv.addr })
+	d, _ := m.dialer(t, nil)
+	s, err := d.Open(time.Time{}, want(l.addr, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	s.SetDeadline(time.Now().Add(15 * time.Second))
+	var h message.Head
+	requestHead(&h)
+	if err := s.Send(&h, true); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Receive(&h); err != nil {
+		t.Fatal(err)
+	}
+	l.hold(true, false)
+	began := time.Now()
+	if _, err := io.Copy(io.Discard, struct{ io.Reader }{s}); !errors.Is(err, tunnel.ErrSilent) {
+		t.Errorf("error %v, want silence", err)
+	}
+	t.Logf("found after %s", time.Since(began).Round(time.Millisecond))
+}
+
+// TestASlowServerIsNotSilent waits longer than any silence lasts: PINGs are answered.
+func TestASlowServerIsNotSilent(t *testing.T) {
+	t.Parallel()
+	m := newMesh(t)
+	srv, _ := m.server(t, m.east.svid(t, orders, time.Hour), func(ex message.Exchange, p tunnel.Peer) {
+		<-time.After(1500 * time.Millisecond)
+		answerWith("hello")(ex, p)
+	})
+	d, _ := m.dialer(t, nil)
+	mustGet(t, d, want(srv.addr, 0))
+	if m.log.has("silent") {
+		t.Error("a false alarm in the log")
+	}
+}

@@ -1,0 +1,18 @@
+package tunnel
+
+import "syscall"
+
+// notSentLow is what may wait unsent in the kernel, in bytes: what waits above it waits in
+// HTTP/2's own buffer, where streams take turns and where the Dialer can see it.
+const notSentLow = 128 << 10
+
+// tcpNotSentLowat is TCP_NOTSENT_LOWAT of linux/tcp.h, which package syscall lacks.
+const tcpNotSentLowat = 25
+
+// tuneSocket prepares a socket before it connects. Where the kernel refuses, connections grow
+// in number later than they should: no error.
+func tuneSocket(_, _ string, c syscall.RawConn) error {
+	return c.Control(func(fd uintptr) {
+		_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpNotSentLowat, notSentLow)
+	})
+}

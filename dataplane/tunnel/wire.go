@@ -1,0 +1,101 @@
+package tunnel
+
+import (
+	"crypto/tls"
+	"sync/atomic"
+	"time"
+)
+
+// wire is the TLS connection under a client's HTTP/2. It sees how long writes wait, and
+// remembers why we cut it, so that the streams that break say so.
+type wire struct {
+	*tls.Conn
+	nanos func() int64 // monotonic
+
+	writing atomic.Int64 // when the write under way began; 0 if there is none
+	slow    atomic.Int64 // when the first of the slow writes in a row began; 0 if the last was quick
+	cause   atomic.Pointer[error]
+}
+
+// slowWrite is what a write to a socket that has room does not take. With notSentLow a socket
+// without room is one whose link has been busy for so long.
+const slowWrite = int64(time.Millisecond)
+
+// Write is called by the connection's flusher only, one at a time.
+func (w *wire) Write(p []byte) (int, error) {
+	start := w.nanos()
+	w.writing.Store(start)
+	n, err := w.Conn.Write(p)
+	w.writing.Store(0)
+	switch {
+	case w.nanos()-start < slowWrite:
+		w.slow.Store(0)
+	case w.slow.Load() == 0:
+		w.slow.Store(start)
+	}
+	return n, w.because(err)
+}
+
+func (w *wire) Read(p []byte) (int, error) {
+	n, err := w.Conn.Read(p)
+	return n, w.because(err)
+}
+
+// because replaces the error of a connection that we cut by the reason.
+func (w *wire) because(err error) error {
+	if err != nil {
+		if cause := w.cause.Load(); cause != nil {
+			return *cause
+		}
+	}
+	return err
+}
+
+// queued is for how long the send queue has not been empty, as far as writes tell.
+func (w *wire) queued(now int64) time.Duration {
+	since := w.slow.Load()
+	if since == 0 {
+		if since = w.writing.Load(); since == 0 || now-since < slowWrite {
+			return 0
+		}
+	}
+	return time.Duration(now - since)
+}
+
+// cut ends the connection under TLS and HTTP/2 at once; both sides' calls fail with the
+// first cause. It does not block: there is no goodbye, which would wait for a peer that does
+// not drain.
+func (w *wire) cut(cause error) {
+	w.cause.CompareAndSwap(nil, &cause)
+	w.NetConn().Close()
+}
+
+// estimate is a round trip by RFC 6298 §2, without its floor of a second.
+type estimate struct {
+	srtt, rttvar time.Duration
+}
+
+func (e *estimate) add(r time.Duration) {
+	if e.srtt == 0 {
+		e.srtt, e.rttvar = max(r, 1), r/2
+		return
+	}
+	e.rttvar += ((e.srtt - r).Abs() - e.rttvar) / 4
+	e.srtt = max(e.srtt+(r-e.srtt)/8, 1)
+}
+
+const (
+	// quietFloor is the least quiet, beyond a round trip, after which a PING asks.
+	quietFloor = 100 * time.Millisecond
+	// silentFloor is the least silence, beyond a round trip, that ends a connection.
+	silentFloor = 300 * time.Millisecond
+)
+
+// answer is how long a PING may take before its absence means anything.
+func (e *estimate) answer() time.Duration { return e.srtt + max(quietFloor, 4*e.rttvar) }
+
+// silence is what no living peer keeps while it owes us an answer: two retransmissions of
+// one segment fit.
+func (e *estimate) silence() time.Duration {
+	return e.srtt + max(silentFloor, 2*(e.srtt+4*e.rttvar))
+}
