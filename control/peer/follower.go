@@ -31,8 +31,8 @@ type FollowerConfig struct {
 	// Edit applies edits of the peer's partition to the world and returns when they are
 	// in it.
 	Edit func(context.Context, []world.Edit, mesh.Vector) error
-	// Known lists what the world holds of the peer's when Run begins: a follower may succeed another
-	// in one process, and its cache may be older than the world.
+	// Known lists what the world holds of the peer's statements: a follower may succeed another in
+	// one process, and its cache may be older than the world.
 	Known func(mesh.ClusterName) []mesh.Key
 	// Observe is shown the stamps that came into force, so that ours follow them.
 	Observe func(mesh.Stamp)
@@ -64,6 +64,7 @@ type Follower struct {
 	say   *quiet
 	// checked are facts that Check has read and apply will want.
 	checked map[*replica.Resource]*mesh.Fact
+	swept   bool
 
 	mu     sync.Mutex
 	status replica.Status
@@ -225,6 +226,9 @@ func (f *Follower) act(ctx context.Context, r replica.Ready, send func(context.C
 			return err
 		}
 	}
+	if err := f.sweep(ctx); err != nil {
+		return err
+	}
 	for _, a := range r.Alarms {
 		f.say.warn(f.cfg.Clock.Now(), "a peer's facts raised an alarm", "alarm", a.String())
 	}
@@ -256,21 +260,32 @@ func (f *Follower) act(ctx context.Context, r replica.Ready, send func(context.C
 	return &refusedError{err}
 }
 
-// whole is the edit that states all that is in force, and only that: at start.
+// whole is the edit that states all that is in force: at start.
 func (f *Follower) whole() *replica.Edit {
 	e := &replica.Edit{Owner: f.cfg.Peer.Name, InForce: f.im.InForce()}
 	for r := range e.InForce.All() {
 		e.Set = append(e.Set, r)
 	}
-	if f.cfg.Known == nil {
-		return e
+	return e
+}
+
+// sweep removes from the world what a predecessor put there and the owner does not state. Only the
+// owner's word does that: until it has been heard, a cache that is old or damaged proves nothing.
+func (f *Follower) sweep(ctx context.Context) error {
+	if f.swept || f.cfg.Known == nil || !f.im.Status().InSync {
+		return nil
 	}
+	e := &replica.Edit{Owner: f.cfg.Peer.Name, InForce: f.im.InForce()}
 	for _, k := range f.cfg.Known(f.cfg.Peer.Name) {
 		if n := replica.NameOf(k); e.InForce.Get(n) == nil {
 			e.Removed = append(e.Removed, n)
 		}
 	}
-	return e
+	f.swept = true
+	if len(e.Removed) == 0 {
+		return nil
+	}
+	return f.apply(ctx, e)
 }
 
 // check judges a resource by reading it.

@@ -92,6 +92,9 @@ func (f *Follower) cause(ctx context.Context, refused *atomic.Pointer[error], er
 			f.say.warn(f.cfg.Clock.Now(), "a peer's facts raised an alarm", "alarm", a.String())
 			return &refusedError{fault}
 		}
+		if errors.Is(*e, context.DeadlineExceeded) {
+			return errDial
+		}
 		return *e
 	}
 	if c := context.Cause(ctx); c != nil {
