@@ -197,6 +197,7 @@ func (s *Server) put(ctx context.Context, o manifest.Object, dry bool) (item, st
 		case err != nil:
 			return item{}, "", err
 		case string(old.object.JSON) == string(o.JSON):
+			old.object.File, old.object.Line = o.File, o.Line
 			return old, Unchanged, nil
 		default:
 			meta, pre = old.meta, store.AtRevision(old.revision)

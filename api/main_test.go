@@ -34,8 +34,11 @@ const serverEnv = "ISTHMUS_TEST_API_STORE_DIR"
 // waitMax bounds every wait of these tests.
 const waitMax = 20 * time.Second
 
-// shared is one store process for all tests; each has a prefix of its own.
-var shared string
+// shared is one store process for all tests; each has a prefix of its own, numbered by runs.
+var (
+	shared string
+	runs   atomic.Int64
+)
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(serverEnv); dir != "" {
@@ -143,7 +146,7 @@ var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 func newSite(t *testing.T, change ...func(*api.Config)) *site {
 	t.Helper()
-	st, err := store.Open(store.Config{Endpoints: []string{shared}, Prefix: "/" + t.Name() + "/", RequestTimeout: 10 * time.Second, ProgressInterval: 100 * time.Millisecond})
+	st, err := store.Open(store.Config{Endpoints: []string{shared}, Prefix: fmt.Sprintf("/%d-%s/", runs.Add(1), t.Name()), RequestTimeout: 10 * time.Second, ProgressInterval: 100 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,334 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/api"
+)
+
+// shown is an object as the API shows it, as far as tables look.
+type shown struct {
+	APIVersion string
+	Kind       string
+	Metadata   struct {
+		Name, Namespace, UID string
+		CreationTimestamp    time.Time
+		Generation           int64
+		Labels, Annotations  map[string]string
+	}
+	Spec struct {
+		// Service
+		ClusterIP string
+		Type      string
+		Ports     []struct {
+			Name     string
+			Port     int
+			Protocol string
+		}
+		Selector map[string]string
+		// routes and policies
+		Hostnames     []string
+		Action        string
+		Jurisdictions []string
+		// Cluster
+		Region, Network, Jurisdiction string
+		// Workload
+		Address, ServiceAccount, Proxy string
+		Unready                        bool
+		Locality                       struct{ Zone string }
+	}
+	Status struct {
+		Origin     string
+		Parents    []api.Attachment
+		Ancestors  []api.Attachment
+		Clusters   []api.ServiceCluster
+		Policies   []string
+		Conditions []api.Condition
+		Reach, RTT string
+		Sync       *api.Peer
+	}
+}
+
+// read takes from an object what it understands: a table shows what there is.
+func read(text json.RawMessage) shown {
+	var s shown
+	_ = json.Unmarshal(text, &s)
+	return s
+}
+
+// column is one column of a kind's table.
+type column struct {
+	head string
+	wide bool
+	cell func(*app, shown) string
+}
+
+var objectAge = column{"AGE", false, func(a *app, s shown) string { return age(a.Now(), s.Metadata.CreationTimestamp) }}
+
+// columnsOf are the columns of a kind after its name.
+func columnsOf(kind string) []column {
+	origin := column{"ORIGIN", true, func(_ *app, s shown) string { return s.Status.Origin }}
+	condition := func(name string) column {
+		return column{strings.ToUpper(name), false, func(_ *app, s shown) string { return worst(s, name) }}
+	}
+	attached := []column{{"ATTACHED TO", false, func(_ *app, s shown) string { return attachments(s) }},
+		condition("Accepted"), condition("ResolvedRefs"), condition("Programmed"), objectAge, origin}
+	switch kind {
+	case "Service":
+		return []column{
+			{"ADDRESS", false, func(_ *app, s shown) string { return s.Spec.ClusterIP }},
+			{"PORTS", false, func(_ *app, s shown) string { return ports(s) }},
+			{"ENDPOINTS", false, func(_ *app, s shown) string { return clusters(s) }},
+			objectAge,
+			{"SELECTOR", true, func(_ *app, s shown) string { return pairs(s.Spec.Selector) }},
+			{"POLICIES", true, func(_ *app, s shown) string { return strings.Join(s.Status.Policies, ", ") }},
+		}
+	case "HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "TrafficPolicy":
+		return attached
+	case "AccessPolicy":
+		return append([]column{{"ACTION", false, func(_ *app, s shown) string {
+			if s.Spec.Action == "" {
+				return "Allow"
+			}
+			return s.Spec.Action
+		}}}, attached...)
+	case "ResidencyPolicy":
+		return append([]column{{"JURISDICTIONS", false, func(_ *app, s shown) string { return strings.Join(s.Spec.Jurisdictions, ",") }}}, attached...)
+	case "Cluster":
+		return []column{
+			{"REGION", false, func(_ *app, s shown) string { return s.Spec.Region }},
+			{"NETWORK", false, func(_ *app, s shown) string { return s.Spec.Network }},
+			{"JURISDICTION", false, func(_ *app, s shown) string { return s.Spec.Jurisdiction }},
+			{"REACH", false, func(_ *app, s shown) string { return s.Status.Reach }},
+			{"RTT", false, func(_ *app, s shown) string { return s.Status.RTT }},
+			{"IN SYNC", false, func(_ *app, s shown) string {
+				if s.Status.Sync == nil {
+					return ""
+				}
+				return yesNo(s.Status.Sync.InSync)
+			}}, objectAge,
+		}
+	case "Workload":
+		return []column{
+			{"ADDRESS", false, func(_ *app, s shown) string { return s.Spec.Address }},
+			{"ACCOUNT", false, func(_ *app, s shown) string { return s.Spec.ServiceAccount }},
+			{"ZONE", false, func(_ *app, s shown) string { return s.Spec.Locality.Zone }},
+			{"READY", false, func(_ *app, s shown) string { return yesNo(!s.Spec.Unready) }}, objectAge,
+			{"PROXY", true, func(_ *app, s shown) string { return s.Spec.Proxy }},
+			{"LABELS", true, func(_ *app, s shown) string { return pairs(s.Metadata.Labels) }},
+		}
+	}
+	return []column{objectAge, {"LABELS", true, func(_ *app, s shown) string { return pairs(s.Metadata.Labels) }}}
+}
+
+// worst is the state of a condition over all things that the object attaches to.
+func worst(s shown, name string) string {
+	out := ""
+	for _, at := range slices.Concat(s.Status.Parents, s.Status.Ancestors) {
+		for _, c := range at.Conditions {
+			if c.Type == name && (out == "" || c.Status == "False" || c.Status == "Unknown" && out == "True") {
+				out = c.Status
+			}
+		}
+	}
+	if out == "False" {
+		return red + out
+	}
+	return out
+}
+
+func attachments(s shown) string {
+	var out []string
+	for _, at := range slices.Concat(s.Status.Parents, s.Status.Ancestors) {
+		out = append(out, refText(at, s.Metadata.Namespace))
+	}
+	return strings.Join(out, ",")
+}
+
+func refText(at api.Attachment, home string) string {
+	r := at.ParentRef
+	if r == nil {
+		r = at.AncestorRef
+	}
+	if r == nil {
+		return ""
+	}
+	text := r.Kind
+	if r.Name != "" {
+		text += "/" + r.Name
+	}
+	if r.Namespace != "" && r.Namespace != home && r.Kind != "Namespace" {
+		text += "." + r.Namespace
+	}
+	if r.Port != 0 {
+		text += ":" + strconv.Itoa(int(r.Port))
+	}
+	return text
+}
+
+func ports(s shown) string {
+	var out []string
+	for _, p := range s.Spec.Ports {
+		protocol := p.Protocol
+		if protocol == "" {
+			protocol = "TCP"
+		}
+		out = append(out, fmt.Sprintf("%d/%s", p.Port, protocol))
+	}
+	return strings.Join(out, ",")
+}
+
+// clusters is how many endpoints each cluster has; in brackets those that are not chosen
+// from.
+func clusters(s shown) string {
+	var out []string
+	for _, c := range s.Status.Clusters {
+		text := fmt.Sprintf("%s:%d", c.Cluster, c.Endpoints)
+		if c.Forbidden != "" || c.Reach != "" && c.Reach != "Alive" && c.Reach != "StaleServing" {
+			text = "(" + text + ")"
+		}
+		out = append(out, text)
+	}
+	return strings.Join(out, " ")
+}
+
+func pairs(m map[string]string) string {
+	var out []string
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		out = append(out, k+"="+m[k])
+	}
+	return strings.Join(out, ",")
+}
+
+// tableOf lays out objects of one kind.
+func (a *app) tableOf(all []found, s scope) *table {
+	kind := all[0].kind
+	columns := slices.DeleteFunc(columnsOf(kind.Kind), func(c column) bool { return c.wide && a.output != "wide" })
+	t := &table{}
+	if a.allClusters {
+		t.head = append(t.head, "CLUSTER")
+	}
+	if s.all && kind.Namespaced {
+		t.head = append(t.head, "NAMESPACE")
+	}
+	t.head = append(t.head, "NAME")
+	for _, c := range columns {
+		t.head = append(t.head, c.head)
+	}
+	for _, f := range all {
+		o := read(f.text)
+		var row []string
+		if a.allClusters {
+			row = append(row, f.cluster)
+		}
+		if s.all && kind.Namespaced {
+			row = append(row, o.Metadata.Namespace)
+		}
+		row = append(row, o.Metadata.Name)
+		for _, c := range columns {
+			row = append(row, c.cell(a, o))
+		}
+		t.add(row...)
+	}
+	return t
+}
+
+func (a *app) printKind(all []found, s scope) error {
+	return a.tableOf(all, s).print(a.Out, a.colour())
+}
+
+// printRow prints the head once and then rows as they come: columns are as wide as in the
+// first row, or the head.
+func (t *table) printRow(w io.Writer, colour bool, head *bool) error {
+	if *head {
+		*head = false
+		return t.print(w, colour)
+	}
+	var b strings.Builder
+	if err := t.print(&b, colour); err != nil {
+		return err
+	}
+	_, rest, _ := strings.Cut(b.String(), "\n")
+	_, err := io.WriteString(w, rest)
+	return err
+}
+
+// describe shows one object whole.
+func (a *app) describe(f found) error {
+	o := read(f.text)
+	var whole map[string]json.RawMessage
+	if err := json.Unmarshal(f.text, &whole); err != nil {
+		return fmt.Errorf("read an object of cluster %s: %w", f.cluster, err)
+	}
+	var b strings.Builder
+	line := func(name, value string) {
+		if value != "" {
+			fmt.Fprintf(&b, "%-12s %s\n", name+":", value)
+		}
+	}
+	line("Name", o.Metadata.Name)
+	line("Namespace", o.Metadata.Namespace)
+	line("Kind", o.Kind+" ("+o.APIVersion+")")
+	line("Cluster", f.cluster)
+	if o.Status.Origin != f.cluster {
+		line("Origin", o.Status.Origin)
+	}
+	line("Labels", pairs(o.Metadata.Labels))
+	line("Annotations", pairs(o.Metadata.Annotations))
+	if !o.Metadata.CreationTimestamp.IsZero() {
+		line("Created", fmt.Sprintf("%s (%s ago), generation %d", o.Metadata.CreationTimestamp.Format(time.RFC3339), age(a.Now(), o.Metadata.CreationTimestamp), o.Metadata.Generation))
+	}
+	for _, part := range []string{"spec", "data", "stringData", "endpoints", "ports", "clusters"} {
+		if whole[part] == nil {
+			continue
+		}
+		fmt.Fprintf(&b, "%s:\n", strings.ToUpper(part[:1])+part[1:])
+		var text strings.Builder
+		if err := printYAML(&text, whole[part]); err != nil {
+			return err
+		}
+		for l := range strings.Lines(text.String()) {
+			b.WriteString("  " + l)
+		}
+	}
+	for _, at := range slices.Concat(o.Status.Parents, o.Status.Ancestors) {
+		fmt.Fprintf(&b, "At %s:\n", refText(at, ""))
+		describeConditions(&b, at.Conditions)
+	}
+	for _, c := range o.Status.Clusters {
+		detail := ""
+		if !c.Exported {
+			detail += ", not exported"
+		}
+		if c.Reach != "" {
+			detail += ", " + c.Reach
+		}
+		if c.Forbidden != "" {
+			detail += ", forbidden by " + c.Forbidden
+		}
+		fmt.Fprintf(&b, "In %s: %d endpoints%s\n", c.Cluster, c.Endpoints, detail)
+	}
+	for _, p := range o.Status.Policies {
+		fmt.Fprintf(&b, "Shaped by %s\n", p)
+	}
+	describeConditions(&b, o.Status.Conditions)
+	_, err := io.WriteString(a.Out, b.String())
+	return err
+}
+
+func describeConditions(b *strings.Builder, list []api.Condition) {
+	for _, c := range list {
+		fmt.Fprintf(b, "  %-13s %-8s %s", c.Type, c.Status, c.Reason)
+		if c.Message != "" {
+			fmt.Fprintf(b, ": %s", c.Message)
+		}
+		b.WriteByte('\n')
+	}
+}

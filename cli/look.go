@@ -1,0 +1,379 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+
+	"github.com/spf13/cobra"
+
+	"github.com/isthmus-mesh/isthmus/api"
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// answer is what one cluster said.
+type answer[V any] struct {
+	target
+	value V
+	err   error
+}
+
+// askAll asks clusters at once and returns the answers in their order.
+func askAll[V any](targets []target, ask func(target) (V, error)) []answer[V] {
+	out := make([]answer[V], len(targets))
+	var wait sync.WaitGroup
+	for i, t := range targets {
+		wait.Go(func() {
+			v, err := ask(t)
+			out[i] = answer[V]{t, v, err}
+		})
+	}
+	wait.Wait()
+	return out
+}
+
+// clusterStatus is one row of isthmus status.
+type clusterStatus struct {
+	Cluster   string      `json:"cluster"`
+	Reachable bool        `json:"reachable"`
+	InSync    bool        `json:"inSync"`
+	Problem   string      `json:"problem,omitempty"`
+	Status    *api.Status `json:"status,omitempty"`
+}
+
+func (a *app) statusCommand() *cobra.Command {
+	c := &cobra.Command{Use: "status", GroupID: groupLook, Args: cobra.NoArgs, Short: "how every cluster stands",
+		Long: "One row a cluster: whether its control plane answers, is in sync with every other and with its\n" +
+			"proxies. Exit code 1 when any is not.",
+		Example: "  isthmus status\n  isthmus status -o json --cluster eu-west",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, cancel := a.bound(cmd.Context())
+			defer cancel()
+			targets, err := a.targets(ctx, true)
+			if err != nil {
+				return err
+			}
+			var rows []clusterStatus
+			fine := true
+			for _, r := range askAll(targets, func(t target) (*api.Status, error) { return t.client.Status(ctx) }) {
+				row := clusterStatus{Cluster: r.cluster, Reachable: r.err == nil}
+				if r.err != nil {
+					row.Problem = r.err.Error()
+				} else {
+					row.Status, row.InSync, row.Problem = r.value, r.value.InSync(), r.value.Problem
+				}
+				fine = fine && row.InSync
+				rows = append(rows, row)
+			}
+			if err := a.printStatus(rows); err != nil {
+				return err
+			}
+			if !fine {
+				return errFindings
+			}
+			return nil
+		}}
+	a.clusterFlags(c, true)
+	a.outputFlag(c, "table", "wide", "json", "yaml")
+	return c
+}
+
+func (a *app) printStatus(rows []clusterStatus) error {
+	if a.output == "json" || a.output == "yaml" {
+		return a.printValue(rows)
+	}
+	t := &table{head: []string{"CLUSTER", "REACHABLE", "IN SYNC", "PEERS", "PROXIES", "VERSION", "CERTIFICATES", "GATEWAYS"}}
+	for _, r := range rows {
+		if r.Status == nil {
+			t.add(r.Cluster, red+"no", red+"unknown", "-", "-", "-", "-", "-")
+			continue
+		}
+		t.add(r.Cluster, "yes", yesNo(r.InSync), peersText(r.Status.Peers), proxiesText(r.Status.Proxies), r.Status.Version,
+			certificatesText(r.Status.Certificates), gatewaysText(r.Status.Proxies))
+	}
+	if err := t.print(a.Out, a.colour()); err != nil {
+		return err
+	}
+	for _, r := range rows {
+		if r.Problem != "" {
+			fmt.Fprintf(a.Err, "%s: %s\n", r.Cluster, r.Problem)
+		}
+		if r.Status == nil {
+			continue
+		}
+		for _, p := range r.Status.Peers {
+			if !p.InSync || a.output == "wide" {
+				fmt.Fprintf(a.Err, "%s: peer %s is %s, in sync: %v, silent for %.1f s, rtt %.0f ms\n", r.Cluster, p.Cluster, p.State, p.InSync, p.AgeSeconds, p.RTTMillis)
+			}
+		}
+	}
+	return nil
+}
+
+func peersText(peers []api.Peer) string {
+	n := 0
+	for _, p := range peers {
+		if p.InSync {
+			n++
+		}
+	}
+	return share(n, len(peers))
+}
+
+func proxiesText(proxies []api.Proxy) string {
+	n := 0
+	for _, p := range proxies {
+		if p.InSync {
+			n++
+		}
+	}
+	return share(n, len(proxies))
+}
+
+// share is "n/of", marked when it is not all.
+func share(n, of int) string {
+	text := fmt.Sprintf("%d/%d", n, of)
+	if n < of {
+		return red + text
+	}
+	return text
+}
+
+func gatewaysText(proxies []api.Proxy) string {
+	var gateways []api.Proxy
+	for _, p := range proxies {
+		if p.Mode == "gateway" {
+			gateways = append(gateways, p)
+		}
+	}
+	return proxiesText(gateways)
+}
+
+func certificatesText(c api.Certificates) string {
+	if c.TrustDomain == "" {
+		return ""
+	}
+	text := fmt.Sprintf("%s generation %d", c.TrustDomain, c.Generation)
+	if !c.Expires.IsZero() {
+		text += " until " + c.Expires.UTC().Format("2006-01-02")
+	}
+	return text
+}
+
+func (a *app) proxyStatusCommand() *cobra.Command {
+	c := &cobra.Command{Use: "proxy-status", Aliases: []string{"ps"}, GroupID: groupLook, Args: cobra.NoArgs, Short: "what each proxy was sent and has accepted",
+		Long:    "One row a proxy of every cluster: resources sent and accepted, and versions it refuses (wide: by type,\nwith the reasons).",
+		Example: "  isthmus proxy-status\n  isthmus ps --cluster us-east -o wide",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, cancel := a.bound(cmd.Context())
+			defer cancel()
+			targets, err := a.targets(ctx, true)
+			if err != nil {
+				return err
+			}
+			var all []api.Proxy
+			var failed error
+			for _, r := range askAll(targets, func(t target) ([]api.Proxy, error) { return t.client.Proxies(ctx) }) {
+				if r.err != nil {
+					failed = errors.Join(failed, fmt.Errorf("cluster %s: %w", r.cluster, r.err))
+				}
+				all = append(all, r.value...)
+			}
+			if err := a.printProxies(all); err != nil {
+				return err
+			}
+			return failed
+		}}
+	a.clusterFlags(c, true)
+	a.outputFlag(c, "table", "wide", "json", "yaml")
+	return c
+}
+
+func (a *app) printProxies(all []api.Proxy) error {
+	if a.output == "json" || a.output == "yaml" {
+		return a.printValue(all)
+	}
+	t := &table{head: []string{"CLUSTER", "PROXY", "MODE", "ZONE", "IN SYNC", "SENT", "ACCEPTED", "REFUSED", "VERSION"}}
+	if a.output == "wide" {
+		t.head = append(t.head, "TYPE", "DIGEST SENT", "DIGEST ACCEPTED")
+	}
+	var refused []string
+	for _, p := range all {
+		state := yesNo(p.InSync)
+		if p.Waiting != "" {
+			state = red + p.Waiting
+		}
+		nacks := fmt.Sprint(p.Nacks)
+		if p.Nacks > 0 {
+			nacks = red + nacks
+		}
+		row := []string{string(p.Cluster), p.ID, p.Mode, string(p.Zone), state, fmt.Sprint(p.Sent), fmt.Sprint(p.Acked), nacks, p.Version}
+		if a.output == "wide" {
+			row = append(row, "all", "-", "-")
+		}
+		t.add(row...)
+		for _, y := range p.Types {
+			if a.output == "wide" {
+				t.add("", "", "", "", yesNo(y.InSync), fmt.Sprint(y.Sent), fmt.Sprint(y.Acked), fmt.Sprint(len(y.Refused)), "-", y.Type, y.SentDigest, y.AckedDigest)
+				for i := range 4 {
+					t.rows[len(t.rows)-1][i] = "\u00b7"
+				}
+			}
+			for _, r := range y.Refused {
+				refused = append(refused, fmt.Sprintf("%s refuses %s %s: %s", p.ID, y.Type, r.Name, r.Message))
+			}
+		}
+	}
+	if err := t.print(a.Out, a.colour()); err != nil {
+		return err
+	}
+	for _, r := range refused {
+		fmt.Fprintln(a.Err, r)
+	}
+	return nil
+}
+
+func (a *app) proxyConfigCommand() *cobra.Command {
+	var namespace string
+	c := &cobra.Command{Use: "proxy-config WORKLOAD[.NAMESPACE][@CLUSTER]", Aliases: []string{"pc"}, GroupID: groupLook, Args: cobra.ExactArgs(1), Short: "what a proxy runs",
+		Long:    "Prints the configuration that a proxy has in force, as the proxy itself says it.",
+		Example: "  isthmus proxy-config catalog-0.shop@eu-west\n  isthmus pc gateway -n isthmus-system --cluster us-east -o yaml", ValidArgsFunction: a.completeProxies,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, cancel := a.bound(cmd.Context())
+			defer cancel()
+			word, cluster, at := strings.Cut(args[0], "@")
+			if at {
+				a.cluster = cluster
+			}
+			workload, ns, dotted := strings.Cut(word, ".")
+			if before, after, slash := strings.Cut(word, "/"); slash {
+				ns, workload = before, after
+			} else if !dotted {
+				ns = namespace
+			}
+			targets, err := a.targets(ctx, !at)
+			if err != nil {
+				return err
+			}
+			var last error
+			for _, t := range targets { // where it is
+				text, err := t.client.ProxyConfig(ctx, ns+"/"+workload)
+				if err == nil {
+					return a.printValue(text)
+				}
+				last = err
+				var refused *api.Error
+				if !errors.As(err, &refused) || refused.Status != http.StatusNotFound {
+					return err
+				}
+			}
+			return last
+		}}
+	c.Flags().StringVarP(&namespace, "namespace", "n", "default", "namespace of the workload")
+	a.clusterFlags(c, false)
+	a.outputFlag(c, "json", "yaml")
+	return c
+}
+
+func (a *app) explainCommand() *cobra.Command {
+	var q api.ExplainRequest
+	c := &cobra.Command{Use: "explain SRC DST", GroupID: groupLook, Args: cobra.ExactArgs(2), Short: "what would become of a request, and why",
+		Long: "Follows a request hop by hop: name, route, backends, clusters and endpoints with the reason each is kept\n" +
+			"or dropped, and who lets it in; with the object and rule behind each step. The functions that answer are\n" +
+			"those that the proxies run. Exit code 1 when the request would be refused.\n\n" +
+			"SRC is WORKLOAD[.NAMESPACE]@CLUSTER or a SPIFFE ID; DST a URL, HOST[:PORT] or SERVICE[.NAMESPACE].",
+		Example:           "  isthmus explain frontend.shop@eu-west catalog.shop\n  isthmus explain shell@us-east http://catalog.shop.svc.clusterset.local/items --method POST --header 'x-beta: yes'",
+		ValidArgsFunction: a.completeExplain,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, cancel := a.bound(cmd.Context())
+			defer cancel()
+			q.Source, q.Destination = args[0], args[1]
+			if id, err := mesh.ParseIdentity(q.Source); err == nil {
+				a.cluster = string(id.TrustDomain.Cluster())
+			} else if _, at, ok := strings.Cut(q.Source, "@"); ok {
+				a.cluster = at
+			}
+			targets, err := a.targets(ctx, false)
+			if err != nil {
+				return err
+			}
+			e, err := targets[0].client.Explain(ctx, q)
+			if err != nil {
+				return err
+			}
+			if a.output == "json" || a.output == "yaml" {
+				err = a.printValue(e)
+			} else {
+				err = e.Narrate(a.Out)
+			}
+			if err == nil && e.Outcome.Answer == api.Refusal {
+				return errFindings
+			}
+			return err
+		}}
+	f := c.Flags()
+	f.StringVar(&q.Method, "method", "GET", "method of the request")
+	f.StringVar(&q.Path, "path", "", "path, with query (default that of the URL)")
+	f.StringArrayVar(&q.Headers, "header", nil, "header, NAME: VALUE; may be repeated")
+	f.StringVarP(&q.Namespace, "namespace", "n", "default", "namespace of a source that names none")
+	a.outputFlag(c, "table", "json", "yaml")
+	return c
+}
+
+func (a *app) versionCommand() *cobra.Command {
+	var whole bool
+	c := &cobra.Command{Use: "version", GroupID: groupLook, Args: cobra.NoArgs, Short: "versions of this program and of the mesh",
+		Long: "Prints this program's version; with --mesh those of every control plane and proxy.", Example: "  isthmus version\n  isthmus version --mesh -o json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, cancel := a.bound(cmd.Context())
+			defer cancel()
+			versions := []map[string]string{{"part": "isthmus", "version": a.Version}}
+			var failed error
+			if whole {
+				targets, err := a.targets(ctx, true)
+				if err != nil {
+					return err
+				}
+				for _, r := range askAll(targets, func(t target) (*api.Status, error) { return t.client.Status(ctx) }) {
+					if r.err != nil {
+						failed = errors.Join(failed, fmt.Errorf("cluster %s: %w", r.cluster, r.err))
+						continue
+					}
+					versions = append(versions, map[string]string{"part": "control-plane@" + r.cluster, "version": r.value.Version})
+					for _, p := range r.value.Proxies {
+						versions = append(versions, map[string]string{"part": p.ID + "@" + r.cluster, "version": p.Version})
+					}
+				}
+			}
+			if err := a.printVersions(versions); err != nil {
+				return err
+			}
+			return failed
+		}}
+	c.Flags().BoolVar(&whole, "mesh", false, "ask the mesh too")
+	a.outputFlag(c, "table", "json", "yaml")
+	return c
+}
+
+func (a *app) printVersions(versions []map[string]string) error {
+	if a.output != "table" {
+		return a.printValue(versions)
+	}
+	if len(versions) == 1 {
+		_, err := fmt.Fprintln(a.Out, versions[0]["version"])
+		return err
+	}
+	t := &table{head: []string{"PART", "VERSION"}}
+	for _, v := range versions {
+		t.add(v["part"], v["version"])
+	}
+	return t.print(a.Out, a.colour())
+}
+
+// quick bounds what completion may take: a shell waits for it.
+func (a *app) quick(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, completionMax)
+}
