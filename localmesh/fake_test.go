@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -60,6 +61,9 @@ func fake(args []string) error {
 	if args[0] == "up" {
 		return fakeUp(ctx, args[1])
 	}
+	if args[0] == "detach" {
+		return fakeDetach(ctx, args[1:])
+	}
 	path := args[len(args)-1]
 	if name := strings.TrimSuffix(filepath.Base(path), ".json"); name == os.Getenv(fakeBroken) {
 		return fmt.Errorf("fake: %s is broken", name)
@@ -109,6 +113,38 @@ func fakeUp(ctx context.Context, path string) error {
 		reporter.Failed(err)
 	}
 	return err
+}
+
+// fakeDetach is `isthmus up --detach --address-base BASE --state-dir DIR`, of a small mesh
+// without the command.
+func fakeDetach(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("up", flag.ContinueOnError)
+	base, dir := flags.Int("address-base", 0, ""), flags.String("state-dir", "", "")
+	_ = flags.Bool("detach", false, "")
+	if err := flags.Parse(args[1:]); err != nil {
+		return err
+	}
+	cfg := Config{Mesh: smallMesh(), StateDir: *dir, RuntimeDir: DefaultRuntimeDir(os.Getenv), AddressBase: *base, Executable: os.Args[0]}
+	cfg.Mesh.Workloads = cfg.Mesh.Workloads[:1]
+	text, err := json.Marshal(cfg)
+	file := filepath.Join(filepath.Dir(*dir), "config.json")
+	if err == nil {
+		err = os.WriteFile(file, text, 0o600)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = Detach(ctx, Detachment{Executable: os.Args[0], Args: []string{"up", file}, Environ: os.Environ(), StateDir: *dir})
+	return err
+}
+
+// smallMesh is two clusters with one service.
+func smallMesh() manifest.LocalMesh {
+	return manifest.LocalMesh{
+		Clusters: []manifest.LocalCluster{{Name: "west", Region: "w", Network: "w", Zones: []mesh.Zone{"a", "b"}}, {Name: "east", Region: "e", Network: "e"}},
+		Workloads: []manifest.LocalWorkload{{Namespace: "shop", Name: "catalog", Clusters: []mesh.ClusterName{"west", "east"}, Replicas: 2,
+			Port: 8080, ServicePort: 80, Builtin: manifest.RunEcho, Export: true}},
+	}
 }
 
 func readStrict(r io.Reader, v any) error {

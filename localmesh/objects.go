@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"time"
 
 	"github.com/isthmus-mesh/isthmus/codec/manifest"
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -91,7 +92,10 @@ func (p *Plan) clusterObject(c, other *Cluster, roots [][]byte) fields {
 	if other != c {
 		gateway = p.Layout.LinkEnd(c.N, other.N)
 		plane = gateway
-		spec["rtt"] = p.Link(c.Name, other.Name).Shape.RTT.String()
+		// In whole milliseconds: 1.5s is no duration of Gateway API (GEP-2257).
+		if rtt := p.Link(c.Name, other.Name).Shape.RTT.Round(time.Millisecond); rtt > 0 {
+			spec["rtt"] = fmt.Sprintf("%dms", rtt.Milliseconds())
+		}
 	}
 	spec["gateways"] = []string{at(gateway, portGateway).String()}
 	spec["controlPlanes"] = []string{at(plane, portFederation).String()}

@@ -26,30 +26,21 @@ import (
 // limit bounds every wait of these tests.
 const limit = 30 * time.Second
 
-// testBases keeps the tests of this process from meeting those of another, and each other.
+// testBase keeps the tests of this process from meeting those of another, and each other.
 func testBase(n int) int { return 60 + os.Getpid()%30*5 + n*2 }
 
 // small is a mesh of two clusters with one service and a user's command.
 func small(t *testing.T, base int) Config {
 	t.Helper()
-	both := []mesh.ClusterName{"west", "east"}
 	dir := t.TempDir()
+	m := smallMesh()
+	m.Workloads = append(m.Workloads, manifest.LocalWorkload{Namespace: "ops", Name: "own", Clusters: []mesh.ClusterName{"west"}, Replicas: 1,
+		Port: 9090, ServicePort: 9000, Command: []string{os.Args[0], "workload", "echo", "--config", filepath.Join(dir, "own.json")}})
 	return Config{
-		Mesh: manifest.LocalMesh{
-			Clusters: []manifest.LocalCluster{{Name: "west", Region: "w", Network: "w", Zones: []mesh.Zone{"a", "b"}}, {Name: "east", Region: "e", Network: "e"}},
-			Workloads: []manifest.LocalWorkload{
-				{Namespace: "shop", Name: "catalog", Clusters: both, Replicas: 2, Port: 8080, ServicePort: 80, Builtin: manifest.RunEcho, Export: true},
-				{Namespace: "ops", Name: "own", Clusters: both[:1], Replicas: 1, Port: 9090, ServicePort: 9000,
-					Command: []string{os.Args[0], "workload", app_, "--config", filepath.Join(dir, "own.json")}},
-			},
-		},
-		MeshDir: dir, StateDir: filepath.Join(dir, "s"), RuntimeDir: filepath.Join(dir, "r"), AddressBase: base,
+		Mesh: m, MeshDir: dir, StateDir: filepath.Join(dir, "s"), RuntimeDir: filepath.Join(dir, "r"), AddressBase: base,
 		Executable: os.Args[0], Environ: append(os.Environ(), "GORACE=atexit_sleep_ms=0"), // a process of ours ends at once
 	}
 }
-
-// app_ is what the user's command of small runs: itself an echo, on HOST and PORT.
-const app_ = "echo"
 
 // running is a mesh that Run runs in this process.
 type running struct {
@@ -86,9 +77,8 @@ func start(t *testing.T, cfg Config) *running {
 // writeOwn writes the configuration that the user's command of small reads.
 func writeOwn(t *testing.T, cfg Config) {
 	t.Helper()
-	text := fmt.Sprintf(`{"service":"own","instance":"own-0","listen":"127.%d.2.2:9090"}`, cfg.AddressBase+1)
 	// ops/own is sorted before shop/catalog, so it is instance 1.
-	text = strings.Replace(text, ".2.2:", ".1.2:", 1)
+	text := fmt.Sprintf(`{"service":"own","instance":"own-0","listen":"127.%d.1.2:9090"}`, cfg.AddressBase+1)
 	if err := os.WriteFile(filepath.Join(cfg.MeshDir, "own.json"), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -415,16 +405,19 @@ func TestAUsersCommandIsToldWhereItIs(t *testing.T) {
 	if err != nil || group != app.PID {
 		t.Errorf("process group %d of %d, %v: want its own", group, app.PID, err)
 	}
+	// The command, a child of the shim, dies with it: its port is free again.
 	r.drill(VerbKill, "app:own@west")
-	if conn, err := net.DialTimeout("tcp", fmt.Sprintf("127.%d.1.2:9090", b), time.Second); err == nil {
-		// The kernel may still be tearing it down: it is killed when nobody answers.
-		_ = conn.SetDeadline(time.Now().Add(limit))
-		_, err := conn.Write([]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
-		_, err2 := io.ReadAll(conn)
-		if errors.Join(err, err2) == nil {
-			t.Log("answered before it was gone")
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	for {
+		ln, err := net.Listen("tcp", fmt.Sprintf("127.%d.1.2:9090", b))
+		if err == nil {
+			_ = ln.Close()
+			return
 		}
-		_ = conn.Close()
+		if !sleep(ctx, pollEvery) {
+			t.Fatalf("the command lives on: %v", err)
+		}
 	}
 }
 

@@ -282,6 +282,7 @@ func (m *Mesh) bringUp(ctx context.Context, began time.Time, c *crew, manifests 
 	defer cancel()
 	m.start(c, RoleControlPlane, RoleLink)
 	err := m.configure(limit)
+	configured := time.Since(began)
 	if err == nil {
 		m.start(c, RoleGateway, RoleShell, RoleSidecar, RoleApp)
 		err = m.applyManifests(limit, manifests)
@@ -309,7 +310,7 @@ func (m *Mesh) bringUp(ctx context.Context, began time.Time, c *crew, manifests 
 	if err := s.write(); err != nil {
 		return err
 	}
-	m.log.Info("the mesh is ready", "after", s.ReadyAfter, "processes", len(m.processes))
+	m.log.Info("the mesh is ready", "after", s.ReadyAfter, "configured", configured, "processes", len(m.processes))
 	if m.cfg.Out != nil {
 		if err := s.Print(m.cfg.Out); err != nil {
 			return fmt.Errorf("print what runs: %w", err)
