@@ -22,8 +22,9 @@ const (
 	// to quietMax: for streams that idle for hours.
 	calmPings = 8
 	quietMax  = 3 * time.Second
-	// gracesMax bounds how often a judgement is put off because we ourselves have been
-	// stopped or starved.
+	// starved is how late a look comes when we ourselves have been stopped or starved. A judgement
+	// is then put off, gracesMax times at most.
+	starved   = 25 * time.Millisecond
 	gracesMax = 3
 )
 
@@ -56,7 +57,7 @@ func (d *Dialer) Run(ctx context.Context) error {
 		case <-look.C:
 		}
 		now := d.cfg.Now()
-		if next := d.look(now.Sub(due) > lookEvery); next > 0 {
+		if next := d.look(now.Sub(due) > starved); next > 0 {
 			due = now.Add(next)
 			look.Reset(next)
 		}
@@ -83,8 +84,8 @@ func (d *Dialer) watch(c *conn, wall time.Time, now int64) {
 }
 
 // look judges the watched connections and returns when to look again, 0 if there are
-// none. late says that this look comes much later than it should: then what a peer has
-// sent may lie unread, and silence proves nothing.
+// none. late says that this look comes later than it should: then what a peer has sent may
+// lie unread, and silence proves nothing.
 func (d *Dialer) look(late bool) time.Duration {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -48,8 +48,12 @@ type Gateway struct {
 }
 
 const (
-	helloTimeout    = 5 * time.Second
-	endpointDial    = time.Second
+	helloTimeout = 5 * time.Second
+	endpointDial = time.Second
+	// routeWait is how long an unknown slot is waited for, looked up every routeLook. With the
+	// default ConnectTimeout a client has time for a second gateway.
+	routeWait       = 400 * time.Millisecond
+	routeLook       = 20 * time.Millisecond
 	gatewayConnsMax = 16 << 10
 	gatewayIdle     = 10 * time.Minute
 )
@@ -110,7 +114,7 @@ func (g *Gateway) serve(ctx context.Context, c net.Conn) {
 		g.refuse(c, alertUnrecognizedName, name, err)
 		return
 	}
-	addr, ok := g.cfg.Route(sni)
+	addr, ok := g.route(ctx, sni)
 	if !ok {
 		g.refuse(c, alertUnrecognizedName, name, errors.New("no such slot is exported"))
 		return
@@ -136,6 +140,29 @@ func (g *Gateway) serve(ctx context.Context, c net.Conn) {
 	g.bytesIn.Add(int64(len(raw)))
 	p := pass{idle: g.cfg.IdleTimeout}
 	p.run(c, up, &g.bytesIn, &g.bytesOut)
+}
+
+// route asks for the place behind a slot, and again for a while if there is none: a client may
+// have learnt of a slot before we have. Were it refused at once, then after a service has grown from
+// one endpoint to twenty the client would find nineteen closed doors.
+func (g *Gateway) route(ctx context.Context, sni mesh.SNI) (netip.AddrPort, bool) {
+	addr, ok := g.cfg.Route(sni)
+	if ok {
+		return addr, true
+	}
+	again := time.NewTicker(routeLook)
+	defer again.Stop()
+	for end := time.Now().Add(routeWait); time.Now().Before(end); {
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return netip.AddrPort{}, false
+		}
+		if addr, ok = g.cfg.Route(sni); ok {
+			return addr, true
+		}
+	}
+	return netip.AddrPort{}, false
 }
 
 // refuse says why in the only words that a client of TLS reads before a handshake.

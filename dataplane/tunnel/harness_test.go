@@ -329,10 +329,9 @@ func eventually(t testing.TB, what string, f func() bool) {
 type link struct {
 	addr netip.AddrPort
 	to   func() netip.AddrPort
-	// perRead is how long each read of up to 16 KiB towards the server costs.
-	perRead time.Duration
 
 	mu      sync.Mutex
+	perRead time.Duration // how long each read of up to 16 KiB towards the server costs
 	heldIn  chan struct{} // towards the server; closed: flows
 	heldOut chan struct{}
 	seen    bytes.Buffer
@@ -399,19 +398,19 @@ func (l *link) relay(c net.Conn) {
 	l.conns = append(l.conns, c, up)
 	l.mu.Unlock()
 	var both sync.WaitGroup
-	both.Go(func() { l.flow(up, c, &l.heldIn, l.perRead) })
-	l.flow(c, up, &l.heldOut, 0)
+	both.Go(func() { l.flow(up, c, &l.heldIn, &l.perRead) })
+	l.flow(c, up, &l.heldOut, new(time.Duration))
 	both.Wait()
 }
 
-func (l *link) flow(to, from net.Conn, held *chan struct{}, cost time.Duration) {
+func (l *link) flow(to, from net.Conn, held *chan struct{}, perRead *time.Duration) {
 	defer to.Close()
 	buf := make([]byte, 16<<10)
 	for {
 		n, err := from.Read(buf)
 		l.mu.Lock()
 		l.seen.Write(buf[:n])
-		gate := *held
+		gate, cost := *held, *perRead
 		l.mu.Unlock()
 		<-gate
 		if cost > 0 {

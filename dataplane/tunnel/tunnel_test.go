@@ -432,7 +432,9 @@ func TestACongestedConnectionGetsAnother(t *testing.T) {
 		answerWith("hello")(ex, p)
 	})
 	l := newLink(t, func() netip.AddrPort { return srv.addr })
+	l.mu.Lock()
 	l.perRead = 20 * time.Millisecond
+	l.mu.Unlock()
 	d, _ := m.dialer(t, nil)
 	s, err := d.Open(time.Time{}, want(l.addr, 0))
 	if err != nil {
