@@ -18,7 +18,8 @@ import (
 )
 
 // TestPositionIsToldAfterTheExportsThatFollowFromIt is what keeps a control plane that restarts from
-// telling peers that its services are gone.
+// telling peers that its services are gone. It fails without the wait; that two marks are needed where one
+// usually does is by the order of loop.settle, and no schedule here shows it.
 func TestPositionIsToldAfterTheExportsThatFollowFromIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
