@@ -27,9 +27,13 @@ func (a *Agent) serveAdmin(ctx context.Context, ln net.Listener) error {
 	mux.HandleFunc("GET /config", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, a.Dump()) })
 	mux.HandleFunc("GET /endpoints", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, a.endpoints()) })
 	mux.HandleFunc("GET /connections", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, a.dialer.Conns()) })
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+		_, _ = a.seen.metrics.WriteTo(w) // a scraper that left needs no answer
+	})
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stop()
 	return srv.Serve(ln)
@@ -63,7 +67,7 @@ func (a *Agent) Dump() Dump {
 	if svid := a.source.Current().SVID; svid != nil {
 		d.NotAfter = svid.Leaf.NotAfter
 	}
-	for _, r := range a.store.snapshot() {
+	for _, r := range a.store.snapshot().Resources {
 		d.Resources = append(d.Resources, DumpResource{r.Type, r.Name, r.Version})
 	}
 	return d

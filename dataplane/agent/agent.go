@@ -4,14 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/dataplane/dns"
 	"github.com/isthmus-mesh/isthmus/dataplane/http1"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
@@ -37,10 +40,10 @@ type Agent struct {
 	server *tunnel.Server
 	gate   *tunnel.Gateway
 	front  *front
-	// done is told of each request that ended.
-	done func(*proxy.Record)
-	// boot is what the snapshot held.
-	boot []xds.Resource
+	up     *upstream
+	seen   observer
+	// draining is set when Run's context has ended.
+	draining atomic.Bool
 }
 
 // Options are what a caller may add to a proxy.
@@ -57,14 +60,15 @@ func New(cfg Config, log *slog.Logger, o Options) (*Agent, error) {
 	if cfg.Prefetch == 0 {
 		cfg.Prefetch = 256
 	}
-	a := &Agent{cfg: cfg, log: log, clock: clock.Real{}, done: o.Done}
-	if a.done == nil {
-		a.done = func(*proxy.Record) {}
+	a := &Agent{cfg: cfg, log: log, clock: clock.Real{}}
+	a.seen = observer{cfg: &a.cfg, log: log, also: o.Done}
+	if o.Done == nil {
+		a.seen.also = func(*proxy.Record) {}
 	}
 	a.source = trust.NewSource(a.clock)
 	a.store = newStore(&a.cfg, a.source, a.clock.Now, log)
-	up := &upstream{cfg: &a.cfg, source: a.source, clock: a.clock}
-	a.client = xds.NewClient(xds.ClientConfig{Dial: up.stream, Handler: a.store, Log: log, Now: a.clock.Now, MaxBackoff: 2 * time.Second,
+	a.up = &upstream{cfg: &a.cfg, source: a.source, clock: a.clock}
+	a.client = xds.NewClient(xds.ClientConfig{Dial: a.up.stream, Handler: a.store, Log: log, Now: a.clock.Now, MaxBackoff: 2 * time.Second,
 		Node: func() xds.Node {
 			return xds.Node{ID: cfg.ID, Cluster: cfg.Cluster, Mode: cfg.Mode, Zone: cfg.Zone, Version: o.Version, Vector: a.store.state.Load().Vector}
 		}})
@@ -73,9 +77,8 @@ func New(cfg Config, log *slog.Logger, o Options) (*Agent, error) {
 		return nil, fmt.Errorf("proxy %s: %w", cfg.ID, err)
 	}
 	a.store.want = func(t ir.Type, names ...string) { a.client.Subscribe(string(t), names...) }
-	a.boot = a.keeper.boot()
+	a.client.Seed(a.keeper.boot(a.cfg.Identity()))
 	a.store.dirty = a.keeper.dirty
-	a.client.Seed(a.boot)
 	a.client.Subscribe(string(ir.TypeBundle), "*")
 	a.client.Subscribe(string(ir.TypeCluster), "*")
 	a.client.Subscribe(string(ir.TypeProxy), cfg.ID)
@@ -91,9 +94,10 @@ func New(cfg Config, log *slog.Logger, o Options) (*Agent, error) {
 func (a *Agent) build() {
 	a.dialer = tunnel.NewDialer(tunnel.DialerConfig{Source: a.source, Local: a.cfg.Local, Now: a.clock.Now, Log: a.log})
 	a.apps = &apps{local: a.cfg.Local}
-	a.apps.pool = http1.NewPool(http1.PoolConfig{Conn: &http1.Config{}, Dial: a.apps.dial})
-	a.proxy = proxy.New(proxy.Config{State: a.store.state.Load, Demand: a.store.Demand, Open: a.open, App: a.apps.open, Outside: a.apps.openHost,
-		Namespace: a.cfg.Identity().Namespace, Now: a.clock.Now, Rand: rand.Uint64, Done: a.done})
+	a.apps.pool = http1.NewPool(http1.PoolConfig{Conn: &http1.Config{}, Dial: a.apps.dial, DialTimeout: mesh.DefaultConnectTimeout})
+	a.proxy = proxy.New(proxy.Config{State: a.store.state.Load, Demand: a.store.Demand, Open: a.open, App: a.apps.open, Outside: a.apps.open,
+		Namespace: a.cfg.Identity().Namespace, Now: a.clock.Now, Rand: rand.Uint64,
+		Opened: a.seen.opened, Done: a.seen.done, Panicked: a.seen.panicked})
 	a.server = tunnel.NewServer(tunnel.ServerConfig{Source: a.source, Now: a.clock.Now, Log: a.log,
 		Serves: func(n mesh.SNI) bool {
 			s := a.store.state.Load()
@@ -133,40 +137,66 @@ func (a *Agent) slot(n mesh.SNI) (netip.AddrPort, bool) {
 	return s.Table.Slots[n.Slot], true
 }
 
-// Run serves until ctx ends, and returns when every request has ended. The first part that
-// fails ends the others.
+// Patience of a proxy that was told to end.
+const (
+	// idleGrace is how long an idle connection of the application may still send a request.
+	idleGrace = 500 * time.Millisecond
+	// drainTime is how long requests and connections may take to end.
+	drainTime = 30 * time.Second
+)
+
+// Run serves until ctx ends, and returns when every request has ended, or drainTime after. The
+// first part that fails ends the others.
+//
+// The end goes from the outside in: nothing new is accepted, requests in progress end, and
+// only then end the connections, the discovery and the snapshot that they lean on.
 func (a *Agent) Run(ctx context.Context) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
+	hard, cut := context.WithCancel(context.Background())
+	defer cut()
+	base, end := context.WithCancel(context.Background())
+	defer end()
+	renewer, err := trust.NewRenewer(trust.RenewerConfig{Source: a.source, Signer: a.up, Clock: a.clock, Random: rand.Float64, Log: a.log,
+		Identity: a.cfg.Identity()})
+	if err != nil {
+		return err
+	}
 	listeners, err := a.listen()
 	if err != nil {
 		return err
 	}
-	var parts sync.WaitGroup
-	part := func(name string, run func(context.Context) error) {
-		parts.Go(func() {
-			if err := run(ctx); err != nil && ctx.Err() == nil {
+	a.front = &front{cfg: &a.cfg, proxy: a.proxy, http1: &http1.Config{}, log: a.log, refused: a.seen.refused, ctx: ctx, hard: hard,
+		opened: map[netip.AddrPort]*listener{}, failed: map[netip.AddrPort]string{}}
+	var serving, leaning sync.WaitGroup
+	part := func(of *sync.WaitGroup, until context.Context, name string, run func(context.Context) error) {
+		of.Go(func() {
+			if err := run(until); err != nil && until.Err() == nil {
 				stop(fmt.Errorf("proxy %s: %s: %w", a.cfg.ID, name, err))
 			}
 		})
 	}
-	renewer, err := trust.NewRenewer(trust.RenewerConfig{Source: a.source, Signer: &upstream{cfg: &a.cfg, source: a.source, clock: a.clock},
-		Clock: a.clock, Random: rand.Float64, Log: a.log, Identity: a.cfg.Identity()})
-	if err != nil {
-		return err
-	}
-	a.front = &front{net: a.cfg.ServiceNet, proxy: a.proxy, http1: &http1.Config{}, log: a.log, ctx: ctx, opened: map[netip.AddrPort]*listener{}}
-	part("certificates", renewer.Run)
-	part("discovery", a.discover)
-	part("snapshot", a.keeper.run)
-	part("connections", a.dialer.Run)
-	part("application connections", a.apps.pool.Run)
-	part("service addresses", a.follow)
+	part(&leaning, base, "certificates", renewer.Run)
+	part(&leaning, base, "discovery", a.discover)
+	part(&leaning, base, "snapshot", a.keeper.run)
+	part(&leaning, base, "connections", a.dialer.Run)
+	part(&leaning, base, "application connections", a.apps.pool.Run)
+	part(&serving, ctx, "service addresses", a.follow)
 	for _, l := range listeners {
-		part(l.name, func(ctx context.Context) error { return l.serve(ctx, l.Listener) })
+		if l.name == "admin" || l.name == "dns" {
+			part(&leaning, base, l.name, l.serve)
+			continue
+		}
+		part(&serving, ctx, l.name, l.serve)
 	}
-	parts.Wait()
+	<-ctx.Done()
+	a.draining.Store(true)
+	patience := time.AfterFunc(drainTime, cut)
+	serving.Wait()
 	a.front.conns.Wait()
+	patience.Stop()
+	end()
+	leaning.Wait()
 	closing, done := context.WithTimeout(context.Background(), time.Second)
 	defer done()
 	return errors.Join(context.Cause(ctx), a.apps.pool.Close(closing))
@@ -203,47 +233,59 @@ func (a *Agent) follow(ctx context.Context) error {
 	}
 }
 
-// bound is a listener and what serves it.
+// bound is an open port and what serves it, which closes it.
 type bound struct {
-	net.Listener
+	io.Closer
 	name  string
-	serve func(context.Context, net.Listener) error
+	serve func(context.Context) error
 }
 
-// listen opens all listeners or none.
+// listen opens all ports or none.
 func (a *Agent) listen() ([]bound, error) {
 	var out []bound
-	for _, l := range []struct {
-		name  string
-		at    netip.AddrPort
-		serve func(context.Context, net.Listener) error
-	}{
-		{"outbound", a.cfg.Outbound, a.serveOutbound},
-		{"inbound", a.cfg.Inbound, a.server.Serve},
-		{"gateway", a.cfg.Gateway, a.gate.Serve},
-		{"admin", a.cfg.Admin, a.serveAdmin},
-	} {
-		if !l.at.IsValid() {
-			continue
+	var failed error
+	open := func(name string, at netip.AddrPort, serve func(context.Context, net.Listener) error) {
+		if !at.IsValid() || failed != nil {
+			return
 		}
-		ln, err := net.Listen("tcp", l.at.String())
+		ln, err := net.Listen("tcp", at.String())
 		if err != nil {
-			for _, o := range out {
-				o.Close()
-			}
-			return nil, fmt.Errorf("proxy %s: listen for %s: %w", a.cfg.ID, l.name, err)
+			failed = fmt.Errorf("proxy %s: listen for %s: %w", a.cfg.ID, name, err)
+			return
 		}
-		out = append(out, bound{ln, l.name, l.serve})
+		out = append(out, bound{ln, name, func(ctx context.Context) error { return serve(ctx, ln) }})
+	}
+	names := dns.New(dns.Config{Resolve: a.resolve, Log: a.log})
+	open("outbound", a.cfg.Outbound, a.serveOutbound)
+	open("inbound", a.cfg.Inbound, a.server.Serve)
+	open("gateway", a.cfg.Gateway, a.gate.Serve)
+	open("admin", a.cfg.Admin, a.serveAdmin)
+	open("dns", a.cfg.DNS, names.ServeTCP)
+	if a.cfg.DNS.IsValid() && failed == nil {
+		c, err := net.ListenPacket("udp", a.cfg.DNS.String())
+		if err != nil {
+			failed = fmt.Errorf("proxy %s: listen for dns: %w", a.cfg.ID, err)
+		} else {
+			out = append(out, bound{c, "dns", func(ctx context.Context) error { return names.ServeUDP(ctx, c) }})
+		}
+	}
+	if failed != nil {
+		for _, o := range out {
+			o.Close()
+		}
+		return nil, failed
 	}
 	return out, nil
 }
 
 func (a *Agent) serveOutbound(ctx context.Context, ln net.Listener) error {
-	stop := context.AfterFunc(ctx, func() { ln.Close() })
-	defer stop()
 	a.front.serve(ln, func(c net.Conn) { a.front.requests(c, proxy.Via{}) })
 	return ctx.Err()
 }
 
-// Ready reports whether requests are served: a complete configuration and a certificate.
-func (a *Agent) Ready() bool { return a.store.state.Load().Ready && a.source.Current().SVID != nil }
+// Ready reports whether requests are served: a complete configuration and a certificate
+// that is in force, and not on the way out.
+func (a *Agent) Ready() bool {
+	svid := a.source.Current().SVID
+	return a.store.state.Load().Ready && svid != nil && a.clock.Now().Before(svid.Leaf.NotAfter) && !a.draining.Load()
+}

@@ -83,6 +83,18 @@ func (c *Config) Identity() mesh.Identity {
 	return mesh.Identity{TrustDomain: c.TrustDomain, Namespace: n.Namespace, ServiceAccount: c.ServiceAccount}
 }
 
+// ServiceAddress is where this workload reaches a service by an address of its own: in
+// ServiceNet, the last octet being that of the service's address in the cluster. Listeners and
+// names both go by it. False if there is none: octets below 10 are the workload's own.
+func (c *Config) ServiceAddress(service netip.Addr) (netip.Addr, bool) {
+	if !c.ServiceNet.IsValid() || !service.Is4() {
+		return netip.Addr{}, false
+	}
+	own, theirs := c.ServiceNet.Addr().As4(), service.As4()
+	own[3] = theirs[3]
+	return netip.AddrFrom4(own), theirs[3] >= 10
+}
+
 // Validate reports every fault.
 func (c *Config) Validate() error {
 	var errs []error

@@ -10,7 +10,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/codec/wire"
@@ -33,6 +35,10 @@ type upstream struct {
 	source *trust.Source
 	clock  clock.Clock
 	next   atomic.Uint32
+
+	join sync.Mutex // guards joinPipe
+	// joinPipe is kept: a file that is collected closes its descriptor.
+	joinPipe *os.File
 }
 
 // controlPlane is the one identity that may answer on the control-plane port.
@@ -90,9 +96,10 @@ func (u *upstream) Sign(ctx context.Context, csr []byte) ([][]byte, *trust.Bundl
 		return nil, nil, fmt.Errorf("ask %s for a certificate: %w", conn.Target(), err)
 	}
 	bundles := u.source.Current().Bundles
-	if bundles == nil {
-		bundles = new(trust.Bundles)
+	if bundles != nil {
+		return r.Chain, nil, nil // the stream keeps them; a copy from before it could undo it
 	}
+	bundles = new(trust.Bundles)
 	for _, b := range r.Bundles {
 		if next, err := bundles.With(*wire.ToBundle(b)); err == nil { // one that is older is no news
 			bundles = next
@@ -110,7 +117,13 @@ func (u *upstream) token(context.Context) (trust.Token, error) {
 		}
 		return trust.ParseToken(u.cfg.Join)
 	}
-	f := os.NewFile(uintptr(u.cfg.JoinFD), "join")
+	u.join.Lock()
+	defer u.join.Unlock()
+	if u.joinPipe == nil {
+		_ = syscall.SetNonblock(u.cfg.JoinFD, true) // so that it has deadlines
+		u.joinPipe = os.NewFile(uintptr(u.cfg.JoinFD), "join")
+	}
+	f := u.joinPipe
 	if f == nil {
 		return trust.Token{}, fmt.Errorf("descriptor %d is not open", u.cfg.JoinFD)
 	}

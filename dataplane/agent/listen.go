@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/dataplane/http1"
@@ -19,13 +21,18 @@ import (
 // front is where the own application's requests come in: the explicit proxy, and one
 // listener for each service port that has an address.
 type front struct {
-	net    netip.Prefix
-	proxy  *proxy.Proxy
-	http1  *http1.Config
-	log    *slog.Logger
-	conns  sync.WaitGroup
-	ctx    context.Context // of the whole proxy; ends connections
+	cfg   *Config
+	proxy *proxy.Proxy
+	http1 *http1.Config
+	log   *slog.Logger
+	// refused is told of what was no request.
+	refused func(*http1.ParseError)
+	// ctx ends when the proxy drains, hard when its patience ends.
+	ctx, hard context.Context
+	conns     sync.WaitGroup
+	// opened and failed belong to the goroutine that follows the names.
 	opened map[netip.AddrPort]*listener
+	failed map[netip.AddrPort]string
 }
 
 // listener serves one port of one service.
@@ -35,22 +42,12 @@ type listener struct {
 	protocol mesh.Protocol
 }
 
-// address maps a service's address into the workload's own net.
-func (f *front) address(n *ir.Name) (netip.Addr, bool) {
-	if !f.net.IsValid() || !n.Address.Is4() {
-		return netip.Addr{}, false
-	}
-	own, theirs := f.net.Addr().As4(), n.Address.As4()
-	own[3] = theirs[3]
-	return netip.AddrFrom4(own), theirs[3] >= 10
-}
-
 // follow opens and closes listeners so that they are those of the names. It is called by
 // one goroutine.
 func (f *front) follow(names map[mesh.ServiceName]*ir.Name) {
 	want := map[netip.AddrPort]*listener{}
 	for _, n := range names {
-		if addr, ok := f.address(n); ok {
+		if addr, ok := f.cfg.ServiceAddress(n.Address); ok {
 			for _, p := range n.Ports {
 				if p.Protocol != mesh.ProtocolUDP {
 					want[netip.AddrPortFrom(addr, p.Port)] = &listener{service: n.Service, protocol: p.Protocol}
@@ -64,40 +61,64 @@ func (f *front) follow(names map[mesh.ServiceName]*ir.Name) {
 			delete(f.opened, at)
 		}
 	}
+	for at := range f.failed {
+		if want[at] == nil {
+			delete(f.failed, at)
+		}
+	}
 	for at, w := range want {
-		if f.opened[at] != nil {
-			continue
+		if f.opened[at] == nil {
+			f.open(at, w)
 		}
-		ln, err := net.Listen("tcp", at.String())
-		if err != nil {
-			f.log.Error("a service has no address for this workload", "service", w.service.String(), "error", err)
-			continue
-		}
-		w.Listener = ln
-		f.opened[at] = w
-		f.conns.Go(func() { f.serve(w.Listener, func(c net.Conn) { f.one(c, w, at.Port()) }) })
 	}
 }
 
+// open listens for one service port. A failure is said once, and tried again at the next
+// change.
+func (f *front) open(at netip.AddrPort, w *listener) {
+	ln, err := net.Listen("tcp", at.String())
+	if err != nil {
+		if f.failed[at] != err.Error() {
+			f.failed[at] = err.Error()
+			f.log.Error("a service has no address for this workload", "service", w.service.String(), "error", err)
+		}
+		return
+	}
+	delete(f.failed, at)
+	w.Listener = ln
+	f.opened[at] = w
+	f.conns.Go(func() { f.serve(ln, func(c net.Conn) { f.one(c, w, at.Port()) }) })
+}
+
+// close stops listening for services.
 func (f *front) close() {
 	for _, l := range f.opened {
 		l.Close()
 	}
-	f.conns.Wait()
 }
 
-// serve accepts until the listener closes.
+// acceptPause is how long accepting rests after an error that may pass, such as a lack of
+// descriptors.
+const acceptPause = 50 * time.Millisecond
+
+// serve accepts until the listener closes or the proxy drains.
 func (f *front) serve(ln net.Listener, one func(net.Conn)) {
+	stop := context.AfterFunc(f.ctx, func() { ln.Close() })
+	defer stop()
 	for {
 		c, err := ln.Accept()
-		if errors.Is(err, net.ErrClosed) || f.ctx.Err() != nil {
+		switch {
+		case err == nil:
+			f.conns.Go(func() { one(c) })
+		case errors.Is(err, net.ErrClosed), f.ctx.Err() != nil:
 			return
-		}
-		if err != nil {
+		default:
 			f.log.Warn("accept", "address", ln.Addr().String(), "error", err)
-			continue
+			select {
+			case <-time.After(acceptPause):
+			case <-f.ctx.Done():
+			}
 		}
-		f.conns.Go(func() { one(c) })
 	}
 }
 
@@ -110,18 +131,31 @@ func (f *front) one(c net.Conn, l *listener, port uint16) {
 	f.bytes(c, via)
 }
 
-// requests serves a connection of HTTP/1.1.
+// requests serves a connection of HTTP/1.1. When the proxy drains, the next response says
+// that the connection ends; one that stays idle is ended a little later, and one that is
+// still busy when patience ends is closed.
 func (f *front) requests(c net.Conn, via proxy.Via) {
 	sc := http1.NewServerConn(c, f.http1)
 	defer sc.Close()
-	stop := context.AfterFunc(f.ctx, sc.EndIdle)
+	var timer atomic.Pointer[time.Timer]
+	stop := context.AfterFunc(f.ctx, func() {
+		sc.Drain()
+		timer.Store(time.AfterFunc(idleGrace, sc.EndIdle))
+	})
+	defer func() {
+		if t := timer.Load(); t != nil {
+			t.Stop()
+		}
+	}()
 	defer stop()
+	stopHard := context.AfterFunc(f.hard, func() { c.Close() })
+	defer stopHard()
 	for {
 		ex, err := sc.Next()
 		if err != nil {
 			var parse *http1.ParseError
 			if errors.As(err, &parse) {
-				f.log.Info("a request was refused", "reason", string(parse.Reason), "error", parse.Detail)
+				f.refused(parse)
 			}
 			return
 		}
@@ -129,10 +163,10 @@ func (f *front) requests(c net.Conn, via proxy.Via) {
 	}
 }
 
-// bytes carries a connection of TCP.
+// bytes carries a connection of TCP; it lives until its ends or the proxy's patience end it.
 func (f *front) bytes(c net.Conn, via proxy.Via) {
 	defer c.Close()
-	stop := context.AfterFunc(f.ctx, func() { c.Close() })
+	stop := context.AfterFunc(f.hard, func() { c.Close() })
 	defer stop()
 	f.proxy.Outbound(proxy.RawExchange(c, fmt.Sprintf("%s.%s:%d", via.Service.Name, via.Service.Namespace, via.Port)), via)
 }
@@ -151,19 +185,17 @@ func (a *apps) dial(ctx context.Context, target string) (net.Conn, error) {
 	return d.DialContext(ctx, "tcp", target)
 }
 
-// open opens a stream to an address: over a pooled connection, or as bytes.
-func (a *apps) open(ctx context.Context, target netip.AddrPort, connect bool) (message.Stream, error) {
-	return a.openHost(ctx, target.String(), connect)
-}
-
-func (a *apps) openHost(ctx context.Context, host string, connect bool) (message.Stream, error) {
-	if connect {
-		c, err := a.dial(ctx, host)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", message.ErrNotExecuted, err)
-		}
-		return proxy.RawStream(c), nil
+// open opens a stream to "address:port": over a pooled connection, or as bytes.
+func (a *apps) open(target string, connect bool) (message.Stream, error) {
+	if !connect {
+		s, _, err := a.pool.Get(context.Background(), target) // the pool bounds its dial
+		return s, err
 	}
-	s, _, err := a.pool.Get(ctx, host)
-	return s, err
+	ctx, stop := context.WithTimeout(context.Background(), mesh.DefaultConnectTimeout)
+	defer stop()
+	c, err := a.dial(ctx, target)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", message.ErrNotExecuted, err)
+	}
+	return proxy.RawStream(c), nil
 }

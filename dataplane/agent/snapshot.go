@@ -28,17 +28,14 @@ type keeper struct {
 }
 
 const (
+	// snapshotDelay gathers what changes together; snapshotPause is the least time between two
+	// writes: a lost second is fetched again, a disk that is always written to is not.
 	snapshotDelay  = 200 * time.Millisecond
+	snapshotPause  = time.Second
 	snapshotMaxAge = 24 * time.Hour
 	// section names the resources in a snapshot.
 	section = "resources"
 )
-
-// kept is the section's content.
-type kept struct {
-	Vector    string
-	Resources []xds.Resource
-}
 
 func newKeeper(cfg *Config, s *store, source *trust.Source, c clock.Clock, log *slog.Logger) (*keeper, error) {
 	k := &keeper{store: s, source: source, clock: c, log: log, due: make(chan struct{}, 1), maxAge: cfg.SnapshotMaxAge}
@@ -58,7 +55,7 @@ func newKeeper(cfg *Config, s *store, source *trust.Source, c clock.Clock, log *
 
 // boot restores the last snapshot, if there is one. A damaged or stale one is said and
 // not used: the proxy then starts as if it were new.
-func (k *keeper) boot() []xds.Resource {
+func (k *keeper) boot(want mesh.Identity) []xds.Resource {
 	if k.file == nil {
 		return nil
 	}
@@ -69,24 +66,38 @@ func (k *keeper) boot() []xds.Resource {
 	if err == nil && snap.FellBack != nil {
 		k.log.Warn("the newest snapshot cannot be used; the one before it is", "error", snap.FellBack)
 	}
-	var content kept
+	var held content
 	var v mesh.Vector
 	if err == nil {
-		err = json.Unmarshal(snap.Sections[section], &content)
+		err = json.Unmarshal(snap.Sections[section], &held)
 	}
 	if err == nil {
-		v, err = mesh.ParseVector(content.Vector)
+		v, err = mesh.ParseVector(held.Vector)
 	}
 	if err == nil {
-		err = snap.Restore(k.source)
+		err = restoreIdentity(&snap, k.source, want)
 	}
 	if err != nil {
 		k.log.Error("the snapshot cannot be used; the proxy starts as new", "error", err)
 		return nil
 	}
-	k.store.restore(content.Resources, v)
+	k.store.restore(held, v)
 	k.log.Info("started from the snapshot", "generation", snap.Generation, "written", snap.Created, "ready", k.store.state.Load().Ready)
-	return content.Resources
+	// What this version could not use is not held: it is to be sent again.
+	return k.store.snapshot().Resources
+}
+
+// restoreIdentity puts the snapshot's certificate and bundles in force, if they are of
+// whom the proxy is to be.
+func restoreIdentity(snap *trust.Snapshot, source *trust.Source, want mesh.Identity) error {
+	svid, err := snap.SVID()
+	if err != nil {
+		return err
+	}
+	if svid.Identity != want {
+		return fmt.Errorf("it is of %s and this proxy is to be %s", svid.Identity, want)
+	}
+	return snap.Restore(source)
 }
 
 // dirty asks for a write; it never waits.
@@ -113,11 +124,15 @@ func (k *keeper) run(ctx context.Context) error {
 			k.write()
 			return ctx.Err()
 		}
-		if err := clock.Wait(ctx, k.clock, snapshotDelay); err != nil {
+		err := clock.Wait(ctx, k.clock, snapshotDelay)
+		k.write()
+		if err == nil {
+			err = clock.Wait(ctx, k.clock, snapshotPause-snapshotDelay)
+		}
+		if err != nil {
 			k.write()
 			return err
 		}
-		k.write()
 	}
 }
 
@@ -126,7 +141,7 @@ func (k *keeper) write() {
 	if !state.Ready {
 		return // the one on the disk is better
 	}
-	b, err := json.Marshal(kept{state.Vector.String(), k.store.snapshot()})
+	b, err := json.Marshal(k.store.snapshot())
 	if err == nil {
 		var snap trust.Snapshot
 		if snap, err = k.source.Current().Snapshot(map[string][]byte{section: b}); err == nil {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -14,7 +15,6 @@ import (
 	"github.com/isthmus-mesh/isthmus/codec/wire"
 	"github.com/isthmus-mesh/isthmus/core/balance"
 	"github.com/isthmus-mesh/isthmus/core/ir"
-	"github.com/isthmus-mesh/isthmus/core/policy"
 	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/trust"
@@ -40,6 +40,9 @@ type store struct {
 	raw map[ir.Type]map[string]xds.Resource
 	// told says which names have been answered, whether they exist or not.
 	told map[ir.Type]map[string]bool
+	// refused says why names that were told of cannot be used, where no good version is in
+	// force.
+	refused map[ir.Type]map[string]error
 	// complete says which whole types have arrived.
 	complete map[ir.Type]bool
 	asked    map[mesh.ServiceName]bool
@@ -48,11 +51,16 @@ type store struct {
 	services  map[mesh.ServiceName]*ir.Service
 	endpoints map[mesh.ServiceName]*ir.Endpoints
 	clusters  map[mesh.ClusterName]*ir.Cluster
-	access    map[mesh.ServiceName]*policy.Checker
+	access    map[mesh.ServiceName]*proxy.Access
 	slots     map[mesh.ServiceName]*ir.Slots
 	bundles   map[mesh.TrustDomain]*mesh.Bundle
 	self      *ir.Proxy
 	vector    mesh.Vector
+	// clustersSeen grows with every change of clusters; built is what was made of what.
+	clustersSeen uint64
+	built        map[mesh.ServiceName]built
+	// restored says that the state came from a snapshot: it was complete when it was written.
+	restored bool
 
 	changed chan struct{} // closed when state changes
 }
@@ -62,7 +70,8 @@ func newStore(cfg *Config, source *trust.Source, now func() time.Time, log *slog
 		raw: map[ir.Type]map[string]xds.Resource{}, told: map[ir.Type]map[string]bool{}, complete: map[ir.Type]bool{},
 		asked: map[mesh.ServiceName]bool{}, names: map[mesh.ServiceName]*ir.Name{}, services: map[mesh.ServiceName]*ir.Service{},
 		endpoints: map[mesh.ServiceName]*ir.Endpoints{}, clusters: map[mesh.ClusterName]*ir.Cluster{},
-		access: map[mesh.ServiceName]*policy.Checker{}, slots: map[mesh.ServiceName]*ir.Slots{},
+		access: map[mesh.ServiceName]*proxy.Access{}, slots: map[mesh.ServiceName]*ir.Slots{},
+		refused: map[ir.Type]map[string]error{}, built: map[mesh.ServiceName]built{},
 		bundles: map[mesh.TrustDomain]*mesh.Bundle{}, vector: mesh.Vector{}, changed: make(chan struct{})}
 	s.state.Store(&proxy.State{})
 	return s
@@ -76,7 +85,7 @@ func (s *store) Apply(b xds.Batch) map[string]error {
 	rejected := map[string]error{}
 	t := ir.Type(b.Type)
 	if s.raw[t] == nil {
-		s.raw[t], s.told[t] = map[string]xds.Resource{}, map[string]bool{}
+		s.raw[t], s.told[t], s.refused[t] = map[string]xds.Resource{}, map[string]bool{}, map[string]error{}
 	}
 	for _, r := range b.Resources {
 		v, err := wire.Decode(t, r.Body)
@@ -85,13 +94,18 @@ func (s *store) Apply(b xds.Batch) map[string]error {
 		}
 		if err != nil {
 			rejected[r.Name] = err
+			if _, good := s.raw[t][r.Name]; !good {
+				s.refused[t][r.Name] = err
+			}
 			s.log.Warn("a resource was rejected; the last good one stays in force", "type", b.Type, "name", r.Name, "error", err)
 			continue
 		}
 		s.raw[t][r.Name], s.told[t][r.Name] = r, true
+		delete(s.refused[t], r.Name)
 	}
 	for _, name := range b.Removed {
 		delete(s.raw[t], name)
+		delete(s.refused[t], name)
 		s.told[t][name] = true
 		s.remove(t, name)
 	}
@@ -119,8 +133,9 @@ func (s *store) put(name string, v any) error {
 		s.endpoints[v.Service] = v
 	case *ir.Cluster:
 		s.clusters[v.Name] = v
+		s.clustersSeen++
 	case *ir.Access:
-		s.access[v.Service] = policy.Compile(v, s.cfg.Cluster)
+		s.access[v.Service] = proxy.NewAccess(v, s.cfg.Cluster)
 	case *ir.Slots:
 		s.slots[v.Table.Service] = v
 	case *ir.Proxy:
@@ -166,6 +181,7 @@ func (s *store) remove(t ir.Type, name string) {
 		delete(s.endpoints, n)
 	case ir.TypeCluster:
 		delete(s.clusters, mesh.ClusterName(name))
+		s.clustersSeen++
 	case ir.TypeAccess:
 		delete(s.access, n)
 	case ir.TypeSlots:
@@ -230,7 +246,16 @@ func backends(svc *ir.Service) []mesh.ServiceName {
 
 // answered reports whether a service and its endpoints have been spoken of.
 func (s *store) answered(n mesh.ServiceName) bool {
-	return s.told[ir.TypeService][n.String()] && s.told[ir.TypeEndpoints][n.String()]
+	return s.spoken(ir.TypeService, n) && s.spoken(ir.TypeEndpoints, n)
+}
+
+func (s *store) spoken(t ir.Type, n mesh.ServiceName) bool {
+	return s.told[t][n.String()] || s.refused[t][n.String()] != nil
+}
+
+// unusable says why a service that was spoken of cannot be used.
+func (s *store) unusable(n mesh.ServiceName) error {
+	return errors.Join(s.refused[ir.TypeService][n.String()], s.refused[ir.TypeEndpoints][n.String()])
 }
 
 // build makes the next State. The caller holds mu.
@@ -251,11 +276,7 @@ func (s *store) build() {
 	}
 	if s.self != nil {
 		for _, in := range s.self.Inbound {
-			v := &proxy.Inbound{Service: in.Service, Ports: map[uint16]ir.InboundPort{}, Access: s.access[in.Service]}
-			for _, p := range in.Ports {
-				v.Ports[p.Port] = p
-			}
-			next.Inbound[in.Service] = v
+			next.Inbound[in.Service] = proxy.NewInbound(&in, s.access[in.Service])
 		}
 	}
 	next.Ready = old.Ready || s.ready(next)
@@ -264,23 +285,30 @@ func (s *store) build() {
 	s.changed = make(chan struct{})
 }
 
+// built is a service with what it was made of: the same again is not made again, which
+// keeps a change's cost to what it changes.
+type built struct {
+	service   *ir.Service
+	endpoints *ir.Endpoints
+	clusters  uint64
+	made      *proxy.Service
+}
+
 // service builds one service, or keeps the one in force while something that the new one
 // refers to is still on its way.
 func (s *store) service(n mesh.ServiceName, svc *ir.Service, old *proxy.State) *proxy.Service {
-	prev := old.Services[n]
-	whole := s.answered(n)
-	for _, b := range backends(svc) {
-		whole = whole && s.answered(b)
+	prev, eps := old.Services[n], s.endpoints[n]
+	if b, ok := s.built[n]; ok && b.service == svc && b.endpoints == eps && b.clusters == s.clustersSeen {
+		return b.made
 	}
-	if !whole {
+	if !s.whole(n, svc, eps) {
 		return prev
 	}
-	var before *balance.View
+	var before, view *balance.View
 	if prev != nil {
 		before = prev.View
 	}
-	var view *balance.View
-	if eps := s.endpoints[n]; eps != nil {
+	if eps != nil {
 		view = balance.NewView(before, eps, func(c mesh.ClusterName) *ir.Cluster { return s.clusters[c] }, balance.Place{Cluster: s.cfg.Cluster})
 	}
 	out, err := proxy.NewService(svc, view, prev)
@@ -288,7 +316,28 @@ func (s *store) service(n mesh.ServiceName, svc *ir.Service, old *proxy.State) *
 		s.log.Error("a service that was accepted cannot be built", "service", n.String(), "error", err)
 		return prev
 	}
+	s.built[n] = built{svc, eps, s.clustersSeen, out}
 	return out
+}
+
+// whole reports whether everything that a service refers to has been spoken of.
+func (s *store) whole(n mesh.ServiceName, svc *ir.Service, eps *ir.Endpoints) bool {
+	if !s.answered(n) {
+		return false
+	}
+	for _, b := range backends(svc) {
+		if !s.answered(b) {
+			return false
+		}
+	}
+	if eps != nil && !s.complete[ir.TypeCluster] {
+		for _, g := range eps.Groups {
+			if s.clusters[g.Cluster] == nil {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // ready says whether the state is a complete configuration.
@@ -299,13 +348,17 @@ func (s *store) ready(next *proxy.State) bool {
 	if s.cfg.Mode == ModeGateway {
 		return s.complete[ir.TypeSlots]
 	}
+	if s.restored {
+		return true // it was when it was written; what it lacks is asked for on first use
+	}
 	for n := range s.asked {
 		if !s.answered(n) {
 			return false
 		}
 	}
 	for _, in := range next.Inbound {
-		if in.Access == nil {
+		// Rules that were refused deny their own service and hold up no other.
+		if in.Access == nil && s.refused[ir.TypeAccess][in.Service.String()] == nil {
 			return false
 		}
 	}
@@ -321,8 +374,12 @@ func (s *store) Demand(n mesh.ServiceName, deadline int64) (*proxy.State, error)
 		s.ask(n)
 		state, changed := s.state.Load(), s.changed
 		done := s.answered(n) && (state.Services[n] != nil || s.services[n] == nil)
+		bad := s.unusable(n)
 		s.mu.Unlock()
-		if done {
+		switch {
+		case done && bad != nil && state.Services[n] == nil:
+			return nil, bad
+		case done:
 			return state, nil
 		}
 		select {
@@ -333,29 +390,52 @@ func (s *store) Demand(n mesh.ServiceName, deadline int64) (*proxy.State, error)
 	}
 }
 
-// snapshot is every resource, for the disk.
-func (s *store) snapshot() []xds.Resource {
+// content is what a snapshot holds of the store.
+type content struct {
+	Resources []xds.Resource
+	// Absent are names, by type, that were answered with: there is none.
+	Absent map[string][]string
+	Vector string
+}
+
+// snapshot is what the disk is to keep.
+func (s *store) snapshot() content {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var out []xds.Resource
+	out := content{Absent: map[string][]string{}, Vector: s.vector.String()}
 	for _, t := range slices.Sorted(maps.Keys(s.raw)) {
 		for _, n := range slices.Sorted(maps.Keys(s.raw[t])) {
-			out = append(out, s.raw[t][n])
+			out.Resources = append(out.Resources, s.raw[t][n])
+		}
+		for _, n := range slices.Sorted(maps.Keys(s.told[t])) {
+			if _, there := s.raw[t][n]; !there {
+				out.Absent[string(t)] = append(out.Absent[string(t)], n)
+			}
 		}
 	}
 	return out
 }
 
-// restore applies the resources of a snapshot, whole: what is not in it does not exist
-// until a control plane says otherwise.
-func (s *store) restore(resources []xds.Resource, v mesh.Vector) {
+// restore applies a snapshot, whole. Services that it holds are asked for again, so that
+// they follow the control plane as they did; those that it does not hold, and does not know to be
+// absent, wait for one.
+func (s *store) restore(c content, v mesh.Vector) {
 	byType := map[ir.Type][]xds.Resource{}
-	for _, r := range resources {
+	for _, r := range c.Resources {
 		byType[ir.Type(r.Type)] = append(byType[ir.Type(r.Type)], r)
 	}
+	s.mu.Lock()
+	s.restored = true
+	s.mu.Unlock()
 	for _, t := range applyOrder {
-		s.Apply(xds.Batch{Type: string(t), Resources: byType[t], Vector: v, Complete: true})
+		s.Apply(xds.Batch{Type: string(t), Resources: byType[t], Removed: c.Absent[string(t)], Vector: v, Complete: true})
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for n := range s.services {
+		s.ask(n)
+	}
+	s.restored = false
 }
 
 // applyOrder is targets before what refers to them.

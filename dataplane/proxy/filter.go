@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -79,18 +80,26 @@ func redirect(out *message.Head, req *message.Head, filters []mesh.RouteFilter, 
 		if f.Kind != mesh.FilterRedirect {
 			continue
 		}
-		scheme, host, path := "http", string(req.Authority), string(req.Path)
-		if f.Scheme != "" {
-			scheme = f.Scheme
+		scheme, path := "http", string(req.Path)
+		if s := string(req.Scheme); s != "" {
+			scheme = s
+		}
+		host, port, _ := authority(req)
+		name := string(host)
+		if f.Scheme != "" && f.Scheme != scheme { // Gateway API: then the port is that of the scheme
+			scheme, port = f.Scheme, wellKnown(f.Scheme)
 		}
 		if f.Hostname != "" {
-			host = f.Hostname
+			name = f.Hostname
 		}
 		if f.Port != 0 {
-			if name, _, ok := strings.Cut(host, ":"); ok {
-				host = name
-			}
-			host += ":" + strconv.Itoa(int(f.Port))
+			port = f.Port
+		}
+		if strings.Contains(name, ":") {
+			name = "[" + name + "]"
+		}
+		if port != 0 && port != wellKnown(scheme) {
+			name += ":" + strconv.Itoa(int(port))
 		}
 		if f.PathType != "" {
 			path = rewritten(path, f, matched)
@@ -100,10 +109,21 @@ func redirect(out *message.Head, req *message.Head, filters []mesh.RouteFilter, 
 		if f.StatusCode != 0 {
 			out.Status = f.StatusCode
 		}
-		out.Add("location", scheme+"://"+host+path)
+		out.Add("location", scheme+"://"+name+path)
 		return true
 	}
 	return false
+}
+
+// wellKnown is the port that a scheme implies; 0 if there is none.
+func wellKnown(scheme string) uint16 {
+	switch scheme {
+	case "http":
+		return 80
+	case "https":
+		return 443
+	}
+	return 0
 }
 
 // reserved reports whether a field is the mesh's own, in either spelling that some
@@ -150,4 +170,14 @@ func strip(h *message.Head) {
 	}
 	clear(h.Fields[len(kept):])
 	h.Fields = kept
+}
+
+// stripTrailers is strip for trailers, which belong to an engine: they are copied if there is
+// anything to remove.
+func stripTrailers(fields []message.Field) []message.Field {
+	ours := func(f message.Field) bool { return reserved(f.Name) || isCaller(f.Name) }
+	if !slices.ContainsFunc(fields, ours) {
+		return fields
+	}
+	return slices.DeleteFunc(slices.Clone(fields), ours)
 }

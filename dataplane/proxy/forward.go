@@ -3,8 +3,8 @@ package proxy
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
+	"os"
+	"slices"
 	"strconv"
 	"time"
 
@@ -16,75 +16,146 @@ import (
 // freeTries is how many other endpoints are tried for a request that was never executed.
 const freeTries = 3
 
-// tryFloor is the least time a try is given when the service says nothing.
-const tryFloor = time.Second
+const (
+	// tryFloor is the least time a try is given when the service says nothing.
+	tryFloor = time.Second
+	// tryFactor is how much longer than the endpoint's usual time a try may take.
+	tryFactor = 5
+)
+
+// attempt is how one try ended, short of passing an answer on.
+type attempt struct {
+	// answer says that the final head of an answer is in reply, and its stream in use.
+	answer bool
+	// end says that no body follows it.
+	end     bool
+	outcome balance.Outcome
+	// refusal is why there is no answer, or why it is worth another try.
+	refusal *refusal
+}
 
 // forward tries endpoints until one answers, the rules forbid another try, or time is
-// up.
+// up. An answer is given up for another try only when there is an endpoint to make it on.
 func (r *request) forward() *refusal {
 	if r.target.View == nil {
 		return refuse(mesh.ReasonNoEndpoint, "service "+r.target.Name.String()+" has no endpoint in any cluster")
 	}
-	t := &r.target.Traffic
-	r.head.Add(FieldTo, r.target.Name.String()+":"+strconv.Itoa(int(r.port)))
+	r.trusted = true
+	r.scratch = strconv.AppendUint(append(append(r.scratch[:0], r.target.to...), ':'), uint64(r.port), 10)
+	addBytes(&r.head, FieldTo, r.scratch)
 	r.limit()
-	body, ref := r.takeBody()
-	if ref != nil {
+	if ref := r.takeBody(); ref != nil {
 		return ref
 	}
 	r.target.Budget.Earn()
-	ask := balance.Ask{Scope: r.scope, Strategy: t.Strategy, Tried: r.tried[:0]}
-	free, paid := freeTries, r.retries()
-	var last *refusal
+	r.ask = balance.Ask{Scope: r.scope, Strategy: r.target.Traffic.Strategy, Tried: r.tried[:0]}
+	tries := tries{free: freeTries, paid: r.retries()}
+	pick, reason := r.pick()
+	if reason != mesh.ReasonNone {
+		return refuse(reason, "no endpoint of service "+r.target.Name.String()+" can be chosen")
+	}
 	for {
-		now := r.proxy.cfg.Now()
-		ask.Now, ask.Rand = now.UnixNano(), r.proxy.cfg.Rand()
-		pick, reason := r.target.View.Pick(&ask)
-		if reason != mesh.ReasonNone {
-			if last != nil {
-				return last
+		a := r.try(&pick, tries.paid > 0)
+		if a.refusal == nil {
+			return r.deliverAnswer(&pick, a)
+		}
+		r.settle(&pick, a.outcome)
+		next, ok := r.another(&tries, a.refusal)
+		if !ok {
+			if !a.answer {
+				r.drop()
+				return a.refusal
 			}
-			return refuse(reason, "no endpoint of service "+r.target.Name.String()+" can be chosen")
-		}
-		outcome, ref := r.try(&pick, body, paid > 0)
-		pick.Done(outcome, r.proxy.cfg.Now().UnixNano(), t.EjectAfter)
-		if ref == nil || r.answered {
+			_, ref := r.pass(a.end) // the application's own word is the best there is
+			r.drop()
 			return ref
 		}
-		last = ref
-		switch {
-		case body.spent || outcome == balance.Abandoned:
-			return ref
-		case ref.notExecuted && free > 0:
-			free--
-		case !ref.notExecuted && paid > 0 && r.head.Idempotent() && r.target.Budget.Spend():
-			paid--
-		default:
-			return ref
+		r.drop()
+		if len(r.ask.Tried) < cap(r.ask.Tried) {
+			r.ask.Tried = append(r.ask.Tried, pick.Endpoint)
 		}
-		if !r.deadline.IsZero() && !r.proxy.cfg.Now().Before(r.deadline) {
-			return ref
-		}
-		if len(ask.Tried) < cap(ask.Tried) {
-			ask.Tried = append(ask.Tried, pick.Endpoint)
-		}
+		pick = next
 	}
 }
 
-// limit sets the deadline of the whole request: none for tunnels.
+// deliverAnswer passes an answer on and reports what it says of the endpoint.
+func (r *request) deliverAnswer(pick *balance.Pick, a attempt) *refusal {
+	var ref *refusal
+	var outcome balance.Outcome
+	if r.granted() {
+		outcome, ref = r.tunnel()
+	} else {
+		outcome, ref = r.pass(a.end)
+	}
+	r.settle(pick, outcome)
+	r.drop()
+	return ref
+}
+
+func (r *request) settle(pick *balance.Pick, o balance.Outcome) {
+	pick.Done(o, r.proxy.cfg.Now().UnixNano(), r.target.Traffic.EjectAfter)
+}
+
+func (r *request) pick() (balance.Pick, mesh.Reason) {
+	r.ask.Now, r.ask.Rand = r.proxy.cfg.Now().UnixNano(), r.proxy.cfg.Rand()
+	return r.target.View.Pick(&r.ask)
+}
+
+// tries is what is left to a request.
+type tries struct{ free, paid int }
+
+// another finds the endpoint of another try, if the rules, the budget, the clock and the
+// client allow one.
+func (r *request) another(t *tries, why *refusal) (balance.Pick, bool) {
+	if why.again == never || r.body.spent || r.expired() || r.lostClient() != nil {
+		return balance.Pick{}, false
+	}
+	switch {
+	case why.again == freely && t.free > 0:
+		t.free--
+	case why.again == paid && t.paid > 0 && (why.notExecuted || r.head.Idempotent()):
+		t.paid--
+	default:
+		return balance.Pick{}, false
+	}
+	tried := r.ask.Tried
+	if n := len(tried); n < cap(tried) {
+		r.ask.Tried = append(tried, r.dest.Endpoint)
+	}
+	next, reason := r.pick()
+	r.ask.Tried = tried
+	if reason != mesh.ReasonNone {
+		return balance.Pick{}, false
+	}
+	if why.again == paid && !r.target.Budget.Spend() {
+		next.Done(balance.Abandoned, r.ask.Now, r.target.Traffic.EjectAfter)
+		return balance.Pick{}, false
+	}
+	return next, true
+}
+
+func (r *request) expired() bool {
+	return !r.deadline.IsZero() && !r.proxy.cfg.Now().Before(r.deadline)
+}
+
+// limit sets the deadline for the final head of the answer. A body that streams moves it: the
+// time runs from its end (see upload); what follows the head may take as long as it moves.
 func (r *request) limit() {
 	timeout := r.target.Traffic.RequestTimeout
 	if r.matched != nil && r.matched.RequestTimeout != 0 {
-		timeout = r.matched.RequestTimeout
+		timeout = max(r.matched.RequestTimeout, 0)
 	}
 	r.deadline = time.Time{}
-	if timeout > 0 && !r.tunnels() {
+	if timeout > 0 {
 		r.deadline = r.rec.Start.Add(timeout)
 	}
-	r.ex.SetDeadline(r.deadline)
 }
 
+// tunnels reports whether bytes are asked for, by CONNECT or by an upgrade.
 func (r *request) tunnels() bool { return r.head.IsConnect() || len(r.head.Upgrade) > 0 }
+
+// carriesBytes reports whether a connection is asked for: bytes of which nothing is known.
+func (r *request) carriesBytes() bool { return r.head.IsConnect() && len(r.head.Upgrade) == 0 }
 
 func (r *request) retries() int {
 	if r.matched != nil && r.matched.Retry != nil {
@@ -94,14 +165,14 @@ func (r *request) retries() int {
 }
 
 // tryDeadline bounds one try. While another could follow, a try has as much as the policy
-// says, or a second; the last one has all that is left.
-func (r *request) tryDeadline(now time.Time, more bool) time.Time {
+// says, or five times what the endpoint usually takes and a second at least; the last one has all
+// that is left.
+func (r *request) tryDeadline(now time.Time, pick *balance.Pick, more bool) time.Time {
 	limit := r.target.Traffic.TryTimeout
 	if r.matched != nil && r.matched.TryTimeout != 0 {
 		limit = max(r.matched.TryTimeout, 0)
-	}
-	if limit == 0 && more && r.head.Idempotent() {
-		limit = tryFloor
+	} else if limit == 0 && more && r.head.Idempotent() {
+		limit = max(tryFloor, tryFactor*pick.Endpoint.Stats(now.UnixNano()).Service)
 	}
 	if limit == 0 || r.tunnels() {
 		return r.deadline
@@ -113,300 +184,124 @@ func (r *request) tryDeadline(now time.Time, more bool) time.Time {
 	return end
 }
 
-// body is the request's body: whole in memory if it is small, so that it can be sent
-// again, else a stream that can be sent once.
-type body struct {
-	small []byte
-	// stream says that the body is read from the exchange while it is sent.
-	stream bool
-	// spent says that part of a stream was sent: there is no other try.
-	spent bool
-}
-
-func (r *request) takeBody() (*body, *refusal) {
-	h := r.ex.Request()
-	switch {
-	case r.tunnels():
-		return &body{}, nil
-	case h.Length == 0:
-		return &body{}, nil
-	case h.Length < 0 || h.Length > mesh.MaxReplayBody || h.Expect100:
-		return &body{stream: true}, nil
-	}
-	b := &body{small: make([]byte, h.Length)}
-	n, err := io.ReadFull(r.ex, b.small)
-	r.rec.RequestBytes = int64(n)
-	if err != nil {
-		return nil, refuse(mesh.ReasonClientGone, "read the request's body: "+err.Error())
-	}
-	return b, nil
-}
-
-// try sends the request to one endpoint. A nil refusal says that the answer was passed
-// on.
-func (r *request) try(pick *balance.Pick, b *body, more bool) (balance.Outcome, *refusal) {
+// try sends the request to one endpoint and waits for the final head of its answer.
+func (r *request) try(pick *balance.Pick, more bool) attempt {
 	r.rec.Tries++
-	cluster, identities := r.target.View.Cluster(pick.Endpoint)
-	r.rec.Cluster, r.rec.Endpoint = pick.Endpoint.Cluster, pick.Endpoint.Tag
-	deadline := r.tryDeadline(r.proxy.cfg.Now(), more)
-	s, err := r.proxy.cfg.Open(deadline, &Destination{Service: r.target.Name, Endpoint: pick.Endpoint, Cluster: cluster,
-		Identities: identities, Connect: r.head.IsConnect(), Timeout: r.target.Traffic.ConnectTimeout})
+	e := pick.Endpoint
+	cluster, identities := r.target.View.Cluster(e)
+	r.rec.Cluster, r.rec.Endpoint = e.Cluster, e.Tag
+	deadline := r.tryDeadline(r.proxy.cfg.Now(), pick, more)
+	r.dest = Destination{Service: r.target.Name, Endpoint: e, Cluster: cluster, Identities: identities,
+		Connect: r.head.IsConnect(), Timeout: r.target.Traffic.ConnectTimeout}
+	s, err := r.proxy.cfg.Open(deadline, &r.dest)
 	if err != nil {
 		return r.failed(err, mesh.ReasonUnreachable)
 	}
-	defer s.Close()
-	s.SetDeadline(deadline)
-	if r.tunnels() {
-		return r.tunnel(s)
-	}
-	upload, err := r.send(s, b)
-	if err != nil && upload == nil && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return r.failed(err, mesh.ReasonReset)
-	}
-	if upload != nil {
-		defer upload.stop(r.ex)
-	}
-	end, err := r.receive(s)
+	r.hold(s, deadline)
+	end, err := r.exchange(s)
 	if err != nil {
 		return r.failed(err, mesh.ReasonReset)
 	}
 	if why := r.reply.Get(FieldNotExecuted); why != nil {
-		reason := mesh.Reason(why)
-		outcome := balance.NeverExecuted
-		if reason == mesh.ReasonOverloaded || reason == mesh.ReasonDraining {
-			outcome = balance.Shed
-		}
-		return outcome, &refusal{status: r.reply.Status, reason: reason, detail: "the server proxy did not execute the request", notExecuted: !b.spent}
+		return r.declined(why)
 	}
-	if more && r.retriable(r.reply.Status) && !b.spent && r.head.Idempotent() && r.reply.Get(FieldReason) == nil {
-		return balance.Failed, &refusal{status: r.reply.Status, reason: mesh.ReasonNone, detail: "the application answered " + strconv.Itoa(r.reply.Status)}
+	if r.granted() || !r.retriable(r.reply.Status) {
+		return attempt{answer: true, end: end}
 	}
-	return r.pass(s, end)
+	return attempt{answer: true, end: end, outcome: balance.Failed,
+		refusal: &refusal{status: r.reply.Status, again: paid, detail: "the application answered " + strconv.Itoa(r.reply.Status)}}
+}
+
+// declined classifies a server proxy's word that the application has not seen the
+// request. To be shed costs the budget, so that retries do not feed an overload.
+func (r *request) declined(why []byte) attempt {
+	a := attempt{outcome: balance.NeverExecuted, refusal: notExecuted(mesh.Reason(why), "the server proxy in cluster "+
+		string(r.rec.Cluster)+" did not pass the request on")}
+	a.refusal.status = r.reply.Status
+	switch a.refusal.reason {
+	case mesh.ReasonOverloaded:
+		a.outcome, a.refusal.again = balance.Shed, paid
+	case mesh.ReasonDraining:
+		a.outcome = balance.Shed // it leaves in order: neither ill nor to be ejected
+	}
+	return a
 }
 
 // retriable reports whether a status is worth another try.
 func (r *request) retriable(status int) bool {
 	if r.matched != nil && r.matched.Retry != nil && len(r.matched.Retry.Codes) > 0 {
-		for _, c := range r.matched.Retry.Codes {
-			if c == status {
-				return true
-			}
-		}
-		return false
+		return slices.Contains(r.matched.Retry.Codes, status)
 	}
 	return status == 502 || status == 503 || status == 504
 }
 
 // failed classifies an error that came before an answer (TRAFFIC: failure classes).
-func (r *request) failed(err error, reason mesh.Reason) (balance.Outcome, *refusal) {
+func (r *request) failed(err error, reason mesh.Reason) attempt {
+	if gone := r.lostClient(); gone != nil {
+		return attempt{outcome: balance.Abandoned, refusal: refusedBody(gone)}
+	}
 	var known interface{ Reason() mesh.Reason }
 	if errors.As(err, &known) {
 		reason = known.Reason()
 	}
-	detail := fmt.Sprintf("cluster %s: %v", r.rec.Cluster, err)
+	detail := err.Error()
+	if r.rec.Cluster != "" {
+		detail = "cluster " + string(r.rec.Cluster) + ": " + detail
+	}
 	switch {
 	case reason == mesh.ReasonOwnFault:
-		return balance.Abandoned, refuse(reason, detail)
+		return attempt{outcome: balance.Abandoned, refusal: refuse(reason, detail)}
 	case errors.Is(err, message.ErrNotExecuted):
-		ref := refuse(reason, detail)
-		ref.notExecuted = true
-		return balance.NeverExecuted, ref
+		return attempt{outcome: balance.NeverExecuted, refusal: notExecuted(reason, detail)}
+	case timedOut(err) && (r.expired() || r.body.spent):
+		return attempt{outcome: balance.TimedOut, refusal: refuse(mesh.ReasonTimeout, detail)}
 	case timedOut(err):
-		if !r.deadline.IsZero() && !r.proxy.cfg.Now().Before(r.deadline) {
-			return balance.TimedOut, refuse(mesh.ReasonTimeout, detail)
-		}
-		return balance.TimedOut, refuse(mesh.ReasonTryTimeout, detail)
+		ref := refuse(mesh.ReasonTryTimeout, detail)
+		ref.again = paid
+		return attempt{outcome: balance.TimedOut, refusal: ref}
 	}
-	return balance.Failed, refuse(reason, detail)
+	ref := refuse(reason, detail)
+	ref.again = paid
+	if errors.Is(err, message.ErrStale) && r.head.Idempotent() {
+		// The connection broke before a byte of the answer: nothing is overloaded that a
+		// free try could overload further (RFC 9110 §9.2.2 allows it).
+		ref.again = freely
+	}
+	return attempt{outcome: balance.Failed, refusal: ref}
 }
 
-// send sends head and body. A streamed body is sent by a goroutine that upload stops.
-func (r *request) send(s message.Stream, b *body) (*upload, error) {
-	switch {
-	case b.stream:
-		b.spent = true
-		if err := s.Send(&r.head, false); err != nil {
-			b.spent = false // nothing of the body has been read
-			return nil, err
-		}
-		return r.startUpload(s), nil
-	case len(b.small) == 0:
-		r.head.Length = 0
-		return nil, s.Send(&r.head, true)
-	}
-	if err := s.Send(&r.head, false); err != nil {
-		return nil, err
-	}
-	if _, err := s.Write(b.small); err != nil {
-		return nil, err
-	}
-	return nil, s.CloseWrite(nil)
-}
-
-// upload is a body on its way beside the answer.
-type upload struct{ done chan struct{} }
-
-func (r *request) startUpload(s message.Stream) *upload {
-	u := &upload{done: make(chan struct{})}
-	ex, rec := r.ex, &r.rec
-	go func() {
-		defer close(u.done)
-		buf := make([]byte, copyBuffer)
-		for {
-			n, err := ex.Read(buf)
-			rec.RequestBytes += int64(n)
-			if n > 0 {
-				if _, werr := s.Write(buf[:n]); werr != nil {
-					return // the server answers, or the stream says why
-				}
-			}
-			if errors.Is(err, io.EOF) {
-				_ = s.CloseWrite(ex.Trailers())
-				return
-			}
-			if err != nil {
-				s.Close() // a body that broke off must not look whole
-				return
-			}
-		}
-	}()
-	return u
-}
-
-// stop ends the upload when the answer is complete: what the client still sends is of no
-// use to anybody.
-func (u *upload) stop(ex message.Exchange) {
-	select {
-	case <-u.done:
-	default:
-		ex.SetDeadline(time.Unix(1, 0))
-		<-u.done
-	}
-}
-
-// receive reads heads until the final one. An early hint (103) is passed on, a 100 is
-// not: the engine has sent its own.
-func (r *request) receive(s message.Stream) (bool, error) {
-	for {
-		r.reply.Reset()
-		end, err := s.Receive(&r.reply)
-		if err != nil || r.reply.Status >= 200 || r.reply.Status == 101 {
-			return end, err
-		}
-		if r.reply.Status == 103 {
-			if err := r.ex.Respond(&r.reply, false); err != nil {
-				return false, err
-			}
-		}
-	}
-}
-
-// pass hands the answer on. From its first byte there is no other try.
-func (r *request) pass(s message.Stream, end bool) (balance.Outcome, *refusal) {
-	outcome := balance.Served
-	if r.reply.Status >= 500 {
-		outcome = balance.Failed
-	}
-	r.prepareReply()
-	r.answered = true
-	s.SetDeadline(r.deadline)
-	cork(r.ex)
-	if err := r.ex.Respond(&r.reply, end); err != nil {
-		return balance.Abandoned, refuse(mesh.ReasonClientGone, "answer the client: "+err.Error())
-	}
-	if end {
-		return outcome, nil
-	}
-	for {
-		if !ready(s) {
-			if err := flush(r.ex); err != nil {
-				return balance.Abandoned, refuse(mesh.ReasonClientGone, "answer the client: "+err.Error())
-			}
-		}
-		n, err := s.Read(r.buf)
-		r.rec.ResponseBytes += int64(n)
-		if n > 0 {
-			if _, werr := r.ex.Write(r.buf[:n]); werr != nil {
-				return balance.Abandoned, refuse(mesh.ReasonClientGone, "answer the client: "+werr.Error())
-			}
-		}
-		if errors.Is(err, io.EOF) {
-			if err := r.ex.Finish(s.Trailers()); err != nil {
-				return balance.Abandoned, refuse(mesh.ReasonClientGone, "answer the client: "+err.Error())
-			}
-			return outcome, nil
-		}
-		if err != nil {
-			_, ref := r.failed(err, mesh.ReasonReset)
-			return balance.Failed, ref
-		}
-	}
-}
-
-// prepareReply turns the server proxy's answer into the application's.
-func (r *request) prepareReply() {
-	reason := mesh.ReasonNone
-	if !r.rec.Inbound { // an application's own word for it is not believed
-		reason = mesh.Reason(r.reply.Get(FieldReason))
-	}
-	if tag := r.reply.Get(FieldTag); tag != nil {
-		r.rec.Endpoint = string(tag)
-	}
-	strip(&r.reply)
-	r.rec.Status, r.rec.Reason = r.reply.Status, reason
-	if reason != mesh.ReasonNone {
-		r.reply.Add(FieldReason, string(reason))
-	}
-	if r.backend != nil {
-		filterResponse(&r.reply, r.backend.Filters)
-	}
-	if r.matched != nil {
-		filterResponse(&r.reply, r.matched.Filters)
-	}
+// timedOut reports whether an error is that of a deadline.
+func timedOut(err error) bool {
+	return errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // leave forwards a request out of the mesh, as it came.
-func (r *request) leave() *refusal {
-	ctx, stop := context.WithTimeout(context.Background(), mesh.DefaultConnectTimeout)
-	defer stop()
-	r.head.CopyFrom(r.ex.Request())
+func (r *request) leave(host string, port uint16) *refusal {
 	strip(&r.head)
-	host, port, ref := authority(&r.head)
-	if ref != nil {
-		return ref
-	}
-	s, err := r.proxy.cfg.Outside(ctx, host+":"+strconv.Itoa(int(port)), r.head.IsConnect())
-	if err != nil {
-		_, ref := r.failed(err, mesh.ReasonUnreachable)
-		return ref
-	}
-	defer s.Close()
-	if r.tunnels() {
-		_, ref := r.tunnel(s)
-		return ref
-	}
 	r.deadline = r.rec.Start.Add(mesh.DefaultRequestTimeout)
-	s.SetDeadline(r.deadline)
-	_, ref = r.relay(s)
-	return ref
+	if ref := r.takeBody(); ref != nil {
+		return ref
+	}
+	s, err := r.proxy.cfg.Outside(joinHostPort(host, port), r.head.IsConnect())
+	if err != nil {
+		return r.failed(err, mesh.ReasonUnreachable).refusal
+	}
+	r.hold(s, r.deadline)
+	defer r.drop()
+	return r.relay(s)
 }
 
 // relay sends the request once and passes the answer on.
-func (r *request) relay(s message.Stream) (balance.Outcome, *refusal) {
-	b, ref := r.takeBody()
-	if ref != nil {
-		return balance.Abandoned, ref
-	}
-	upload, err := r.send(s, b)
-	if upload != nil {
-		defer upload.stop(r.ex)
-	}
-	if err != nil && upload == nil && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return r.failed(err, mesh.ReasonReset)
-	}
-	end, err := r.receive(s)
+func (r *request) relay(s message.Stream) *refusal {
+	end, err := r.exchange(s)
 	if err != nil {
-		return r.failed(err, mesh.ReasonReset)
+		return r.failed(err, mesh.ReasonReset).refusal
 	}
-	return r.pass(s, end)
+	var ref *refusal
+	if r.granted() {
+		_, ref = r.tunnel()
+	} else {
+		_, ref = r.pass(end)
+	}
+	return ref
 }

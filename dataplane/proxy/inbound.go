@@ -1,12 +1,14 @@
 package proxy
 
 import (
-	"context"
+	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/core/policy"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -19,55 +21,129 @@ type Peer struct {
 	SNI      mesh.SNI
 }
 
-// Inbound carries one request of a client proxy to the own application. It returns when
-// the exchange has ended.
-func (p *Proxy) Inbound(ex message.Exchange, peer Peer) {
-	r := p.begin(ex)
-	r.peer, r.rec.Inbound, r.rec.Caller = peer, true, peer.Identity
-	r.run(inbound[:])
+// Access decides who may call a service. Make one with NewAccess; it is immutable.
+type Access struct {
+	*policy.Checker
+	source *ir.Access
+}
+
+// NewAccess compiles the rules of a service for a proxy of the cluster home.
+func NewAccess(a *ir.Access, home mesh.ClusterName) *Access {
+	return &Access{policy.Compile(a, home), a}
+}
+
+// opaque reports whether a Deny rule may speak of what a connection to port carries: such
+// a rule looks at methods or paths, and what is inside a connection nobody sees. It then denies, as
+// the rule could otherwise be passed under.
+func (a *Access) opaque(port uint16) (object string, denies bool) {
+	for i := range a.source.Policies {
+		e := &a.source.Policies[i]
+		if e.Policy.Action != mesh.Deny {
+			continue
+		}
+		for _, rule := range e.Policy.Rules {
+			for _, to := range rule.To {
+				if len(to.Methods)+len(to.Paths) > 0 && (len(to.Ports) == 0 || slices.Contains(to.Ports, port)) {
+					return e.Object, true
+				}
+			}
+		}
+	}
+	return "", false
+}
+
+// NewInbound prepares a service that the proxy's workload serves. access is nil until the
+// rules have arrived.
+func NewInbound(in *ir.Inbound, access *Access) *Inbound {
+	out := &Inbound{Service: in.Service, Access: access, ports: make(map[uint16]inboundPort, len(in.Ports))}
+	for _, p := range in.Ports {
+		out.ports[p.Port] = newInboundPort(p)
+	}
+	return out
 }
 
 // asked finds the service and port that the client proxy wants, and holds them against
 // the name that the connection was made for.
 func (r *request) asked() *refusal {
-	to := string(r.ex.Request().Get(FieldTo))
-	name, port, ok := strings.Cut(to, ":")
-	service, err := mesh.ParseServiceName(name)
-	n, err2 := strconv.ParseUint(port, 10, 16)
-	if !ok || err != nil || err2 != nil {
-		return refuse(mesh.ReasonMalformed, fmt.Sprintf("the field %s is %q: want namespace/service:port", FieldTo, to))
-	}
-	r.rec.Service, r.rec.Port = service, uint16(n)
-	if service != r.peer.SNI.Service {
-		return refuse(mesh.ReasonMisdirected, "the connection is for service "+r.peer.SNI.Service.String()+" and the request for "+to)
-	}
-	in := r.state.Inbound[service]
-	if in == nil {
-		ref := refuse(mesh.ReasonMisdirected, "service "+service.String()+" is not served here")
-		ref.notExecuted = true // the endpoint moved; another may serve
+	r.rec.RequestID = r.head.Get("x-request-id")
+	service := r.peer.SNI.Service
+	r.rec.Service = service
+	to, ref := r.oneTo()
+	if ref != nil {
 		return ref
 	}
-	r.in = in
-	if r.to, ok = in.Ports[r.rec.Port]; !ok {
-		return refuse(mesh.ReasonUnknownPort, "service "+service.String()+" has no port "+port)
+	// "namespace/service:port", held against the name of the connection piece by piece.
+	rest, ok := bytes.CutPrefix(to, []byte(service.Namespace))
+	if ok {
+		rest, ok = bytes.CutPrefix(rest, []byte("/"))
 	}
+	if ok {
+		rest, ok = bytes.CutPrefix(rest, []byte(service.Name))
+	}
+	if ok {
+		rest, ok = bytes.CutPrefix(rest, []byte(":"))
+	}
+	if !ok {
+		return r.misdirected(string(to))
+	}
+	n, err := strconv.ParseUint(view(rest), 10, 16)
+	if err != nil || n == 0 {
+		return refuse(mesh.ReasonMalformed, fmt.Sprintf("the field %s is %q: want namespace/service:port", FieldTo, to))
+	}
+	r.rec.Port = uint16(n)
+	in := r.state.Inbound[service]
+	if in == nil { // the endpoint moved; another may serve
+		return notExecuted(mesh.ReasonMisdirected, "service "+service.String()+" is not served here")
+	}
+	r.in = in
+	if r.to, ok = in.ports[r.rec.Port]; !ok {
+		return refuse(mesh.ReasonUnknownPort, fmt.Sprintf("service %s has no port %d", service, n))
+	}
+	r.rec.Protocol = r.to.Protocol
 	return nil
 }
 
-// authorise asks policy.Decide. Without rules nothing is allowed.
+// oneTo is the one field that says where the request is to go.
+func (r *request) oneTo() ([]byte, *refusal) {
+	var to []byte
+	for i := range r.head.Fields {
+		if string(r.head.Fields[i].Name) != FieldTo {
+			continue
+		}
+		if to != nil {
+			return nil, refuse(mesh.ReasonMalformed, "the field "+FieldTo+" is there twice")
+		}
+		to = r.head.Fields[i].Value
+	}
+	return to, nil
+}
+
+func (r *request) misdirected(to string) *refusal {
+	name, _, _ := strings.Cut(to, ":")
+	if _, err := mesh.ParseServiceName(name); err != nil {
+		return refuse(mesh.ReasonMalformed, fmt.Sprintf("the field %s is %q: want namespace/service:port", FieldTo, to))
+	}
+	return refuse(mesh.ReasonMisdirected, "the connection is for service "+r.peer.SNI.Service.String()+" and the request for "+to)
+}
+
+// authorise asks policy.Decide, about the method and path that the application will get.
+// Without rules nothing is allowed.
 func (r *request) authorise() *refusal {
 	if r.in.Access == nil {
-		ref := refuse(mesh.ReasonNotReady, "the access rules of service "+r.in.Service.String()+" have not arrived")
-		ref.notExecuted = true
-		return ref
+		return notExecuted(mesh.ReasonNotReady, "the access rules of service "+r.in.Service.String()+" have not arrived")
 	}
-	h := r.ex.Request()
-	path, _, _ := strings.Cut(string(h.Path), "?")
-	method := string(h.Method)
-	if h.IsConnect() && len(h.Upgrade) == 0 {
-		method, path = "", "" // a connection, not a request
+	h := &r.head
+	ask := policy.Request{Caller: r.peer.Identity, Port: r.rec.Port}
+	if r.carriesBytes() {
+		if object, denies := r.in.Access.opaque(r.rec.Port); denies {
+			r.rec.Policy = object
+			return refuse(mesh.ReasonDenied, "a Deny rule looks at methods or paths, which a tunnel hides")
+		}
+	} else {
+		path, _, _ := bytes.Cut(h.Path, []byte("?"))
+		ask.Method, ask.Path = view(h.Method), view(path) // Decide keeps neither
 	}
-	d := r.in.Access.Decide(policy.Request{Caller: r.peer.Identity, Port: r.rec.Port, Method: method, Path: path})
+	d := r.in.Access.Decide(ask)
 	r.rec.Policy = d.Object
 	if !d.Allowed {
 		return refuse(d.Reason, d.Why)
@@ -77,61 +153,46 @@ func (r *request) authorise() *refusal {
 
 // introduce tells the application who calls, and hides what is between proxies.
 func (r *request) introduce() *refusal {
-	h := &r.head
-	h.CopyFrom(r.ex.Request())
-	strip(h)
-	h.Add(FieldCaller, "URI="+r.peer.Identity.String())
-	r.rec.RequestID = string(h.Get("x-request-id"))
+	strip(&r.head)
+	r.scratch = append(r.scratch[:0], "URI=spiffe://"...)
+	r.scratch = append(r.scratch, r.peer.Identity.TrustDomain...)
+	r.scratch = append(append(r.scratch, "/ns/"...), r.peer.Identity.Namespace...)
+	r.scratch = append(append(r.scratch, "/sa/"...), r.peer.Identity.ServiceAccount...)
+	addBytes(&r.head, FieldCaller, r.scratch)
 	return nil
 }
 
-// deliver forwards to the application. What it cannot have seen is said to be so.
+// staleTries bounds how many pooled connections are found closed for one request.
+const staleTries = 3
+
+// deliver forwards to the application. What it cannot have seen is said to be so. How long it may
+// take is the client proxy's to say, who resets the stream.
 func (r *request) deliver() *refusal {
-	ctx, stop := context.WithTimeout(context.Background(), mesh.DefaultConnectTimeout)
-	defer stop()
-	connect := r.head.IsConnect() && len(r.head.Upgrade) == 0
-	for again := 0; ; again++ {
-		s, err := r.proxy.cfg.App(ctx, r.to.Target, connect)
+	if ref := r.takeBody(); ref != nil {
+		return ref
+	}
+	for try := 1; ; try++ {
+		s, err := r.proxy.cfg.App(r.to.target, r.carriesBytes())
 		if err != nil {
-			ref := refuse(mesh.ReasonAppUnreachable, "the application at "+r.to.Target.String()+": "+err.Error())
-			ref.notExecuted = true
-			return ref
+			return notExecuted(mesh.ReasonAppUnreachable, "the application at "+r.to.target+": "+err.Error())
 		}
-		ref, stale := r.deliverOn(s)
-		s.Close()
-		if !stale || again > 2 {
-			return ref
+		r.hold(s, r.deadline)
+		end, err := r.exchange(s)
+		switch {
+		case err != nil && errors.Is(err, message.ErrStale) && r.head.Idempotent() && !r.body.spent && try < staleTries:
+			r.drop()
+			continue
+		case err != nil:
+			r.drop()
+			return r.failed(err, mesh.ReasonReset).refusal
 		}
-	}
-}
-
-// deliverOn uses one stream; stale says that it was a pooled connection that the application
-// had closed, and that another may be tried.
-func (r *request) deliverOn(s message.Stream) (ref *refusal, stale bool) {
-	if r.tunnels() {
-		_, ref = r.tunnel(s)
-		return ref, false
-	}
-	if r.ex.Request().Length == 0 {
-		r.head.Length = 0
-		if err := s.Send(&r.head, true); err != nil {
-			return r.undelivered(err)
+		var ref *refusal
+		if r.granted() {
+			_, ref = r.tunnel()
+		} else {
+			_, ref = r.pass(end)
 		}
-		end, err := r.receive(s)
-		if err != nil {
-			return r.undelivered(err)
-		}
-		_, ref = r.pass(s, end)
-		return ref, false
+		r.drop()
+		return ref
 	}
-	_, ref = r.relay(s)
-	return ref, false
-}
-
-func (r *request) undelivered(err error) (*refusal, bool) {
-	if errors.Is(err, message.ErrStale) && r.head.Idempotent() {
-		return refuse(mesh.ReasonAppUnreachable, err.Error()), true
-	}
-	_, ref := r.failed(err, mesh.ReasonReset)
-	return ref, false
 }

@@ -3,6 +3,7 @@ package proxy
 import (
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/isthmus-mesh/isthmus/core/balance"
@@ -18,19 +19,20 @@ type route struct {
 	headers []*regexp.Regexp // nil where the comparison is exact
 	query   []*regexp.Regexp
 	weight  uint32 // sum over backends
+	label   string // for the record
 }
 
 // NewService prepares a service for requests. prev, nil for none, lends its retry budget.
 // The error names the route that cannot be understood; such a service is refused whole, and the
 // last good one stays in force.
 func NewService(s *ir.Service, view *balance.View, prev *Service) (*Service, error) {
-	out := &Service{Service: s, View: view, Budget: &balance.Budget{}, routes: make([]route, len(s.Routes))}
+	out := &Service{Service: s, View: view, Budget: &balance.Budget{}, routes: make([]route, len(s.Routes)), to: s.Name.String()}
 	if prev != nil {
 		out.Budget = prev.Budget
 	}
 	for i := range s.Routes {
 		r := &s.Routes[i]
-		c := route{Route: r}
+		c := route{Route: r, label: r.Object + " rule " + strconv.Itoa(r.Rule)}
 		var err error
 		if r.Match.PathType == mesh.PathRegex {
 			if c.path, err = whole(r.Match.Path); err != nil {
@@ -72,7 +74,7 @@ func expressions(in []mesh.ValueMatch) ([]*regexp.Regexp, error) {
 // match returns the first route that takes the request, in order of precedence; nil if
 // none does.
 func (s *Service) match(h *message.Head, port uint16, namespace string) *route {
-	path, query, _ := strings.Cut(string(h.Path), "?")
+	path, query, _ := strings.Cut(view(h.Path), "?") // kept by nothing below
 	for i := range s.routes {
 		if what, _ := s.routes[i].miss(h, port, namespace, path, query); what == missNothing {
 			return &s.routes[i]
@@ -203,22 +205,55 @@ func hasPathPrefix(path, prefix string) bool {
 	return ok && (rest == "" || rest[0] == '/')
 }
 
-// matchesHeader looks at all values of the name, joined as RFC 9110 §5.3 allows, so that
-// splitting a field over lines changes no verdict.
+// matchesHeader looks at all values of the name, so that splitting a field over lines,
+// or joining lines to one, changes no verdict (RFC 9110 §5.3). It allocates only for a
+// field of several lines.
 func matchesHeader(h *message.Head, want mesh.ValueMatch, re *regexp.Regexp) bool {
-	var joined string
-	found := false
-	for _, f := range h.Fields {
+	var first []byte
+	var joined strings.Builder
+	lines := 0
+	for i := range h.Fields {
+		f := &h.Fields[i]
 		if string(f.Name) != want.Name {
 			continue
 		}
-		if found {
-			joined += ","
+		switch lines++; lines {
+		case 1:
+			first = f.Value
+		case 2:
+			joined.Write(first)
+			fallthrough
+		default:
+			joined.WriteByte(',')
+			joined.Write(f.Value)
 		}
-		joined += string(f.Value)
-		found = true
 	}
-	return found && matchesValue(joined, want, re)
+	if lines == 0 {
+		return false
+	}
+	got := view(first)
+	if lines > 1 {
+		got = joined.String()
+	}
+	if re != nil {
+		return re.MatchString(got)
+	}
+	return got == want.Value || sameList(got, want.Value)
+}
+
+// sameList compares values as comma-separated lists, white space beside commas aside.
+func sameList(a, b string) bool {
+	for {
+		x, restA, moreA := strings.Cut(a, ",")
+		y, restB, moreB := strings.Cut(b, ",")
+		if moreA != moreB || strings.Trim(x, " \t") != strings.Trim(y, " \t") {
+			return false
+		}
+		if !moreA {
+			return true
+		}
+		a, b = restA, restB
+	}
 }
 
 // matchesQuery compares the first value of the parameter.

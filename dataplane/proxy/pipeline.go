@@ -16,6 +16,9 @@ var outbound = [...]stage{
 	// Before anything is decided: what applications send under our own names is theirs
 	// to lose, and what is not there yet, such as a request ID, must be the same for all tries.
 	{"strip and complete the head", (*request).complete},
+	// Before routes see the path, so that what is matched is what is forwarded. After the
+	// service is known: a path that leaves the mesh is not ours to change.
+	{"normalise the path", (*request).normalise},
 	// On what the application sent, before filters change it.
 	{"match a route", (*request).route},
 	// A redirect answers here; rewriting must precede the choice of backend's filters.
@@ -32,6 +35,9 @@ var inbound = [...]stage{
 	// The client proxy says what it wants; the connection says who it is and what name it
 	// asked for. All three must agree before any is believed.
 	{"check what is asked for", (*request).asked},
+	// The path in the one form that the decision sees and the application gets; a client
+	// proxy has done it, a client that is none has not.
+	{"normalise the path", (*request).normalise},
 	// Before the application or its limits see anything.
 	{"authorise", (*request).authorise},
 	// After authorisation, so that nobody can write the caller's name but we.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
@@ -13,7 +14,7 @@ import (
 // such a connection as it came in, RawStream as it goes out.
 
 // RawExchange presents an accepted connection as an exchange that asks for a tunnel to
-// authority ("service.namespace:port", for the record).
+// authority ("service.namespace:port", for the record). The caller closes the connection.
 func RawExchange(c net.Conn, authority string) message.Exchange {
 	e := &rawExchange{conn: c}
 	e.head.Reset()
@@ -60,18 +61,40 @@ func (e *rawExchange) Finish([]message.Field) error {
 	return closeWrite(e.conn)
 }
 
-// RawStream presents a connection that was made as a stream whose tunnel was granted.
+// RawStream presents a connection that was made as a stream whose tunnel was granted. Close
+// resets the connection unless both directions have ended.
 func RawStream(c net.Conn) message.Stream { return &rawStream{conn: c} }
 
-type rawStream struct{ conn net.Conn }
+type rawStream struct {
+	conn          net.Conn
+	wrote, readTo atomic.Bool // either direction has ended
+}
 
-func (s *rawStream) Send(*message.Head, bool) error   { return nil }
-func (s *rawStream) Write(p []byte) (int, error)      { return s.conn.Write(p) }
-func (s *rawStream) CloseWrite([]message.Field) error { return closeWrite(s.conn) }
-func (s *rawStream) Read(p []byte) (int, error)       { return s.conn.Read(p) }
-func (s *rawStream) Trailers() []message.Field        { return nil }
-func (s *rawStream) SetDeadline(t time.Time)          { _ = s.conn.SetDeadline(t) }
-func (s *rawStream) Close()                           { _ = s.conn.Close() }
+func (s *rawStream) Send(*message.Head, bool) error { return nil }
+func (s *rawStream) Write(p []byte) (int, error)    { return s.conn.Write(p) }
+func (s *rawStream) Trailers() []message.Field      { return nil }
+func (s *rawStream) SetDeadline(t time.Time)        { _ = s.conn.SetDeadline(t) }
+
+func (s *rawStream) CloseWrite([]message.Field) error {
+	s.wrote.Store(true)
+	return closeWrite(s.conn)
+}
+
+func (s *rawStream) Read(p []byte) (int, error) {
+	n, err := s.conn.Read(p)
+	if err == io.EOF {
+		s.readTo.Store(true)
+	}
+	return n, err
+}
+
+func (s *rawStream) Close() {
+	if s.wrote.Load() && s.readTo.Load() {
+		_ = s.conn.Close()
+		return
+	}
+	reset(s.conn) // what was cut off must not look whole
+}
 
 func (s *rawStream) Receive(h *message.Head) (bool, error) {
 	h.Reset()

@@ -7,19 +7,24 @@ import (
 )
 
 // Record is what is known of a request when it has ended: the source of access log,
-// metrics and spans. The function it is given to must not keep it.
+// metrics and spans. It and its byte slices are used again for another request: the function
+// that it is given to must not keep them.
 type Record struct {
 	Start    time.Time
 	Duration time.Duration
 	// Inbound is the server proxy's side.
 	Inbound bool
-	Method  string
-	Host    string
-	Path    string
+	// Method, Host and Path as they were asked for; a connection's are CONNECT, its
+	// authority and nothing.
+	Method, Host, Path []byte
 	// RequestID is x-request-id.
-	RequestID string
+	RequestID []byte
 	Service   mesh.ServiceName
 	Port      uint16
+	// Protocol of the service's port; empty if there is none.
+	Protocol mesh.Protocol
+	// Tunnel says that bytes were carried: CONNECT, a connection, or an upgrade.
+	Tunnel bool
 	// Route names the object and rule that chose, Backend what it chose.
 	Route   string
 	Backend mesh.ServiceName
@@ -31,13 +36,27 @@ type Record struct {
 	// Status is 0 when the client left before an answer.
 	Status int
 	Reason mesh.Reason
-	// Detail is for people and never for the client.
+	// Detail is for people and never for the client's program: beside the reason, it says what
+	// was attempted on what.
 	Detail string
 	// Policy decided on access, on the server's side.
 	Policy                      string
 	Tries                       int
 	RequestBytes, ResponseBytes int64
 }
+
+// again says on what terms a request that failed may be tried elsewhere (TRAFFIC: failure
+// classes).
+type again uint8
+
+const (
+	// never: it may have been executed and is not idempotent, or trying cannot help.
+	never again = iota
+	// freely: no application has seen it, or its connection was broken and it may be repeated.
+	freely
+	// paid: it costs a token of the retry budget.
+	paid
+)
 
 // refusal is why a request goes no further: it becomes a response once, outermost.
 type refusal struct {
@@ -46,6 +65,7 @@ type refusal struct {
 	detail string
 	// notExecuted tells a client proxy that any method may be tried elsewhere.
 	notExecuted bool
+	again       again
 }
 
 // statusOf is the status that a reason is answered with (mesh.Reason).
@@ -57,8 +77,14 @@ func statusOf(r mesh.Reason) int {
 		return 403
 	case mesh.ReasonNoRoute:
 		return 404
+	case mesh.ReasonBodyTooLarge:
+		return 413
 	case mesh.ReasonMisdirected:
 		return 421
+	case mesh.ReasonRateLimited:
+		return 429
+	case mesh.ReasonHeadTooLarge:
+		return 431
 	case mesh.ReasonNoBackend:
 		return 500
 	case mesh.ReasonUpgradeRefused:
@@ -73,4 +99,9 @@ func statusOf(r mesh.Reason) int {
 
 func refuse(r mesh.Reason, detail string) *refusal {
 	return &refusal{status: statusOf(r), reason: r, detail: detail}
+}
+
+// notExecuted is refuse for what no application has seen.
+func notExecuted(r mesh.Reason, detail string) *refusal {
+	return &refusal{status: statusOf(r), reason: r, detail: detail, notExecuted: true, again: freely}
 }

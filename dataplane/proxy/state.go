@@ -13,7 +13,6 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/core/balance"
 	"github.com/isthmus-mesh/isthmus/core/ir"
-	"github.com/isthmus-mesh/isthmus/core/policy"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -53,14 +52,16 @@ type Service struct {
 	Budget *balance.Budget
 
 	routes []route
+	to     string // "namespace/name", for FieldTo
 }
 
-// Inbound is a service the proxy's workload serves.
+// Inbound is a service the proxy's workload serves. Make one with NewInbound.
 type Inbound struct {
 	Service mesh.ServiceName
-	Ports   map[uint16]ir.InboundPort
 	// Access is nil until the rules arrived: until then everything is denied.
-	Access *policy.Checker
+	Access *Access
+
+	ports map[uint16]inboundPort
 }
 
 // Demand is how the pipeline asks for a service that is not in the state. It returns the
@@ -79,6 +80,9 @@ const (
 	FieldNotExecuted = "isthmus-not-executed"
 	// FieldTag on a response names the endpoint that answered.
 	FieldTag = "isthmus-endpoint"
+	// FieldNotSwitched on a 2xx response to an upgrade says that the application answered
+	// without switching protocols, which the 200 of extended CONNECT cannot tell.
+	FieldNotSwitched = "isthmus-not-switched"
 	// FieldReason on a response to an application says why a request was refused or failed.
 	FieldReason = "isthmus-reason"
 	// reservedPrefix covers all of them.

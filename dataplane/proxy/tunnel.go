@@ -2,34 +2,32 @@ package proxy
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/core/balance"
-	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
-// tunnel asks for a tunnel (CONNECT, or an upgrade) and, when it is granted, copies bytes
-// both ways until both directions have ended.
-func (r *request) tunnel(s message.Stream) (balance.Outcome, *refusal) {
-	r.head.Length = 0
-	if err := s.Send(&r.head, false); err != nil {
-		return r.failed(err, mesh.ReasonUnreachable)
+// granted reports whether the answer opens the tunnel that was asked for: 2xx to CONNECT
+// (RFC 9110 §9.3.6), 101 to an upgrade (§7.8), which between proxies is 200 to extended CONNECT
+// (RFC 8441 §5) unless the server proxy says that its application did not switch.
+func (r *request) granted() bool {
+	ok := r.reply.Status/100 == 2
+	switch {
+	case r.carriesBytes():
+		return ok
+	case len(r.head.Upgrade) > 0:
+		return r.reply.Status == 101 || ok && r.trusted && !r.reply.Has(FieldNotSwitched)
 	}
-	end, err := r.receive(s)
-	if err != nil {
-		return r.failed(err, mesh.ReasonUnreachable)
-	}
-	if why := r.reply.Get(FieldNotExecuted); why != nil && !r.rec.Inbound {
-		return balance.NeverExecuted, &refusal{status: r.reply.Status, reason: mesh.Reason(why),
-			detail: "the server proxy could not open the tunnel", notExecuted: true}
-	}
-	granted := r.reply.Status/100 == 2 || r.reply.Status == 101
-	if !granted {
-		return r.pass(s, end)
-	}
+	return false
+}
+
+// tunnel tells the client that the tunnel is open and copies bytes both ways until both
+// directions have ended.
+func (r *request) tunnel() (balance.Outcome, *refusal) {
 	r.prepareReply()
 	if len(r.head.Upgrade) > 0 { // extended CONNECT answers 200 where HTTP/1.1 says 101 (RFC 8441 §5)
 		r.reply.Status = 101
@@ -37,78 +35,71 @@ func (r *request) tunnel(s message.Stream) (balance.Outcome, *refusal) {
 	}
 	r.rec.Status = r.reply.Status
 	r.answered = true
+	r.ex.SetDeadline(r.proxy.cfg.Now().Add(answerTime))
 	if err := r.ex.Respond(&r.reply, false); err != nil {
-		return balance.Abandoned, refuse(mesh.ReasonClientGone, "answer the client: "+err.Error())
+		return r.unheard(err)
 	}
-	s.SetDeadline(time.Time{})
 	r.ex.SetDeadline(time.Time{})
-	return balance.Served, r.splice(s)
+	r.bound(time.Time{})
+	if f := r.proxy.cfg.Opened; f != nil {
+		f(&r.rec)
+	}
+	// It is over when its ends say so: how long it lasted tells nothing of the endpoint's
+	// speed, only that it lives. Shed is the outcome that measures nothing and counts as alive.
+	return balance.Shed, r.splice()
 }
 
 // splice copies both directions; each half-closes the other side when it ends, and the
 // first error breaks both.
-func (r *request) splice(s message.Stream) *refusal {
+func (r *request) splice() *refusal {
+	s := r.stream
 	var up sync.WaitGroup
 	var upErr error
 	up.Go(func() {
-		upErr = copyBytes(s, r.ex, &r.rec.RequestBytes, make([]byte, copyBuffer))
-		if upErr == nil {
+		defer r.guard()
+		pooled := r.proxy.buffers.Get().(*[]byte)
+		defer r.proxy.buffers.Put(pooled)
+		if upErr = copyBytes(s, r.ex, &r.rec.RequestBytes, *pooled); upErr == nil {
 			upErr = s.CloseWrite(nil)
 		}
 		if upErr != nil {
-			s.SetDeadline(time.Unix(1, 0)) // the other direction has nobody to talk to
+			r.bound(past()) // the other direction has nobody to talk to
 		}
 	})
 	err := copyBytes(r.ex, s, &r.rec.ResponseBytes, r.buf)
 	if err == nil {
 		err = r.ex.Finish(nil)
-	} else {
-		r.ex.SetDeadline(time.Unix(1, 0))
+	}
+	if err != nil {
+		r.ex.SetDeadline(past())
+		r.bound(past())
 	}
 	up.Wait()
+	if gone := r.lostClient(); gone != nil {
+		return refuse(mesh.ReasonClientGone, "the tunnel broke: "+gone.Error())
+	}
 	if err := errors.Join(upErr, err); err != nil {
 		return refuse(mesh.ReasonReset, "the tunnel broke: "+err.Error())
 	}
+	r.clean = true
 	return nil
 }
 
+// copyBytes copies until from ends; the error says which side failed.
 func copyBytes(to io.Writer, from io.Reader, count *int64, buf []byte) error {
 	for {
 		n, err := from.Read(buf)
 		*count += int64(n)
 		if n > 0 {
 			if _, werr := to.Write(buf[:n]); werr != nil {
-				return werr
+				return fmt.Errorf("write: %w", werr)
 			}
 		}
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
-			return err
+			return fmt.Errorf("read: %w", err)
 		}
 	}
-}
-
-// Engines may let a caller hold writes back until it would wait (http1.Exchange.Cork);
-// those that cannot send at once.
-
-func cork(ex message.Exchange) {
-	if c, ok := ex.(interface{ Cork() }); ok {
-		c.Cork()
-	}
-}
-
-func flush(ex message.Exchange) error {
-	if f, ok := ex.(interface{ Flush() error }); ok {
-		return f.Flush()
-	}
-	return nil
-}
-
-// ready reports whether a Read would return at once; a stream that cannot say is taken
-// to wait.
-func ready(s message.Stream) bool {
-	r, ok := s.(interface{ Ready() bool })
-	return ok && r.Ready()
 }

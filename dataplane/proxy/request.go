@@ -1,0 +1,407 @@
+package proxy
+
+import (
+	"errors"
+	"net/netip"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/core/balance"
+	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// Destination is an endpoint that was picked and how to verify it.
+type Destination struct {
+	Service    mesh.ServiceName
+	Endpoint   *balance.Endpoint
+	Cluster    *ir.Cluster
+	Identities []mesh.Identity
+	// Connect asks for a tunnel of bytes, which gets a connection of its own.
+	Connect bool
+	// Timeout bounds the making of a connection.
+	Timeout time.Duration
+}
+
+// Open opens a stream to a server proxy; it must not keep the Destination. Its error wraps
+// message.ErrNotExecuted when no application can have seen the request, and has a Reason() method
+// where one is known.
+type Open func(deadline time.Time, d *Destination) (message.Stream, error)
+
+// Config is what a pipeline works with. State, Demand, Open, App, Now, Rand and Done are
+// required.
+type Config struct {
+	State func() *State
+	// Demand asks for a service that the state does not have yet.
+	Demand Demand
+	Open   Open
+	// App opens a stream to the proxy's own application at "address:port" (inbound): for
+	// requests, or for bytes. It bounds its own time.
+	App func(target string, connect bool) (message.Stream, error)
+	// Outside opens a stream to "host:port" outside the mesh, when the mesh allows it; nil
+	// never.
+	Outside func(host string, connect bool) (message.Stream, error)
+	// Namespace is home: short names resolve in it.
+	Namespace string
+	Now       func() time.Time
+	Rand      func() uint64
+	// Opened, if set, is told of every tunnel when it begins to carry bytes.
+	Opened func(*Record)
+	// Done is told of every request that ended.
+	Done func(*Record)
+	// Panicked, if set, is told of a fault of ours that a request met; the request is answered
+	// or broken off and the proxy goes on.
+	Panicked func(value any, stack []byte)
+}
+
+// Proxy runs requests through the stages. It is safe for concurrent use.
+type Proxy struct {
+	cfg      Config
+	requests sync.Pool
+	buffers  sync.Pool // *[]byte of copyBuffer
+	hosts    hosts
+}
+
+// New returns a proxy; it owns no goroutine.
+func New(cfg Config) *Proxy {
+	p := &Proxy{cfg: cfg}
+	p.hosts.namespace = cfg.Namespace
+	p.requests.New = func() any {
+		r := &request{proxy: p, buf: make([]byte, copyBuffer)}
+		r.lost = [2]func(){func() { r.clientLeft(0) }, func() { r.clientLeft(1) }}
+		return r
+	}
+	p.buffers.New = func() any { b := make([]byte, copyBuffer); return &b }
+	return p
+}
+
+const (
+	// copyBuffer is the size of the buffer by which bodies are copied, in bytes.
+	copyBuffer = 16 << 10
+	// replayKeep is the largest body that a request keeps room for between uses, in bytes.
+	replayKeep = 16 << 10
+	// answerTime bounds the writing of our own answer to a client.
+	answerTime = 5 * time.Second
+	// demandTime bounds the wait for a configuration on first use: about what a client
+	// bears, and well below its own timeouts.
+	demandTime = 5 * time.Second
+	// stall ends a body, either way, on which nothing has moved for so long.
+	stall = 5 * time.Minute
+)
+
+// past is a deadline that cuts a call short, whatever the clock.
+func past() time.Time { return time.Unix(1, 0) }
+
+// Via is how a request came in: Service and Port are set when it came on the address
+// of a service, and zero on the explicit proxy.
+type Via struct {
+	Service mesh.ServiceName
+	Port    uint16
+}
+
+// Outbound carries one request of the own application to its service. It returns when
+// the exchange has ended.
+func (p *Proxy) Outbound(ex message.Exchange, via Via) {
+	r := p.begin(ex)
+	r.via = via
+	r.run(outbound[:])
+}
+
+// Inbound carries one request of a client proxy to the own application. It returns when
+// the exchange has ended.
+func (p *Proxy) Inbound(ex message.Exchange, peer Peer) {
+	r := p.begin(ex)
+	r.peer, r.rec.Inbound, r.rec.Caller = peer, true, peer.Identity
+	r.run(inbound[:])
+}
+
+// request is one request on its way. It is reused.
+type request struct {
+	proxy   *Proxy
+	ex      message.Exchange
+	state   *State
+	rec     Record
+	buf     []byte
+	scratch []byte
+
+	// What is sent on: a copy of the exchange's head, and what was answered.
+	head  message.Head
+	reply message.Head
+	// deadline of the whole request, up to the final head of the answer.
+	deadline time.Time
+	answered bool
+	// clean says that the exchange ended in order, both ways.
+	clean bool
+	body  body
+
+	// Outbound.
+	via     Via
+	scope   mesh.Scope
+	service *Service
+	matched *route
+	backend *ir.Backend
+	target  *Service // of the backend: the service itself unless routed
+	port    uint16   // of the backend
+	trusted bool     // what answers is a server proxy, whose reserved fields are believed
+	ask     balance.Ask
+	tried   [8]*balance.Endpoint
+	dest    Destination
+
+	// Inbound.
+	peer Peer
+	in   *Inbound
+	to   inboundPort
+
+	// The stream in use, which three goroutines may want to cut short: this request's, its
+	// upload's, and the engine's when it tells that the client left.
+	mu       sync.Mutex
+	stream   message.Stream // nil: none
+	cut      error          // why nothing more can be said to or heard of the client
+	ended    bool           // the upload is not wanted any more
+	headed   bool           // the final head of the answer has come
+	extended time.Time      // when deadlines were last moved
+	upload   chan struct{}  // closed when the upload has ended; nil: none
+	uses     uint8
+	lost     [2]func()
+}
+
+// breaker is an exchange that tells when its client is gone (http2); others show it in the
+// next read or write.
+type breaker interface{ OnBreak(func()) }
+
+func (p *Proxy) begin(ex message.Exchange) *request {
+	r := p.requests.Get().(*request)
+	r.ex, r.state = ex, p.cfg.State()
+	r.head.CopyFrom(ex.Request())
+	h := &r.head
+	r.rec = Record{Start: p.cfg.Now(), Method: h.Method, Host: h.Authority, Path: h.Path}
+	r.rec.Tunnel = r.tunnels()
+	if b, ok := ex.(breaker); ok {
+		b.OnBreak(r.lost[r.uses&1])
+	}
+	return r
+}
+
+// run passes the stages; the first refusal is answered, once and here. A panic of ours
+// costs this request only.
+func (r *request) run(stages []stage) {
+	defer r.end()
+	defer r.recovered()
+	if !r.state.Ready {
+		ref := refuse(mesh.ReasonNotReady, "no complete configuration has arrived yet")
+		ref.notExecuted = true
+		r.refuse(ref)
+		return
+	}
+	for i := range stages {
+		if ref := stages[i].run(r); ref != nil {
+			r.refuse(ref)
+			return
+		}
+		if r.answered {
+			return
+		}
+	}
+}
+
+func (r *request) recovered() {
+	v := recover()
+	if v == nil {
+		return
+	}
+	if f := r.proxy.cfg.Panicked; f != nil {
+		f(v, debug.Stack())
+	}
+	r.drop()
+	r.clean = false
+	r.refuse(refuse(mesh.ReasonOwnFault, "this proxy met a fault of its own"))
+	r.clean = false
+}
+
+// end reports the request and gives its storage back.
+func (r *request) end() {
+	p := r.proxy
+	r.rec.Duration = p.cfg.Now().Sub(r.rec.Start)
+	b, breaks := r.ex.(breaker)
+	if breaks {
+		b.OnBreak(nil)
+	}
+	p.cfg.Done(&r.rec)
+	r.mu.Lock()
+	reuse := r.cut == nil && (!breaks || r.clean)
+	r.uses++ // from now on a late call of lost is another request's
+	r.mu.Unlock()
+	if !reuse {
+		return // its engine may be about to tell it that the client left
+	}
+	r.head.Reset()
+	r.reply.Reset()
+	r.ex, r.state, r.rec = nil, nil, Record{}
+	r.deadline, r.answered, r.clean, r.body = time.Time{}, false, false, body{small: r.body.small[:0]}
+	if cap(r.body.small) > replayKeep {
+		r.body.small = nil
+	}
+	r.via, r.scope, r.service, r.matched, r.backend, r.target, r.port, r.trusted = Via{}, 0, nil, nil, nil, nil, 0, false
+	r.ask, r.dest = balance.Ask{}, Destination{}
+	clear(r.tried[:])
+	r.peer, r.in, r.to = Peer{}, nil, inboundPort{}
+	r.stream, r.ended, r.headed, r.extended, r.upload = nil, false, false, time.Time{}, nil
+	p.requests.Put(r)
+}
+
+// refuse answers with the reason, unless an answer has begun: then it is broken off.
+func (r *request) refuse(ref *refusal) {
+	r.rec.Reason, r.rec.Detail = ref.reason, ref.detail
+	switch {
+	case r.answered:
+		r.clean = false
+		r.ex.Abort(errors.New(ref.detail))
+		return
+	case ref.reason == mesh.ReasonClientGone:
+		r.answered = true
+		r.ex.Abort(errors.New(ref.detail))
+		return
+	}
+	r.answered = true
+	r.rec.Status = ref.status
+	h := &r.reply
+	h.Reset()
+	h.Status = ref.status
+	if ref.reason != mesh.ReasonNone {
+		h.Add(FieldReason, string(ref.reason))
+	}
+	if ref.notExecuted && r.rec.Inbound { // an application is not shown what is between proxies
+		h.Add(FieldNotExecuted, string(ref.reason))
+	}
+	h.Add("content-type", "text/plain; charset=utf-8")
+	text := string(ref.reason) + ": " + ref.detail + "\n"
+	h.Length = int64(len(text))
+	r.ex.SetDeadline(r.proxy.cfg.Now().Add(answerTime)) // the request's own may have passed
+	if err := r.ex.Respond(h, false); err != nil {
+		r.ex.Abort(err)
+		return
+	}
+	if string(r.rec.Method) != "HEAD" {
+		_, _ = r.ex.Write([]byte(text)) // a client that left needs no answer
+	}
+	r.clean = r.ex.Finish(nil) == nil && r.body.read
+}
+
+// clientLeft is called by the engine, on a goroutine of its own and perhaps late.
+func (r *request) clientLeft(use uint8) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.uses&1 == use {
+		r.cutLocked(errClientLeft)
+	}
+}
+
+var errClientLeft = errors.New("the client has left")
+
+// lose cuts the request short: the client can send or hear no more.
+func (r *request) lose(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.cutLocked(err)
+}
+
+func (r *request) cutLocked(err error) {
+	if r.cut == nil {
+		r.cut = err
+		if r.stream != nil {
+			r.stream.SetDeadline(past())
+		}
+	}
+}
+
+// lostClient is why the client is gone, or nil.
+func (r *request) lostClient() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.cut
+}
+
+// hold makes s the stream in use until drop.
+func (r *request) hold(s message.Stream, deadline time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stream, r.ended, r.headed, r.extended = s, false, false, time.Time{}
+	if r.cut != nil {
+		deadline = past()
+	}
+	s.SetDeadline(deadline)
+}
+
+// bound moves the deadline of the stream in use, unless it was cut short.
+func (r *request) bound(t time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.cut == nil && r.stream != nil {
+		r.stream.SetDeadline(t)
+	}
+}
+
+// drop ends the upload and closes the stream in use. Nothing touches it afterwards.
+func (r *request) drop() {
+	r.mu.Lock()
+	s, upload := r.stream, r.upload
+	if s == nil {
+		r.mu.Unlock()
+		return
+	}
+	if upload != nil {
+		select {
+		case <-upload:
+		default: // what the client still sends is of no use to anybody
+			r.ended = true
+			r.ex.SetDeadline(past())
+			s.SetDeadline(past())
+		}
+	}
+	r.mu.Unlock()
+	if upload != nil {
+		<-upload
+	}
+	r.mu.Lock()
+	r.stream, r.upload = nil, nil
+	r.mu.Unlock()
+	s.Close()
+}
+
+// moving says that bytes move, one way or the other, or are about to: both sides get a
+// stall's time from now on. It reports false when the request was cut short or its
+// upload ended. It costs a reading of the clock.
+func (r *request) moving() bool {
+	now := r.proxy.cfg.Now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.cut != nil || r.ended || r.stream == nil {
+		return false
+	}
+	if now.Sub(r.extended) > stall/8 {
+		r.extended = now
+		r.ex.SetDeadline(now.Add(stall))
+		r.stream.SetDeadline(now.Add(stall))
+	}
+	return true
+}
+
+// inboundPort is a port of an inbound service with its target as the pool of
+// connections wants it.
+type inboundPort struct {
+	ir.InboundPort
+	target string
+}
+
+func newInboundPort(p ir.InboundPort) inboundPort {
+	return inboundPort{p, targetText(p.Target)}
+}
+
+func targetText(a netip.AddrPort) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
+}

@@ -1,0 +1,339 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/core/balance"
+	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// continueTime is how long an Expect: 100-continue is waited on before the body is sent
+// all the same (RFC 9110 §10.1.1 asks clients not to wait for ever; curl waits as long).
+const continueTime = time.Second
+
+// body is the request's body: whole in memory if it is small, so that it can be sent
+// again, else a stream that can be sent once.
+type body struct {
+	small []byte
+	// stream says that the body is read from the exchange while it is sent.
+	stream bool
+	// waits says that it is not read before the other side wants it.
+	waits bool
+	// spent says that reading has begun: there is no other try.
+	spent bool
+	// read says that the client's end of the body was seen.
+	read bool
+}
+
+func (r *request) takeBody() *refusal {
+	h := &r.head
+	b := &r.body
+	b.small = b.small[:0]
+	switch {
+	case r.tunnels():
+		return nil
+	case h.Length == 0:
+		b.read = true
+		return nil
+	case h.Length < 0 || h.Length > mesh.MaxReplayBody || h.Expect100:
+		b.stream, b.waits = true, h.Expect100
+		return nil
+	}
+	n := int(h.Length)
+	if cap(b.small) < n {
+		b.small = make([]byte, n)
+	}
+	b.small = b.small[:n]
+	r.ex.SetDeadline(earlier(r.proxy.cfg.Now().Add(stall), r.deadline))
+	got, err := io.ReadFull(r.ex, b.small)
+	r.rec.RequestBytes = int64(got)
+	if err != nil {
+		return refusedBody(err)
+	}
+	b.read = true
+	return nil
+}
+
+// refusedBody says why a request's body, or its client, is no good.
+func refusedBody(err error) *refusal {
+	detail := "read the request: " + err.Error()
+	switch {
+	case timedOut(err):
+		ref := refuse(mesh.ReasonTimeout, detail)
+		ref.status = 408 // RFC 9110 §15.5.9: it is the client who was late
+		return ref
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF), errors.Is(err, errClientLeft), isNetwork(err):
+		return refuse(mesh.ReasonClientGone, detail)
+	}
+	return refuse(mesh.ReasonMalformed, detail)
+}
+
+func isNetwork(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) || errors.Is(err, net.ErrClosed)
+}
+
+// exchange sends head and body on the stream in use, and reads the final head of the
+// answer into reply.
+func (r *request) exchange(s message.Stream) (end bool, err error) {
+	b := &r.body
+	switch {
+	case r.tunnels():
+		r.head.Length = 0
+		err = s.Send(&r.head, false)
+	case b.stream:
+		if err = s.Send(&r.head, false); err == nil && !b.waits {
+			r.startUpload(s)
+		}
+	case len(b.small) == 0:
+		r.head.Length = 0
+		err = s.Send(&r.head, true)
+	default:
+		if err = s.Send(&r.head, false); err == nil {
+			// An error here is told by Receive, unless the server has answered early.
+			if _, werr := s.Write(b.small); werr == nil {
+				_ = s.CloseWrite(nil)
+			}
+		}
+	}
+	if err != nil {
+		return false, err
+	}
+	return r.receive(s)
+}
+
+// receive reads heads until the final one. An early hint (103) is passed on; a 100 starts
+// the body that waited for it and is not passed on: the client's engine sends its own.
+func (r *request) receive(s message.Stream) (end bool, err error) {
+	waits := r.body.stream && r.body.waits
+	if waits {
+		r.bound(earlier(r.proxy.cfg.Now().Add(continueTime), r.deadline))
+	}
+	for {
+		r.reply.Reset()
+		end, err = s.Receive(&r.reply)
+		switch {
+		case waits && timedOut(err) && !r.expired() && r.lostClient() == nil:
+			waits = false
+			r.startUpload(s)
+			continue
+		case err != nil:
+			return false, err
+		case r.reply.Status >= 200 || r.reply.Status == 101:
+			r.mu.Lock()
+			r.headed, r.extended = true, time.Time{} // from now on time is a stall's, not the request's
+			r.mu.Unlock()
+			return end, nil
+		case r.reply.Status == 100 && waits:
+			waits = false
+			r.startUpload(s)
+		case r.reply.Status == 103:
+			strip(&r.reply)
+			if err := r.ex.Respond(&r.reply, false); err != nil {
+				r.lose(err)
+				return false, err
+			}
+		}
+	}
+}
+
+// earlier returns the earlier of two deadlines; zero is none.
+func earlier(a, b time.Time) time.Time {
+	if b.IsZero() || !a.IsZero() && a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// startUpload sends the body beside the answer, on a goroutine that drop waits for.
+func (r *request) startUpload(s message.Stream) {
+	r.body.spent = true
+	done := make(chan struct{})
+	r.mu.Lock()
+	r.upload = done
+	r.mu.Unlock()
+	go func() {
+		defer close(done)
+		defer r.guard()
+		r.uploadBody(s)
+	}()
+}
+
+// guard keeps a panic of ours on a request's second goroutine to that request.
+func (r *request) guard() {
+	if v := recover(); v != nil {
+		if f := r.proxy.cfg.Panicked; f != nil {
+			f(v, debug.Stack())
+		}
+		r.lose(fmt.Errorf("this proxy met a fault of its own: %v", v))
+	}
+}
+
+// uploadBody copies until the body ends or either side fails. It touches of r what is under
+// mu, and RequestBytes and body.read, which others read after it has ended.
+func (r *request) uploadBody(s message.Stream) {
+	pooled := r.proxy.buffers.Get().(*[]byte)
+	defer r.proxy.buffers.Put(pooled)
+	buf := *pooled
+	for r.moving() {
+		n, err := r.ex.Read(buf)
+		r.rec.RequestBytes += int64(n)
+		if n > 0 {
+			if _, werr := s.Write(buf[:n]); werr != nil {
+				return // the server has answered, or Receive says why not
+			}
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			r.body.read = true
+			_ = s.CloseWrite(stripTrailers(r.ex.Trailers()))
+			r.uploaded(s)
+			return
+		case err != nil:
+			r.mu.Lock()
+			if !r.ended { // a body that broke off must not look whole
+				r.cutLocked(err)
+			}
+			r.mu.Unlock()
+			return
+		}
+	}
+}
+
+// uploaded starts the clock of the answer.
+func (r *request) uploaded(s message.Stream) {
+	var end time.Time
+	if !r.deadline.IsZero() {
+		end = r.proxy.cfg.Now().Add(r.deadline.Sub(r.rec.Start))
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.headed && !r.ended && r.cut == nil {
+		s.SetDeadline(end)
+	}
+}
+
+// pass hands the answer on. From its first byte there is no other try.
+func (r *request) pass(end bool) (balance.Outcome, *refusal) {
+	s := r.stream
+	outcome := balance.Served
+	if r.reply.Status >= 500 {
+		outcome = balance.Failed
+	}
+	r.prepareReply()
+	r.answered = true
+	r.moving()
+	cork(r.ex)
+	if err := r.ex.Respond(&r.reply, end); err != nil {
+		return r.unheard(err)
+	}
+	if end {
+		r.clean = r.bodyRead()
+		return outcome, nil
+	}
+	for {
+		if !ready(s) {
+			if err := flush(r.ex); err != nil {
+				return r.unheard(err)
+			}
+		}
+		r.moving()
+		n, err := s.Read(r.buf)
+		r.rec.ResponseBytes += int64(n)
+		if n > 0 {
+			if _, werr := r.ex.Write(r.buf[:n]); werr != nil {
+				return r.unheard(werr)
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			if err := r.ex.Finish(stripTrailers(s.Trailers())); err != nil {
+				return r.unheard(err)
+			}
+			r.clean = r.bodyRead()
+			return outcome, nil
+		}
+		if err != nil {
+			a := r.failed(err, mesh.ReasonReset)
+			return a.outcome, a.refusal
+		}
+	}
+}
+
+// bodyRead reports whether the request's body had been read to its end by now.
+func (r *request) bodyRead() bool {
+	if r.upload == nil {
+		return r.body.read
+	}
+	select {
+	case <-r.upload:
+		return r.body.read
+	default:
+		return false
+	}
+}
+
+// unheard is an answer that the client did not take.
+func (r *request) unheard(err error) (balance.Outcome, *refusal) {
+	return balance.Abandoned, refuse(mesh.ReasonClientGone, "answer the client: "+err.Error())
+}
+
+// prepareReply turns the server proxy's answer into the application's.
+func (r *request) prepareReply() {
+	reason := mesh.ReasonNone
+	if r.trusted { // an application's own word for it is not believed
+		if why := r.reply.Get(FieldReason); why != nil {
+			reason = mesh.Reason(why)
+		}
+		if tag := r.reply.Get(FieldTag); tag != nil {
+			r.rec.Endpoint = string(tag)
+		}
+	}
+	strip(&r.reply)
+	r.rec.Status, r.rec.Reason = r.reply.Status, reason
+	if reason != mesh.ReasonNone {
+		r.reply.Add(FieldReason, string(reason))
+	}
+	if r.rec.Inbound && r.tunnels() && r.reply.Status/100 == 2 && !r.granted() {
+		r.reply.Add(FieldNotSwitched, "1")
+	}
+	if r.backend != nil {
+		filterResponse(&r.reply, r.backend.Filters)
+	}
+	if r.matched != nil {
+		filterResponse(&r.reply, r.matched.Filters)
+	}
+}
+
+func joinHostPort(host string, port uint16) string {
+	return net.JoinHostPort(host, strconv.Itoa(int(port)))
+}
+
+// Engines may let a caller hold writes back until it would wait (http1.Exchange.Cork);
+// those that cannot send at once.
+
+func cork(ex message.Exchange) {
+	if c, ok := ex.(interface{ Cork() }); ok {
+		c.Cork()
+	}
+}
+
+func flush(ex message.Exchange) error {
+	if f, ok := ex.(interface{ Flush() error }); ok {
+		return f.Flush()
+	}
+	return nil
+}
+
+// ready reports whether a Read would return at once; a stream that cannot say is taken
+// to wait.
+func ready(s message.Stream) bool {
+	r, ok := s.(interface{ Ready() bool })
+	return ok && r.Ready()
+}
