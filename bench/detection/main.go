@@ -11,8 +11,8 @@
 // It does not measure what proxies notice by themselves on connections that carry
 // requests. The first type to read is rule, then driver.
 //
-//	go run ./bench/detection -out docs        # docs/detection.svg and docs/detection.tsv, 6 minutes on two cores
-//	go run ./bench/detection -real            # 6 minutes, prints a table
+//	go run ./bench/detection -out docs        # docs/detection.svg and docs/detection.tsv, 3 minutes on two cores
+//	go run ./bench/detection -real            # 5 minutes, prints a table
 package main
 
 import (
@@ -33,7 +33,7 @@ const plotted = liveness.ProbeEvery
 
 func main() {
 	out := flag.String("out", "docs", "folder for detection.svg and detection.tsv")
-	seeds := flag.Int("seeds", 2000, "seeds a cell, of ten minutes each")
+	seeds := flag.Int("seeds", 1000, "seeds a cell, of ten minutes each")
 	real := flag.Bool("real", false, "confirm over sockets and processes instead")
 	child := flag.String("child", "", "run as a part of -real")
 	flag.Parse()

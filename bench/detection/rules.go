@@ -95,11 +95,15 @@ func (t *trace) together(connections int, bound time.Duration) []late {
 	for i := 1; i < connections; i++ {
 		other := t.silences(i, bound)
 		var both []late
-		for _, a := range all {
-			for _, b := range other {
-				if from, to := max(a.asked, b.asked), min(a.answered, b.answered); from < to {
-					both = append(both, late{from, to})
-				}
+		for j, k := 0, 0; j < len(all) && k < len(other); {
+			a, b := all[j], other[k]
+			if from, to := max(a.asked, b.asked), min(a.answered, b.answered); from < to {
+				both = append(both, late{from, to})
+			}
+			if a.answered < b.answered {
+				j++
+			} else {
+				k++
 			}
 		}
 		all = both

@@ -45,14 +45,14 @@ const (
 )
 
 // The constants of the way back. A path that was lost is used again when it has answered
-// upAfter questions over the hold, which doubles with each loss and returns to holdMin after
-// calmAfter without one. So no sequence of events changes the state more often than 150
+// upAfter questions over the hold, which doubles when it is lost again within calmAfter and is
+// holdMin otherwise. With calmAfter as long as holdMax, no sequence of events changes the state more often than 150
 // times an hour, and that needs an adversary.
 const (
 	upAfter   = 3
 	holdMin   = 500 * time.Millisecond
 	holdMax   = time.Minute
-	calmAfter = 10 * time.Minute
+	calmAfter = time.Minute
 )
 
 // State is what is known of one peer. The zero State is a peer of whom nothing has been
