@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"time"
 
 	"github.com/isthmus-mesh/isthmus/control/object"
 	"github.com/isthmus-mesh/isthmus/control/store"
@@ -41,7 +42,7 @@ func (t *watcher) deliver(_ context.Context, e store.Events) error {
 		t.to.Header().Set("Content-Type", "application/json")
 		t.begun = true
 	}
-	if err := t.out.SetWriteDeadline(t.server.cfg.Now().Add(writeGrace)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+	if err := t.out.SetWriteDeadline(time.Now().Add(writeGrace)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return err
 	}
 	enc := json.NewEncoder(t.to)

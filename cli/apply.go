@@ -97,7 +97,7 @@ func (a *app) readFiles(paths []string, recursive bool) ([]api.File, error) {
 		}
 		info, err := os.Stat(p)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("find the input: %w", err)
 		}
 		if !info.IsDir() {
 			if err := open(p); err != nil {

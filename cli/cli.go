@@ -16,6 +16,7 @@ import (
 	"io"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -72,11 +73,16 @@ var errFindings = errors.New("findings")
 // Run runs a command line, without the program's name, prints its error, and returns the
 // exit code.
 func Run(ctx context.Context, o Options, args []string) int {
-	root := New(o)
+	a := &app{Options: o}
+	root := a.root()
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	c, err := root.ExecuteContextC(ctx)
 	if err != nil && !errors.Is(err, errFindings) {
-		fmt.Fprintf(o.Err, "%s: %v\n", root.CommandPath(), err)
+		if a.understood { // the error says what was attempted
+			fmt.Fprintf(o.Err, "%s: %v\n", root.CommandPath(), err)
+		} else {
+			fmt.Fprintf(o.Err, "%s: %v; see %s -h\n", c.CommandPath(), err, c.CommandPath())
+		}
 	}
 	return exitCode(err)
 }
@@ -106,20 +112,25 @@ type app struct {
 	output      string
 	noColor     bool
 	timeout     time.Duration
+
+	// understood says that the command line was: what fails then is no matter of usage.
+	understood bool
 }
 
 // New returns the root command. Errors are returned, not printed: see Run.
-func New(o Options) *cobra.Command {
-	if o.Now == nil {
-		o.Now = time.Now
+func New(o Options) *cobra.Command { return (&app{Options: o}).root() }
+
+func (a *app) root() *cobra.Command {
+	if a.Now == nil {
+		a.Now = time.Now
 	}
-	if o.Getenv == nil {
-		o.Getenv = func(string) string { return "" }
+	if a.Getenv == nil {
+		a.Getenv = func(string) string { return "" }
 	}
-	if o.HTTP == nil {
-		o.HTTP = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	if a.HTTP == nil {
+		a.HTTP = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	}
-	a := &app{Options: o}
+	o := a.Options
 	use, name := "isthmus", "isthmus"
 	if strings.HasPrefix(filepath.Base(o.Name), "kubectl-") {
 		use, name = "kubectl-isthmus", "kubectl isthmus"
@@ -129,6 +140,11 @@ func New(o Options) *cobra.Command {
 			"proxy to proxy, and traffic that survives the loss of a cluster.",
 		Example:     "  isthmus up --detach\n  isthmus status\n  isthmus explain frontend.shop@eu-west catalog.shop",
 		Annotations: map[string]string{cobra.CommandDisplayNameAnnotation: name},
+		PersistentPreRunE: func(c *cobra.Command, _ []string) error {
+			err := c.ValidateRequiredFlags()
+			a.understood = err == nil
+			return err
+		},
 	}
 	root.SetIn(o.In)
 	root.SetOut(o.Out)
@@ -157,16 +173,15 @@ const (
 
 // outputFlag adds -o.
 func (a *app) outputFlag(c *cobra.Command, formats ...string) {
-	c.Flags().StringVarP(&a.output, "output", "o", formats[0], strings.Join(formats, "|"))
+	var format string // of this command alone: defaults differ
+	c.Flags().StringVarP(&format, "output", "o", formats[0], strings.Join(formats, "|"))
 	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 	check := c.RunE
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		for _, f := range formats {
-			if a.output == f {
-				return check(cmd, args)
-			}
+		if a.output = format; slices.Contains(formats, format) {
+			return check(cmd, args)
 		}
-		return fmt.Errorf("-o %s is not known here; write %s", a.output, strings.Join(formats, ", "))
+		return fmt.Errorf("-o %s is not known here; write %s", format, strings.Join(formats, ", "))
 	}
 }
 

@@ -76,7 +76,7 @@ var objectAge = column{"AGE", false, func(a *app, s shown) string { return age(a
 func columnsOf(kind string) []column {
 	origin := column{"ORIGIN", true, func(_ *app, s shown) string { return s.Status.Origin }}
 	condition := func(name string) column {
-		return column{strings.ToUpper(name), false, func(_ *app, s shown) string { return worst(s, name) }}
+		return column{strings.ToUpper(strings.TrimSuffix(name, "Refs")), false, func(_ *app, s shown) string { return worst(s, name) }}
 	}
 	attached := []column{{"ATTACHED TO", false, func(_ *app, s shown) string { return attachments(s) }},
 		condition("Accepted"), condition("ResolvedRefs"), condition("Programmed"), objectAge, origin}

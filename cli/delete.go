@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -138,9 +139,13 @@ func (a *app) deleteAll(ctx context.Context, t target, list []doomed, dry, ignor
 		if err != nil {
 			return err
 		}
-		line := fmt.Sprintf("%s %q deleted", d.kind.Resource(), d.name)
+		resource := strings.ToLower(d.kind.Kind)
+		if g := d.kind.Group(); g != "" {
+			resource += "." + g
+		}
+		line := fmt.Sprintf("%s %q deleted", resource, d.name)
 		if a.output == "name" {
-			line = d.kind.Resource() + "/" + d.name
+			line = resource + "/" + d.name
 		}
 		if a.allClusters {
 			line = t.cluster + ": " + line

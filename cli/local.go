@@ -88,6 +88,12 @@ func (a *app) drillCommand() *cobra.Command {
 			"CLUSTER, CLUSTER--CLUSTER, control-plane@CLUSTER, store@CLUSTER, gateway@CLUSTER,\n" +
 			"SERVICE[.NAMESPACE]@CLUSTER and SERVICE[.NAMESPACE]/N@CLUSTER; sidecar: or app: in front names one of the two.",
 		Example: "  isthmus drill kill catalog.shop@eu-west\n  isthmus drill partition eu-west--us-east\n  isthmus drill resume catalog.shop@eu-west"}
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return cmd.Help()
+		}
+		return fmt.Errorf("there is no drill %q; see isthmus drill -h", args[0])
+	}
 	for _, v := range []struct{ verb, short, example string }{
 		{"kill", "kill processes and keep them down until resume", "  isthmus drill kill store@eu-west"},
 		{"pause", "stop processes as they stand (SIGSTOP)", "  isthmus drill pause control-plane@eu-west"},

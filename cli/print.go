@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -72,21 +71,6 @@ func printJSON(w io.Writer, v any) error {
 
 // printYAML writes JSON as YAML.
 func printYAML(w io.Writer, text json.RawMessage) error {
-	if t := bytes.TrimSpace(text); len(t) > 0 && t[0] == '[' {
-		var list []json.RawMessage
-		if err := json.Unmarshal(t, &list); err != nil {
-			return err
-		}
-		for _, v := range list {
-			if _, err := io.WriteString(w, "---\n"); err != nil {
-				return err
-			}
-			if err := printYAML(w, v); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
 	out, err := manifest.Marshal(manifest.Object{JSON: text})
 	if err != nil {
 		return err
