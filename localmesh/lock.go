@@ -129,12 +129,9 @@ func lockNetworks(dir string, p *Plan) (locks []*lock, err error) {
 			releaseAll(locks)
 		}
 	}()
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("lock the addresses of the mesh: %w", err)
-	}
 	for _, c := range p.Clusters {
 		path := filepath.Join(dir, fmt.Sprintf("127.%d.lock", int(p.Layout)+c.N))
-		l, err := tryLock(path)
+		l, err := lockIn(dir, path)
 		if errors.Is(err, errLocked) {
 			var h holder
 			text, err := os.ReadFile(path)
@@ -155,6 +152,18 @@ func lockNetworks(dir string, p *Plan) (locks []*lock, err error) {
 		}
 	}
 	return locks, nil
+}
+
+// lockIn takes a lock in a directory that the last mesh to end removes.
+func lockIn(dir, path string) (*lock, error) {
+	for {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, err
+		}
+		if l, err := tryLock(path); !errors.Is(err, os.ErrNotExist) {
+			return l, err
+		}
+	}
 }
 
 func releaseAll(locks []*lock) {

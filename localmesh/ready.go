@@ -34,9 +34,13 @@ const (
 // with every other, every proxy with certificate and acknowledged configuration, every
 // workload accepting, and requests from each cluster answered.
 func (m *Mesh) awaitReady(ctx context.Context) error {
-	missing := awaitAll(ctx, m.partsReady())
-	if len(missing) == 0 {
-		missing = awaitAll(ctx, m.requestsAnswered())
+	// In an order in which one control plane's answer spares asking each of its proxies until
+	// it is ready: looking costs the cores that a start needs.
+	var missing []string
+	for _, conditions := range [][]condition{m.partsReady(), m.proxiesReady(), m.requestsAnswered()} {
+		if missing = awaitAll(ctx, conditions); len(missing) > 0 {
+			break
+		}
 	}
 	if len(missing) == 0 {
 		return nil
@@ -94,10 +98,9 @@ func (m *Mesh) failed() []string {
 	return out
 }
 
-// partsReady are conditions on control planes, proxies and applications.
+// partsReady are conditions on control planes, which know their proxies, and applications.
 func (m *Mesh) partsReady() []condition {
 	var out []condition
-	client := &http.Client{Transport: m.transport}
 	for _, c := range m.plan.Clusters {
 		out = append(out, condition{"control plane of " + string(c.Name), func(ctx context.Context) error {
 			s, err := m.apis[c.Name].status(ctx)
@@ -108,11 +111,6 @@ func (m *Mesh) partsReady() []condition {
 		}})
 	}
 	for _, p := range m.processes {
-		if config, ok := p.spec.Config.(*proxyConfig); ok {
-			out = append(out, condition{p.spec.Name, func(ctx context.Context) error {
-				return get(ctx, client, "http://"+config.Admin.String()+"/ready")
-			}})
-		}
 		if p.spec.Role == RoleApp {
 			address := at(m.plan.Layout.App(p.spec.Cluster.N, p.spec.Instance.N), p.spec.Instance.Workload.Port).String()
 			out = append(out, condition{p.spec.Name, func(ctx context.Context) error {
@@ -122,6 +120,20 @@ func (m *Mesh) partsReady() []condition {
 					return err
 				}
 				return conn.Close()
+			}})
+		}
+	}
+	return out
+}
+
+// proxiesReady asks each proxy itself.
+func (m *Mesh) proxiesReady() []condition {
+	var out []condition
+	client := &http.Client{Transport: m.transport}
+	for _, p := range m.processes {
+		if config, ok := p.spec.Config.(*proxyConfig); ok {
+			out = append(out, condition{p.spec.Name, func(ctx context.Context) error {
+				return get(ctx, client, "http://"+config.Admin.String()+"/ready")
 			}})
 		}
 	}
