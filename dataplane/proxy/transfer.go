@@ -159,6 +159,7 @@ func (r *request) startUpload(s message.Stream) {
 	r.mu.Lock()
 	r.upload = done
 	r.mu.Unlock()
+	r.moving() // here and not there: the next wait for the answer must find its new deadline
 	go func() {
 		defer close(done)
 		defer r.guard()

@@ -1,0 +1,245 @@
+package proxy_test
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+func TestHostsAndPorts(t *testing.T) {
+	for host, want := range map[string]string{
+		"catalog": "200 ", "catalog.shop": "200 ", "catalog.shop:80": "200 ", "CATALOG.shop.svc.clusterset.local.": "200 ",
+		"catalog.shop.svc.cluster.local": "200 ", "10.0.0.9:80": "200 ",
+		"catalog.shop:81": "502 unknown_port", "catalog:0": "400 malformed_request", "catalog:x": "400 malformed_request",
+		"nobody.shop.svc.clusterset.local": "502 unknown_host", "nobody": "502 outside_mesh", "example.com": "502 outside_mesh",
+		"[::1]:80": "502 outside_mesh", "": "502 outside_mesh", "late.shop": "503 proxy_not_ready",
+	} {
+		w := newWorld(t, 2, nil)
+		w.state.ByAddress = map[netip.Addr]mesh.ServiceName{netip.MustParseAddr("10.0.0.9"): catalog}
+		w.state.Names[mesh.ServiceName{Namespace: "shop", Name: "late"}] = &ir.Name{}
+		w.script = []any{answer(200, "ok")}
+		ex := get(host, "/")
+		w.proxy.Outbound(ex, proxy.Via{})
+		if got := fmt.Sprintf("%d %s", ex.status, ex.field("isthmus-reason")); got != want {
+			t.Errorf("%q: %s (%s), want %s", host, got, w.last.Detail, want)
+		}
+	}
+}
+
+func TestOutsideIsAskedWhereAllowed(t *testing.T) {
+	w := newWorld(t, 2, nil)
+	w.state.Self = &ir.Proxy{OutboundAllowAny: true}
+	cfg := w.cfg
+	var asked []string
+	s := answer(200, "the world").says("isthmus-reason", "access_denied").says("isthmus-not-executed", "x")
+	cfg.Outside = func(host string, _ bool) (message.Stream, error) { asked = append(asked, host); return s, nil }
+	p := proxy.New(cfg)
+	ex := get("example.com", "/a/../%2Fb").with("isthmus-to", "shop/catalog:80").with("isthmus_to", "x")
+	p.Outbound(ex, proxy.Via{})
+	if ex.status != 200 || ex.out.String() != "the world" || ex.field("isthmus-reason") != "" || w.last.Reason != "" {
+		t.Errorf("%d %q, reason %q", ex.status, ex.out.String(), ex.field("isthmus-reason"))
+	}
+	if fmt.Sprint(asked) != "[example.com:80]" || string(s.sent.Path) != "/a/../%2Fb" || len(s.sent.Fields) != 0 {
+		t.Errorf("asked %v with %q %q: want it as it came, without our fields", asked, s.sent.Path, s.sent.Fields)
+	}
+}
+
+func TestRoutesSeeTheForwardedPath(t *testing.T) {
+	routed := func(s *ir.Service, _ *ir.Endpoints) {
+		s.Routed = true
+		s.Routes = []ir.Route{
+			{Object: "HTTPRoute shop/admin", Match: mesh.RouteMatch{PathType: mesh.PathPrefix, Path: "/admin"}},
+			{Object: "HTTPRoute shop/lang", Match: mesh.RouteMatch{Headers: []mesh.ValueMatch{{Name: "accept-language", Value: "de, en"}}},
+				Backends: []ir.Backend{{Service: catalog, Weight: 1}}},
+			{Object: "HTTPRoute shop/old", Match: mesh.RouteMatch{PathType: mesh.PathPrefix, Path: "/old"},
+				Filters: []mesh.RouteFilter{{Kind: mesh.FilterRedirect, Scheme: "https", PathType: "ReplacePrefixMatch", Path: "/new", StatusCode: 301}}},
+			{Object: "HTTPRoute shop/rest", Match: mesh.RouteMatch{PathType: mesh.PathPrefix, Path: "/a"}, Backends: []ir.Backend{{Service: catalog, Weight: 1}}},
+		}
+	}
+	for _, c := range []struct {
+		ex   *exchange
+		want string
+	}{
+		{get("catalog", "/x/../admin/keys"), "500 no_backend"},
+		{get("catalog", "/%61dmin"), "500 no_backend"},
+		{get("catalog", "//admin"), "500 no_backend"},
+		{get("catalog", "/administrator"), "404 no_route"},
+		{get("catalog", "/a%2Fb"), "400 malformed_request"},
+		{get("catalog", "/a/b"), "200 "},
+		{get("catalog", "/x").with("accept-language", "de,en"), "200 "},
+		{get("catalog", "/x").with("accept-language", "de").with("accept-language", "en"), "200 "},
+		{get("catalog", "/x").with("accept-language", "en").with("accept-language", "de"), "404 no_route"},
+		{get("catalog:80", "/old/x?y=1"), "301 "},
+	} {
+		w := newWorld(t, 2, routed)
+		s := answer(200, "ok")
+		w.script = []any{s}
+		w.proxy.Outbound(c.ex, proxy.Via{})
+		if got := fmt.Sprintf("%d %s", c.ex.status, c.ex.field("isthmus-reason")); got != c.want {
+			t.Errorf("%s: %s (%s), want %s", c.ex.head.Path, got, w.last.Detail, c.want)
+		}
+		if c.ex.status == 301 && c.ex.field("location") != "https://catalog/new/x?y=1" {
+			t.Errorf("location %q", c.ex.field("location"))
+		}
+	}
+}
+
+func TestResidencyOutranksFailover(t *testing.T) {
+	w := newWorld(t, 0, func(_ *ir.Service, e *ir.Endpoints) {
+		e.Groups = []ir.Group{{Cluster: "us-east", Exported: true, Slots: []uint64{1}, Forbidden: "ResidencyPolicy shop/eu"}}
+	})
+	w.script = []any{answer(200, "unlawful")}
+	ex := get("catalog", "/")
+	w.proxy.Outbound(ex, proxy.Via{})
+	if ex.status != 503 || ex.field("isthmus-reason") != "residency" || len(w.opened) != 0 {
+		t.Errorf("%d %s, %d streams opened", ex.status, ex.field("isthmus-reason"), len(w.opened))
+	}
+}
+
+var frontend = mesh.Identity{TrustDomain: "eu-west.isthmus.local", Namespace: "shop", ServiceAccount: "frontend"}
+
+// serving is a server proxy of shop/catalog under policies.
+func serving(t *testing.T, policies ...mesh.AccessPolicy) *world {
+	t.Helper()
+	w := newWorld(t, 1, nil)
+	a := &ir.Access{Service: catalog, Exported: true, Clusters: []ir.Caller{{TrustDomain: frontend.TrustDomain, Cluster: "eu-west"}}}
+	for _, p := range policies {
+		a.Policies = append(a.Policies, ir.AccessEntry{Object: "AccessPolicy shop/" + p.Name, Policy: p})
+	}
+	in := &ir.Inbound{Service: catalog, Ports: []ir.InboundPort{
+		{Port: 80, Protocol: mesh.ProtocolHTTP, Target: netip.MustParseAddrPort("127.1.2.3:8080")}}}
+	w.state.Inbound = map[mesh.ServiceName]*proxy.Inbound{catalog: proxy.NewInbound(in, proxy.NewAccess(a, "eu-west"))}
+	return w
+}
+
+var peer = proxy.Peer{Identity: frontend, SNI: mesh.SNI{Service: catalog, TrustDomain: frontend.TrustDomain}}
+
+func asked(path string) *exchange {
+	return get("catalog", path).with("isthmus-to", "shop/catalog:80")
+}
+
+func TestServerTellsTheCallerAndHidesTheMesh(t *testing.T) {
+	w := serving(t)
+	s := answer(200, "ok").says("isthmus-not-executed", "app's own lie").says("isthmus-reason", "x")
+	w.script = []any{s}
+	ex := asked("/a//b").with("x-forwarded-client-cert", "URI=spiffe://evil").with("x_forwarded-client_cert", "y")
+	w.proxy.Inbound(ex, peer)
+	var seen []string
+	for _, f := range s.sent.Fields {
+		seen = append(seen, string(f.Name)+": "+string(f.Value))
+	}
+	if fmt.Sprint(seen) != "[x-forwarded-client-cert: URI="+frontend.String()+"]" || string(s.sent.Path) != "/a/b" {
+		t.Errorf("the application saw %q %q", s.sent.Path, seen)
+	}
+	if ex.status != 200 || len(ex.fields) != 0 {
+		t.Errorf("%d with %q: an application's word for the mesh's is not believed", ex.status, ex.fields)
+	}
+}
+
+func TestServerRefusals(t *testing.T) {
+	deny := mesh.AccessPolicy{Name: "deny", Action: mesh.Deny, Rules: []mesh.AccessRule{{To: []mesh.AccessOperation{{Paths: []string{"/admin*"}}}}}}
+	connect := func() *exchange { ex := asked(""); ex.head.Method, ex.head.Path = []byte("CONNECT"), nil; return ex }
+	other := peer
+	other.SNI.Service.Name = "cart"
+	for _, c := range []struct {
+		name   string
+		ex     *exchange
+		peer   proxy.Peer
+		script []any
+		want   string // status, reason, not executed
+	}{
+		{"denied", asked("/admin"), peer, nil, "403 access_denied "},
+		{"denied in other spellings", asked("/x/..//%61dmin/a"), peer, nil, "403 access_denied "},
+		{"a path with two readings", asked("/x%2F..%2Fadmin"), peer, nil, "400 malformed_request "},
+		{"a tunnel under a rule on paths", connect(), peer, nil, "403 access_denied "},
+		{"another service's connection", asked("/"), other, nil, "421 misdirected "},
+		{"no service named", get("catalog", "/"), peer, nil, "400 malformed_request "},
+		{"two services named", asked("/").with("isthmus-to", "shop/catalog:80"), peer, nil, "400 malformed_request "},
+		{"unknown port", get("catalog", "/").with("isthmus-to", "shop/catalog:81"), peer, nil, "502 unknown_port "},
+		{"application down", asked("/"), peer, []any{errors.New("refused")}, "503 app_unreachable app_unreachable"},
+		{"application broke", asked("/"), peer, []any{answer2(broken)}, "502 upstream_reset "},
+		{"stale connections of the pool", asked("/"), peer, []any{answer2(stale), answer2(stale), answer(200, "ok")}, "200  "},
+	} {
+		w := serving(t, deny)
+		w.script = c.script
+		w.proxy.Inbound(c.ex, c.peer)
+		if got := fmt.Sprintf("%d %s %s", c.ex.status, c.ex.field("isthmus-reason"), c.ex.field("isthmus-not-executed")); got != c.want {
+			t.Errorf("%s: %s (%s), want %s", c.name, got, w.last.Detail, c.want)
+		}
+	}
+}
+
+func TestServerWithoutRulesDenies(t *testing.T) {
+	w := serving(t)
+	w.state.Inbound[catalog] = proxy.NewInbound(&ir.Inbound{Service: catalog, Ports: []ir.InboundPort{{Port: 80}}}, nil)
+	ex := asked("/")
+	w.proxy.Inbound(ex, peer)
+	if ex.status != 503 || ex.field("isthmus-reason") != "proxy_not_ready" {
+		t.Errorf("%d %s", ex.status, ex.field("isthmus-reason"))
+	}
+}
+
+func TestServerUpgrades(t *testing.T) {
+	w := serving(t)
+	upgrade := func() *exchange {
+		ex := asked("/chat")
+		ex.head.Method, ex.head.Upgrade, ex.body = []byte("CONNECT"), []byte("websocket"), strings.NewReader("hello")
+		return ex
+	}
+	s := answer(101, "there")
+	w.script = []any{s}
+	ex := upgrade()
+	w.proxy.Inbound(ex, peer)
+	if ex.status != 101 || string(s.sent.Method) != "GET" || string(s.sent.Path) != "/chat" || ex.out.String() != "there" {
+		t.Errorf("%d; the application was asked %s %s", ex.status, s.sent.Method, s.sent.Path)
+	}
+	s = answer(200, "a page")
+	w.script = []any{s}
+	ex = upgrade()
+	w.proxy.Inbound(ex, peer)
+	if ex.status != 200 || ex.field("isthmus-not-switched") == "" || ex.out.String() != "a page" {
+		t.Errorf("%d %q", ex.status, ex.fields)
+	}
+}
+
+// TestServerLetsGoOfAHungApplication: the client proxy gave up, so does the server's.
+func TestServerLetsGoOfAHungApplication(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := serving(t)
+		s := answer(0, "")
+		s.silent = true
+		w.script = []any{s}
+		b := breaking{asked("/")}
+		time.AfterFunc(time.Second, func() { b.onBreak() })
+		began := time.Now()
+		w.proxy.Inbound(b, peer)
+		if time.Since(began) != time.Second || s.closed != 1 || w.last.Reason != mesh.ReasonClientGone {
+			t.Errorf("%v, closed %d times, reason %q", time.Since(began), s.closed, w.last.Reason)
+		}
+	})
+}
+
+func TestInboundAllocatesNothing(t *testing.T) {
+	w := serving(t)
+	cfg := w.cfg
+	cfg.Done = func(*proxy.Record) {}
+	s := answer(200, "ok")
+	var open message.Stream = bare{s}
+	cfg.App = func(string, bool) (message.Stream, error) { s.read = 0; return open, nil }
+	p := proxy.New(cfg)
+	ex := &quiet{exchange: asked("/a")}
+	run := func() { p.Inbound(ex, peer) }
+	run()
+	if n := testing.AllocsPerRun(200, run); n > 0 {
+		t.Errorf("%v allocations a request, want 0", n)
+	}
+}
