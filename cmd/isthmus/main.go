@@ -4,12 +4,13 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
-	"github.com/spf13/cobra"
+	"github.com/isthmus-mesh/isthmus/cli"
+	"github.com/isthmus-mesh/isthmus/localmesh"
 )
 
 // version is set by the linker.
@@ -17,12 +18,15 @@ var version = "dev"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	root := &cobra.Command{Use: "isthmus", Short: "one mesh over many clusters", SilenceErrors: true}
-	root.AddGroup(&cobra.Group{ID: "parts", Title: "Long-running parts:"})
-	root.AddCommand(parts()...)
-	if err := root.ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "isthmus:", err)
-		os.Exit(2)
-	}
+	code := cli.Run(ctx, cli.Options{Name: filepath.Base(os.Args[0]), In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Version: version,
+		Getenv: os.Getenv, Terminal: isTerminal(os.Stdout), Up: up, Down: localmesh.Down, Extra: parts(),
+		StateDir: func() (string, error) { return localmesh.DefaultStateDir(os.Getenv) }}, os.Args[1:])
+	stop()
+	os.Exit(code)
+}
+
+// isTerminal reports whether colours may be used.
+func isTerminal(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }

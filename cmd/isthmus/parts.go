@@ -12,9 +12,13 @@ import (
 	"github.com/isthmus-mesh/isthmus/control/storeserver"
 	"github.com/isthmus-mesh/isthmus/dataplane/agent"
 	"github.com/isthmus-mesh/isthmus/internal/parent"
+	"github.com/isthmus-mesh/isthmus/localmesh/app"
 	"github.com/isthmus-mesh/isthmus/localmesh/link"
 	"github.com/spf13/cobra"
 )
+
+// groupParts is the group of package cli for them.
+const groupParts = "parts"
 
 // parts are the long-running commands, each with --config FILE: what a local mesh, a unit
 // file or a container starts.
@@ -24,12 +28,24 @@ func parts() []*cobra.Command {
 		part("proxy", "run a proxy: a sidecar or an east-west gateway", proxy),
 		part("store", "run the standalone object store of a control plane", store),
 		part("link", "run the emulated WAN between two clusters of a local mesh", wan),
+		workloads(),
 	}
+}
+
+// workloads are the applications of the local mesh.
+func workloads() *cobra.Command {
+	c := &cobra.Command{Use: "workload", Short: "run an application of a local mesh", GroupID: groupParts}
+	for _, what := range []string{app.Echo, app.Shop, app.Exec} {
+		sub := part(what, "run "+what, workload(what))
+		sub.GroupID, sub.Example = "", "  isthmus workload "+what+" --config app.json"
+		c.AddCommand(sub)
+	}
+	return c
 }
 
 func part(name, short string, run func(context.Context, string, *slog.Logger) error) *cobra.Command {
 	var config, level string
-	c := &cobra.Command{Use: name + " --config FILE", Short: short, Args: cobra.NoArgs, SilenceUsage: true, GroupID: "parts",
+	c := &cobra.Command{Use: name + " --config FILE", Short: short, Args: cobra.NoArgs, SilenceUsage: true, GroupID: groupParts,
 		Example: "  isthmus " + name + " --config " + name + ".json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var l slog.Level
