@@ -79,6 +79,7 @@ func bulkSink(t testing.TB) (*running, *atomic.Int64) {
 // TestHalvesCloseByThemselves sends much, closes that half, and only then gets an answer, as a
 // client of a batch protocol does; what is sent crosses from the buffer to the kernel's copy.
 func TestHalvesCloseByThemselves(t *testing.T) {
+	t.Parallel()
 	for _, size := range []int{100, 300 << 10, 9 << 20} {
 		m := newMesh(t)
 		r := accepting(t, func(c net.Conn) {
@@ -113,6 +114,7 @@ func TestHalvesCloseByThemselves(t *testing.T) {
 }
 
 func TestAPassThatIsIdleEnds(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t)
 	r := accepting(t, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
 	g := tunnel.NewGateway(tunnel.GatewayConfig{Route: always(r.addr), Source: sourceOf(t, m.east.svid(t, gate, time.Hour), m.bundles),
@@ -140,6 +142,7 @@ func TestAPassThatIsIdleEnds(t *testing.T) {
 }
 
 func TestASourceHasAShareOfAGateway(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t)
 	r := accepting(t, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
 	g := tunnel.NewGateway(tunnel.GatewayConfig{Route: always(r.addr), Source: sourceOf(t, m.east.svid(t, gate, time.Hour), m.bundles),
@@ -174,6 +177,7 @@ func TestASourceHasAShareOfAGateway(t *testing.T) {
 
 // TestGatewaysAnswerForThemselves pings a gateway by its own name.
 func TestGatewaysAnswerForThemselves(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t)
 	gw, _ := m.gateway(t, func(mesh.SNI) (netip.AddrPort, bool) { return netip.AddrPort{}, false })
 	cfg := trust.ClientConfig(sourceOf(t, m.west.svid(t, shop, time.Hour), m.bundles), trust.AcceptServers(east, gate), tunnel.GatewayName(east), "h2")

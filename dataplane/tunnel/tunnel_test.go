@@ -20,6 +20,7 @@ import (
 )
 
 func TestRequestsShareAConnection(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t)
 	srv := m.orders(t)
 	d, _ := m.dialer(t, nil)
@@ -39,6 +40,7 @@ func TestRequestsShareAConnection(t *testing.T) {
 }
 
 func TestConnectStreamsHaveTheirOwnConnection(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t)
 	srv := m.orders(t)
 	d, _ := m.dialer(t, nil)
@@ -79,6 +81,7 @@ const marker = "the-secret-of-the-isthmus"
 // TestGatewaysCannotRead has a marker in path, header and both bodies, and looks at every byte
 // before and behind the gateway.
 func TestGatewaysCannotRead(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t)
 	srv, _ := m.server(t, m.east.svid(t, orders, time.Hour), answerWith(marker))
 	behind := newLink(t, func() netip.AddrPort { return srv.addr })
@@ -109,6 +112,7 @@ func TestGatewaysCannotRead(t *testing.T) {
 }
 
 func TestWhoIsRefused(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t)
 	stranger := newAuthority(t, "mars.isthmus.local")
 	alien := mesh.Identity{TrustDomain: "mars.isthmus.local", Namespace: "default", ServiceAccount: "shop"}
@@ -186,6 +190,7 @@ func refused(t *testing.T, err error, reason mesh.Reason) {
 }
 
 func TestAClientWithoutACertificateIsRefused(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t)
 	srv := m.orders(t)
 	err := rawClient(t, srv.addr, "0.orders.default."+string(east))
@@ -196,6 +201,7 @@ func TestAClientWithoutACertificateIsRefused(t *testing.T) {
 }
 
 func TestWhatGatewaysRefuseInWords(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t)
 	dead := addrOf(closedListener(t))
 	tests := []struct {
@@ -273,6 +279,7 @@ func (l *load) none(t testing.TB) {
 }
 
 func TestRenewalFailsNoRequest(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t)
 	srv, serverSource := m.server(t, m.east.svid(t, orders, time.Hour), answerWith("hello"))
 	l := newLink(t, func() netip.AddrPort { return srv.addr })
@@ -295,6 +302,7 @@ func TestRenewalFailsNoRequest(t *testing.T) {
 }
 
 func TestALostRootCutsLiveConnections(t *testing.T) {
+	t.Parallel()
 	for _, side := range []string{"client", "server"} {
 		t.Run(side, func(t *testing.T) {
 			m := newMesh(t)
@@ -336,6 +344,7 @@ func TestALostRootCutsLiveConnections(t *testing.T) {
 
 // TestIdentitiesAreHeldAgainstLiveConnections narrows the set while a connection lives.
 func TestIdentitiesAreHeldAgainstLiveConnections(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t)
 	srv := m.orders(t)
 	d, _ := m.dialer(t, nil)
@@ -348,6 +357,7 @@ func TestIdentitiesAreHeldAgainstLiveConnections(t *testing.T) {
 }
 
 func TestAMovedSlotDrainsItsOldConnection(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t)
 	a, b := m.orders(t), m.orders(t)
 	var to atomic.Pointer[netip.AddrPort]
@@ -385,6 +395,7 @@ func TestAMovedSlotDrainsItsOldConnection(t *testing.T) {
 }
 
 func TestAKilledGatewayIsReplacedByAnother(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t)
 	srv := m.orders(t)
 	g1, _ := m.gateway(t, always(srv.addr))
@@ -406,6 +417,7 @@ func TestAKilledGatewayIsReplacedByAnother(t *testing.T) {
 
 // TestConnectionsGrowInNumber has more streams than one connection should carry.
 func TestConnectionsGrowInNumber(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t)
 	hang := make(chan struct{})
 	var inside atomic.Int64
@@ -426,6 +438,7 @@ func TestConnectionsGrowInNumber(t *testing.T) {
 // TestACongestedConnectionGetsAnother uploads through a slow link: one stream only, but its
 // connection's send queue does not empty.
 func TestACongestedConnectionGetsAnother(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t)
 	srv, _ := m.server(t, m.east.svid(t, orders, time.Hour), func(ex message.Exchange, p tunnel.Peer) {
 		_, _ = io.Copy(io.Discard, struct{ io.Reader }{ex})
