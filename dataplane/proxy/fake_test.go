@@ -184,7 +184,21 @@ func (e *exchange) field(name string) string {
 // breaking is an exchange that tells when its client left, as http2's.
 type breaking struct{ *exchange }
 
-func (b breaking) OnBreak(f func()) { b.onBreak = f }
+func (b breaking) OnBreak(f func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.onBreak = f
+}
+
+// leave is the engine's word that the client is gone.
+func (b breaking) leave() {
+	b.mu.Lock()
+	f := b.onBreak
+	b.mu.Unlock()
+	if f != nil {
+		f()
+	}
+}
 
 // stream is a server in memory.
 type stream struct {
@@ -351,7 +365,7 @@ func (w *world) next() (message.Stream, error) {
 }
 
 var (
-	refused = fmt.Errorf("dial: connection refused: %w", message.ErrNotExecuted)
-	broken  = fmt.Errorf("stream: %w", io.ErrUnexpectedEOF)
-	stale   = fmt.Errorf("stream: %w: %w", message.ErrStale, io.ErrUnexpectedEOF)
+	errRefused = fmt.Errorf("dial: connection refused: %w", message.ErrNotExecuted)
+	errBroken  = fmt.Errorf("stream: %w", io.ErrUnexpectedEOF)
+	errStale   = fmt.Errorf("stream: %w: %w", message.ErrStale, io.ErrUnexpectedEOF)
 )
