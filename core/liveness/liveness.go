@@ -19,7 +19,7 @@ import (
 // bench/detection; ADR 9 says why these. Change one only with a new curve.
 const (
 	// ProbeEvery is how often each connection is asked. At 100 ms detection is 100 ms
-	// sooner, and false trips at 5 % loss are six times as many.
+	// sooner, and false trips at 5 % loss are five to ten times as many.
 	ProbeEvery = 250 * time.Millisecond
 	// silentRTOs is how many retransmission timers beyond its round trip an answer may be
 	// late. Beyond 1 a question must have been lost twice; the next step of the curve is at
