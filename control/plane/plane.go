@@ -44,9 +44,13 @@ type Plane struct {
 	xds     *xds.Server
 	peers   *peers
 	teller  *teller
+	recover *recovery
 
-	hlcMu sync.Mutex
-	hlc   replica.HLC
+	hlcMu  sync.Mutex
+	hlc    replica.HLC
+	goneMu sync.Mutex
+	// deleted are the policies whose deletion is stated to peers.
+	deleted map[replica.Name]mesh.Stamp
 	// position is how far the own history is in the world.
 	position atomic.Pointer[mesh.Position]
 	// read is closed when the store has been read once.
@@ -66,7 +70,9 @@ var order = []string{string(ir.TypeBundle), string(ir.TypeCluster), string(ir.Ty
 // Run.
 func New(ctx context.Context, cfg Config, log *slog.Logger) (*Plane, error) {
 	p := &Plane{cfg: cfg, log: log, clock: clock.Real{}, read: make(chan struct{}), slots: make(chan mesh.SlotTable, slotsMax),
-		hlc: replica.HLC{Origin: cfg.Cluster}, exports: peer.NewExports(cfg.Cluster), teller: newTeller()}
+		hlc: replica.HLC{Origin: cfg.Cluster}, exports: peer.NewExports(cfg.Cluster), teller: newTeller(),
+		deleted: map[replica.Name]mesh.Stamp{}}
+	p.recover = &recovery{plane: p, began: p.clock.Now(), asking: map[string]bool{}}
 	for _, d := range []string{cfg.StateDir, cfg.path("peers")} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, fmt.Errorf("control plane of %s: %w", cfg.Cluster, err)
@@ -173,7 +179,7 @@ func (p *Plane) serveFederation(ctx context.Context, ln net.Listener) error {
 	c := trust.ServerConfig(p.source, trust.ServerOptions{Accept: trust.AcceptKnownClients(), ALPN: []string{"h2"}})
 	srv := grpc.NewServer(append(peer.ServerOptions(), grpc.Creds(credentials.NewTLS(c)))...)
 	peer.NewServer(peer.ServerConfig{Self: p.cfg.Cluster, TrustDomain: p.cfg.TrustDomain(), Exports: p.exports, Identify: identify,
-		Joined: p.peers.joined, Clock: p.clock, Log: p.log}).Register(srv)
+		Joined: p.peers.joined, Ahead: p.recover.ahead, Witness: p.recover.witness, Clock: p.clock, Log: p.log}).Register(srv)
 	return serve(ctx, srv, ln)
 }
 

@@ -26,7 +26,7 @@ const (
 
 // follow turns the store's changes into edits of the world, for as long as ctx lasts.
 func (p *Plane) follow(ctx context.Context) error {
-	f := &follower{plane: p, known: map[store.Key]mesh.Key{}}
+	f := &follower{plane: p, known: map[store.Key]mesh.Key{}, away: map[replica.Name]bool{}}
 	return p.store.Watch(ctx, store.Position{}, f.apply)
 }
 
@@ -35,6 +35,8 @@ type follower struct {
 	plane *Plane
 	// known are the objects that are facts of the world.
 	known map[store.Key]mesh.Key
+	// away are those that peers were told of.
+	away  map[replica.Name]bool
 	epoch mesh.Epoch
 	// of is the store's name of epoch.
 	of string
@@ -43,17 +45,25 @@ type follower struct {
 // apply takes one consistent step of the store into the world.
 func (f *follower) apply(ctx context.Context, e store.Events) error {
 	p := f.plane
+	before := f.epoch
 	if err := f.knowEpoch(ctx, e); err != nil {
 		return err
 	}
+	at := mesh.Position{Epoch: f.epoch, Revision: e.Revision}
+	var lineage replica.Lineage
 	var edits []world.Edit
 	told := map[replica.Name]*replica.Resource{}
 	drop := func(k store.Key) {
 		if key, ok := f.known[k]; ok {
 			delete(f.known, k)
 			edits = append(edits, world.Remove(key))
-			if key.Kind.Replicated() {
-				told[replica.NameOf(key)] = nil
+			if n := replica.NameOf(key); f.away[n] {
+				delete(f.away, n)
+				told[n] = nil
+				// What a new history lacks may have been lost and was not deleted.
+				if replica.Tightens(key.Kind) && before == f.epoch {
+					told[n] = p.gone(n, at)
+				}
 			}
 		}
 	}
@@ -69,6 +79,13 @@ func (f *follower) apply(ctx context.Context, e store.Events) error {
 		}
 	}
 	for _, o := range e.Puts {
+		if o.Key == lineageKey {
+			var err error
+			if lineage, err = decodeLineage(o.Value); err != nil {
+				p.log.Error("what is known of earlier histories cannot be read", "error", err)
+			}
+			continue
+		}
 		fact := f.decode(o)
 		if fact == nil {
 			continue
@@ -82,18 +99,19 @@ func (f *follower) apply(ctx context.Context, e store.Events) error {
 		if !ok { // it may have been told once and stays home now
 			r = nil
 		}
-		told[replica.NameOf(fact.Key)] = r
+		n := replica.NameOf(fact.Key)
+		told[n], f.away[n] = r, r != nil
+		p.back(n)
 	}
 	for _, d := range e.Deletes {
 		drop(d.Key)
 	}
-	at := mesh.Position{Epoch: f.epoch, Revision: e.Revision}
 	p.position.Store(&at)
 	if err := p.loop.EditAndWait(ctx, edits, mesh.Vector{p.cfg.Cluster: at}); err != nil {
 		return err
 	}
 	p.peers.update(edits)
-	p.teller.add(at, nil, told)
+	p.teller.add(at, lineage, told)
 	p.readOnce.Do(func() { close(p.read) })
 	return nil
 }

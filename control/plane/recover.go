@@ -1,0 +1,265 @@
+package plane
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/codec/manifest"
+	"github.com/isthmus-mesh/isthmus/control/object"
+	"github.com/isthmus-mesh/isthmus/control/peer"
+	"github.com/isthmus-mesh/isthmus/control/store"
+	"github.com/isthmus-mesh/isthmus/core/replica"
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// kindLineage is the stored object that says which earlier histories of the store the present one
+// takes into account, and up to where.
+const kindLineage = "Lineage.isthmus.dev"
+
+// Bounds of what peers may say of our own history.
+const (
+	// trustAhead is for how long after a start a peer is believed to know more of our history: a
+	// store rolls back when it is restored, and then this process is started too.
+	trustAhead = 10 * time.Minute
+	// aheadMax bounds the histories that peers may make us begin.
+	aheadMax = 3
+	// askMax bounds the work done for one message of a peer, whose stream waits for it.
+	askMax = 3 * time.Second
+	// batchMax leaves room in a transaction of store.BatchMax.
+	batchMax = 100
+	// goneMax bounds the deletions of policies that are stated.
+	goneMax = 4096
+)
+
+var lineageKey = store.Key{Kind: kindLineage, Name: "own"}
+
+// recovery is what brings back what a lost history knew: a store that was restored from an old
+// copy is told by peers how far it had been, and which policies they hold over.
+type recovery struct {
+	plane *Plane
+	began time.Time
+
+	mu     sync.Mutex
+	begun  int
+	asking map[string]bool // what a person was asked, so that it is asked once
+}
+
+// ahead hears that a peer knows a position of ours that we do not. If the store itself is behind, its
+// history was rolled back and another begins; otherwise this process only lags.
+func (r *recovery) ahead(ctx context.Context, from mesh.ClusterName, known mesh.Position) {
+	p := r.plane
+	if !r.mu.TryLock() {
+		return // somebody else's word is being looked into; the peer says it again
+	}
+	defer r.mu.Unlock()
+	ctx, stop := context.WithTimeout(ctx, askMax)
+	defer stop()
+	now, err := p.store.Now(ctx) // linearizable
+	if err != nil || now.Epoch == known.Epoch.ID && now.Revision >= known.Revision {
+		return // the store is away, or we lag: the peer asks again
+	}
+	log := p.log.With("peer", from, "known", fmt.Sprint(known), "store", fmt.Sprint(now))
+	switch {
+	case now.Epoch != known.Epoch.ID:
+		log.Error("a peer knows a later history of our store than the store itself: what is written here will be refused there until the store has begun another one")
+	case p.clock.Now().Sub(r.began) > trustAhead || r.begun >= aheadMax:
+		log.Error("a peer says that our store was rolled back, long after it was started: it is not believed; restart this control plane if it is true")
+	default:
+		log.Error("our store is behind what a peer knows of it: it was rolled back, and begins another history")
+		r.begun++
+		// A watch from a position that the store has lost makes it begin a new epoch for everybody.
+		heard := errors.New("heard")
+		err := p.store.Watch(ctx, store.Position{Epoch: known.Epoch.ID, Revision: known.Revision}, func(context.Context, store.Events) error { return heard })
+		if !errors.Is(err, heard) {
+			log.Error("the store did not begin another history", "error", err)
+		}
+	}
+}
+
+// witness hears what a peer holds over from a history of ours that was lost. What the peer may loosen
+// here anyway (accepts) is written back, with the lineage; of the rest a person is asked.
+func (r *recovery) witness(ctx context.Context, from mesh.ClusterName, w *replica.Witness) {
+	if !r.mu.TryLock() {
+		return // as above
+	}
+	defer r.mu.Unlock()
+	ctx, stop := context.WithTimeout(ctx, askMax)
+	defer stop()
+	if err := r.adopt(ctx, from, w); err != nil {
+		r.plane.log.Error("what a peer holds over could not be taken back; it will say it again", "peer", from, "error", err)
+	}
+}
+
+func (r *recovery) adopt(ctx context.Context, from mesh.ClusterName, w *replica.Witness) error {
+	p := r.plane
+	at := p.position.Load()
+	if at == nil {
+		return nil
+	}
+	for e := range w.Crossed {
+		if !at.Epoch.Newer(e) {
+			return fmt.Errorf("a witness of epoch %s, which is not before ours", e)
+		}
+	}
+	lineage, pre, err := p.readLineage(ctx)
+	if err != nil || lineage.Covers(w.Crossed) {
+		return err
+	}
+	var ops []store.Op
+	for _, o := range w.Orphans {
+		if !replica.Accepts(p.accepts(), from, o.Kind, o.Namespace) {
+			if id := string(from) + " " + o.Name.String(); !r.asking[id] && len(r.asking) < goneMax {
+				r.asking[id] = true
+				p.log.Error("a peer holds over a policy that our store lost and may not restore it here: apply it again, or delete it by applying and deleting it; or let accepts name the peer",
+					"peer", from, "policy", o.Name.String(), "deleted", o.Gone)
+			}
+			return nil // the lineage stays: the policy goes on being held over
+		}
+		op, ok, err := p.restore(ctx, o)
+		if err != nil {
+			return err
+		}
+		if ok {
+			ops = append(ops, op)
+		}
+	}
+	value, err := json.Marshal(lines(lineage.Union(w.Crossed)))
+	if err != nil {
+		return err
+	}
+	// One transaction as long as they fit; the lineage always comes with the last.
+	for len(ops) > batchMax {
+		if _, err := p.store.Batch(ctx, ops[:batchMax]); err != nil {
+			return err
+		}
+		ops = ops[batchMax:]
+	}
+	if _, err := p.store.Batch(ctx, append(ops, store.Op{Object: store.Object{Key: lineageKey, Value: value}, Pre: pre})); err != nil {
+		return err
+	}
+	p.log.Warn("what a peer knew of a lost history was taken back", "peer", from, "policies", len(w.Orphans))
+	return nil
+}
+
+// restore is the write that brings an orphan back; false if what is stored is as new.
+func (p *Plane) restore(ctx context.Context, o *replica.Resource) (store.Op, bool, error) {
+	kind, ok := manifest.KindNamed(string(o.Kind))
+	if !ok {
+		return store.Op{}, false, fmt.Errorf("an orphan of kind %s", o.Kind)
+	}
+	op := store.Op{Object: store.Object{Key: store.Key{Kind: object.KindKey(kind), Namespace: o.Namespace, Name: o.Name.Name}}, Delete: o.Gone, Pre: store.MustNotExist()}
+	if stamp, ok := p.goneAt(o.Name); ok && stamp.Compare(o.Stamp) >= 0 {
+		return op, false, nil // deleted since
+	}
+	stored, err := p.store.Get(ctx, op.Object.Key)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		if o.Gone {
+			return op, false, nil
+		}
+	case err != nil:
+		return op, false, err
+	default:
+		_, _, meta, err := object.Decode(stored, p.cfg.Cluster, mesh.Epoch{})
+		if err != nil || meta.Stamp.Compare(o.Stamp) >= 0 {
+			return op, false, err
+		}
+		op.Pre = store.AtRevision(stored.Revision)
+	}
+	if o.Gone {
+		return op, true, nil
+	}
+	if _, err := peer.Fact(p.cfg.Cluster, p.cfg.TrustDomain(), o); err != nil {
+		return op, false, fmt.Errorf("restore %s: %w", o.Name, err)
+	}
+	parsed := manifest.Parse("witness", o.Body, manifest.Options{Stored: true})
+	op.Object.Value, err = object.Encode(parsed.Objects[0], object.Meta{UID: strings.ToLower(rand.Text()), Created: p.clock.Now(), Generation: 1, Stamp: o.Stamp})
+	return op, err == nil, err
+}
+
+// accepts lists whom the own Cluster object lets loosen what is allowed here.
+func (p *Plane) accepts() []mesh.Accept {
+	f, ok := p.loop.World().Get(mesh.Key{Kind: mesh.KindCluster, Origin: p.cfg.Cluster, Name: string(p.cfg.Cluster)})
+	if !ok {
+		return nil
+	}
+	return f.Value.(*mesh.Cluster).Accepts
+}
+
+// line is one epoch of a stored lineage.
+type line struct {
+	ID          string `json:"id"`
+	StartMillis int64  `json:"startMillis"`
+	Revision    int64  `json:"revision"`
+}
+
+func lines(l replica.Lineage) []line {
+	var out []line
+	for e, r := range l {
+		out = append(out, line{e.ID, e.StartMillis, r})
+	}
+	slices.SortFunc(out, func(a, b line) int {
+		return mesh.Position{Epoch: mesh.Epoch{StartMillis: a.StartMillis, ID: a.ID}}.Compare(mesh.Position{Epoch: mesh.Epoch{StartMillis: b.StartMillis, ID: b.ID}})
+	})
+	return out
+}
+
+// decodeLineage reads the stored lineage.
+func decodeLineage(b []byte) (replica.Lineage, error) {
+	var in []line
+	if err := json.Unmarshal(b, &in); err != nil {
+		return nil, fmt.Errorf("the stored lineage: %w", err)
+	}
+	l := replica.Lineage{}
+	for _, e := range in {
+		l[mesh.Epoch{StartMillis: e.StartMillis, ID: e.ID}] = e.Revision
+	}
+	return l, nil
+}
+
+func (p *Plane) readLineage(ctx context.Context) (replica.Lineage, store.Precondition, error) {
+	o, err := p.store.Get(ctx, lineageKey)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, store.MustNotExist(), nil
+	}
+	if err != nil {
+		return nil, store.Precondition{}, err
+	}
+	l, err := decodeLineage(o.Value)
+	return l, store.AtRevision(o.Revision), err
+}
+
+// gone states the deletion of a policy, so that no peer that comes from an earlier history holds it
+// over. It is remembered for the life of this process: who comes after a restart, from
+// before the present history, holds it over until a person says otherwise. Tight, never loose.
+func (p *Plane) gone(n replica.Name, at mesh.Position) *replica.Resource {
+	stamp := p.Stamp()
+	p.goneMu.Lock()
+	defer p.goneMu.Unlock()
+	if len(p.deleted) >= goneMax {
+		return nil
+	}
+	p.deleted[n] = stamp
+	return replica.NewGone(n, at, stamp)
+}
+
+// back forgets a deletion: the object is there again.
+func (p *Plane) back(n replica.Name) {
+	p.goneMu.Lock()
+	defer p.goneMu.Unlock()
+	delete(p.deleted, n)
+}
+
+func (p *Plane) goneAt(n replica.Name) (mesh.Stamp, bool) {
+	p.goneMu.Lock()
+	defer p.goneMu.Unlock()
+	s, ok := p.deleted[n]
+	return s, ok
+}
