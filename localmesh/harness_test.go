@@ -227,7 +227,7 @@ func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f
 
 func TestHelpersStartAskAndEndAMeshOfABinary(t *testing.T) {
 	// The test binary's own `up` takes a file; a script stands between.
-	cfg := small(t, testBase(9))
+	cfg := small(t, testBase(t))
 	writeOwn(t, cfg)
 	script := filepath.Join(cfg.MeshDir, "isthmus")
 	text := fmt.Sprintf("#!/bin/sh\nexec %s detach \"$@\"\n", os.Args[0])

@@ -1,3 +1,5 @@
+//house:exempt a table: the objects that each control plane is told
+
 package localmesh
 
 import (

@@ -26,8 +26,24 @@ import (
 // limit bounds every wait of these tests.
 const limit = 30 * time.Second
 
-// testBase keeps the tests of this process from meeting those of another, and each other.
-func testBase(n int) int { return 60 + os.Getpid()%30*5 + n*2 }
+// testBase is an address base for up to three clusters that no other test has, of this process
+// or of another.
+func testBase(t *testing.T) int {
+	t.Helper()
+	for base := 60; base+3 < 250; base += 3 {
+		l, err := tryLock(filepath.Join(os.TempDir(), fmt.Sprintf("isthmus-test-%d.lock", base)))
+		if errors.Is(err, errLocked) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(l.remove)
+		return base
+	}
+	t.Fatal("no address base is free")
+	return 0
+}
 
 // small is a mesh of two clusters with one service and a user's command.
 func small(t *testing.T, base int) Config {
@@ -185,7 +201,7 @@ func gone(t *testing.T, cfg Config, pids []int) {
 }
 
 func TestAMeshRunsAndEndsWithoutATrace(t *testing.T) {
-	r := start(t, small(t, testBase(0)))
+	r := start(t, small(t, testBase(t)))
 	s := r.status()
 	// 2 control planes, gateways and shells, 1 link, and 5 instances of two processes
 	if want := 17; len(s.Procs) != want || !s.Ready || s.ReadyAfter <= 0 {
@@ -222,7 +238,7 @@ func TestAMeshRunsAndEndsWithoutATrace(t *testing.T) {
 }
 
 func TestWhatDiesIsStartedAgainAndWhatADrillKillsIsNot(t *testing.T) {
-	r := start(t, small(t, testBase(1)))
+	r := start(t, small(t, testBase(t)))
 	isRunning := func(p ProcessStatus) bool { return p.State == StateRunning }
 
 	sidecar := "west.shop.catalog-0.sidecar"
@@ -293,7 +309,7 @@ func stopped(pid int) bool {
 }
 
 func TestLinksAreCutHealedAndSlowed(t *testing.T) {
-	r := start(t, small(t, testBase(2)))
+	r := start(t, small(t, testBase(t)))
 	client := r.linkStats()
 	if got := client("open", "open"); got != nil {
 		t.Fatal(got)
@@ -331,7 +347,7 @@ func TestLinksAreCutHealedAndSlowed(t *testing.T) {
 }
 
 func TestTheAPIAsksForATokenItsOwnHostAndNoOtherSite(t *testing.T) {
-	r := start(t, small(t, testBase(3)))
+	r := start(t, small(t, testBase(t)))
 	token, err := ReadToken(r.cfg.StateDir)
 	if err != nil {
 		t.Fatal(err)
@@ -385,7 +401,7 @@ func TestTheAPIAsksForATokenItsOwnHostAndNoOtherSite(t *testing.T) {
 }
 
 func TestAUsersCommandIsToldWhereItIs(t *testing.T) {
-	cfg := small(t, testBase(4))
+	cfg := small(t, testBase(t))
 	out := filepath.Join(cfg.MeshDir, "env")
 	cfg.Mesh.Workloads[1].Command = []string{"/bin/sh", "-c", fmt.Sprintf("env > %s; exec %s workload echo --config %s/own.json", out, os.Args[0], cfg.MeshDir)}
 	r := start(t, cfg)
@@ -422,8 +438,9 @@ func TestAUsersCommandIsToldWhereItIs(t *testing.T) {
 }
 
 func TestTakenAddressesChangeNothing(t *testing.T) {
-	r := start(t, small(t, testBase(5)))
+	r := start(t, small(t, testBase(t)))
 	second := small(t, r.cfg.AddressBase+1) // overlaps in one cluster
+	other := testBase(t)
 	second.RuntimeDir = r.cfg.RuntimeDir
 	err := Run(t.Context(), second, slog.New(slog.DiscardHandler))
 	var taken *TakenError
@@ -433,17 +450,17 @@ func TestTakenAddressesChangeNothing(t *testing.T) {
 	if _, err := os.Stat(second.StateDir); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("its state directory was made: %v", err)
 	}
-	second.AddressBase = testBase(6)
+	second.AddressBase = other
 	second.StateDir = r.cfg.StateDir
 	if err := Run(t.Context(), second, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), r.cfg.StateDir) {
 		t.Errorf("a second mesh over one state directory: %v", err)
 	}
-	ln, err := net.Listen("tcp", fmt.Sprintf("127.%d.0.2:15010", testBase(6)+2))
+	ln, err := net.Listen("tcp", fmt.Sprintf("127.%d.0.2:15010", other+2))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	third := small(t, testBase(6))
+	third := small(t, other)
 	if err := Run(t.Context(), third, slog.New(slog.DiscardHandler)); !errors.As(err, &taken) || taken.StateDir != "" {
 		t.Errorf("another program listens: %v, want an error that names its address", err)
 	}
@@ -458,7 +475,7 @@ func TestTakenAddressesChangeNothing(t *testing.T) {
 }
 
 func TestAMeshThatIsNotReadyInTimeSaysWhatIsMissing(t *testing.T) {
-	cfg := small(t, testBase(7))
+	cfg := small(t, testBase(t))
 	writeOwn(t, cfg)
 	cfg.Environ = append(cfg.Environ, fakeBroken+"=east.gateway")
 	cfg.ReadyTimeout = 2 * time.Second
@@ -476,7 +493,7 @@ func TestAMeshThatIsNotReadyInTimeSaysWhatIsMissing(t *testing.T) {
 }
 
 func TestADetachedMeshDiesWithItsSupervisorAndRisesAgain(t *testing.T) {
-	cfg := small(t, testBase(8))
+	cfg := small(t, testBase(t))
 	writeOwn(t, cfg)
 	file := filepath.Join(cfg.MeshDir, "config.json")
 	cfg.Environ = nil

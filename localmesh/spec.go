@@ -1,3 +1,5 @@
+//house:exempt a table: the processes of a mesh and what each is told
+
 package localmesh
 
 import (

@@ -1,3 +1,5 @@
+//house:exempt a table: the fields of a running mesh as it is told
+
 package localmesh
 
 import (

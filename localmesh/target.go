@@ -1,3 +1,5 @@
+//house:exempt a parser: the targets of drills
+
 package localmesh
 
 import (
