@@ -150,7 +150,7 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) find(ctx context.Context, q question) ([]item, error) {
 	stored, _, err := s.cfg.Objects.List(ctx, store.Scope{Kind: object.KindKey(q.kind), Namespace: q.namespace})
 	if err != nil {
-		return nil, err
+		return nil, s.about("list", store.Key{Kind: "all", Name: q.kind.Plural}, err)
 	}
 	var out []item
 	own := map[mesh.Key]bool{}
@@ -246,6 +246,10 @@ func (s *Server) elsewhere(key store.Key, q question) []*mesh.Fact {
 // about is err as the refusal of an operation on one object.
 func (s *Server) about(op string, key store.Key, err error) error {
 	e := &Error{Status: statusOfError(err), Op: op, Object: fmt.Sprintf("%s in cluster %s", key, s.cfg.Cluster), Problem: err.Error()}
+	var failed *store.Error
+	if errors.As(err, &failed) && failed.Cause != nil {
+		e.Problem = fmt.Sprintf("%v: %v", failed.Kind, failed.Cause) // operation and object are said
+	}
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		e.Problem, e.Remedy = "not found", "see isthmus get "+strings.ToLower(strings.Split(key.Kind, ".")[0])+" -A --all-clusters"

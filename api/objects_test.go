@@ -388,6 +388,38 @@ func TestFailureMidwaySaysWhatWasWritten(t *testing.T) {
 	}
 }
 
+// away is a store that is not there.
+type away struct{ *store.Store }
+
+func (away) List(context.Context, store.Scope) ([]store.Object, int64, error) {
+	return nil, 0, &store.Error{Op: "list", Kind: store.ErrUnavailable, Cause: errors.New("dial store.sock: refused")}
+}
+
+func TestStoreThatIsAwayIsSaid(t *testing.T) {
+	s := newSite(t, func(c *api.Config) { c.Objects = away{c.Objects.(*store.Store)} })
+	_, err := s.client.List(s.context(), kind(t, "services"), api.ListOptions{})
+	e := refusal(t, err)
+	want := "list all services in cluster eu-west: store unavailable: dial store.sock: refused; see isthmus status; what the proxies run stays in force meanwhile"
+	if e.Status != http.StatusServiceUnavailable || e.Error() != want {
+		t.Errorf("%d %v\nwant %s", e.Status, e, want)
+	}
+	_, err = s.client.Apply(s.context(), []api.File{{Name: "in.yaml", Text: []byte(shop)}}, api.ApplyOptions{})
+	if e := refusal(t, err); e.Status != http.StatusServiceUnavailable {
+		t.Errorf("apply: %d %v", e.Status, e)
+	}
+}
+
+func TestDeliveryFactsDecideWhatIsProgrammed(t *testing.T) {
+	s := newSite(t)
+	s.apply(shop)
+	d := &mesh.Delivery{Resource: "type.isthmus.dev/v1/Service/shop/catalog", Nacked: 2, Message: "bad"}
+	s.extra = []*mesh.Fact{{Key: mesh.Key{Kind: mesh.KindDelivery, Origin: self, Name: "d"}, Value: d, Digest: ir.DigestOf(d)}}
+	got := s.get("httproute", "split").Status.Parents[0].Conditions[2]
+	if got.Status != "False" || got.Message != "2 proxies refuse type.isthmus.dev/v1/Service/shop/catalog: bad" {
+		t.Errorf("programmed: %+v", got)
+	}
+}
+
 func TestWatchTellsEverything(t *testing.T) {
 	s := newSite(t)
 	s.apply(shop)

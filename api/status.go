@@ -35,10 +35,19 @@ type statuses struct {
 	server  *Server
 	world   *world.World
 	proxies []xds.ClientStatus
+	// refused are the delivery facts of resources that proxies refuse.
+	refused []*mesh.Delivery
 }
 
 func (s *Server) statuses(w *world.World) *statuses {
-	return &statuses{s, w, s.cfg.Proxies()}
+	st := &statuses{server: s, world: w, proxies: s.cfg.Proxies()}
+	for f := range w.All() {
+		if d, ok := f.Value.(*mesh.Delivery); ok && d.Nacked > 0 {
+			st.refused = append(st.refused, d)
+		}
+	}
+	slices.SortFunc(st.refused, func(a, b *mesh.Delivery) int { return strings.Compare(a.Resource, b.Resource) })
+	return st
 }
 
 // of is the status of an object, nil for kinds that have none.
@@ -248,8 +257,8 @@ func (st *statuses) programmed(it item, at mesh.ServiceName) Condition {
 	no := func(message string) Condition {
 		return Condition{Type: programmed, Status: isFalse, Reason: "Refused", Message: message}
 	}
-	for f := range st.world.All() {
-		if d, ok := f.Value.(*mesh.Delivery); ok && d.Nacked > 0 && strings.HasSuffix(d.Resource, at.String()) {
+	for _, d := range st.refused {
+		if d.Resource == at.String() || strings.HasSuffix(d.Resource, "/"+at.String()) {
 			return no(fmt.Sprintf("%d proxies refuse %s: %s", d.Nacked, d.Resource, d.Message))
 		}
 	}
