@@ -3,6 +3,7 @@ package peer_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"net"
@@ -30,7 +31,14 @@ import (
 	grpcpeer "google.golang.org/grpc/peer"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain lets the tests wait for each other's clocks side by side: most wait, few compute.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", "32"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // patience bounds every wait; no test passes sooner for it.
 const patience = 20 * time.Second
