@@ -1,7 +1,9 @@
 package agent_test
 
 import (
+	"bufio"
 	"context"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -33,6 +35,8 @@ func TestJourneys(t *testing.T) {
 	first, e0 := w.server("eu-west", "catalog-0", catalog)
 	second, e1 := w.server("eu-west", "catalog-1", catalog)
 	far, e2 := w.server("us-east", "catalog-2", catalog)
+	lost := newRelay(t, e0.Proxy)
+	e0.Proxy = lost.addr()
 	gateway := freePort(t)
 	w.script.set("shop/gateway", &ir.Proxy{ID: "shop/gateway"})
 	w.script.set(catalog.String(), &ir.Slots{TrustDomain: w.clusters["us-east"].td,
@@ -90,9 +94,14 @@ func TestJourneys(t *testing.T) {
 			t.Errorf("%d of 400 to a backend of weight 10 of 100", missing)
 		}
 	})
-	t.Run("killed endpoints fail no GET", func(t *testing.T) {
-		if failed, bodies := underLoad(t, c, name, func() { _ = first.end(); _ = second.end() }); failed > 0 || bodies["catalog-2"] == 0 {
-			t.Errorf("%d failed, answered by %v", failed, bodies)
+	t.Run("bodies and connections go both ways", func(t *testing.T) { carries(t, c, client, name) })
+	t.Run("endpoints that die or leave fail no GET", func(t *testing.T) {
+		failed, by := underLoad(t, c, name, func() {
+			lost.kill()      // reset under its requests
+			_ = second.end() // drains
+		})
+		if failed > 0 || by["catalog-2"] == 0 {
+			t.Errorf("%d failed, answered by %v", failed, by)
 		}
 	})
 	t.Run("without a control plane requests go on, after a restart too", func(t *testing.T) {
@@ -122,6 +131,34 @@ func TestJourneys(t *testing.T) {
 		}
 		corrupt(t, w, client.cfg, key.(trust.SealKey))
 	})
+}
+
+// carries sends a body too large to be kept, and bytes through CONNECT with a half-close.
+func carries(t *testing.T, c *http.Client, client *member, name string) {
+	t.Helper()
+	large := strings.Repeat("x", 300<<10)
+	r, err := c.Post(name+"/post", "text/plain", strings.NewReader(large))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	b, err := io.ReadAll(r.Body)
+	if err != nil || r.StatusCode != 200 || !strings.HasSuffix(string(b), large) {
+		t.Errorf("POST: %d, %d bytes, %v", r.StatusCode, len(b), err)
+	}
+	conn, err := net.Dial("tcp", client.cfg.Outbound.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+	if _, err := io.WriteString(conn, "CONNECT catalog.shop:81 HTTP/1.1\r\nHost: catalog.shop:81\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	head := bufio.NewReader(conn)
+	if line, err := head.ReadString('\n'); err != nil || !strings.HasPrefix(line, "HTTP/1.1 403") {
+		t.Errorf("CONNECT under a Deny rule on paths: %q, %v: want 403", line, err)
+	}
 }
 
 func metrics(t *testing.T, m *member) {
