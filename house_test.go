@@ -127,7 +127,7 @@ var exceptions = map[string]string{
 var inFolder = map[string][]string{
 	"core":      {"compile", "replica", "world", "derive", "policy", "balance", "liveness", "ir"},
 	"dataplane": {"agent", "admin", "dns", "proxy", "tunnel", "http2", "http1", "message"},
-	"control":   {"plane", "loop", "peer", "probe", "ca", "store", "storeserver"},
+	"control":   {"plane", "loop", "peer", "probe", "ca", "object", "store", "storeserver"},
 	"codec":     {"manifest", "wire"},
 	"internal":  {"story", "golden", "failpoint", "clock"},
 	"localmesh": {"link", "app"},
@@ -187,7 +187,10 @@ func TestEveryPackageSaysWhatItIs(t *testing.T) {
 // TestBudgets warns; only growth beyond the committed figures of testdata/budget.json
 // fails.
 func TestBudgets(t *testing.T) {
-	known := map[string]int{}
+	known := map[string]struct {
+		Lines  int
+		Reason string
+	}{}
 	if b, err := os.ReadFile("testdata/budget.json"); err == nil {
 		if err := json.Unmarshal(b, &known); err != nil {
 			t.Fatal(err)
@@ -200,8 +203,8 @@ func TestBudgets(t *testing.T) {
 			return
 		}
 		t.Logf("%s: %d lines, budget %d", what, got, budget)
-		if got > max(known[what], budget) {
-			t.Errorf("%s has grown to %d lines (budget %d, committed %d): split it, or state the reason in testdata/budget.json", what, got, budget, known[what])
+		if k := known[what]; got > max(k.Lines, budget) || k.Reason == "" {
+			t.Errorf("%s has grown to %d lines (budget %d, committed %d): split it, or state the reason in testdata/budget.json", what, got, budget, k.Lines)
 		}
 	}
 	for _, p := range packages(t) {

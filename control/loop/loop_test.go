@@ -23,7 +23,6 @@ type sink struct {
 	vector    mesh.Vector
 	exports   map[string]*mesh.RemoteService
 	loop      *Loop
-	revision  int64
 }
 
 func (s *sink) publish(v mesh.Vector, updates []xds.Update) {

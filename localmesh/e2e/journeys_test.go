@@ -214,7 +214,7 @@ func (m *meshUnder) slots(t *testing.T, cluster string) int {
 	t.Helper()
 	out := m.run("get", "service", "catalog", "-n", "shop", "-o", "wide", "--cluster", "eu-west")
 	for _, word := range strings.Fields(out) {
-		if n, ok := strings.CutPrefix(word, cluster+":"); ok {
+		if n, ok := strings.CutPrefix(strings.Trim(word, "()"), cluster+":"); ok {
 			v, err := strconv.Atoi(n)
 			if err != nil {
 				t.Fatalf("%q in\n%s", word, out)
