@@ -42,8 +42,8 @@ type Agent struct {
 	front  *front
 	up     *upstream
 	seen   observer
-	// draining is set when Run's context has ended.
-	draining atomic.Bool
+	// accepting is set while Run accepts: from when it listens until its context ends.
+	accepting atomic.Bool
 }
 
 // Options are what a caller may add to a proxy.
@@ -189,8 +189,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 		part(&serving, ctx, l.name, l.serve)
 	}
+	a.accepting.Store(true)
 	<-ctx.Done()
-	a.draining.Store(true)
+	a.accepting.Store(false)
 	patience := time.AfterFunc(drainTime, cut)
 	serving.Wait()
 	a.front.conns.Wait()
@@ -283,9 +284,9 @@ func (a *Agent) serveOutbound(ctx context.Context, ln net.Listener) error {
 	return ctx.Err()
 }
 
-// Ready reports whether requests are served: a complete configuration and a certificate
-// that is in force, and not on the way out.
+// Ready reports whether requests are served: a complete configuration, a certificate
+// that is in force, and ports that are open.
 func (a *Agent) Ready() bool {
 	svid := a.source.Current().SVID
-	return a.store.state.Load().Ready && svid != nil && a.clock.Now().Before(svid.Leaf.NotAfter) && !a.draining.Load()
+	return a.store.state.Load().Ready && svid != nil && a.clock.Now().Before(svid.Leaf.NotAfter) && a.accepting.Load()
 }

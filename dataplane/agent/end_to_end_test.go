@@ -164,13 +164,15 @@ func carries(t *testing.T, c *http.Client, client *member, name string) {
 func metrics(t *testing.T, m *member) {
 	t.Helper()
 	tr := &http.Transport{DisableKeepAlives: true}
-	_, _, text := ask(t, &http.Client{Transport: tr, Timeout: 5 * time.Second}, "http://"+m.cfg.Admin.String()+"/metrics")
+	admin := &http.Client{Transport: tr, Timeout: 5 * time.Second}
 	for _, want := range []string{`isthmus_requests_total{reporter="source",source_workload="frontend",source_namespace="shop",source_cluster="eu-west",` +
 		`destination_service="catalog",destination_namespace="shop",destination_cluster="us-east",protocol="HTTP",code="200",reason=""} 1`,
 		`code="403",reason="access_denied"} 1`, "isthmus_request_duration_seconds_bucket{"} {
-		if !strings.Contains(text, want) {
-			t.Errorf("the metrics lack %s:\n%s", want, text)
-		}
+		// A request is counted when it has ended, which its client may know a little earlier.
+		eventually(t, "the metrics have "+want, func() bool {
+			_, _, text := ask(t, admin, "http://"+m.cfg.Admin.String()+"/metrics")
+			return strings.Contains(text, want)
+		})
 	}
 }
 
@@ -205,6 +207,51 @@ func corrupt(t *testing.T, w *world, cfg agent.Config, key trust.SealKey) {
 	})
 	if status, reason, _ := ask(t, via(t, m), "http://catalog.shop/"); status != 503 || reason != "proxy_not_ready" || m.Ready() {
 		t.Errorf("%d %s, ready %v: want 503 proxy_not_ready", status, reason, m.Ready())
+	}
+}
+
+// TestRequestsInProgressEndBeforeTheProxyDoes: the client's proxy is told to end while its
+// request waits for the application; the answer comes all the same.
+func TestRequestsInProgressEndBeforeTheProxyDoes(t *testing.T) {
+	w := newWorld(t)
+	arrived, release := make(chan struct{}), make(chan struct{})
+	ln, err := net.Listen("tcp", host+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		close(arrived)
+		<-release
+		_, _ = io.WriteString(w, "late")
+	})}
+	go func() { _ = srv.Serve(ln) }()
+	t.Cleanup(func() { srv.Close() })
+	server, e := w.serverOf("eu-west", "catalog-0", catalog, ln.Addr().(*net.TCPAddr).AddrPort())
+	w.service(catalog, []ir.Group{{Cluster: "eu-west", Exported: true, Identities: w.identity("eu-west", catalog), Endpoints: []ir.Endpoint{e}}}, nil)
+	client := w.client()
+	server.waitReady(t)
+	client.waitReady(t)
+	got, ended := make(chan string, 1), make(chan error, 1)
+	c := via(t, client)
+	go func() {
+		r, err := c.Post("http://catalog.shop/", "text/plain", strings.NewReader("x"))
+		if err != nil {
+			got <- err.Error()
+			return
+		}
+		defer r.Body.Close()
+		b, _ := io.ReadAll(r.Body)
+		got <- string(b)
+	}()
+	<-arrived
+	go func() { ended <- client.end() }()
+	eventually(t, "the proxy drains", func() bool { return !client.Ready() })
+	close(release)
+	if body := <-got; body != "late" {
+		t.Errorf("the client got %q", body)
+	}
+	if err := <-ended; err == nil || !strings.Contains(err.Error(), "context canceled") {
+		t.Errorf("ended with %v", err)
 	}
 }
 

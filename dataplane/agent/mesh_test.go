@@ -364,7 +364,13 @@ func (w *world) service(n mesh.ServiceName, groups []ir.Group, routes []ir.Route
 // server starts an application and its sidecar, and returns the endpoint.
 func (w *world) server(c mesh.ClusterName, name string, n mesh.ServiceName) (*member, ir.Endpoint) {
 	w.t.Helper()
-	target, inbound := app(w.t, name), freePort(w.t)
+	return w.serverOf(c, name, n, app(w.t, name))
+}
+
+// serverOf is server for an application that runs already.
+func (w *world) serverOf(c mesh.ClusterName, name string, n mesh.ServiceName, target netip.AddrPort) (*member, ir.Endpoint) {
+	w.t.Helper()
+	inbound := freePort(w.t)
 	w.script.set("shop/"+name, &ir.Proxy{ID: "shop/" + name, Inbound: []ir.Inbound{{Service: n, Ports: []ir.InboundPort{
 		{Port: 80, Protocol: mesh.ProtocolHTTP, Target: target}, {Port: 81, Protocol: mesh.ProtocolTCP, Target: target}}}}})
 	m := w.start(c, "shop/"+name, n.Name, func(cfg *agent.Config) { cfg.Inbound = inbound })
