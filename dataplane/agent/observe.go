@@ -3,6 +3,8 @@ package agent
 import (
 	"log/slog"
 	"net/netip"
+	"sync/atomic"
+	"time"
 
 	"github.com/isthmus-mesh/isthmus/dataplane/dns"
 	"github.com/isthmus-mesh/isthmus/dataplane/http1"
@@ -18,6 +20,21 @@ type observer struct {
 	metrics telemetry.Requests
 	// also is told of each request that ended.
 	also func(*proxy.Record)
+	// second is the Unix second of the last line, and lines how many it has had.
+	second, lines atomic.Int64
+}
+
+// linesMax bounds the access log's lines a second: a storm of failures is told by the metrics
+// in full and by the log in part.
+const linesMax = 100
+
+// room reports whether the access log takes another line in the second of now. Two
+// goroutines that begin a second together may give it a few lines more.
+func (o *observer) room(now time.Time) bool {
+	if s := now.Unix(); o.second.Swap(s) != s {
+		o.lines.Store(0)
+	}
+	return o.lines.Add(1) <= linesMax
 }
 
 // edge is the series of a request.
@@ -54,7 +71,7 @@ func (o *observer) done(r *proxy.Record) {
 	} else {
 		o.metrics.Observe(&e, &q)
 	}
-	if r.Reason != mesh.ReasonNone && r.Reason != mesh.ReasonClientGone {
+	if r.Reason != mesh.ReasonNone && r.Reason != mesh.ReasonClientGone && o.room(r.Start.Add(r.Duration)) {
 		o.line(r)
 	}
 	o.also(r)
