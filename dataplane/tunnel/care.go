@@ -121,14 +121,14 @@ func (d *Dialer) judge(c *conn, now int64) time.Duration {
 		}
 		return pause - quiet
 	}
-	out := time.Duration(now - c.asked)
+	out := time.Duration(now-c.asked) - c.wire.draining()
 	if read >= c.asked { // bytes arrive, but no answer
-		if out >= c.rtt.silence()+deafAfter {
+		if out >= c.rtt.silence()+deafAfter && c.wire.queued(now) == 0 {
 			d.cutSilent(c, out)
 		}
 		return lookEvery
 	}
-	if left := max(c.rtt.silence()-quiet, c.rtt.answer()-out); left > 0 {
+	if left := max(c.rtt.silence()+c.wire.draining()-quiet, c.rtt.answer()-out); left > 0 {
 		return left
 	}
 	d.cutSilent(c, time.Duration(now-read))

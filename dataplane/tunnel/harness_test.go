@@ -160,6 +160,18 @@ func (l *logBuffer) has(s string) bool {
 	return bytes.Contains(l.b.Bytes(), []byte(s))
 }
 
+// line is the first line with s.
+func (l *logBuffer) line(s string) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for line := range bytes.Lines(l.b.Bytes()) {
+		if bytes.Contains(line, []byte(s)) {
+			return string(line)
+		}
+	}
+	return ""
+}
+
 // running is something that serves until the test ends or stop is called.
 type running struct {
 	addr netip.AddrPort

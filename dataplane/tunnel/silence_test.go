@@ -143,3 +143,40 @@ func TestASlowServerIsNotSilent(t *testing.T) {
 		t.Error("a false alarm in the log")
 	}
 }
+
+// TestASlowLinkIsNotSilent uploads through a link that queues for seconds: PINGs stand behind what
+// was sent before, and the server has no reason to speak.
+func TestASlowLinkIsNotSilent(t *testing.T) {
+	t.Parallel()
+	m := newMesh(t)
+	srv, _ := m.server(t, m.east.svid(t, orders, time.Hour), func(ex message.Exchange, p tunnel.Peer) {
+		_, _ = io.Copy(io.Discard, struct{ io.Reader }{ex})
+		answerWith("hello")(ex, p)
+	})
+	l := newLink(t, func() netip.AddrPort { return srv.addr })
+	l.mu.Lock()
+	l.perRead = 10 * time.Millisecond
+	l.mu.Unlock()
+	d, _ := m.dialer(t, nil)
+	s, err := d.Open(time.Time{}, want(l.addr, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	s.SetDeadline(time.Now().Add(20 * time.Second))
+	var h message.Head
+	requestHead(&h)
+	h.Method, h.Length = h.KeepString("POST"), 4<<20
+	if err := s.Send(&h, false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Write(make([]byte, 4<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.CloseWrite(nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Receive(&h); err != nil || h.Status != 200 {
+		t.Errorf("%d, %v", h.Status, err)
+	}
+}

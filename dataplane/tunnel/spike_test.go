@@ -275,8 +275,12 @@ func TestSlots(t *testing.T) {
 		answerWith("hello")(ex, p)
 	})
 	f.arrivals.Wait()
+	if f.m.log.has("bad certificate") {
+		t.Errorf("somebody refused an endpoint of the set: %s", f.m.log.line("bad certificate"))
+	}
+	before := f.retries.Load()
 	f.publish(append([]*fleetEndpoint{impostor}, left[1:]...))
-	eventually(t, "somebody refuses the impostor", func() bool { return f.m.log.has("bad certificate") })
+	eventually(t, "somebody refuses the impostor", func() bool { return f.m.log.has("bad certificate") && f.retries.Load() > before })
 	f.reached("beside the impostor", left[1:])
 	stop()
 	workers.Wait()

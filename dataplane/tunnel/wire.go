@@ -14,6 +14,7 @@ type wire struct {
 
 	writing atomic.Int64 // when the write under way began; 0 if there is none
 	slow    atomic.Int64 // when the first of the slow writes in a row began; 0 if the last was quick
+	unheard atomic.Int64 // bytes written since something was read
 	cause   atomic.Pointer[error]
 }
 
@@ -25,6 +26,7 @@ const slowWrite = int64(time.Millisecond)
 func (w *wire) Write(p []byte) (int, error) {
 	start := w.nanos()
 	w.writing.Store(start)
+	w.unheard.Add(int64(len(p)))
 	n, err := w.Conn.Write(p)
 	w.writing.Store(0)
 	switch {
@@ -38,6 +40,9 @@ func (w *wire) Write(p []byte) (int, error) {
 
 func (w *wire) Read(p []byte) (int, error) {
 	n, err := w.Conn.Read(p)
+	if n > 0 {
+		w.unheard.Store(0)
+	}
 	return n, w.because(err)
 }
 
@@ -60,6 +65,17 @@ func (w *wire) queued(now int64) time.Duration {
 		}
 	}
 	return time.Duration(now - since)
+}
+
+// Queues in the path, a gateway's among them, hold what was written; a PING stands behind it.
+const (
+	slowestLink = 1 << 20 // bytes a second below which a link is taken for silent
+	queueMax    = 5 * time.Second
+)
+
+// draining is how long what was written since the peer was heard of may take to reach it.
+func (w *wire) draining() time.Duration {
+	return min(time.Duration(w.unheard.Load())*time.Second/slowestLink, queueMax)
 }
 
 // cut ends the connection under TLS and HTTP/2 at once; both sides' calls fail with the

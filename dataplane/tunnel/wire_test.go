@@ -40,6 +40,16 @@ func TestSilenceGrowsWithTheRoundTrip(t *testing.T) {
 	}
 }
 
+func TestWhatIsOnTheWayPutsOffSilence(t *testing.T) {
+	var w wire
+	for written, want := range map[int64]time.Duration{0: 0, 16 << 10: 15625 * time.Microsecond, 1 << 20: time.Second, 1 << 30: queueMax} {
+		w.unheard.Store(written)
+		if got := w.draining(); got != want {
+			t.Errorf("%d bytes on the way: %s, want %s", written, got, want)
+		}
+	}
+}
+
 // remote is how crypto/tls reports an alert of the peer, produced by crypto/tls itself.
 func remote(t *testing.T, alert byte) error {
 	t.Helper()
