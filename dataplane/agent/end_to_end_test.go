@@ -90,7 +90,7 @@ func TestJourneys(t *testing.T) {
 				missing++
 			}
 		}
-		if missing < 16 || missing > 76 { // 40 expected, within six standard deviations
+		if missing < 4 || missing > 76 { // 40 expected, within six standard deviations
 			t.Errorf("%d of 400 to a backend of weight 10 of 100", missing)
 		}
 	})
