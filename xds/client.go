@@ -374,7 +374,7 @@ func (c *Client) converse(ctx context.Context, stream grpc.ClientStream, from <-
 					d.timer.Reset(silenceMax)
 				}
 				if err := stream.SendMsg(r); err != nil {
-					return progress, fmt.Errorf("ask for %s: %w", r.typ, err)
+					return progress, fmt.Errorf("ask for %s: %w", r.typ, ending(ctx, from, err))
 				}
 			}
 		case r := <-from:
@@ -387,8 +387,26 @@ func (c *Client) converse(ctx context.Context, stream grpc.ClientStream, from <-
 				return progress, err
 			}
 			if err := stream.SendMsg(answer); err != nil {
-				return progress, fmt.Errorf("answer for %s: %w", answer.typ, err)
+				return progress, fmt.Errorf("answer for %s: %w", answer.typ, ending(ctx, from, err))
 			}
+		}
+	}
+}
+
+// ending is why a message could not be sent. gRPC says io.EOF to a sender whose stream has
+// ended; the reason comes to the receiver.
+func ending(ctx context.Context, from <-chan received, err error) error {
+	if !errors.Is(err, io.EOF) {
+		return err
+	}
+	for {
+		select {
+		case r := <-from:
+			if r.err != nil {
+				return r.err
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		}
 	}
 }
