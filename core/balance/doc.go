@@ -25,7 +25,6 @@ const (
 	// tripAfter never-executed failures in a row, over all endpoints of a cluster, take the
 	// whole cluster out: its gateway or its network is gone.
 	tripAfter = 10
-	// unmeasured is the service time assumed of an endpoint that has not answered yet: low,
-	// so that it is tried.
+	// unmeasured is the service time assumed while no endpoint of a cluster has answered yet.
 	unmeasured = time.Millisecond
 )

@@ -80,6 +80,10 @@ type Pick struct {
 	trial    bool
 }
 
+// Opened says that the way to the endpoint is open: the service time runs from here, so
+// that the making of a connection is not taken for the endpoint's own slowness.
+func (p *Pick) Opened(now int64) { p.start = now }
+
 // Done reports how the try ended. ejectAfter is the service's own limit. now is Unix
 // nanoseconds of the clock that Pick was given.
 func (p *Pick) Done(o Outcome, now int64, ejectAfter int) {
@@ -178,14 +182,18 @@ func (e *Endpoint) penaltyAt(now int64) float64 {
 }
 
 // score is what a request sent there would wait, in nanoseconds, weighted: the lower
-// the better.
-func (e *Endpoint) score(now int64) float64 {
-	s := math.Float64frombits(e.service.Load())
+// the better. typical stands for the service time of an endpoint that was never measured: taken for
+// faster than the others, a new one would be flocked to.
+func (e *Endpoint) score(now int64, typical float64) float64 {
+	s := e.measured()
 	if s == 0 {
-		s = float64(unmeasured)
+		s = typical
 	}
 	return s * float64(e.inFlight.Load()+1) * e.penaltyAt(now) / float64(e.Weight)
 }
+
+// measured is the average service time in nanoseconds; 0 is none.
+func (e *Endpoint) measured() float64 { return math.Float64frombits(e.service.Load()) }
 
 // Stats is what was measured of an endpoint, for people.
 type Stats struct {
@@ -199,7 +207,7 @@ type Stats struct {
 // Stats reads the measurements as of now.
 func (e *Endpoint) Stats(now int64) Stats {
 	return Stats{InFlight: e.inFlight.Load(), Service: time.Duration(math.Float64frombits(e.service.Load())), Penalty: e.penaltyAt(now),
-		EjectedFor: time.Duration(max(0, e.ejectedUntil.Load()-now)), ScoreSeconds: e.score(now) / 1e9}
+		EjectedFor: time.Duration(max(0, e.ejectedUntil.Load()-now)), ScoreSeconds: e.score(now, float64(unmeasured)) / 1e9}
 }
 
 func newEndpoint(k Key, e ir.Endpoint, g *groupState) *Endpoint {

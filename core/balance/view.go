@@ -213,14 +213,24 @@ func (v *View) Pick(a *Ask) (Pick, mesh.Reason) {
 
 // choose draws two different eligible endpoints and returns the better.
 func (g *group) choose(a *Ask, desperate bool) *Endpoint {
-	n := 0
+	n, known, typical := 0, 0, 0.0
 	for _, e := range g.endpoints {
-		if e.eligible(a, desperate) {
-			n++
+		if !e.eligible(a, desperate) {
+			continue
+		}
+		n++
+		if s := e.measured(); s > 0 {
+			known++
+			typical += s
 		}
 	}
 	if n == 0 {
 		return nil
+	}
+	if known > 0 {
+		typical /= float64(known)
+	} else {
+		typical = float64(unmeasured)
 	}
 	i, j := draw(uint32(a.Rand), n), 0
 	if n > 1 {
@@ -248,7 +258,7 @@ func (g *group) choose(a *Ask, desperate bool) *Endpoint {
 		return y
 	case y == nil || y == x:
 		return x
-	case y.score(a.Now) < x.score(a.Now):
+	case y.score(a.Now, typical) < x.score(a.Now, typical):
 		return y
 	}
 	return x

@@ -10,6 +10,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/core/balance"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/dataplane/tunnel"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -197,6 +198,7 @@ func (r *request) try(pick *balance.Pick, more bool) attempt {
 	if err != nil {
 		return r.failed(err, mesh.ReasonUnreachable)
 	}
+	pick.Opened(r.proxy.cfg.Now().UnixNano())
 	r.hold(s, deadline)
 	end, err := r.exchange(s)
 	if err != nil {
@@ -251,6 +253,10 @@ func (r *request) failed(err error, reason mesh.Reason) attempt {
 	switch {
 	case reason == mesh.ReasonOwnFault:
 		return attempt{outcome: balance.Abandoned, refusal: refuse(reason, detail)}
+	case reason == mesh.ReasonOverloaded: // every connection is full: load, not death
+		ref := notExecuted(reason, detail)
+		ref.again = paid
+		return attempt{outcome: balance.Shed, refusal: ref}
 	case errors.Is(err, message.ErrNotExecuted):
 		return attempt{outcome: balance.NeverExecuted, refusal: notExecuted(reason, detail)}
 	case timedOut(err) && (r.expired() || r.body.spent):
@@ -266,6 +272,9 @@ func (r *request) failed(err error, reason mesh.Reason) attempt {
 		// The connection broke before a byte of the answer: nothing is overloaded that a
 		// free try could overload further (RFC 9110 §9.2.2 allows it).
 		ref.again = freely
+	}
+	if errors.Is(err, tunnel.ErrSilent) { // nobody is there: for the endpoint that is as if refused
+		return attempt{outcome: balance.NeverExecuted, refusal: ref}
 	}
 	return attempt{outcome: balance.Failed, refusal: ref}
 }
