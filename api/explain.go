@@ -213,6 +213,12 @@ func (x *explainer) destination(q ExplainRequest) error {
 	}
 	h := &x.head
 	h.Reset()
+	// The normal form is what a proxy matches, judges and forwards.
+	normal, problem := proxy.NormalPath([]byte(req.Path))
+	if problem != "" {
+		return cannotRead("path", req.Path, problem, "a proxy answers 400 malformed_request to it; write another path")
+	}
+	req.Path = string(normal)
 	h.Method, h.Scheme, h.Path = h.KeepString(req.Method), h.KeepString("http"), h.KeepString(req.Path)
 	for _, line := range q.Headers {
 		name, value, ok := strings.Cut(line, ":")
