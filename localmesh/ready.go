@@ -30,7 +30,7 @@ const (
 	checkTimeout = 5 * time.Second
 )
 
-// awaitReady returns when the mesh is ready as CONTRACT means it: every control plane in sync
+// awaitReady returns when the mesh is ready: every control plane in sync
 // with every other, every proxy with certificate and acknowledged configuration, every
 // workload accepting, and requests from each cluster answered.
 func (m *Mesh) awaitReady(ctx context.Context) error {

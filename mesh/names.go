@@ -52,7 +52,7 @@ func ParseServiceName(s string) (ServiceName, error) {
 	return n, nil
 }
 
-// DNS suffixes under which a service is known (CONTRACT: Names; KEP-1645 for the
+// DNS suffixes under which a service is known (docs/guides/local-mesh.md; KEP-1645 for the
 // clusterset domain).
 const (
 	ClustersetDomain = "svc.clusterset.local"

@@ -97,7 +97,7 @@ type TrafficPolicy struct {
 	EjectAfter int
 }
 
-// Defaults of a TrafficPolicy (CONTRACT: TrafficPolicy defaults).
+// Defaults of a TrafficPolicy.
 const (
 	DefaultConnectTimeout = 1 * time.Second
 	DefaultRequestTimeout = 15 * time.Second

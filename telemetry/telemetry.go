@@ -16,8 +16,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
-// Edge is who called whom and how it ended: the labels of a series (CONTRACT: Telemetry
-// names).
+// Edge is who called whom and how it ended: the labels of a series.
 type Edge struct {
 	// Reporter is "source" on the client proxy's side and "destination" on the server's: a
 	// request inside the mesh is counted once on each.

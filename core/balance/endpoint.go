@@ -53,8 +53,7 @@ type groupState struct {
 	trippedUntil atomic.Int64
 }
 
-// Outcome is how a try ended, as far as it tells of the endpoint (TRAFFIC: failure
-// classes).
+// Outcome is how a try ended, as far as it tells of the endpoint.
 type Outcome uint8
 
 // The outcomes of a try.

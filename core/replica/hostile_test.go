@@ -154,7 +154,7 @@ func TestStagedIsBounded(t *testing.T) {
 }
 
 // BenchmarkOneChange is one changed resource of 10,000, from publish to in force and
-// acknowledged: CONTROLPLANE's X2 allows 1 ms for the whole hop.
+// acknowledged: the whole hop may cost 1 ms.
 func BenchmarkOneChange(b *testing.B) {
 	var set []*replica.Resource
 	for i := range 10_000 {

@@ -237,7 +237,7 @@ func (r *request) retriable(status int) bool {
 	return status == 502 || status == 503 || status == 504
 }
 
-// failed classifies an error that came before an answer (TRAFFIC: failure classes).
+// failed classifies an error that came before an answer.
 func (r *request) failed(err error, reason mesh.Reason) attempt {
 	if gone := r.lostClient(); gone != nil {
 		return attempt{outcome: balance.Abandoned, refusal: refusedBody(gone)}

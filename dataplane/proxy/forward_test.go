@@ -14,7 +14,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
-// TestFailureClasses is TRAFFIC's table of failure classes, request by request.
+// TestFailureClasses is the table of failure classes, request by request.
 func TestFailureClasses(t *testing.T) {
 	declined := func(reason mesh.Reason) *stream {
 		return answer(503, "no").says("isthmus-not-executed", string(reason)).says("isthmus-reason", string(reason))

@@ -45,8 +45,7 @@ type Record struct {
 	RequestBytes, ResponseBytes int64
 }
 
-// again says on what terms a request that failed may be tried elsewhere (TRAFFIC: failure
-// classes).
+// again says on what terms a request that failed may be tried elsewhere (docs/reasons.md).
 type again uint8
 
 const (
