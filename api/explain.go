@@ -213,8 +213,7 @@ func (x *explainer) destination(q ExplainRequest) error {
 	}
 	h := &x.head
 	h.Reset()
-	// The normal form is what a proxy matches, judges and forwards.
-	normal, problem := proxy.NormalPath([]byte(req.Path))
+	normal, problem := proxy.NormalPath([]byte(req.Path)) // what a proxy matches, judges and forwards
 	if problem != "" {
 		return cannotRead("path", req.Path, problem, "a proxy answers 400 malformed_request to it; write another path")
 	}

@@ -91,7 +91,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (*Plane, error) {
 	}
 	p.loop = loop.New(loop.Config{Self: cfg.Cluster, Network: cfg.Network, Now: p.clock.Now, Log: log,
 		Publish: p.publish, Export: p.export, SaveSlots: p.saveSlots})
-	p.xds = xds.NewServer(xds.ServerConfig{Source: source{p.loop}, Identify: identify, Order: order, Now: p.clock.Now, Log: log})
+	p.xds = xds.NewServer(xds.ServerConfig{Source: source{p.loop}, Identify: identify, Order: order, Now: p.clock.Now, Log: log, Delivered: p.delivered})
 	p.peers = newPeers(p)
 	return p, nil
 }
@@ -197,6 +197,24 @@ func (p *Plane) publish(v mesh.Vector, updates []xds.Update) {
 	updates = p.teller.unmark(updates)
 	p.believe(updates)
 	p.xds.Publish(v, updates)
+}
+
+// delivered states what proxies refuse, for status and for nothing else. It waits while
+// the loop's queue is full, but not longer than is of use.
+func (p *Plane) delivered(d xds.Delivery) {
+	ctx, stop := context.WithTimeout(context.Background(), time.Second)
+	defer stop()
+	resource := d.Type + "/" + d.Name
+	key := mesh.Key{Kind: mesh.KindDelivery, Origin: p.cfg.Cluster, Name: resource}
+	edit := world.Remove(key)
+	if d.Nodes > 0 {
+		v := &mesh.Delivery{Resource: resource, Nacked: d.Nodes, Message: d.Message}
+		edit = world.Put(&mesh.Fact{Key: key, Value: v, Digest: ir.DigestOf(v)})
+		p.log.Warn("proxies refuse a resource and go on with the one before", "resource", resource, "proxies", d.Nodes, "error", d.Message)
+	}
+	if err := p.loop.Edit(ctx, []world.Edit{edit}, nil); err != nil {
+		p.log.Warn("what proxies refuse could not be noted", "resource", resource, "error", err)
+	}
 }
 
 // export tells a peer of a service.
