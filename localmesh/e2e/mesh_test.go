@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -22,6 +23,13 @@ import (
 var binary string
 
 func TestMain(m *testing.M) {
+	if len(os.Args) == 3 && os.Args[1] == workloadArg {
+		if err := workload(os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	dir, err := os.MkdirTemp("", "isthmus-e2e-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -205,16 +213,28 @@ type load struct {
 	total  int
 	failed []string
 	by     map[string]int // served, by cluster
+	begin  time.Time
+	all    []sample
 	stop   func() *load
 }
 
+// sample is one request: when it began, counted from the load's own beginning, how long it
+// took, and who answered.
+type sample struct {
+	begin, took       time.Duration
+	cluster, instance string
+}
+
+// failedAfter is how long a client waits for an answer that counts as one.
+const failedAfter = 5 * time.Second
+
 func (m *meshUnder) load(cluster int, url string, rate int) *load {
-	l := &load{by: map[string]int{}}
+	l := &load{by: map[string]int{}, begin: time.Now()}
 	ctx, cancel := context.WithCancel(context.Background())
 	client := m.shell(cluster)
 	var all sync.WaitGroup
 	all.Go(func() {
-		begin := time.Now()
+		begin := l.begin
 		for i := 0; ; i++ {
 			timer := time.NewTimer(time.Until(begin.Add(time.Duration(i) * time.Second / time.Duration(rate))))
 			select {
@@ -229,6 +249,11 @@ func (m *meshUnder) load(cluster int, url string, rate int) *load {
 				l.mu.Lock()
 				defer l.mu.Unlock()
 				l.total++
+				s := sample{at, time.Since(begin) - at, a.Cluster, a.Instance}
+				l.all = append(l.all, s)
+				if a.err == nil && s.took > failedAfter {
+					a.err = fmt.Errorf("answered by %s after %v", a.Instance, s.took)
+				}
 				if a.err != nil || a.Status != 200 {
 					l.failed = append(l.failed, fmt.Sprintf("%.2fs: %s", at.Seconds(), a))
 				} else {
@@ -268,5 +293,75 @@ func (l *load) movesTo(t *testing.T, cluster string, within time.Duration) {
 	before := l.servedBy(cluster)
 	eventually(t, within, "traffic moves to "+cluster, func() (string, bool) {
 		return fmt.Sprint(l.servedBy(cluster) - before), l.servedBy(cluster) > before+20
+	})
+}
+
+// now is the time on the load's clock.
+func (l *load) now() time.Duration { return time.Since(l.begin) }
+
+// samples are the requests that began in [from, to) and have ended.
+func (l *load) samples(from, to time.Duration) []sample {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out []sample
+	for _, s := range l.all {
+		if s.begin >= from && s.begin < to {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// write makes a file of a test.
+func write(t *testing.T, name, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// log is what a process of the mesh has said.
+func (m *meshUnder) log(process string) string {
+	b, err := os.ReadFile(filepath.Join(m.dir, "logs", process+".log"))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return string(b)
+}
+
+// says waits until a process's log, past its first bytes, has a line with all the parts.
+func (m *meshUnder) says(t *testing.T, process string, past int, within time.Duration, parts ...string) {
+	t.Helper()
+	eventually(t, within, fmt.Sprintf("%s says %q", process, parts), func() (string, bool) {
+		fresh := m.log(process)[past:]
+		for line := range strings.Lines(fresh) {
+			if !slices.ContainsFunc(parts, func(p string) bool { return !strings.Contains(line, p) }) {
+				return line, true
+			}
+		}
+		return fresh, false
+	})
+}
+
+// address is one of the mesh's: net and host of a cluster, from 0.
+func (m *meshUnder) address(cluster, net, host, port int) string {
+	return fmt.Sprintf("127.%d.%d.%d:%d", m.base+1+cluster, net, host, port)
+}
+
+// crash kills the one process whose arguments hold parts as kill -9 does, and tells nobody.
+func (m *meshUnder) crash(t *testing.T, parts ...string) {
+	t.Helper()
+	pids := m.pids(parts...)
+	if len(pids) != 1 {
+		t.Fatalf("processes %v of %q, want one", pids, parts)
+	}
+	if err := syscall.Kill(pids[0], syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 5*time.Second, "the process is gone", func() (string, bool) {
+		now := m.pids(parts...)
+		return fmt.Sprint(now), !slices.Contains(now, pids[0])
 	})
 }
