@@ -117,6 +117,24 @@ func TestAReplicaThatStaysBehindSendsClientsOn(t *testing.T) {
 	})
 }
 
+// TestWhatIsKnownOfAClusterThatLeftHoldsNobodyUp: no server will ever catch up with it.
+func TestWhatIsKnownOfAClusterThatLeftHoldsNobodyUp(t *testing.T) {
+	story(t, func(c *xds.ServerConfig) { c.Joined = func(n mesh.ClusterName) bool { return n == "eu" } }, func(t *testing.T, r *replica) {
+		p := newProxy(r, "shop/cart-0", func(c *xds.ClientConfig) {
+			c.Node = func() xds.Node {
+				return xds.Node{ID: "shop/cart-0", Vector: mesh.Vector{"left": {Epoch: mesh.Epoch{StartMillis: 1, ID: "a"}, Revision: 1}}}
+			}
+		})
+		p.Subscribe(typeTarget, xds.Wildcard)
+		p.start()
+		defer p.stop()
+		r.settle()
+		if s := p.State(); !s.Connected || s.Batches == 0 {
+			t.Errorf("state %+v, want connected and served", s)
+		}
+	})
+}
+
 func TestBackoffDoublesAndIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var at []time.Duration

@@ -38,6 +38,10 @@ type ServerConfig struct {
 	// CatchUp is how long a stream whose node knows more than this server waits for the
 	// server to catch up; 0 is 10 s.
 	CatchUp time.Duration
+	// Joined tells whether a cluster is still one of the mesh's; nil is always. What a node
+	// knows of one that has left is nothing that a server could catch up with. It must not
+	// block.
+	Joined func(mesh.ClusterName) bool
 	// Linger is how long a name is still watched after its last subscriber has gone; 0 is
 	// 30 s.
 	Linger time.Duration
@@ -162,7 +166,7 @@ func (s *Server) Publish(v mesh.Vector, updates []Update) {
 		}
 	}
 	s.waiting = slices.DeleteFunc(s.waiting, func(st *stream) bool {
-		covered := s.vector.Covers(st.node.Vector)
+		covered := s.covers(st.node.Vector)
 		if covered {
 			s.admit(st)
 		}
@@ -174,6 +178,24 @@ func (s *Server) Publish(v mesh.Vector, updates []Update) {
 	}
 	clear(s.affected)
 	s.affected = s.affected[:0]
+}
+
+// covers reports whether the server knows at least as much as a node, of the clusters
+// that are still joined.
+func (s *Server) covers(v mesh.Vector) bool {
+	if s.vector.Covers(v) {
+		return true
+	}
+	if s.cfg.Joined == nil {
+		return false
+	}
+	joined := v.Clone()
+	for c := range v {
+		if !s.cfg.Joined(c) {
+			delete(joined, c)
+		}
+	}
+	return s.vector.Covers(joined)
 }
 
 // apply takes one update into the index and marks whom it concerns.

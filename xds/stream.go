@@ -212,7 +212,7 @@ func (s *Server) request(st *stream, r *request) error {
 
 // begin decides whether a new stream can be served.
 func (s *Server) begin(st *stream) {
-	if s.vector.Covers(st.node.Vector) {
+	if s.covers(st.node.Vector) {
 		s.admit(st)
 		return
 	}

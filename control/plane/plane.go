@@ -91,7 +91,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (*Plane, error) {
 	}
 	p.loop = loop.New(loop.Config{Self: cfg.Cluster, Network: cfg.Network, Now: p.clock.Now, Log: log,
 		Publish: p.publish, Export: p.export, SaveSlots: p.saveSlots})
-	p.xds = xds.NewServer(xds.ServerConfig{Source: source{p.loop}, Identify: identify, Order: order, Now: p.clock.Now, Log: log, Delivered: p.delivered})
+	p.xds = xds.NewServer(xds.ServerConfig{Source: source{p.loop}, Identify: identify, Order: order, Now: p.clock.Now, Log: log, Delivered: p.delivered, Joined: p.joined})
 	p.peers = newPeers(p)
 	return p, nil
 }
@@ -197,6 +197,12 @@ func (p *Plane) publish(v mesh.Vector, updates []xds.Update) {
 	updates = p.teller.unmark(updates)
 	p.believe(updates)
 	p.xds.Publish(v, updates)
+}
+
+// joined reports whether a cluster is one of the mesh's, as the own objects state it.
+func (p *Plane) joined(n mesh.ClusterName) bool {
+	_, ok := p.loop.World().Get(mesh.Key{Kind: mesh.KindCluster, Origin: p.cfg.Cluster, Name: string(n)})
+	return ok || n == p.cfg.Cluster
 }
 
 // delivered states what proxies refuse, for status and for nothing else. It waits while
