@@ -155,7 +155,7 @@ func TestASlowLinkIsNotSilent(t *testing.T) {
 	})
 	l := newLink(t, func() netip.AddrPort { return srv.addr })
 	l.mu.Lock()
-	l.perRead = 10 * time.Millisecond
+	l.perRead = 3 * time.Millisecond // an order faster than slowestLink, so that a starved machine stays above it
 	l.mu.Unlock()
 	d, _ := m.dialer(t, nil)
 	s, err := d.Open(time.Time{}, want(l.addr, 0))
@@ -166,11 +166,11 @@ func TestASlowLinkIsNotSilent(t *testing.T) {
 	s.SetDeadline(time.Now().Add(20 * time.Second))
 	var h message.Head
 	requestHead(&h)
-	h.Method, h.Length = h.KeepString("POST"), 4<<20
+	h.Method, h.Length = h.KeepString("POST"), 12<<20
 	if err := s.Send(&h, false); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Write(make([]byte, 4<<20)); err != nil {
+	if _, err := s.Write(make([]byte, 12<<20)); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.CloseWrite(nil); err != nil {
