@@ -3,8 +3,10 @@ package compile
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/isthmus-mesh/isthmus/core/derive"
+	"github.com/isthmus-mesh/isthmus/core/replica"
 	"github.com/isthmus-mesh/isthmus/core/world"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
@@ -37,23 +39,33 @@ var effective = derive.NewFunc("effective", sameFact, func(c *derive.Ctx, n obje
 	return Winner(facts)
 })
 
-// Winner picks the fact in force among those of several origins under one name: equal
-// content is one object, else the later stamp wins, everywhere alike. The losers are kept as
-// facts and shown as a conflict.
+// Winner is the fact in force among those of several origins under one name, by the
+// rule of replica.Effective. The losers are kept as facts and shown as a conflict. There must
+// be at least one fact.
 func Winner(facts []*mesh.Fact) *mesh.Fact {
-	return slices.MaxFunc(facts, func(a, b *mesh.Fact) int {
-		if c := a.Stamp.Compare(b.Stamp); c != 0 {
-			return c
-		}
-		return strings.Compare(string(a.Origin), string(b.Origin))
-	})
+	candidates := make([]replica.Candidate, len(facts))
+	for i, f := range facts {
+		candidates[i] = replica.Candidate{Origin: f.Origin, Stamp: f.Stamp, Digest: f.Digest}
+	}
+	winner, _ := replica.Effective(candidates)
+	return facts[winner]
 }
 
+// sameFact leaves positions and stamps out: only what the object says counts, and when it
+// was created, which its digest does not cover.
 func sameFact(a, b *mesh.Fact) bool {
 	if a == nil || b == nil {
 		return a == b
 	}
-	return a.Key == b.Key && a.Digest == b.Digest
+	return a.Key == b.Key && a.Digest == b.Digest && created(a).Equal(created(b))
+}
+
+// created is when a route was made; of everything else it does not matter.
+func created(f *mesh.Fact) time.Time {
+	if r, ok := f.Value.(*mesh.Route); ok {
+		return r.Created
+	}
+	return time.Time{}
 }
 
 // obeyed reports whether this cluster lets a foreign object act: its own Cluster
@@ -63,31 +75,23 @@ var obeyed = derive.NewFunc("obeyed", derive.Same[bool], func(c *derive.Ctx, k m
 	if !ok {
 		return false
 	}
-	if tightens(f) {
-		return true
+	var accepts []mesh.Accept
+	if cl := ownCluster(c); cl != nil {
+		accepts = cl.Accepts
 	}
-	own := ownCluster(c)
-	return own != nil && Accepts(own.Accepts, f.Key)
-})
-
-// tightens reports whether an object can only take away: such objects act whoever
-// states them.
-func tightens(f *mesh.Fact) bool {
-	switch v := f.Value.(type) {
-	case *mesh.ResidencyPolicy:
+	switch replica.AuthorityOf(world.Self.Get(c, struct{}{}), accepts, k) {
+	case replica.MayAll:
 		return true
-	case *mesh.AccessPolicy:
-		return v.Action != mesh.Allow
+	case replica.MayTighten:
+		p, isAccess := f.Value.(*mesh.AccessPolicy)
+		return !isAccess || p.Action != mesh.Allow // one that allows does more than tighten
 	}
 	return false
-}
+})
 
-// Accepts reports whether a list obeys the origin of an object.
+// Accepts reports whether a list obeys the origin of an object; see replica.Accepts.
 func Accepts(list []mesh.Accept, k mesh.Key) bool {
-	return slices.ContainsFunc(list, func(a mesh.Accept) bool {
-		return (a.Origin == "*" || a.Origin == k.Origin) && (a.Kind == "*" || a.Kind == string(k.Kind)) &&
-			(a.Namespace == "*" || a.Namespace == k.Namespace)
-	})
+	return replica.Accepts(list, k.Origin, k.Kind, k.Namespace)
 }
 
 // gather returns the objects in force whose keys stand in any of the buckets, by
