@@ -139,7 +139,7 @@ func TestMediansAndQuantiles(t *testing.T) {
 }
 
 func TestTheReportHasTheFormOfTheContract(t *testing.T) {
-	compared := row{Row: "mtls-pair-vs-h2", Unit: "µs", title: "CPU"}.of([]float64{10, 30, 20}).against("peer", []float64{20, 20, 20}).within(0.9)
+	compared := row{Row: "mtls-pair-vs-h2", Unit: "µs", title: "CPU", ratioTarget: true}.of([]float64{10, 30, 20}).against("peer", []float64{20, 20, 20}).within(0.9)
 	if *compared.Ours != 20 || *compared.Min != 10 || *compared.Max != 30 || *compared.Ratio != 1 || compared.Rounds != 3 {
 		t.Errorf("row: %+v", compared)
 	}

@@ -31,7 +31,6 @@ import (
 // bench is one run: its options, and the rows so far.
 type bench struct {
 	bin, peerDir, profiles string
-	threads                string // of each HAProxy
 	base                   int
 	size                   size
 	dir                    string // of everything that the run writes and removes
@@ -60,7 +59,6 @@ func main() {
 	flag.IntVar(&b.base, "address-base", 90, "address base of the meshes, as of isthmus up")
 	flag.StringVar(&b.peerDir, "peer", "bench/local/peer", "folder of HAProxy's configurations")
 	flag.StringVar(&b.profiles, "profiles", "", "folder for CPU profiles of both sidecars; they are taken in a round of their own")
-	flag.StringVar(&b.threads, "haproxy-threads", "1", "threads of each HAProxy process")
 	be := flag.String("be", "", "run as a part: app")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -29,7 +29,7 @@ type pair struct {
 
 // haproxy starts two HAProxy processes with the configurations of peer/, in front of the
 // application. An error that wraps exec.ErrNotFound says that there is none here.
-func (b *bench) haproxy(ctx context.Context, host int, alpn, threads, app string) (_ *pair, err error) {
+func (b *bench) haproxy(ctx context.Context, host int, alpn string, threads int, app string) (_ *pair, err error) {
 	binary, err := exec.LookPath("haproxy")
 	if err != nil {
 		return nil, err
@@ -51,7 +51,7 @@ func (b *bench) haproxy(ctx context.Context, host int, alpn, threads, app string
 	for _, part := range []struct{ config, listens string }{{"server.cfg", server}, {"client.cfg", client}} {
 		cmd := exec.Command(binary, "-db", "-f", filepath.Join(b.peerDir, part.config)) // one process, in the foreground
 		cmd.Env = append(os.Environ(), "BENCH_CLIENT="+client, "BENCH_SERVER="+server, "BENCH_APP="+app, "BENCH_CERTS="+certs,
-			"BENCH_ALPN="+alpn, "BENCH_THREADS="+threads)
+			"BENCH_ALPN="+alpn, fmt.Sprint("BENCH_THREADS=", threads))
 		one, err := startCommand(cmd)
 		if err != nil {
 			return nil, errors.Join(err, p.end())

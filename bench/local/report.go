@@ -60,7 +60,6 @@ func (r row) against(name string, values []float64) row {
 	}
 	mid, ratio := median(values), median(ratios)
 	r.Peer, r.PeerName, r.Ratio = &mid, name, &ratio
-	r.ratioTarget = strings.Contains(r.Row, "-vs-")
 	return r
 }
 
@@ -172,8 +171,8 @@ func (r *report) writeJSON(path string) error {
 // table writes what docs/benchmarks.md shows.
 func (r *report) table(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Measured %s at commit %s in %s: %s. Medians, and in brackets range and rounds; others worked on the machine meanwhile, so ratios\n"+
-		"mean more than figures. Written by `make bench-local` (`QUICK=1` for under 3 minutes; `go run ./bench/local -h`), HAProxy as configured in\n"+
+	fmt.Fprintf(&b, "Measured %s at commit %s in %s: %s. Medians, and in brackets range and rounds; a ratio is the median\n"+
+		"of those of the rounds, and means more than a figure where the load averages say that the machine had other work. Written by `make bench-local` (`QUICK=1` for under 3 minutes; `go run ./bench/local -h`), HAProxy as configured in\n"+
 		"[client.cfg](../bench/local/peer/client.cfg) and [server.cfg](../bench/local/peer/server.cfg).\n\n",
 		r.Date[:10], r.Commit, r.took.Round(time.Second), r.Machine)
 	b.WriteString("| figure | target | today | against |\n|---|---|---|---|\n")
