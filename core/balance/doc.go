@@ -27,4 +27,6 @@ const (
 	tripAfter = 10
 	// unmeasured is the service time assumed while no endpoint of a cluster has answered yet.
 	unmeasured = time.Millisecond
+	// floor is the shortest service time that endpoints are compared by.
+	floor = time.Millisecond
 )

@@ -184,15 +184,28 @@ func (e *Endpoint) penaltyAt(now int64) float64 {
 // the better. typical stands for the service time of an endpoint that was never measured: taken for
 // faster than the others, a new one would be flocked to.
 func (e *Endpoint) score(now int64, typical float64) float64 {
-	s := e.measured()
+	s := e.measured(now)
 	if s == 0 {
 		s = typical
 	}
 	return s * float64(e.inFlight.Load()+1) * e.penaltyAt(now) / float64(e.Weight)
 }
 
-// measured is the average service time in nanoseconds; 0 is none.
-func (e *Endpoint) measured() float64 { return math.Float64frombits(e.service.Load()) }
+// measured is the service time to reckon with, in nanoseconds; 0 is none. What is not
+// chosen is not measured, and one slow answer would keep an endpoint out for ever: so a
+// measurement fades while no other comes. It fades to a floor, and no endpoint counts as faster:
+// below it the requests in flight tell more than the noise of short times.
+func (e *Endpoint) measured(now int64) float64 {
+	s := math.Float64frombits(e.service.Load())
+	switch {
+	case s == 0:
+		return 0
+	case s <= float64(floor):
+		return float64(floor)
+	}
+	idle := float64(max(0, now-e.sampledAt.Load()))
+	return max(s*math.Exp(-idle/float64(ewmaTau)), float64(floor))
+}
 
 // Stats is what was measured of an endpoint, for people.
 type Stats struct {

@@ -219,7 +219,7 @@ func (g *group) choose(a *Ask, desperate bool) *Endpoint {
 			continue
 		}
 		n++
-		if s := e.measured(); s > 0 {
+		if s := e.measured(a.Now); s > 0 {
 			known++
 			typical += s
 		}

@@ -221,6 +221,32 @@ func TestSharesFollowServiceTime(t *testing.T) {
 	}
 }
 
+// TestOneSlowAnswerKeepsNobodyOut: with a request at a time there is never one in flight to
+// compare, and only what was measured tells endpoints apart. Each first answer waits for a
+// connection.
+func TestOneSlowAnswerKeepsNobodyOut(t *testing.T) {
+	v := view(groups(2, 0, 0), nil)
+	r := rand.New(rand.NewPCG(3, 4))
+	count := map[string]int{}
+	setup := map[string]time.Duration{"0": 3 * time.Millisecond, "1": 40 * time.Millisecond}
+	now := int64(0)
+	for i := range 1000 {
+		now += int64(10 * time.Millisecond)
+		p := pick(t, v, Ask{Now: now, Rand: r.Uint64()})
+		took := 300*time.Microsecond + time.Duration(r.IntN(200))*time.Microsecond
+		if first := setup[p.Endpoint.Tag]; first > 0 {
+			took, setup[p.Endpoint.Tag] = first, 0
+		}
+		if i >= 500 { // five seconds after the first
+			count[p.Endpoint.Tag]++
+		}
+		p.Done(Served, now+int64(took), 3)
+	}
+	if count["0"] < 200 || count["1"] < 200 {
+		t.Errorf("two equal endpoints share 500 requests as %v, want about 250 each", count)
+	}
+}
+
 // TestExplainAgreesWithPick: what is kept is exactly what Pick draws from.
 func TestExplainAgreesWithPick(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
