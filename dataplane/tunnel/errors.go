@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -55,7 +56,7 @@ func reasonOf(err error) mesh.Reason {
 		return fault.Reason()
 	case alert == alertUnrecognizedName.Error(), alert == alertInternalError.Error():
 		return mesh.ReasonUnreachable
-	case alert != "", errors.As(err, &record):
+	case alert != "", errors.As(err, &record), strings.HasPrefix(err.Error(), ownRefusal):
 		return mesh.ReasonTLS
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded), isTimeout(err):
 		return mesh.ReasonConnectTimeout
@@ -67,6 +68,10 @@ func isTimeout(err error) bool {
 	var n net.Error
 	return errors.As(err, &n) && n.Timeout()
 }
+
+// ownRefusal begins the text of what crypto/tls itself finds wrong with a handshake, such as
+// that a client showed no certificate: it has no type for that.
+const ownRefusal = "tls: "
 
 // Alerts by which a gateway refuses (RFC 8446 §6, RFC 6066 §3).
 const (

@@ -81,6 +81,7 @@ func TestReasons(t *testing.T) {
 		{"the server speaks another protocol", remote(t, 120), mesh.ReasonTLS},
 		{"we refuse the server", fmt.Errorf("dial: %w", &trust.Error{Fault: trust.FaultIdentity}), mesh.ReasonTLS},
 		{"we have no certificate", &trust.Error{Fault: trust.FaultOwnCertificate}, mesh.ReasonOwnFault},
+		{"the client showed no certificate", errors.New("tls: client didn't provide a certificate"), mesh.ReasonTLS},
 		{"not TLS", tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"}, mesh.ReasonTLS},
 		{"the context ran out", context.DeadlineExceeded, mesh.ReasonConnectTimeout},
 		{"the socket's deadline passed", &net.OpError{Op: "dial", Err: os.ErrDeadlineExceeded}, mesh.ReasonConnectTimeout},
