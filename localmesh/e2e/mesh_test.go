@@ -365,3 +365,18 @@ func (m *meshUnder) crash(t *testing.T, parts ...string) {
 		return fmt.Sprint(now), !slices.Contains(now, pids[0])
 	})
 }
+
+// admin is where a proxy is asked about itself, from its configuration.
+func (m *meshUnder) admin(process string) string {
+	var c struct {
+		Admin string `json:"admin"`
+	}
+	b, err := os.ReadFile(filepath.Join(m.dir, "run", process+".json"))
+	if err == nil {
+		err = json.Unmarshal(b, &c)
+	}
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return c.Admin
+}
