@@ -169,6 +169,14 @@ func (c *ClientConn) InFlight() int {
 // LastRead is when the last octet was read, in nanoseconds of Config.Now.
 func (c *ClientConn) LastRead() int64 { return c.lastRead.Load() }
 
+// Unacknowledged is how many bytes of bodies the server has not given window back for:
+// what may still be on its way to it, and what its own threshold keeps back. Heads do not count.
+func (c *ClientConn) Unacknowledged() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.sendMax - c.sendWin
+}
+
 // pingsMax bounds the PINGs of Ping that are under way.
 const pingsMax = 16
 

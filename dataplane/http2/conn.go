@@ -64,6 +64,7 @@ type conn struct {
 	writeUntil  time.Time // the write deadline in force
 	enc         encoder
 	sendWin     int // RFC 9113 §6.9
+	sendMax     int // the largest that sendWin has been
 	maxFrame    int
 	windowWait  waitList // writers that wait for sendWin
 	spaceWait   waitList // writers that wait for room in out
@@ -133,6 +134,7 @@ func (c *conn) init(nc net.Conn, cfg Config, client bool) {
 	c.parser = headParser{limit: cfg.MaxHeaderBytes, connect: cfg.ConnectProtocol && !client}
 	c.flush.L = &c.mu
 	c.sendWin, c.peerWindow, c.maxFrame = defaultWindow, defaultWindow, minMaxFrame
+	c.sendMax = c.sendWin
 	c.recvWin, c.window, c.bufMax = defaultWindow, cfg.InitialWindow, cfg.ConnBuffer
 	c.peerStreams = 100 // RFC 9113 §6.5.2 recommends no less; the first SETTINGS tell
 	c.bucket = newBucket(cfg.ControlRate, cfg.ControlBurst, cfg.Now())

@@ -467,6 +467,7 @@ func (c *conn) onWindowUpdate(f frame, p []byte) *ConnError {
 			return connErr(FlowControlError, "WINDOW_UPDATE overflows the connection's window")
 		}
 		c.sendWin += n
+		c.sendMax = max(c.sendMax, c.sendWin)
 		c.wakeWriters()
 		return nil
 	}

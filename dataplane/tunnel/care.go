@@ -121,18 +121,25 @@ func (d *Dialer) judge(c *conn, now int64) time.Duration {
 		}
 		return pause - quiet
 	}
-	out := time.Duration(now-c.asked) - c.wire.draining()
+	out := time.Duration(now-c.asked) - c.draining()
 	if read >= c.asked { // bytes arrive, but no answer
 		if out >= c.rtt.silence()+deafAfter && c.wire.queued(now) == 0 {
 			d.cutSilent(c, out)
 		}
 		return lookEvery
 	}
-	if left := max(c.rtt.silence()+c.wire.draining()-quiet, c.rtt.answer()-out); left > 0 {
+	if left := max(c.rtt.silence()+c.draining()-quiet, c.rtt.answer()-out); left > 0 {
 		return left
 	}
 	d.cutSilent(c, time.Duration(now-read))
 	return lookEvery
+}
+
+// draining is how long what was sent may take to reach the peer, and a PING behind it.
+// That something was read meanwhile does not prove that later bodies have arrived: their window tells.
+func (c *conn) draining() time.Duration {
+	bodies := time.Duration(c.Unacknowledged()) * time.Second / slowestLink
+	return max(c.wire.draining(), min(bodies, bodiesMax))
 }
 
 // ask sends a PING, whose goroutine ends with the answer or the connection. The caller holds mu,

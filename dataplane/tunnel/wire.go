@@ -71,6 +71,9 @@ func (w *wire) queued(now int64) time.Duration {
 const (
 	slowestLink = 1 << 20 // bytes a second below which a link is taken for silent
 	queueMax    = 5 * time.Second
+	// bodiesMax bounds what bodies on their way put silence off: what a server's threshold keeps
+	// back looks the same.
+	bodiesMax = 2 * time.Second
 )
 
 // draining is how long what was written since the peer was heard of may take to reach it.
