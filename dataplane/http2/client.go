@@ -394,6 +394,14 @@ func (s *clientStream) Receive(h *message.Head) (end bool, err error) {
 // Read implements message.Stream.
 func (s *clientStream) Read(p []byte) (int, error) { return s.read(p) }
 
+// Ready reports whether Read would return without waiting for the server.
+func (s *clientStream) Ready() bool {
+	c := s.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return s.queue.n > 0 || s.recvEnd || s.expired || s.err != nil || c.err != nil
+}
+
 // Close implements message.Stream. Calls that are under way, and later ones by goroutines that
 // were still copying, fail. A stream that has not ended is reset by CANCEL (RFC 9113
 // §8.1: NO_ERROR is a server's).

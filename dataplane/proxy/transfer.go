@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"time"
@@ -240,7 +241,7 @@ func (r *request) pass(end bool) (balance.Outcome, *refusal) {
 		return outcome, nil
 	}
 	for {
-		if !ready(s) {
+		if !ready(s) && !soon(s) {
 			if err := flush(r.ex); err != nil {
 				return r.unheard(err)
 			}
@@ -337,4 +338,11 @@ func flush(ex message.Exchange) error {
 func ready(s message.Stream) bool {
 	r, ok := s.(interface{ Ready() bool })
 	return ok && r.Ready()
+}
+
+// soon lets whoever reads for s run once: the body's first bytes often stand behind the
+// head in the same packet, and then leave with it in one write.
+func soon(s message.Stream) bool {
+	runtime.Gosched()
+	return ready(s)
 }
