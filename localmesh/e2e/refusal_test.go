@@ -249,11 +249,13 @@ func TestRogueServer(t *testing.T) {
 // handshake.
 func serveRogue(t *testing.T, address string, cert tls.Certificate) <-chan string {
 	t.Helper()
-	ln, err := tls.Listen("tcp", address, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{interProxy},
-		ClientAuth: tls.RequireAnyClientCert, MinVersion: tls.VersionTLS13})
-	if err != nil {
-		t.Fatal(err)
-	}
+	var ln net.Listener
+	eventually(t, 5*time.Second, "the killed sidecar's port is free", func() (string, bool) {
+		var err error
+		ln, err = tls.Listen("tcp", address, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{interProxy},
+			ClientAuth: tls.RequireAnyClientCert, MinVersion: tls.VersionTLS13})
+		return fmt.Sprint(err), err == nil
+	})
 	got, done := make(chan string, 100), make(chan struct{})
 	go func() {
 		defer close(done)
