@@ -52,7 +52,7 @@ vuln: ## known vulnerabilities in what is linked
 	@$(TOOL) govulncheck $(PACKAGES) || { code=$$?; if [ $$code -eq 3 ]; then exit 3; fi; echo "not run: no database"; }
 
 bench-local: build ## the figures of the local mesh, into docs/benchmarks.md
-	$(GO) run ./bench/local -bin $(BIN) -out docs
+	$(GO) run ./bench/local -bin $(BIN) -out docs $(if $(QUICK),-quick)
 
 bench-detection: ## the curve of detection time against false trips, into docs/
 	$(GO) run ./bench/detection -out docs
