@@ -86,7 +86,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (*Plane, error) {
 		endpoints = []string{"unix://" + cfg.StoreSocket()}
 	}
 	var err error
-	if p.store, err = store.Open(store.Config{Endpoints: endpoints, Log: log, BackoffMax: 500 * time.Millisecond}); err != nil {
+	if p.store, err = store.Open(store.Config{Endpoints: endpoints, Log: log, BackoffMax: 500 * time.Millisecond, Away: p.storeAway}); err != nil {
 		return nil, fmt.Errorf("control plane of %s: %w", cfg.Cluster, err)
 	}
 	p.loop = loop.New(loop.Config{Self: cfg.Cluster, Network: cfg.Network, Now: p.clock.Now, Log: log,

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/internal/clock"
@@ -42,6 +43,19 @@ func (p *Plane) runStore(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// diskMin is less than a store can start with.
+const diskMin = 1 << 20
+
+// storeAway says that the disk is full, where it is: the store's process ends then, and is
+// started again until there is room.
+func (p *Plane) storeAway() error {
+	var s syscall.Statfs_t
+	if err := syscall.Statfs(p.cfg.StateDir, &s); err != nil || uint64(s.Bavail)*uint64(s.Bsize) >= diskMin {
+		return nil
+	}
+	return fmt.Errorf("the disk of %s is full: free some space, the store then starts by itself", p.cfg.StateDir)
 }
 
 // storeOnce runs the process until it ends, or until ctx does. It dies with us: it holds the

@@ -110,9 +110,14 @@ func isAway(err error) bool {
 	return code == codes.Unavailable || code == codes.DeadlineExceeded || code == codes.Canceled
 }
 
-// reason is err, with why the last attempt to connect failed when err only
+// reason is err, or why the store is away where that is known, or why the last attempt to connect failed when err only
 // says that time ran out.
 func (s *Store) reason(err error) error {
+	if s.cfg.Away != nil {
+		if why := s.cfg.Away(); why != nil {
+			return why
+		}
+	}
 	last := s.dialer.lastError()
 	if last == nil {
 		return err

@@ -79,6 +79,10 @@ type Config struct {
 	PendingMax      int
 	PendingBytesMax int
 
+	// Away, where set, says why a store that does not answer may be away, nil for unknown. It
+	// is asked when a call has failed so.
+	Away func() error
+
 	// Random feeds epochs and jitter; nil is crypto/rand.
 	Random io.Reader
 	// Log may be nil.
