@@ -1,0 +1,89 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const oneMesh = `
+apiVersion: isthmus.dev/v1alpha1
+kind: LocalMesh
+clusters:
+  - {name: eu-west, jurisdiction: EU}
+workloads:
+  - {name: echo, namespace: demo, run: builtin/echo}
+`
+
+// TestFullDisk lets the disk of a mesh run full: requests go on, what cannot be written is
+// refused with what to do, and once there is space again writing goes on by itself.
+//
+// The disk is a small one of memory, which takes root to mount; under CI, whose user is root,
+// the test must run.
+func TestFullDisk(t *testing.T) {
+	if os.Geteuid() != 0 && os.Getenv("CI") == "" {
+		t.Skip("mounting a small disk takes root")
+	}
+	disk := t.TempDir()
+	if err := syscall.Mount("isthmus-e2e", disk, "tmpfs", 0, "size=96m,mode=0700"); err != nil {
+		t.Fatalf("mount a small disk: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(disk, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	m := newMesh(t, 150)
+	m.dir = filepath.Join(disk, "state")
+	m.up("-f", write(t, "mesh.yaml", oneMesh))
+	l := m.load(0, echo+"/", 100)
+	defer l.stop()
+	filler := filepath.Join(disk, "filler")
+	fill(t, filler)
+	// A store has room set aside, which has to be used up first.
+	object := func(i int) string {
+		return fmt.Sprintf("apiVersion: v1\nkind: Secret\nmetadata: {name: big-%d, namespace: demo}\nstringData: {text: %q}\n", i, strings.Repeat("x", 700<<10))
+	}
+	refusal := ""
+	for i := 0; refusal == "" && i < 200; i++ {
+		if out, code := m.apply("eu-west", object(i)); code != 0 {
+			refusal = out
+		}
+	}
+	if refusal == "" {
+		t.Fatal("nothing was refused although the disk is full")
+	}
+	t.Logf("refused: %s", refusal)
+	if !strings.Contains(refusal, "free some space") {
+		t.Errorf("the refusal does not say what to do: %s", refusal)
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	took := eventually(t, 20*time.Second, "writing goes on", func() (string, bool) {
+		out, code := m.apply("eu-west", "apiVersion: v1\nkind: Namespace\nmetadata: {name: again}\n")
+		return out, code == 0
+	})
+	t.Logf("writing again %v after there was space", took.Round(time.Millisecond))
+	l.stop().mustNotFail(t)
+	m.inSync(t, 20*time.Second)
+}
+
+// fill makes a file that takes all space there is.
+func fill(t *testing.T, path string) {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for size := 1 << 20; size >= 1<<12; {
+		if _, err := f.Write(make([]byte, size)); err != nil {
+			size /= 2
+		}
+	}
+}
