@@ -24,7 +24,7 @@ const groupParts = "parts"
 // file or a container starts.
 func parts() []*cobra.Command {
 	return []*cobra.Command{
-		part("control-plane", "run a cluster's control plane", controlPlane),
+		controlPlaneCommand(),
 		part("proxy", "run a proxy: a sidecar or an east-west gateway", proxy),
 		part("store", "run the standalone object store of a control plane", store),
 		part("link", "run the emulated WAN between two clusters of a local mesh", wan),
@@ -76,9 +76,34 @@ func read[C any](path string, parse func(io.Reader) (C, error)) (C, error) {
 	return parse(f)
 }
 
-func controlPlane(ctx context.Context, config string, log *slog.Logger) error {
+// controlPlaneCommand has flags for what differs between replicas of one configuration.
+func controlPlaneCommand() *cobra.Command {
+	var endpoints []string
+	var files plane.StoreTLS
+	c := part("control-plane", "run a cluster's control plane", func(ctx context.Context, config string, log *slog.Logger) error {
+		return controlPlane(ctx, config, endpoints, files, log)
+	})
+	c.Example += "\n  isthmus control-plane --config control-plane.json --etcd-endpoints https://10.0.0.1:2379,https://10.0.0.2:2379 --etcd-ca ca.pem"
+	f := c.Flags()
+	f.StringSliceVar(&endpoints, "etcd-endpoints", nil, "an external etcd instead of a store of our own")
+	f.StringVar(&files.CA, "etcd-ca", "", "PEM file of the CAs that etcd's servers are verified by")
+	f.StringVar(&files.Certificate, "etcd-cert", "", "PEM file of the certificate to show to etcd")
+	f.StringVar(&files.Key, "etcd-key", "", "PEM file of its key")
+	return c
+}
+
+func controlPlane(ctx context.Context, config string, endpoints []string, files plane.StoreTLS, log *slog.Logger) error {
 	cfg, err := read(config, plane.ReadConfig)
 	if err != nil {
+		return err
+	}
+	if len(endpoints) > 0 {
+		cfg.StoreEndpoints = endpoints
+	}
+	if files != (plane.StoreTLS{}) {
+		cfg.StoreTLS = files
+	}
+	if err := cfg.Validate(); err != nil {
 		return err
 	}
 	log = log.With("cluster", cfg.Cluster)

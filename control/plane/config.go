@@ -7,11 +7,14 @@
 package plane
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -40,8 +43,44 @@ type Config struct {
 	ServiceRange netip.Prefix `json:"serviceRange,omitzero"`
 	// StoreEndpoints select an external etcd; none: a child process of this binary.
 	StoreEndpoints []string `json:"storeEndpoints,omitempty"`
+	// StoreTLS is for https endpoints of an external etcd.
+	StoreTLS StoreTLS `json:"storeTLS,omitzero"`
 	// CertificateTTL is the life of certificates; 0 is 24 h.
 	CertificateTTL time.Duration `json:"certificateTTL,omitempty"`
+}
+
+// StoreTLS names PEM files. Without CA the system's roots are believed; Certificate and
+// Key, given together, are what the control plane shows.
+type StoreTLS struct {
+	CA          string `json:"ca,omitempty"`
+	Certificate string `json:"certificate,omitempty"`
+	Key         string `json:"key,omitempty"`
+}
+
+// load reads the files; nil if none is named.
+func (t StoreTLS) load() (*tls.Config, error) {
+	if t == (StoreTLS{}) {
+		return nil, nil
+	}
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	if t.CA != "" {
+		pem, err := os.ReadFile(t.CA)
+		if err != nil {
+			return nil, fmt.Errorf("the store's CA: %w", err)
+		}
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("the store's CA: %s holds no PEM certificate", t.CA)
+		}
+	}
+	if t.Certificate != "" {
+		cert, err := tls.LoadX509KeyPair(t.Certificate, t.Key)
+		if err != nil {
+			return nil, fmt.Errorf("the certificate for the store: %w", err)
+		}
+		c.Certificates = []tls.Certificate{cert}
+	}
+	return c, nil
 }
 
 // ReadConfig reads a configuration; a field that does not exist is a fault.
@@ -75,6 +114,12 @@ func (c *Config) Validate() error {
 	}
 	if c.SealFD == 0 {
 		fault("sealFD: missing: the authority's key is kept sealed, so a key must be inherited")
+	}
+	if (c.StoreTLS.Certificate == "") != (c.StoreTLS.Key == "") {
+		fault("storeTLS: certificate and key go together")
+	}
+	if c.StoreTLS != (StoreTLS{}) && len(c.StoreEndpoints) == 0 {
+		fault("storeTLS: it is for storeEndpoints, and there are none")
 	}
 	if !c.Control.IsValid() {
 		fault("control: missing: want the address of port 15010")

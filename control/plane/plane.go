@@ -85,8 +85,11 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (*Plane, error) {
 	if len(endpoints) == 0 {
 		endpoints = []string{"unix://" + cfg.StoreSocket()}
 	}
-	var err error
-	if p.store, err = store.Open(store.Config{Endpoints: endpoints, Log: log, BackoffMax: 500 * time.Millisecond, Away: p.storeAway}); err != nil {
+	storeTLS, err := cfg.StoreTLS.load()
+	if err != nil {
+		return nil, fmt.Errorf("control plane of %s: %w", cfg.Cluster, err)
+	}
+	if p.store, err = store.Open(store.Config{Endpoints: endpoints, TLS: storeTLS, Log: log, BackoffMax: 500 * time.Millisecond, Away: p.storeAway}); err != nil {
 		return nil, fmt.Errorf("control plane of %s: %w", cfg.Cluster, err)
 	}
 	p.loop = loop.New(loop.Config{Self: cfg.Cluster, Network: cfg.Network, Now: p.clock.Now, Log: log,
