@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -30,6 +31,15 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	// The address bases are written in the tests: a second run on this machine waits for the
+	// first. The lock goes with the process.
+	turn, err := os.OpenFile(filepath.Join(os.TempDir(), fmt.Sprintf("isthmus-e2e-%d.lock", os.Getuid())), os.O_CREATE|os.O_RDWR, 0o600)
+	if err == nil {
+		err = syscall.Flock(int(turn.Fd()), syscall.LOCK_EX)
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "wait for another run: %v\n", err)
+	}
 	dir, err := os.MkdirTemp("", "isthmus-e2e-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -46,6 +56,7 @@ func TestMain(m *testing.M) {
 		}
 	}
 	code := m.Run()
+	runtime.KeepAlive(turn) // collected, it would be closed
 	_ = os.RemoveAll(dir)
 	os.Exit(code)
 }
