@@ -324,7 +324,7 @@ func (x *explainer) outside() Outcome {
 
 func (x *explainer) traffic() {
 	t := x.service.Traffic
-	x.out.Traffic = &TrafficInForce{Strategy: string(t.Strategy), RequestTimeout: "none", Retries: t.Retries, Policies: t.Policies}
+	x.out.Traffic = &TrafficInForce{Strategy: string(t.Strategy), RequestTimeout: "none", Retries: t.Retry.Attempts, Policies: t.Policies}
 	if t.RequestTimeout > 0 {
 		x.out.Traffic.RequestTimeout = t.RequestTimeout.String()
 	}

@@ -1,7 +1,5 @@
 package mesh
 
-import "time"
-
 // TargetRef is what a policy attaches to (Gateway API policy attachment,
 // GEP-713). A Namespace target covers the namespace; a Mesh target everything.
 type TargetRef struct {
@@ -69,44 +67,6 @@ type ResidencyPolicy struct {
 	Allowed []Jurisdiction
 	Invalid string
 }
-
-// Strategy is how a service's traffic is spread over clusters.
-type Strategy string
-
-// The strategies of a traffic policy.
-const (
-	StrategyAuto    Strategy = "Auto"
-	StrategyNearest Strategy = "Nearest"
-	StrategyLocal   Strategy = "Local"
-)
-
-// TrafficPolicy bounds what the balancer does by itself. The zero value of a field
-// means the default.
-type TrafficPolicy struct {
-	Namespace, Name string
-	Targets         []TargetRef
-	Strategy        Strategy
-	ConnectTimeout  time.Duration
-	RequestTimeout  time.Duration
-	TryTimeout      time.Duration
-	IdleTimeout     time.Duration
-	// Retries is the number of retries; -1 is none.
-	Retries int
-	// EjectAfter is the count of never-executed failures in a row that ejects an
-	// endpoint; 0 is the default of 3.
-	EjectAfter int
-}
-
-// Defaults of a TrafficPolicy.
-const (
-	DefaultConnectTimeout = 1 * time.Second
-	DefaultRequestTimeout = 15 * time.Second
-	DefaultIdleTimeout    = 60 * time.Second
-	DefaultRetries        = 2
-	DefaultEjectAfter     = 3
-	// MaxReplayBody is the largest request body kept for another try, in bytes.
-	MaxReplayBody = 64 << 10
-)
 
 // Settings are the mesh-wide defaults of the Mesh object.
 type Settings struct {

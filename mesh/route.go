@@ -72,6 +72,7 @@ const (
 	FilterRedirect        FilterKind = "RequestRedirect"
 	FilterRewrite         FilterKind = "URLRewrite"
 	FilterMirror          FilterKind = "RequestMirror"
+	FilterCORS            FilterKind = "CORS"
 )
 
 // RouteFilter changes a request or response on its way. Only the fields of its kind
@@ -90,6 +91,16 @@ type RouteFilter struct {
 	Backend *RouteBackend
 	// MirrorPerMille of requests are copied.
 	MirrorPerMille int
+	CORS           *CORS
+}
+
+// CORS is what a browser on another origin may do (Gateway API HTTPCORSFilter; Fetch standard
+// §3.2). A "*" alone in a list is every value.
+type CORS struct {
+	AllowOrigins                              []string // may have a * in place of the first labels of the host
+	AllowCredentials                          bool
+	AllowMethods, AllowHeaders, ExposeHeaders []string
+	MaxAge                                    time.Duration
 }
 
 // HeaderValue is a header to set or add; the name is in lower case.

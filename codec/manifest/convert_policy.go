@@ -189,10 +189,10 @@ func (s *scope) trafficPolicy(in *trafficPolicy) *mesh.TrafficPolicy {
 	p := &in.Spec
 	out := &mesh.TrafficPolicy{Namespace: s.namespace, Name: s.name, Targets: s.targets(p.TargetRefs), Strategy: mesh.Strategy(p.Locality.Strategy),
 		ConnectTimeout: duration(p.Timeouts.Connect), RequestTimeout: timeout(p.Timeouts.Request), TryTimeout: duration(p.Timeouts.BackendRequest),
-		IdleTimeout: duration(p.Timeouts.Idle), EjectAfter: p.OutlierDetection.ConsecutiveFailures}
+		IdleTimeout: duration(p.Timeouts.Idle), Outlier: mesh.Outlier{ConsecutiveFailures: p.OutlierDetection.ConsecutiveFailures}}
 	if n := p.Retry.Attempts; n != nil {
-		if out.Retries = *n; *n == 0 {
-			out.Retries = -1
+		if out.Retry.Attempts = *n; *n == 0 {
+			out.Retry.Attempts = -1
 		}
 	}
 	for _, f := range []string{"connect", "idle", "backendRequest"} { // request: 0s is no timeout

@@ -282,13 +282,14 @@ func (d *decoder) endpoint(m *wirepb.Endpoint) ir.Endpoint {
 
 func fromTraffic(t ir.Traffic) *wirepb.Traffic {
 	return &wirepb.Traffic{Strategy: string(t.Strategy), ConnectTimeout: int64(t.ConnectTimeout), RequestTimeout: int64(t.RequestTimeout),
-		TryTimeout: int64(t.TryTimeout), IdleTimeout: int64(t.IdleTimeout), Retries: int32(t.Retries), EjectAfter: int32(t.EjectAfter), Policies: t.Policies}
+		TryTimeout: int64(t.TryTimeout), IdleTimeout: int64(t.IdleTimeout), Retries: int32(t.Retry.Attempts), EjectAfter: int32(t.Outlier.ConsecutiveFailures), Policies: t.Policies}
 }
 
 func (d *decoder) traffic(m *wirepb.Traffic) ir.Traffic {
 	return ir.Traffic{Strategy: mesh.Strategy(m.GetStrategy()), ConnectTimeout: time.Duration(m.GetConnectTimeout()),
 		RequestTimeout: time.Duration(m.GetRequestTimeout()), TryTimeout: time.Duration(m.GetTryTimeout()),
-		IdleTimeout: time.Duration(m.GetIdleTimeout()), Retries: int(m.GetRetries()), EjectAfter: int(m.GetEjectAfter()), Policies: m.GetPolicies()}
+		IdleTimeout: time.Duration(m.GetIdleTimeout()), Retry: mesh.RetryPolicy{Attempts: int(m.GetRetries())},
+		Outlier:     mesh.Outlier{ConsecutiveFailures: int(m.GetEjectAfter())}, Policies: m.GetPolicies()}
 }
 
 // unknownFields reports whether m or a message inside it has fields that this

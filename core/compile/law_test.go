@@ -75,7 +75,7 @@ func drawFact(t *rapid.T) *mesh.Fact {
 			return fact(kind, origin, s.Namespace, "l", &mesh.ResidencyPolicy{Namespace: s.Namespace, Targets: drawTargets(t),
 				Allowed: []mesh.Jurisdiction{"J0", mesh.Jurisdiction(fmt.Sprintf("J%d", small("allowed")))}})
 		case mesh.KindTrafficPolicy:
-			return fact(kind, origin, s.Namespace, "t", &mesh.TrafficPolicy{Namespace: s.Namespace, Targets: drawTargets(t), Retries: small("retries")})
+			return fact(kind, origin, s.Namespace, "t", &mesh.TrafficPolicy{Namespace: s.Namespace, Targets: drawTargets(t), Retry: mesh.RetryPolicy{Attempts: small("retries")}})
 		case mesh.KindMesh:
 			return fact(kind, "eu", "", "mesh", &mesh.Settings{Strict: rapid.Bool().Draw(t, "strict")})
 		case mesh.KindBundle:

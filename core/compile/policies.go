@@ -118,7 +118,8 @@ func access(c *derive.Ctx, s mesh.ServiceName) *ir.Access {
 // first, over the defaults.
 func traffic(c *derive.Ctx, s mesh.ServiceName) ir.Traffic {
 	t := ir.Traffic{Strategy: mesh.StrategyAuto, ConnectTimeout: mesh.DefaultConnectTimeout, RequestTimeout: mesh.DefaultRequestTimeout,
-		IdleTimeout: mesh.DefaultIdleTimeout, Retries: mesh.DefaultRetries, EjectAfter: mesh.DefaultEjectAfter}
+		IdleTimeout: mesh.DefaultIdleTimeout, Retry: mesh.RetryPolicy{Attempts: mesh.DefaultRetries},
+		Outlier: mesh.Outlier{ConsecutiveFailures: mesh.DefaultEjectAfter}}
 	found := attached(c, mesh.KindTrafficPolicy, s)
 	for _, f := range slices.Backward(found) {
 		p := f.Value.(*mesh.TrafficPolicy)
@@ -127,11 +128,11 @@ func traffic(c *derive.Ctx, s mesh.ServiceName) ir.Traffic {
 		override(&t.RequestTimeout, p.RequestTimeout)
 		override(&t.TryTimeout, p.TryTimeout)
 		override(&t.IdleTimeout, p.IdleTimeout)
-		override(&t.Retries, p.Retries)
-		override(&t.EjectAfter, p.EjectAfter)
+		override(&t.Retry.Attempts, p.Retry.Attempts)
+		override(&t.Outlier.ConsecutiveFailures, p.Outlier.ConsecutiveFailures)
 		t.Policies = append(t.Policies, fmt.Sprint(f.Key))
 	}
-	t.RequestTimeout, t.Retries = max(t.RequestTimeout, 0), max(t.Retries, 0) // negative is "none"
+	t.RequestTimeout, t.Retry.Attempts = max(t.RequestTimeout, 0), max(t.Retry.Attempts, 0) // negative is "none"
 	slices.Reverse(t.Policies)
 	return t
 }

@@ -107,10 +107,23 @@ type Traffic struct {
 	RequestTimeout time.Duration // 0 none
 	TryTimeout     time.Duration // 0: derived from what was measured
 	IdleTimeout    time.Duration
-	Retries        int
-	EjectAfter     int
+	Balancing      mesh.Balancing
+	Affinity       *mesh.Affinity
+	Retry          mesh.RetryPolicy
+	Outlier        mesh.Outlier
+	Health         *mesh.HealthCheck
+	Limits         mesh.Limits
+	RateLimits     []mesh.RateLimit
+	// Faults in order of the objects that state them, all of which apply.
+	Faults []Fault
 	// Policies name the objects that shaped it.
 	Policies []string
+}
+
+// Fault is a fault and the object that states it.
+type Fault struct {
+	Object string // "FaultPolicy shop/slow@eu-west"
+	Fault  mesh.Fault
 }
 
 // Cluster is what proxies of a view know of a cluster whatever the service: one small
@@ -175,7 +188,8 @@ type Proxy struct {
 	// Outbound lets the workload reach names outside the mesh.
 	OutboundAllowAny bool
 	// Domain is the mesh domain.
-	Domain string
+	Domain    string
+	Telemetry mesh.Telemetry
 }
 
 // Inbound is a service that the proxy's workload serves.

@@ -80,7 +80,7 @@ func TestJourneys(t *testing.T) {
 	t.Run("names resolve", func(t *testing.T) { resolves(t, client) })
 	t.Run("weights split", func(t *testing.T) {
 		w.script.set(cart.String(), &ir.Service{Name: cart, Ports: []ir.Port{{Port: 80, Protocol: mesh.ProtocolHTTP}}, Routed: true,
-			Traffic: ir.Traffic{Strategy: mesh.StrategyAuto, RequestTimeout: 15 * time.Second, Retries: 2, EjectAfter: 3},
+			Traffic: ir.Traffic{Strategy: mesh.StrategyAuto, RequestTimeout: 15 * time.Second, Retry: mesh.RetryPolicy{Attempts: 2}, Outlier: mesh.Outlier{ConsecutiveFailures: 3}},
 			Routes: []ir.Route{{Object: "HTTPRoute shop/split", Backends: []ir.Backend{{Service: catalog, Port: 80, Weight: 90},
 				{Service: mesh.ServiceName{Namespace: "shop", Name: "gone"}, Weight: 10, Missing: "it does not exist"}}}}})
 		eventually(t, "the route is in force", func() bool { s, _, _ := ask(t, c, "http://cart.shop/"); return s == 200 })

@@ -357,7 +357,7 @@ func (w *world) service(n mesh.ServiceName, groups []ir.Group, routes []ir.Route
 	w.script.set(n.String(), &ir.Endpoints{Service: n, Groups: groups})
 	w.script.set(n.String(), &ir.Access{Service: n, Exported: true, Clusters: callers, Policies: policies})
 	w.script.set(n.String(), &ir.Service{Name: n, Ports: ports, Routed: len(routes) > 0, Routes: routes,
-		Traffic: ir.Traffic{Strategy: mesh.StrategyAuto, ConnectTimeout: time.Second, RequestTimeout: 15 * time.Second, Retries: 2, EjectAfter: 3}})
+		Traffic: ir.Traffic{Strategy: mesh.StrategyAuto, ConnectTimeout: time.Second, RequestTimeout: 15 * time.Second, Retry: mesh.RetryPolicy{Attempts: 2}, Outlier: mesh.Outlier{ConsecutiveFailures: 3}}})
 	w.script.set(n.String(), &ir.Name{Service: n, Ports: ports, Address: netip.AddrFrom4([4]byte{127, 9, 9, byte(10 + len(n.Name))})})
 }
 

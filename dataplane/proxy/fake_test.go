@@ -313,7 +313,7 @@ var catalog = mesh.ServiceName{Namespace: "shop", Name: "catalog"}
 func newWorld(t testing.TB, endpoints int, change func(*ir.Service, *ir.Endpoints)) *world {
 	t.Helper()
 	svc := &ir.Service{Name: catalog, Ports: []ir.Port{{Port: 80, Protocol: mesh.ProtocolHTTP}, {Port: 5432, Protocol: mesh.ProtocolTCP}},
-		Traffic: ir.Traffic{Strategy: mesh.StrategyAuto, ConnectTimeout: time.Second, RequestTimeout: 15 * time.Second, Retries: 2, EjectAfter: 3}}
+		Traffic: ir.Traffic{Strategy: mesh.StrategyAuto, ConnectTimeout: time.Second, RequestTimeout: 15 * time.Second, Retry: mesh.RetryPolicy{Attempts: 2}, Outlier: mesh.Outlier{ConsecutiveFailures: 3}}}
 	eps := &ir.Endpoints{Service: catalog, Groups: []ir.Group{{Cluster: "eu-west", Exported: true}}}
 	for i := range endpoints {
 		eps.Groups[0].Endpoints = append(eps.Groups[0].Endpoints, ir.Endpoint{Tag: fmt.Sprint("e", i),

@@ -94,7 +94,7 @@ func (r *request) deliverAnswer(pick *balance.Pick, a attempt) *refusal {
 }
 
 func (r *request) settle(pick *balance.Pick, o balance.Outcome) {
-	pick.Done(o, r.proxy.cfg.Now().UnixNano(), r.target.Traffic.EjectAfter)
+	pick.Done(o, r.proxy.cfg.Now().UnixNano(), r.target.Traffic.Outlier.ConsecutiveFailures)
 }
 
 func (r *request) pick() (balance.Pick, mesh.Reason) {
@@ -129,7 +129,7 @@ func (r *request) another(t *tries, why *refusal) (balance.Pick, bool) {
 		return balance.Pick{}, false
 	}
 	if why.again == paid && !r.target.Budget.Spend() {
-		next.Done(balance.Abandoned, r.ask.Now, r.target.Traffic.EjectAfter)
+		next.Done(balance.Abandoned, r.ask.Now, r.target.Traffic.Outlier.ConsecutiveFailures)
 		return balance.Pick{}, false
 	}
 	return next, true
@@ -162,7 +162,7 @@ func (r *request) retries() int {
 	if r.matched != nil && r.matched.Retry != nil {
 		return r.matched.Retry.Attempts
 	}
-	return r.target.Traffic.Retries
+	return r.target.Traffic.Retry.Attempts
 }
 
 // tryDeadline bounds one try. While another could follow, a try has as much as the policy
