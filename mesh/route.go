@@ -34,6 +34,8 @@ type RouteRule struct {
 	// negative value is "no timeout" as the API's "0s" means.
 	RequestTimeout, TryTimeout time.Duration
 	Retry                      *RouteRetry
+	// Affinity of the rule takes the place of the traffic policy's (GEP-1619).
+	Affinity *Affinity
 }
 
 // PathMatchType says how a path is compared.

@@ -13,7 +13,7 @@ func fromRoute(r ir.Route) *wirepb.Route {
 		Match: &wirepb.Match{PathType: string(r.Match.PathType), Path: r.Match.Path, Method: r.Match.Method,
 			Headers: each(r.Match.Headers, fromValueMatch), Query: each(r.Match.Query, fromValueMatch)},
 		Filters: each(r.Filters, fromFilter), Backends: each(r.Backends, fromBackend),
-		RequestTimeout: int64(r.RequestTimeout), TryTimeout: int64(r.TryTimeout)}
+		RequestTimeout: int64(r.RequestTimeout), TryTimeout: int64(r.TryTimeout), Affinity: fromAffinity(r.Affinity)}
 	if r.Retry != nil {
 		m.Retry = &wirepb.Retry{Codes: each(r.Retry.Codes, func(c int) int32 { return int32(c) }),
 			Attempts: int32(r.Retry.Attempts), Backoff: int64(r.Retry.Backoff)}
@@ -27,7 +27,7 @@ func (d *decoder) route(m *wirepb.Route) ir.Route {
 			Method: m.GetMatch().GetMethod(), Headers: each(m.GetMatch().GetHeaders(), toValueMatch),
 			Query: each(m.GetMatch().GetQuery(), toValueMatch)},
 		Filters: each(m.Filters, d.filter), Backends: each(m.Backends, d.backend),
-		RequestTimeout: time.Duration(m.RequestTimeout), TryTimeout: time.Duration(m.TryTimeout)}
+		RequestTimeout: time.Duration(m.RequestTimeout), TryTimeout: time.Duration(m.TryTimeout), Affinity: toAffinity(m.Affinity)}
 	if m.Retry != nil {
 		r.Retry = &mesh.RouteRetry{Codes: each(m.Retry.Codes, func(c int32) int { return int(c) }),
 			Attempts: int(m.Retry.Attempts), Backoff: time.Duration(m.Retry.Backoff)}
@@ -59,6 +59,10 @@ func fromFilter(f mesh.RouteFilter) *wirepb.Filter {
 		m.Backend = &wirepb.RouteBackend{Kind: f.Backend.Kind, Service: fromService(f.Backend.Service), Port: uint32(f.Backend.Port),
 			Weight: f.Backend.Weight, Filters: each(f.Backend.Filters, fromFilter)}
 	}
+	if c := f.CORS; c != nil {
+		m.Cors = &wirepb.Cors{AllowOrigins: c.AllowOrigins, AllowCredentials: c.AllowCredentials, AllowMethods: c.AllowMethods,
+			AllowHeaders: c.AllowHeaders, ExposeHeaders: c.ExposeHeaders, MaxAge: int64(c.MaxAge)}
+	}
 	return m
 }
 
@@ -69,6 +73,10 @@ func (d *decoder) filter(m *wirepb.Filter) mesh.RouteFilter {
 	if b := m.Backend; b != nil {
 		f.Backend = &mesh.RouteBackend{Kind: b.Kind, Service: d.service(b.Service), Port: d.portNumber(b.Port),
 			Weight: b.Weight, Filters: each(b.Filters, d.filter)}
+	}
+	if c := m.Cors; c != nil {
+		f.CORS = &mesh.CORS{AllowOrigins: c.AllowOrigins, AllowCredentials: c.AllowCredentials, AllowMethods: c.AllowMethods,
+			AllowHeaders: c.AllowHeaders, ExposeHeaders: c.ExposeHeaders, MaxAge: time.Duration(c.MaxAge)}
 	}
 	return f
 }

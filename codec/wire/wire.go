@@ -42,7 +42,7 @@ func message(v any) (ir.Type, proto.Message) {
 	case *ir.Proxy:
 		return ir.TypeProxy, &wirepb.Proxy{Id: v.ID, Identity: v.Identity.String(), Cluster: string(v.Locality.Cluster),
 			Region: string(v.Locality.Region), Zone: string(v.Locality.Zone), Inbound: each(v.Inbound, fromInbound),
-			OutboundAllowAny: v.OutboundAllowAny, Domain: v.Domain}
+			OutboundAllowAny: v.OutboundAllowAny, Domain: v.Domain, Telemetry: fromTelemetry(v.Telemetry)}
 	case *ir.Access:
 		return ir.TypeAccess, &wirepb.Access{Service: fromService(v.Service), Exported: v.Exported, Consumers: texts(v.Consumers),
 			Strict: v.Strict, Policies: each(v.Policies, fromAccessEntry), Clusters: each(v.Clusters, fromCaller)}
@@ -100,7 +100,8 @@ func (d *decoder) decode(t ir.Type, b []byte) (any, error) {
 		}
 		return &ir.Proxy{ID: m.Id, Identity: d.identity(m.Identity),
 			Locality: mesh.Locality{Cluster: mesh.ClusterName(m.Cluster), Region: mesh.Region(m.Region), Zone: mesh.Zone(m.Zone)},
-			Inbound:  each(m.Inbound, d.inbound), OutboundAllowAny: m.OutboundAllowAny, Domain: m.Domain}, nil
+			Inbound:  each(m.Inbound, d.inbound), OutboundAllowAny: m.OutboundAllowAny, Domain: m.Domain,
+			Telemetry: toTelemetry(m.Telemetry)}, nil
 	case ir.TypeAccess:
 		m := &wirepb.Access{}
 		if err := proto.Unmarshal(b, m); err != nil {
@@ -278,18 +279,6 @@ func fromEndpoint(e ir.Endpoint) *wirepb.Endpoint {
 
 func (d *decoder) endpoint(m *wirepb.Endpoint) ir.Endpoint {
 	return ir.Endpoint{Tag: m.Tag, Proxy: d.addrPort(m.Proxy), Zone: mesh.Zone(m.Zone), Weight: m.Weight, Lanes: m.Lanes}
-}
-
-func fromTraffic(t ir.Traffic) *wirepb.Traffic {
-	return &wirepb.Traffic{Strategy: string(t.Strategy), ConnectTimeout: int64(t.ConnectTimeout), RequestTimeout: int64(t.RequestTimeout),
-		TryTimeout: int64(t.TryTimeout), IdleTimeout: int64(t.IdleTimeout), Retries: int32(t.Retry.Attempts), EjectAfter: int32(t.Outlier.ConsecutiveFailures), Policies: t.Policies}
-}
-
-func (d *decoder) traffic(m *wirepb.Traffic) ir.Traffic {
-	return ir.Traffic{Strategy: mesh.Strategy(m.GetStrategy()), ConnectTimeout: time.Duration(m.GetConnectTimeout()),
-		RequestTimeout: time.Duration(m.GetRequestTimeout()), TryTimeout: time.Duration(m.GetTryTimeout()),
-		IdleTimeout: time.Duration(m.GetIdleTimeout()), Retry: mesh.RetryPolicy{Attempts: int(m.GetRetries())},
-		Outlier:     mesh.Outlier{ConsecutiveFailures: int(m.GetEjectAfter())}, Policies: m.GetPolicies()}
 }
 
 // unknownFields reports whether m or a message inside it has fields that this

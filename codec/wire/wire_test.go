@@ -130,6 +130,25 @@ func TestUnknownSecurityFieldDenies(t *testing.T) {
 	}
 }
 
+func TestFaultWithUnknownFieldIsLeftOut(t *testing.T) {
+	name := mesh.ServiceName{Namespace: "shop", Name: "catalog"}
+	_, b := Encode(&ir.Service{Name: name, Traffic: ir.Traffic{Faults: []ir.Fault{
+		{Object: "narrow", Fault: mesh.Fault{Abort: 503, AbortMilliPercent: 100_000}}, {Object: "plain", Fault: mesh.Fault{Abort: 500}}}}})
+	m := &wirepb.Service{}
+	if err := proto.Unmarshal(b, m); err != nil {
+		t.Fatal(err)
+	}
+	m.Traffic.Faults[0].Match.ProtoReflect().SetUnknown([]byte{0x78, 0x01}) // field 15, varint 1
+	b, _ = proto.Marshal(m)
+	v, err := Decode(ir.TypeService, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := v.(*ir.Service).Traffic.Faults; len(got) != 1 || got[0].Object != "plain" {
+		t.Errorf("faults = %+v, want the one that is understood and no other", got)
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	r := rand.New(rand.NewPCG(1, 1))
 	for i, v := range resources() {

@@ -88,6 +88,8 @@ type Route struct {
 	Backends                   []Backend
 	RequestTimeout, TryTimeout time.Duration // 0 unset, negative none
 	Retry                      *mesh.RouteRetry
+	// Affinity takes the place of the traffic policy's; nil leaves it.
+	Affinity *mesh.Affinity
 }
 
 // Backend is one choice of a route.

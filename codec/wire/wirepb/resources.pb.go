@@ -287,6 +287,7 @@ type Route struct {
 	TryTimeout     int64                  `protobuf:"varint,8,opt,name=try_timeout,json=tryTimeout,proto3" json:"try_timeout,omitempty"`
 	Retry          *Retry                 `protobuf:"bytes,9,opt,name=retry,proto3" json:"retry,omitempty"`
 	Consumer       string                 `protobuf:"bytes,10,opt,name=consumer,proto3" json:"consumer,omitempty"`
+	Affinity       *Affinity              `protobuf:"bytes,11,opt,name=affinity,proto3" json:"affinity,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -389,6 +390,13 @@ func (x *Route) GetConsumer() string {
 		return x.Consumer
 	}
 	return ""
+}
+
+func (x *Route) GetAffinity() *Affinity {
+	if x != nil {
+		return x.Affinity
+	}
+	return nil
 }
 
 type Match struct {
@@ -541,6 +549,7 @@ type Filter struct {
 	StatusCode     int32                  `protobuf:"varint,10,opt,name=status_code,json=statusCode,proto3" json:"status_code,omitempty"`
 	Backend        *RouteBackend          `protobuf:"bytes,11,opt,name=backend,proto3" json:"backend,omitempty"`
 	MirrorPerMille int32                  `protobuf:"varint,12,opt,name=mirror_per_mille,json=mirrorPerMille,proto3" json:"mirror_per_mille,omitempty"`
+	Cors           *Cors                  `protobuf:"bytes,13,opt,name=cors,proto3" json:"cors,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -659,6 +668,98 @@ func (x *Filter) GetMirrorPerMille() int32 {
 	return 0
 }
 
+func (x *Filter) GetCors() *Cors {
+	if x != nil {
+		return x.Cors
+	}
+	return nil
+}
+
+// Cors is mesh.CORS.
+type Cors struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	AllowOrigins     []string               `protobuf:"bytes,1,rep,name=allow_origins,json=allowOrigins,proto3" json:"allow_origins,omitempty"`
+	AllowCredentials bool                   `protobuf:"varint,2,opt,name=allow_credentials,json=allowCredentials,proto3" json:"allow_credentials,omitempty"`
+	AllowMethods     []string               `protobuf:"bytes,3,rep,name=allow_methods,json=allowMethods,proto3" json:"allow_methods,omitempty"`
+	AllowHeaders     []string               `protobuf:"bytes,4,rep,name=allow_headers,json=allowHeaders,proto3" json:"allow_headers,omitempty"`
+	ExposeHeaders    []string               `protobuf:"bytes,5,rep,name=expose_headers,json=exposeHeaders,proto3" json:"expose_headers,omitempty"`
+	MaxAge           int64                  `protobuf:"varint,6,opt,name=max_age,json=maxAge,proto3" json:"max_age,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *Cors) Reset() {
+	*x = Cors{}
+	mi := &file_isthmus_v1_resources_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Cors) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Cors) ProtoMessage() {}
+
+func (x *Cors) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_resources_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Cors.ProtoReflect.Descriptor instead.
+func (*Cors) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Cors) GetAllowOrigins() []string {
+	if x != nil {
+		return x.AllowOrigins
+	}
+	return nil
+}
+
+func (x *Cors) GetAllowCredentials() bool {
+	if x != nil {
+		return x.AllowCredentials
+	}
+	return false
+}
+
+func (x *Cors) GetAllowMethods() []string {
+	if x != nil {
+		return x.AllowMethods
+	}
+	return nil
+}
+
+func (x *Cors) GetAllowHeaders() []string {
+	if x != nil {
+		return x.AllowHeaders
+	}
+	return nil
+}
+
+func (x *Cors) GetExposeHeaders() []string {
+	if x != nil {
+		return x.ExposeHeaders
+	}
+	return nil
+}
+
+func (x *Cors) GetMaxAge() int64 {
+	if x != nil {
+		return x.MaxAge
+	}
+	return 0
+}
+
 type HeaderValue struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -669,7 +770,7 @@ type HeaderValue struct {
 
 func (x *HeaderValue) Reset() {
 	*x = HeaderValue{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[8]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -681,7 +782,7 @@ func (x *HeaderValue) String() string {
 func (*HeaderValue) ProtoMessage() {}
 
 func (x *HeaderValue) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[8]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -694,7 +795,7 @@ func (x *HeaderValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeaderValue.ProtoReflect.Descriptor instead.
 func (*HeaderValue) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{8}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *HeaderValue) GetName() string {
@@ -724,7 +825,7 @@ type RouteBackend struct {
 
 func (x *RouteBackend) Reset() {
 	*x = RouteBackend{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[9]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -736,7 +837,7 @@ func (x *RouteBackend) String() string {
 func (*RouteBackend) ProtoMessage() {}
 
 func (x *RouteBackend) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[9]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -749,7 +850,7 @@ func (x *RouteBackend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteBackend.ProtoReflect.Descriptor instead.
 func (*RouteBackend) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{9}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RouteBackend) GetKind() string {
@@ -798,7 +899,7 @@ type Retry struct {
 
 func (x *Retry) Reset() {
 	*x = Retry{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[10]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -810,7 +911,7 @@ func (x *Retry) String() string {
 func (*Retry) ProtoMessage() {}
 
 func (x *Retry) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[10]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -823,7 +924,7 @@ func (x *Retry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retry.ProtoReflect.Descriptor instead.
 func (*Retry) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{10}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Retry) GetCodes() []int32 {
@@ -860,7 +961,7 @@ type Backend struct {
 
 func (x *Backend) Reset() {
 	*x = Backend{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[11]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -872,7 +973,7 @@ func (x *Backend) String() string {
 func (*Backend) ProtoMessage() {}
 
 func (x *Backend) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[11]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -885,7 +986,7 @@ func (x *Backend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backend.ProtoReflect.Descriptor instead.
 func (*Backend) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{11}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Backend) GetService() *ServiceName {
@@ -930,16 +1031,24 @@ type Traffic struct {
 	RequestTimeout int64                  `protobuf:"varint,3,opt,name=request_timeout,json=requestTimeout,proto3" json:"request_timeout,omitempty"`
 	TryTimeout     int64                  `protobuf:"varint,4,opt,name=try_timeout,json=tryTimeout,proto3" json:"try_timeout,omitempty"`
 	IdleTimeout    int64                  `protobuf:"varint,5,opt,name=idle_timeout,json=idleTimeout,proto3" json:"idle_timeout,omitempty"`
-	Retries        int32                  `protobuf:"varint,6,opt,name=retries,proto3" json:"retries,omitempty"`
-	EjectAfter     int32                  `protobuf:"varint,7,opt,name=eject_after,json=ejectAfter,proto3" json:"eject_after,omitempty"`
+	Retries        int32                  `protobuf:"varint,6,opt,name=retries,proto3" json:"retries,omitempty"`                         // the attempts of retry
+	EjectAfter     int32                  `protobuf:"varint,7,opt,name=eject_after,json=ejectAfter,proto3" json:"eject_after,omitempty"` // the consecutive failures of outlier
 	Policies       []string               `protobuf:"bytes,8,rep,name=policies,proto3" json:"policies,omitempty"`
+	Balancing      *Balancing             `protobuf:"bytes,9,opt,name=balancing,proto3" json:"balancing,omitempty"`
+	Affinity       *Affinity              `protobuf:"bytes,10,opt,name=affinity,proto3" json:"affinity,omitempty"`
+	Retry          *RetryPolicy           `protobuf:"bytes,11,opt,name=retry,proto3" json:"retry,omitempty"`
+	Outlier        *Outlier               `protobuf:"bytes,12,opt,name=outlier,proto3" json:"outlier,omitempty"`
+	Health         *HealthCheck           `protobuf:"bytes,13,opt,name=health,proto3" json:"health,omitempty"`
+	Limits         *Limits                `protobuf:"bytes,14,opt,name=limits,proto3" json:"limits,omitempty"`
+	RateLimits     []*RateLimit           `protobuf:"bytes,15,rep,name=rate_limits,json=rateLimits,proto3" json:"rate_limits,omitempty"`
+	Faults         []*Fault               `protobuf:"bytes,16,rep,name=faults,proto3" json:"faults,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Traffic) Reset() {
 	*x = Traffic{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[12]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -951,7 +1060,7 @@ func (x *Traffic) String() string {
 func (*Traffic) ProtoMessage() {}
 
 func (x *Traffic) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[12]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -964,7 +1073,7 @@ func (x *Traffic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Traffic.ProtoReflect.Descriptor instead.
 func (*Traffic) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{12}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Traffic) GetStrategy() string {
@@ -1023,6 +1132,1024 @@ func (x *Traffic) GetPolicies() []string {
 	return nil
 }
 
+func (x *Traffic) GetBalancing() *Balancing {
+	if x != nil {
+		return x.Balancing
+	}
+	return nil
+}
+
+func (x *Traffic) GetAffinity() *Affinity {
+	if x != nil {
+		return x.Affinity
+	}
+	return nil
+}
+
+func (x *Traffic) GetRetry() *RetryPolicy {
+	if x != nil {
+		return x.Retry
+	}
+	return nil
+}
+
+func (x *Traffic) GetOutlier() *Outlier {
+	if x != nil {
+		return x.Outlier
+	}
+	return nil
+}
+
+func (x *Traffic) GetHealth() *HealthCheck {
+	if x != nil {
+		return x.Health
+	}
+	return nil
+}
+
+func (x *Traffic) GetLimits() *Limits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+func (x *Traffic) GetRateLimits() []*RateLimit {
+	if x != nil {
+		return x.RateLimits
+	}
+	return nil
+}
+
+func (x *Traffic) GetFaults() []*Fault {
+	if x != nil {
+		return x.Faults
+	}
+	return nil
+}
+
+type Balancing struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Algorithm     string                 `protobuf:"bytes,1,opt,name=algorithm,proto3" json:"algorithm,omitempty"`
+	Table         string                 `protobuf:"bytes,2,opt,name=table,proto3" json:"table,omitempty"`
+	Keys          []*HashKey             `protobuf:"bytes,3,rep,name=keys,proto3" json:"keys,omitempty"`
+	Warmup        int64                  `protobuf:"varint,4,opt,name=warmup,proto3" json:"warmup,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Balancing) Reset() {
+	*x = Balancing{}
+	mi := &file_isthmus_v1_resources_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Balancing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Balancing) ProtoMessage() {}
+
+func (x *Balancing) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_resources_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Balancing.ProtoReflect.Descriptor instead.
+func (*Balancing) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Balancing) GetAlgorithm() string {
+	if x != nil {
+		return x.Algorithm
+	}
+	return ""
+}
+
+func (x *Balancing) GetTable() string {
+	if x != nil {
+		return x.Table
+	}
+	return ""
+}
+
+func (x *Balancing) GetKeys() []*HashKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *Balancing) GetWarmup() int64 {
+	if x != nil {
+		return x.Warmup
+	}
+	return 0
+}
+
+type HashKey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Header        string                 `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	Cookie        string                 `protobuf:"bytes,2,opt,name=cookie,proto3" json:"cookie,omitempty"`
+	Query         string                 `protobuf:"bytes,3,opt,name=query,proto3" json:"query,omitempty"`
+	Source        bool                   `protobuf:"varint,4,opt,name=source,proto3" json:"source,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HashKey) Reset() {
+	*x = HashKey{}
+	mi := &file_isthmus_v1_resources_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HashKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HashKey) ProtoMessage() {}
+
+func (x *HashKey) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_resources_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HashKey.ProtoReflect.Descriptor instead.
+func (*HashKey) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *HashKey) GetHeader() string {
+	if x != nil {
+		return x.Header
+	}
+	return ""
+}
+
+func (x *HashKey) GetCookie() string {
+	if x != nil {
+		return x.Cookie
+	}
+	return ""
+}
+
+func (x *HashKey) GetQuery() string {
+	if x != nil {
+		return x.Query
+	}
+	return ""
+}
+
+func (x *HashKey) GetSource() bool {
+	if x != nil {
+		return x.Source
+	}
+	return false
+}
+
+type Affinity struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Kind            string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Name            string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	AbsoluteTimeout int64                  `protobuf:"varint,3,opt,name=absolute_timeout,json=absoluteTimeout,proto3" json:"absolute_timeout,omitempty"`
+	Permanent       bool                   `protobuf:"varint,4,opt,name=permanent,proto3" json:"permanent,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *Affinity) Reset() {
+	*x = Affinity{}
+	mi := &file_isthmus_v1_resources_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Affinity) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Affinity) ProtoMessage() {}
+
+func (x *Affinity) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_resources_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Affinity.ProtoReflect.Descriptor instead.
+func (*Affinity) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Affinity) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Affinity) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Affinity) GetAbsoluteTimeout() int64 {
+	if x != nil {
+		return x.AbsoluteTimeout
+	}
+	return 0
+}
+
+func (x *Affinity) GetPermanent() bool {
+	if x != nil {
+		return x.Permanent
+	}
+	return false
+}
+
+type RetryPolicy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	On            []string               `protobuf:"bytes,1,rep,name=on,proto3" json:"on,omitempty"`
+	AnyMethod     bool                   `protobuf:"varint,2,opt,name=any_method,json=anyMethod,proto3" json:"any_method,omitempty"`
+	BudgetPercent int64                  `protobuf:"varint,3,opt,name=budget_percent,json=budgetPercent,proto3" json:"budget_percent,omitempty"`
+	BudgetBurst   int64                  `protobuf:"varint,4,opt,name=budget_burst,json=budgetBurst,proto3" json:"budget_burst,omitempty"`
+	Backoff       int64                  `protobuf:"varint,5,opt,name=backoff,proto3" json:"backoff,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetryPolicy) Reset() {
+	*x = RetryPolicy{}
+	mi := &file_isthmus_v1_resources_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetryPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetryPolicy) ProtoMessage() {}
+
+func (x *RetryPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_resources_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetryPolicy.ProtoReflect.Descriptor instead.
+func (*RetryPolicy) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *RetryPolicy) GetOn() []string {
+	if x != nil {
+		return x.On
+	}
+	return nil
+}
+
+func (x *RetryPolicy) GetAnyMethod() bool {
+	if x != nil {
+		return x.AnyMethod
+	}
+	return false
+}
+
+func (x *RetryPolicy) GetBudgetPercent() int64 {
+	if x != nil {
+		return x.BudgetPercent
+	}
+	return 0
+}
+
+func (x *RetryPolicy) GetBudgetBurst() int64 {
+	if x != nil {
+		return x.BudgetBurst
+	}
+	return 0
+}
+
+func (x *RetryPolicy) GetBackoff() int64 {
+	if x != nil {
+		return x.Backoff
+	}
+	return 0
+}
+
+type Outlier struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	BaseEjection      int64                  `protobuf:"varint,1,opt,name=base_ejection,json=baseEjection,proto3" json:"base_ejection,omitempty"`
+	MaxEjection       int64                  `protobuf:"varint,2,opt,name=max_ejection,json=maxEjection,proto3" json:"max_ejection,omitempty"`
+	MaxEjectedPercent int64                  `protobuf:"varint,3,opt,name=max_ejected_percent,json=maxEjectedPercent,proto3" json:"max_ejected_percent,omitempty"`
+	SuccessRateStdev  int64                  `protobuf:"varint,4,opt,name=success_rate_stdev,json=successRateStdev,proto3" json:"success_rate_stdev,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *Outlier) Reset() {
+	*x = Outlier{}
+	mi := &file_isthmus_v1_resources_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Outlier) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Outlier) ProtoMessage() {}
+
+func (x *Outlier) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_resources_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Outlier.ProtoReflect.Descriptor instead.
+func (*Outlier) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Outlier) GetBaseEjection() int64 {
+	if x != nil {
+		return x.BaseEjection
+	}
+	return 0
+}
+
+func (x *Outlier) GetMaxEjection() int64 {
+	if x != nil {
+		return x.MaxEjection
+	}
+	return 0
+}
+
+func (x *Outlier) GetMaxEjectedPercent() int64 {
+	if x != nil {
+		return x.MaxEjectedPercent
+	}
+	return 0
+}
+
+func (x *Outlier) GetSuccessRateStdev() int64 {
+	if x != nil {
+		return x.SuccessRateStdev
+	}
+	return 0
+}
+
+type HealthCheck struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Port          uint32                 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	Path          string                 `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
+	Host          string                 `protobuf:"bytes,4,opt,name=host,proto3" json:"host,omitempty"`
+	Service       string                 `protobuf:"bytes,5,opt,name=service,proto3" json:"service,omitempty"`
+	Statuses      []*StatusRange         `protobuf:"bytes,6,rep,name=statuses,proto3" json:"statuses,omitempty"`
+	Interval      int64                  `protobuf:"varint,7,opt,name=interval,proto3" json:"interval,omitempty"`
+	Timeout       int64                  `protobuf:"varint,8,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	Healthy       int64                  `protobuf:"varint,9,opt,name=healthy,proto3" json:"healthy,omitempty"`
+	Unhealthy     int64                  `protobuf:"varint,10,opt,name=unhealthy,proto3" json:"unhealthy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HealthCheck) Reset() {
+	*x = HealthCheck{}
+	mi := &file_isthmus_v1_resources_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HealthCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HealthCheck) ProtoMessage() {}
+
+func (x *HealthCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_resources_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HealthCheck.ProtoReflect.Descriptor instead.
+func (*HealthCheck) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *HealthCheck) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *HealthCheck) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *HealthCheck) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *HealthCheck) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *HealthCheck) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *HealthCheck) GetStatuses() []*StatusRange {
+	if x != nil {
+		return x.Statuses
+	}
+	return nil
+}
+
+func (x *HealthCheck) GetInterval() int64 {
+	if x != nil {
+		return x.Interval
+	}
+	return 0
+}
+
+func (x *HealthCheck) GetTimeout() int64 {
+	if x != nil {
+		return x.Timeout
+	}
+	return 0
+}
+
+func (x *HealthCheck) GetHealthy() int64 {
+	if x != nil {
+		return x.Healthy
+	}
+	return 0
+}
+
+func (x *HealthCheck) GetUnhealthy() int64 {
+	if x != nil {
+		return x.Unhealthy
+	}
+	return 0
+}
+
+type StatusRange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	First         int32                  `protobuf:"varint,1,opt,name=first,proto3" json:"first,omitempty"`
+	Last          int32                  `protobuf:"varint,2,opt,name=last,proto3" json:"last,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatusRange) Reset() {
+	*x = StatusRange{}
+	mi := &file_isthmus_v1_resources_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatusRange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatusRange) ProtoMessage() {}
+
+func (x *StatusRange) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_resources_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatusRange.ProtoReflect.Descriptor instead.
+func (*StatusRange) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *StatusRange) GetFirst() int32 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *StatusRange) GetLast() int32 {
+	if x != nil {
+		return x.Last
+	}
+	return 0
+}
+
+type Limits struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Connections   int64                  `protobuf:"varint,1,opt,name=connections,proto3" json:"connections,omitempty"`
+	Pending       int64                  `protobuf:"varint,2,opt,name=pending,proto3" json:"pending,omitempty"`
+	Requests      int64                  `protobuf:"varint,3,opt,name=requests,proto3" json:"requests,omitempty"`
+	Concurrency   int64                  `protobuf:"varint,4,opt,name=concurrency,proto3" json:"concurrency,omitempty"`
+	RequestHead   int64                  `protobuf:"varint,5,opt,name=request_head,json=requestHead,proto3" json:"request_head,omitempty"`
+	ResponseHead  int64                  `protobuf:"varint,6,opt,name=response_head,json=responseHead,proto3" json:"response_head,omitempty"`
+	RequestBody   int64                  `protobuf:"varint,7,opt,name=request_body,json=requestBody,proto3" json:"request_body,omitempty"`
+	ResponseBody  int64                  `protobuf:"varint,8,opt,name=response_body,json=responseBody,proto3" json:"response_body,omitempty"`
+	ReplayBody    int64                  `protobuf:"varint,9,opt,name=replay_body,json=replayBody,proto3" json:"replay_body,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Limits) Reset() {
+	*x = Limits{}
+	mi := &file_isthmus_v1_resources_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Limits) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Limits) ProtoMessage() {}
+
+func (x *Limits) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_resources_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Limits.ProtoReflect.Descriptor instead.
+func (*Limits) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Limits) GetConnections() int64 {
+	if x != nil {
+		return x.Connections
+	}
+	return 0
+}
+
+func (x *Limits) GetPending() int64 {
+	if x != nil {
+		return x.Pending
+	}
+	return 0
+}
+
+func (x *Limits) GetRequests() int64 {
+	if x != nil {
+		return x.Requests
+	}
+	return 0
+}
+
+func (x *Limits) GetConcurrency() int64 {
+	if x != nil {
+		return x.Concurrency
+	}
+	return 0
+}
+
+func (x *Limits) GetRequestHead() int64 {
+	if x != nil {
+		return x.RequestHead
+	}
+	return 0
+}
+
+func (x *Limits) GetResponseHead() int64 {
+	if x != nil {
+		return x.ResponseHead
+	}
+	return 0
+}
+
+func (x *Limits) GetRequestBody() int64 {
+	if x != nil {
+		return x.RequestBody
+	}
+	return 0
+}
+
+func (x *Limits) GetResponseBody() int64 {
+	if x != nil {
+		return x.ResponseBody
+	}
+	return 0
+}
+
+func (x *Limits) GetReplayBody() int64 {
+	if x != nil {
+		return x.ReplayBody
+	}
+	return 0
+}
+
+type RateLimit struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Requests      int64                  `protobuf:"varint,2,opt,name=requests,proto3" json:"requests,omitempty"`
+	Per           int64                  `protobuf:"varint,3,opt,name=per,proto3" json:"per,omitempty"`
+	Burst         int64                  `protobuf:"varint,4,opt,name=burst,proto3" json:"burst,omitempty"`
+	Keys          []*RateKey             `protobuf:"bytes,5,rep,name=keys,proto3" json:"keys,omitempty"`
+	Match         *RequestMatch          `protobuf:"bytes,6,opt,name=match,proto3" json:"match,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RateLimit) Reset() {
+	*x = RateLimit{}
+	mi := &file_isthmus_v1_resources_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RateLimit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RateLimit) ProtoMessage() {}
+
+func (x *RateLimit) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_resources_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RateLimit.ProtoReflect.Descriptor instead.
+func (*RateLimit) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *RateLimit) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RateLimit) GetRequests() int64 {
+	if x != nil {
+		return x.Requests
+	}
+	return 0
+}
+
+func (x *RateLimit) GetPer() int64 {
+	if x != nil {
+		return x.Per
+	}
+	return 0
+}
+
+func (x *RateLimit) GetBurst() int64 {
+	if x != nil {
+		return x.Burst
+	}
+	return 0
+}
+
+func (x *RateLimit) GetKeys() []*RateKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *RateLimit) GetMatch() *RequestMatch {
+	if x != nil {
+		return x.Match
+	}
+	return nil
+}
+
+type RateKey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Identity      bool                   `protobuf:"varint,1,opt,name=identity,proto3" json:"identity,omitempty"`
+	Namespace     bool                   `protobuf:"varint,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Cluster       bool                   `protobuf:"varint,3,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Header        string                 `protobuf:"bytes,4,opt,name=header,proto3" json:"header,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RateKey) Reset() {
+	*x = RateKey{}
+	mi := &file_isthmus_v1_resources_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RateKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RateKey) ProtoMessage() {}
+
+func (x *RateKey) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_resources_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RateKey.ProtoReflect.Descriptor instead.
+func (*RateKey) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *RateKey) GetIdentity() bool {
+	if x != nil {
+		return x.Identity
+	}
+	return false
+}
+
+func (x *RateKey) GetNamespace() bool {
+	if x != nil {
+		return x.Namespace
+	}
+	return false
+}
+
+func (x *RateKey) GetCluster() bool {
+	if x != nil {
+		return x.Cluster
+	}
+	return false
+}
+
+func (x *RateKey) GetHeader() string {
+	if x != nil {
+		return x.Header
+	}
+	return ""
+}
+
+type RequestMatch struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Methods       []string               `protobuf:"bytes,1,rep,name=methods,proto3" json:"methods,omitempty"`
+	Paths         []string               `protobuf:"bytes,2,rep,name=paths,proto3" json:"paths,omitempty"`
+	Headers       []*ValueMatch          `protobuf:"bytes,3,rep,name=headers,proto3" json:"headers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RequestMatch) Reset() {
+	*x = RequestMatch{}
+	mi := &file_isthmus_v1_resources_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RequestMatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RequestMatch) ProtoMessage() {}
+
+func (x *RequestMatch) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_resources_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RequestMatch.ProtoReflect.Descriptor instead.
+func (*RequestMatch) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *RequestMatch) GetMethods() []string {
+	if x != nil {
+		return x.Methods
+	}
+	return nil
+}
+
+func (x *RequestMatch) GetPaths() []string {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
+func (x *RequestMatch) GetHeaders() []*ValueMatch {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+// Fault is ir.Fault. A receiver that finds a field it does not know anywhere in it leaves
+// the fault out: it might be one that narrows it.
+type Fault struct {
+	state                 protoimpl.MessageState `protogen:"open.v1"`
+	Object                string                 `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
+	Match                 *RequestMatch          `protobuf:"bytes,2,opt,name=match,proto3" json:"match,omitempty"`
+	Sources               []*AccessSource        `protobuf:"bytes,3,rep,name=sources,proto3" json:"sources,omitempty"`
+	Delay                 int64                  `protobuf:"varint,4,opt,name=delay,proto3" json:"delay,omitempty"`
+	DelayJitter           int64                  `protobuf:"varint,5,opt,name=delay_jitter,json=delayJitter,proto3" json:"delay_jitter,omitempty"`
+	DelayMilliPercent     int64                  `protobuf:"varint,6,opt,name=delay_milli_percent,json=delayMilliPercent,proto3" json:"delay_milli_percent,omitempty"`
+	Abort                 int64                  `protobuf:"varint,7,opt,name=abort,proto3" json:"abort,omitempty"`
+	AbortGrpc             int64                  `protobuf:"varint,8,opt,name=abort_grpc,json=abortGrpc,proto3" json:"abort_grpc,omitempty"`
+	AbortMilliPercent     int64                  `protobuf:"varint,9,opt,name=abort_milli_percent,json=abortMilliPercent,proto3" json:"abort_milli_percent,omitempty"`
+	Bandwidth             int64                  `protobuf:"varint,10,opt,name=bandwidth,proto3" json:"bandwidth,omitempty"`
+	BandwidthMilliPercent int64                  `protobuf:"varint,11,opt,name=bandwidth_milli_percent,json=bandwidthMilliPercent,proto3" json:"bandwidth_milli_percent,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
+}
+
+func (x *Fault) Reset() {
+	*x = Fault{}
+	mi := &file_isthmus_v1_resources_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Fault) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Fault) ProtoMessage() {}
+
+func (x *Fault) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_resources_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Fault.ProtoReflect.Descriptor instead.
+func (*Fault) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *Fault) GetObject() string {
+	if x != nil {
+		return x.Object
+	}
+	return ""
+}
+
+func (x *Fault) GetMatch() *RequestMatch {
+	if x != nil {
+		return x.Match
+	}
+	return nil
+}
+
+func (x *Fault) GetSources() []*AccessSource {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+func (x *Fault) GetDelay() int64 {
+	if x != nil {
+		return x.Delay
+	}
+	return 0
+}
+
+func (x *Fault) GetDelayJitter() int64 {
+	if x != nil {
+		return x.DelayJitter
+	}
+	return 0
+}
+
+func (x *Fault) GetDelayMilliPercent() int64 {
+	if x != nil {
+		return x.DelayMilliPercent
+	}
+	return 0
+}
+
+func (x *Fault) GetAbort() int64 {
+	if x != nil {
+		return x.Abort
+	}
+	return 0
+}
+
+func (x *Fault) GetAbortGrpc() int64 {
+	if x != nil {
+		return x.AbortGrpc
+	}
+	return 0
+}
+
+func (x *Fault) GetAbortMilliPercent() int64 {
+	if x != nil {
+		return x.AbortMilliPercent
+	}
+	return 0
+}
+
+func (x *Fault) GetBandwidth() int64 {
+	if x != nil {
+		return x.Bandwidth
+	}
+	return 0
+}
+
+func (x *Fault) GetBandwidthMilliPercent() int64 {
+	if x != nil {
+		return x.BandwidthMilliPercent
+	}
+	return 0
+}
+
 // Endpoints is ir.Endpoints.
 type Endpoints struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1034,7 +2161,7 @@ type Endpoints struct {
 
 func (x *Endpoints) Reset() {
 	*x = Endpoints{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[13]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1046,7 +2173,7 @@ func (x *Endpoints) String() string {
 func (*Endpoints) ProtoMessage() {}
 
 func (x *Endpoints) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[13]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1059,7 +2186,7 @@ func (x *Endpoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoints.ProtoReflect.Descriptor instead.
 func (*Endpoints) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{13}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Endpoints) GetService() *ServiceName {
@@ -1093,7 +2220,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[14]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1105,7 +2232,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[14]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1118,7 +2245,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{14}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Cluster) GetName() string {
@@ -1192,7 +2319,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[15]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1204,7 +2331,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[15]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1217,7 +2344,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{15}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Group) GetCluster() string {
@@ -1282,7 +2409,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[16]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1294,7 +2421,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[16]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1307,7 +2434,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{16}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Endpoint) GetTag() string {
@@ -1356,13 +2483,14 @@ type Proxy struct {
 	Inbound          []*Inbound             `protobuf:"bytes,6,rep,name=inbound,proto3" json:"inbound,omitempty"`
 	OutboundAllowAny bool                   `protobuf:"varint,7,opt,name=outbound_allow_any,json=outboundAllowAny,proto3" json:"outbound_allow_any,omitempty"`
 	Domain           string                 `protobuf:"bytes,8,opt,name=domain,proto3" json:"domain,omitempty"`
+	Telemetry        *Telemetry             `protobuf:"bytes,9,opt,name=telemetry,proto3" json:"telemetry,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Proxy) Reset() {
 	*x = Proxy{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[17]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1374,7 +2502,7 @@ func (x *Proxy) String() string {
 func (*Proxy) ProtoMessage() {}
 
 func (x *Proxy) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[17]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1387,7 +2515,7 @@ func (x *Proxy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proxy.ProtoReflect.Descriptor instead.
 func (*Proxy) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{17}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Proxy) GetId() string {
@@ -1446,6 +2574,81 @@ func (x *Proxy) GetDomain() string {
 	return ""
 }
 
+func (x *Proxy) GetTelemetry() *Telemetry {
+	if x != nil {
+		return x.Telemetry
+	}
+	return nil
+}
+
+type Telemetry struct {
+	state                   protoimpl.MessageState `protogen:"open.v1"`
+	AccessLog               string                 `protobuf:"bytes,1,opt,name=access_log,json=accessLog,proto3" json:"access_log,omitempty"`
+	LogSampleMilliPercent   int64                  `protobuf:"varint,2,opt,name=log_sample_milli_percent,json=logSampleMilliPercent,proto3" json:"log_sample_milli_percent,omitempty"`
+	TraceSampleMilliPercent int64                  `protobuf:"varint,3,opt,name=trace_sample_milli_percent,json=traceSampleMilliPercent,proto3" json:"trace_sample_milli_percent,omitempty"`
+	Otlp                    string                 `protobuf:"bytes,4,opt,name=otlp,proto3" json:"otlp,omitempty"`
+	unknownFields           protoimpl.UnknownFields
+	sizeCache               protoimpl.SizeCache
+}
+
+func (x *Telemetry) Reset() {
+	*x = Telemetry{}
+	mi := &file_isthmus_v1_resources_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Telemetry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Telemetry) ProtoMessage() {}
+
+func (x *Telemetry) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_resources_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Telemetry.ProtoReflect.Descriptor instead.
+func (*Telemetry) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *Telemetry) GetAccessLog() string {
+	if x != nil {
+		return x.AccessLog
+	}
+	return ""
+}
+
+func (x *Telemetry) GetLogSampleMilliPercent() int64 {
+	if x != nil {
+		return x.LogSampleMilliPercent
+	}
+	return 0
+}
+
+func (x *Telemetry) GetTraceSampleMilliPercent() int64 {
+	if x != nil {
+		return x.TraceSampleMilliPercent
+	}
+	return 0
+}
+
+func (x *Telemetry) GetOtlp() string {
+	if x != nil {
+		return x.Otlp
+	}
+	return ""
+}
+
 type Inbound struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Service       *ServiceName           `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
@@ -1456,7 +2659,7 @@ type Inbound struct {
 
 func (x *Inbound) Reset() {
 	*x = Inbound{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[18]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1468,7 +2671,7 @@ func (x *Inbound) String() string {
 func (*Inbound) ProtoMessage() {}
 
 func (x *Inbound) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[18]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1481,7 +2684,7 @@ func (x *Inbound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inbound.ProtoReflect.Descriptor instead.
 func (*Inbound) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{18}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Inbound) GetService() *ServiceName {
@@ -1509,7 +2712,7 @@ type InboundPort struct {
 
 func (x *InboundPort) Reset() {
 	*x = InboundPort{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[19]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1521,7 +2724,7 @@ func (x *InboundPort) String() string {
 func (*InboundPort) ProtoMessage() {}
 
 func (x *InboundPort) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[19]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1534,7 +2737,7 @@ func (x *InboundPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InboundPort.ProtoReflect.Descriptor instead.
 func (*InboundPort) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{19}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *InboundPort) GetPort() uint32 {
@@ -1574,7 +2777,7 @@ type Access struct {
 
 func (x *Access) Reset() {
 	*x = Access{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[20]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1586,7 +2789,7 @@ func (x *Access) String() string {
 func (*Access) ProtoMessage() {}
 
 func (x *Access) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[20]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1599,7 +2802,7 @@ func (x *Access) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Access.ProtoReflect.Descriptor instead.
 func (*Access) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{20}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Access) GetService() *ServiceName {
@@ -1659,7 +2862,7 @@ type AccessEntry struct {
 
 func (x *AccessEntry) Reset() {
 	*x = AccessEntry{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[21]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1671,7 +2874,7 @@ func (x *AccessEntry) String() string {
 func (*AccessEntry) ProtoMessage() {}
 
 func (x *AccessEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[21]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1684,7 +2887,7 @@ func (x *AccessEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessEntry.ProtoReflect.Descriptor instead.
 func (*AccessEntry) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{21}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *AccessEntry) GetObject() string {
@@ -1748,7 +2951,7 @@ type TargetRef struct {
 
 func (x *TargetRef) Reset() {
 	*x = TargetRef{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[22]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1760,7 +2963,7 @@ func (x *TargetRef) String() string {
 func (*TargetRef) ProtoMessage() {}
 
 func (x *TargetRef) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[22]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1773,7 +2976,7 @@ func (x *TargetRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TargetRef.ProtoReflect.Descriptor instead.
 func (*TargetRef) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{22}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *TargetRef) GetKind() string {
@@ -1815,7 +3018,7 @@ type AccessRule struct {
 
 func (x *AccessRule) Reset() {
 	*x = AccessRule{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[23]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1827,7 +3030,7 @@ func (x *AccessRule) String() string {
 func (*AccessRule) ProtoMessage() {}
 
 func (x *AccessRule) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[23]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1840,7 +3043,7 @@ func (x *AccessRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessRule.ProtoReflect.Descriptor instead.
 func (*AccessRule) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{23}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *AccessRule) GetFrom() []*AccessSource {
@@ -1879,7 +3082,7 @@ type AccessSource struct {
 
 func (x *AccessSource) Reset() {
 	*x = AccessSource{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[24]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1891,7 +3094,7 @@ func (x *AccessSource) String() string {
 func (*AccessSource) ProtoMessage() {}
 
 func (x *AccessSource) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[24]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1904,7 +3107,7 @@ func (x *AccessSource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessSource.ProtoReflect.Descriptor instead.
 func (*AccessSource) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{24}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *AccessSource) GetIdentities() []string {
@@ -1967,7 +3170,7 @@ type AccessOperation struct {
 
 func (x *AccessOperation) Reset() {
 	*x = AccessOperation{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[25]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1979,7 +3182,7 @@ func (x *AccessOperation) String() string {
 func (*AccessOperation) ProtoMessage() {}
 
 func (x *AccessOperation) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[25]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1992,7 +3195,7 @@ func (x *AccessOperation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessOperation.ProtoReflect.Descriptor instead.
 func (*AccessOperation) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{25}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *AccessOperation) GetMethods() []string {
@@ -2027,7 +3230,7 @@ type Caller struct {
 
 func (x *Caller) Reset() {
 	*x = Caller{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[26]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2039,7 +3242,7 @@ func (x *Caller) String() string {
 func (*Caller) ProtoMessage() {}
 
 func (x *Caller) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[26]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2052,7 +3255,7 @@ func (x *Caller) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Caller.ProtoReflect.Descriptor instead.
 func (*Caller) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{26}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Caller) GetTrustDomain() string {
@@ -2088,7 +3291,7 @@ type Bundle struct {
 
 func (x *Bundle) Reset() {
 	*x = Bundle{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[27]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2100,7 +3303,7 @@ func (x *Bundle) String() string {
 func (*Bundle) ProtoMessage() {}
 
 func (x *Bundle) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[27]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2113,7 +3316,7 @@ func (x *Bundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bundle.ProtoReflect.Descriptor instead.
 func (*Bundle) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{27}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Bundle) GetTrustDomain() string {
@@ -2151,7 +3354,7 @@ type Slots struct {
 
 func (x *Slots) Reset() {
 	*x = Slots{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[28]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2163,7 +3366,7 @@ func (x *Slots) String() string {
 func (*Slots) ProtoMessage() {}
 
 func (x *Slots) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[28]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2176,7 +3379,7 @@ func (x *Slots) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Slots.ProtoReflect.Descriptor instead.
 func (*Slots) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{28}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Slots) GetService() *ServiceName {
@@ -2236,7 +3439,7 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"\x05ports\x18\x02 \x03(\v2\x10.isthmus.v1.PortR\x05ports\x12\x16\n" +
 	"\x06routed\x18\x03 \x01(\bR\x06routed\x12)\n" +
 	"\x06routes\x18\x04 \x03(\v2\x11.isthmus.v1.RouteR\x06routes\x12-\n" +
-	"\atraffic\x18\x05 \x01(\v2\x13.isthmus.v1.TrafficR\atraffic\"\xde\x02\n" +
+	"\atraffic\x18\x05 \x01(\v2\x13.isthmus.v1.TrafficR\atraffic\"\x90\x03\n" +
 	"\x05Route\x12\x16\n" +
 	"\x06object\x18\x01 \x01(\tR\x06object\x12\x12\n" +
 	"\x04rule\x18\x02 \x01(\x05R\x04rule\x12\x12\n" +
@@ -2249,7 +3452,8 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"tryTimeout\x12'\n" +
 	"\x05retry\x18\t \x01(\v2\x11.isthmus.v1.RetryR\x05retry\x12\x1a\n" +
 	"\bconsumer\x18\n" +
-	" \x01(\tR\bconsumer\"\xb0\x01\n" +
+	" \x01(\tR\bconsumer\x120\n" +
+	"\baffinity\x18\v \x01(\v2\x14.isthmus.v1.AffinityR\baffinity\"\xb0\x01\n" +
 	"\x05Match\x12\x1b\n" +
 	"\tpath_type\x18\x01 \x01(\tR\bpathType\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x16\n" +
@@ -2260,7 +3464,7 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"ValueMatch\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\x12\x14\n" +
-	"\x05regex\x18\x03 \x01(\bR\x05regex\"\x82\x03\n" +
+	"\x05regex\x18\x03 \x01(\bR\x05regex\"\xa8\x03\n" +
 	"\x06Filter\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12)\n" +
 	"\x03set\x18\x02 \x03(\v2\x17.isthmus.v1.HeaderValueR\x03set\x12)\n" +
@@ -2275,7 +3479,15 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	" \x01(\x05R\n" +
 	"statusCode\x122\n" +
 	"\abackend\x18\v \x01(\v2\x18.isthmus.v1.RouteBackendR\abackend\x12(\n" +
-	"\x10mirror_per_mille\x18\f \x01(\x05R\x0emirrorPerMille\"7\n" +
+	"\x10mirror_per_mille\x18\f \x01(\x05R\x0emirrorPerMille\x12$\n" +
+	"\x04cors\x18\r \x01(\v2\x10.isthmus.v1.CorsR\x04cors\"\xe2\x01\n" +
+	"\x04Cors\x12#\n" +
+	"\rallow_origins\x18\x01 \x03(\tR\fallowOrigins\x12+\n" +
+	"\x11allow_credentials\x18\x02 \x01(\bR\x10allowCredentials\x12#\n" +
+	"\rallow_methods\x18\x03 \x03(\tR\fallowMethods\x12#\n" +
+	"\rallow_headers\x18\x04 \x03(\tR\fallowHeaders\x12%\n" +
+	"\x0eexpose_headers\x18\x05 \x03(\tR\rexposeHeaders\x12\x17\n" +
+	"\amax_age\x18\x06 \x01(\x03R\x06maxAge\"7\n" +
 	"\vHeaderValue\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\"\xaf\x01\n" +
@@ -2294,7 +3506,7 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x16\n" +
 	"\x06weight\x18\x03 \x01(\rR\x06weight\x12,\n" +
 	"\afilters\x18\x04 \x03(\v2\x12.isthmus.v1.FilterR\afilters\x12\x18\n" +
-	"\amissing\x18\x05 \x01(\tR\amissing\"\x92\x02\n" +
+	"\amissing\x18\x05 \x01(\tR\amissing\"\x97\x05\n" +
 	"\aTraffic\x12\x1a\n" +
 	"\bstrategy\x18\x01 \x01(\tR\bstrategy\x12'\n" +
 	"\x0fconnect_timeout\x18\x02 \x01(\x03R\x0econnectTimeout\x12'\n" +
@@ -2305,7 +3517,100 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"\aretries\x18\x06 \x01(\x05R\aretries\x12\x1f\n" +
 	"\veject_after\x18\a \x01(\x05R\n" +
 	"ejectAfter\x12\x1a\n" +
-	"\bpolicies\x18\b \x03(\tR\bpolicies\"i\n" +
+	"\bpolicies\x18\b \x03(\tR\bpolicies\x123\n" +
+	"\tbalancing\x18\t \x01(\v2\x15.isthmus.v1.BalancingR\tbalancing\x120\n" +
+	"\baffinity\x18\n" +
+	" \x01(\v2\x14.isthmus.v1.AffinityR\baffinity\x12-\n" +
+	"\x05retry\x18\v \x01(\v2\x17.isthmus.v1.RetryPolicyR\x05retry\x12-\n" +
+	"\aoutlier\x18\f \x01(\v2\x13.isthmus.v1.OutlierR\aoutlier\x12/\n" +
+	"\x06health\x18\r \x01(\v2\x17.isthmus.v1.HealthCheckR\x06health\x12*\n" +
+	"\x06limits\x18\x0e \x01(\v2\x12.isthmus.v1.LimitsR\x06limits\x126\n" +
+	"\vrate_limits\x18\x0f \x03(\v2\x15.isthmus.v1.RateLimitR\n" +
+	"rateLimits\x12)\n" +
+	"\x06faults\x18\x10 \x03(\v2\x11.isthmus.v1.FaultR\x06faults\"\x80\x01\n" +
+	"\tBalancing\x12\x1c\n" +
+	"\talgorithm\x18\x01 \x01(\tR\talgorithm\x12\x14\n" +
+	"\x05table\x18\x02 \x01(\tR\x05table\x12'\n" +
+	"\x04keys\x18\x03 \x03(\v2\x13.isthmus.v1.HashKeyR\x04keys\x12\x16\n" +
+	"\x06warmup\x18\x04 \x01(\x03R\x06warmup\"g\n" +
+	"\aHashKey\x12\x16\n" +
+	"\x06header\x18\x01 \x01(\tR\x06header\x12\x16\n" +
+	"\x06cookie\x18\x02 \x01(\tR\x06cookie\x12\x14\n" +
+	"\x05query\x18\x03 \x01(\tR\x05query\x12\x16\n" +
+	"\x06source\x18\x04 \x01(\bR\x06source\"{\n" +
+	"\bAffinity\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12)\n" +
+	"\x10absolute_timeout\x18\x03 \x01(\x03R\x0fabsoluteTimeout\x12\x1c\n" +
+	"\tpermanent\x18\x04 \x01(\bR\tpermanent\"\xa0\x01\n" +
+	"\vRetryPolicy\x12\x0e\n" +
+	"\x02on\x18\x01 \x03(\tR\x02on\x12\x1d\n" +
+	"\n" +
+	"any_method\x18\x02 \x01(\bR\tanyMethod\x12%\n" +
+	"\x0ebudget_percent\x18\x03 \x01(\x03R\rbudgetPercent\x12!\n" +
+	"\fbudget_burst\x18\x04 \x01(\x03R\vbudgetBurst\x12\x18\n" +
+	"\abackoff\x18\x05 \x01(\x03R\abackoff\"\xaf\x01\n" +
+	"\aOutlier\x12#\n" +
+	"\rbase_ejection\x18\x01 \x01(\x03R\fbaseEjection\x12!\n" +
+	"\fmax_ejection\x18\x02 \x01(\x03R\vmaxEjection\x12.\n" +
+	"\x13max_ejected_percent\x18\x03 \x01(\x03R\x11maxEjectedPercent\x12,\n" +
+	"\x12success_rate_stdev\x18\x04 \x01(\x03R\x10successRateStdev\"\x9a\x02\n" +
+	"\vHealthCheck\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\x12\x12\n" +
+	"\x04path\x18\x03 \x01(\tR\x04path\x12\x12\n" +
+	"\x04host\x18\x04 \x01(\tR\x04host\x12\x18\n" +
+	"\aservice\x18\x05 \x01(\tR\aservice\x123\n" +
+	"\bstatuses\x18\x06 \x03(\v2\x17.isthmus.v1.StatusRangeR\bstatuses\x12\x1a\n" +
+	"\binterval\x18\a \x01(\x03R\binterval\x12\x18\n" +
+	"\atimeout\x18\b \x01(\x03R\atimeout\x12\x18\n" +
+	"\ahealthy\x18\t \x01(\x03R\ahealthy\x12\x1c\n" +
+	"\tunhealthy\x18\n" +
+	" \x01(\x03R\tunhealthy\"7\n" +
+	"\vStatusRange\x12\x14\n" +
+	"\x05first\x18\x01 \x01(\x05R\x05first\x12\x12\n" +
+	"\x04last\x18\x02 \x01(\x05R\x04last\"\xb3\x02\n" +
+	"\x06Limits\x12 \n" +
+	"\vconnections\x18\x01 \x01(\x03R\vconnections\x12\x18\n" +
+	"\apending\x18\x02 \x01(\x03R\apending\x12\x1a\n" +
+	"\brequests\x18\x03 \x01(\x03R\brequests\x12 \n" +
+	"\vconcurrency\x18\x04 \x01(\x03R\vconcurrency\x12!\n" +
+	"\frequest_head\x18\x05 \x01(\x03R\vrequestHead\x12#\n" +
+	"\rresponse_head\x18\x06 \x01(\x03R\fresponseHead\x12!\n" +
+	"\frequest_body\x18\a \x01(\x03R\vrequestBody\x12#\n" +
+	"\rresponse_body\x18\b \x01(\x03R\fresponseBody\x12\x1f\n" +
+	"\vreplay_body\x18\t \x01(\x03R\n" +
+	"replayBody\"\xbc\x01\n" +
+	"\tRateLimit\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\brequests\x18\x02 \x01(\x03R\brequests\x12\x10\n" +
+	"\x03per\x18\x03 \x01(\x03R\x03per\x12\x14\n" +
+	"\x05burst\x18\x04 \x01(\x03R\x05burst\x12'\n" +
+	"\x04keys\x18\x05 \x03(\v2\x13.isthmus.v1.RateKeyR\x04keys\x12.\n" +
+	"\x05match\x18\x06 \x01(\v2\x18.isthmus.v1.RequestMatchR\x05match\"u\n" +
+	"\aRateKey\x12\x1a\n" +
+	"\bidentity\x18\x01 \x01(\bR\bidentity\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\bR\tnamespace\x12\x18\n" +
+	"\acluster\x18\x03 \x01(\bR\acluster\x12\x16\n" +
+	"\x06header\x18\x04 \x01(\tR\x06header\"p\n" +
+	"\fRequestMatch\x12\x18\n" +
+	"\amethods\x18\x01 \x03(\tR\amethods\x12\x14\n" +
+	"\x05paths\x18\x02 \x03(\tR\x05paths\x120\n" +
+	"\aheaders\x18\x03 \x03(\v2\x16.isthmus.v1.ValueMatchR\aheaders\"\xa7\x03\n" +
+	"\x05Fault\x12\x16\n" +
+	"\x06object\x18\x01 \x01(\tR\x06object\x12.\n" +
+	"\x05match\x18\x02 \x01(\v2\x18.isthmus.v1.RequestMatchR\x05match\x122\n" +
+	"\asources\x18\x03 \x03(\v2\x18.isthmus.v1.AccessSourceR\asources\x12\x14\n" +
+	"\x05delay\x18\x04 \x01(\x03R\x05delay\x12!\n" +
+	"\fdelay_jitter\x18\x05 \x01(\x03R\vdelayJitter\x12.\n" +
+	"\x13delay_milli_percent\x18\x06 \x01(\x03R\x11delayMilliPercent\x12\x14\n" +
+	"\x05abort\x18\a \x01(\x03R\x05abort\x12\x1d\n" +
+	"\n" +
+	"abort_grpc\x18\b \x01(\x03R\tabortGrpc\x12.\n" +
+	"\x13abort_milli_percent\x18\t \x01(\x03R\x11abortMilliPercent\x12\x1c\n" +
+	"\tbandwidth\x18\n" +
+	" \x01(\x03R\tbandwidth\x126\n" +
+	"\x17bandwidth_milli_percent\x18\v \x01(\x03R\x15bandwidthMilliPercent\"i\n" +
 	"\tEndpoints\x121\n" +
 	"\aservice\x18\x01 \x01(\v2\x17.isthmus.v1.ServiceNameR\aservice\x12)\n" +
 	"\x06groups\x18\x02 \x03(\v2\x11.isthmus.v1.GroupR\x06groups\"\xda\x01\n" +
@@ -2333,7 +3638,7 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"\x05proxy\x18\x02 \x01(\fR\x05proxy\x12\x12\n" +
 	"\x04zone\x18\x03 \x01(\tR\x04zone\x12\x16\n" +
 	"\x06weight\x18\x04 \x01(\rR\x06weight\x12\x14\n" +
-	"\x05lanes\x18\x05 \x01(\rR\x05lanes\"\xee\x01\n" +
+	"\x05lanes\x18\x05 \x01(\rR\x05lanes\"\xa3\x02\n" +
 	"\x05Proxy\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bidentity\x18\x02 \x01(\tR\bidentity\x12\x18\n" +
@@ -2342,7 +3647,14 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"\x04zone\x18\x05 \x01(\tR\x04zone\x12-\n" +
 	"\ainbound\x18\x06 \x03(\v2\x13.isthmus.v1.InboundR\ainbound\x12,\n" +
 	"\x12outbound_allow_any\x18\a \x01(\bR\x10outboundAllowAny\x12\x16\n" +
-	"\x06domain\x18\b \x01(\tR\x06domain\"k\n" +
+	"\x06domain\x18\b \x01(\tR\x06domain\x123\n" +
+	"\ttelemetry\x18\t \x01(\v2\x15.isthmus.v1.TelemetryR\ttelemetry\"\xb4\x01\n" +
+	"\tTelemetry\x12\x1d\n" +
+	"\n" +
+	"access_log\x18\x01 \x01(\tR\taccessLog\x127\n" +
+	"\x18log_sample_milli_percent\x18\x02 \x01(\x03R\x15logSampleMilliPercent\x12;\n" +
+	"\x1atrace_sample_milli_percent\x18\x03 \x01(\x03R\x17traceSampleMilliPercent\x12\x12\n" +
+	"\x04otlp\x18\x04 \x01(\tR\x04otlp\"k\n" +
 	"\aInbound\x121\n" +
 	"\aservice\x18\x01 \x01(\v2\x17.isthmus.v1.ServiceNameR\aservice\x12-\n" +
 	"\x05ports\x18\x02 \x03(\v2\x17.isthmus.v1.InboundPortR\x05ports\"U\n" +
@@ -2422,7 +3734,7 @@ func file_isthmus_v1_resources_proto_rawDescGZIP() []byte {
 	return file_isthmus_v1_resources_proto_rawDescData
 }
 
-var file_isthmus_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_isthmus_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_isthmus_v1_resources_proto_goTypes = []any{
 	(*ServiceName)(nil),     // 0: isthmus.v1.ServiceName
 	(*Name)(nil),            // 1: isthmus.v1.Name
@@ -2432,27 +3744,41 @@ var file_isthmus_v1_resources_proto_goTypes = []any{
 	(*Match)(nil),           // 5: isthmus.v1.Match
 	(*ValueMatch)(nil),      // 6: isthmus.v1.ValueMatch
 	(*Filter)(nil),          // 7: isthmus.v1.Filter
-	(*HeaderValue)(nil),     // 8: isthmus.v1.HeaderValue
-	(*RouteBackend)(nil),    // 9: isthmus.v1.RouteBackend
-	(*Retry)(nil),           // 10: isthmus.v1.Retry
-	(*Backend)(nil),         // 11: isthmus.v1.Backend
-	(*Traffic)(nil),         // 12: isthmus.v1.Traffic
-	(*Endpoints)(nil),       // 13: isthmus.v1.Endpoints
-	(*Cluster)(nil),         // 14: isthmus.v1.Cluster
-	(*Group)(nil),           // 15: isthmus.v1.Group
-	(*Endpoint)(nil),        // 16: isthmus.v1.Endpoint
-	(*Proxy)(nil),           // 17: isthmus.v1.Proxy
-	(*Inbound)(nil),         // 18: isthmus.v1.Inbound
-	(*InboundPort)(nil),     // 19: isthmus.v1.InboundPort
-	(*Access)(nil),          // 20: isthmus.v1.Access
-	(*AccessEntry)(nil),     // 21: isthmus.v1.AccessEntry
-	(*TargetRef)(nil),       // 22: isthmus.v1.TargetRef
-	(*AccessRule)(nil),      // 23: isthmus.v1.AccessRule
-	(*AccessSource)(nil),    // 24: isthmus.v1.AccessSource
-	(*AccessOperation)(nil), // 25: isthmus.v1.AccessOperation
-	(*Caller)(nil),          // 26: isthmus.v1.Caller
-	(*Bundle)(nil),          // 27: isthmus.v1.Bundle
-	(*Slots)(nil),           // 28: isthmus.v1.Slots
+	(*Cors)(nil),            // 8: isthmus.v1.Cors
+	(*HeaderValue)(nil),     // 9: isthmus.v1.HeaderValue
+	(*RouteBackend)(nil),    // 10: isthmus.v1.RouteBackend
+	(*Retry)(nil),           // 11: isthmus.v1.Retry
+	(*Backend)(nil),         // 12: isthmus.v1.Backend
+	(*Traffic)(nil),         // 13: isthmus.v1.Traffic
+	(*Balancing)(nil),       // 14: isthmus.v1.Balancing
+	(*HashKey)(nil),         // 15: isthmus.v1.HashKey
+	(*Affinity)(nil),        // 16: isthmus.v1.Affinity
+	(*RetryPolicy)(nil),     // 17: isthmus.v1.RetryPolicy
+	(*Outlier)(nil),         // 18: isthmus.v1.Outlier
+	(*HealthCheck)(nil),     // 19: isthmus.v1.HealthCheck
+	(*StatusRange)(nil),     // 20: isthmus.v1.StatusRange
+	(*Limits)(nil),          // 21: isthmus.v1.Limits
+	(*RateLimit)(nil),       // 22: isthmus.v1.RateLimit
+	(*RateKey)(nil),         // 23: isthmus.v1.RateKey
+	(*RequestMatch)(nil),    // 24: isthmus.v1.RequestMatch
+	(*Fault)(nil),           // 25: isthmus.v1.Fault
+	(*Endpoints)(nil),       // 26: isthmus.v1.Endpoints
+	(*Cluster)(nil),         // 27: isthmus.v1.Cluster
+	(*Group)(nil),           // 28: isthmus.v1.Group
+	(*Endpoint)(nil),        // 29: isthmus.v1.Endpoint
+	(*Proxy)(nil),           // 30: isthmus.v1.Proxy
+	(*Telemetry)(nil),       // 31: isthmus.v1.Telemetry
+	(*Inbound)(nil),         // 32: isthmus.v1.Inbound
+	(*InboundPort)(nil),     // 33: isthmus.v1.InboundPort
+	(*Access)(nil),          // 34: isthmus.v1.Access
+	(*AccessEntry)(nil),     // 35: isthmus.v1.AccessEntry
+	(*TargetRef)(nil),       // 36: isthmus.v1.TargetRef
+	(*AccessRule)(nil),      // 37: isthmus.v1.AccessRule
+	(*AccessSource)(nil),    // 38: isthmus.v1.AccessSource
+	(*AccessOperation)(nil), // 39: isthmus.v1.AccessOperation
+	(*Caller)(nil),          // 40: isthmus.v1.Caller
+	(*Bundle)(nil),          // 41: isthmus.v1.Bundle
+	(*Slots)(nil),           // 42: isthmus.v1.Slots
 }
 var file_isthmus_v1_resources_proto_depIdxs = []int32{
 	0,  // 0: isthmus.v1.Name.service:type_name -> isthmus.v1.ServiceName
@@ -2460,39 +3786,57 @@ var file_isthmus_v1_resources_proto_depIdxs = []int32{
 	0,  // 2: isthmus.v1.Service.name:type_name -> isthmus.v1.ServiceName
 	2,  // 3: isthmus.v1.Service.ports:type_name -> isthmus.v1.Port
 	4,  // 4: isthmus.v1.Service.routes:type_name -> isthmus.v1.Route
-	12, // 5: isthmus.v1.Service.traffic:type_name -> isthmus.v1.Traffic
+	13, // 5: isthmus.v1.Service.traffic:type_name -> isthmus.v1.Traffic
 	5,  // 6: isthmus.v1.Route.match:type_name -> isthmus.v1.Match
 	7,  // 7: isthmus.v1.Route.filters:type_name -> isthmus.v1.Filter
-	11, // 8: isthmus.v1.Route.backends:type_name -> isthmus.v1.Backend
-	10, // 9: isthmus.v1.Route.retry:type_name -> isthmus.v1.Retry
-	6,  // 10: isthmus.v1.Match.headers:type_name -> isthmus.v1.ValueMatch
-	6,  // 11: isthmus.v1.Match.query:type_name -> isthmus.v1.ValueMatch
-	8,  // 12: isthmus.v1.Filter.set:type_name -> isthmus.v1.HeaderValue
-	8,  // 13: isthmus.v1.Filter.add:type_name -> isthmus.v1.HeaderValue
-	9,  // 14: isthmus.v1.Filter.backend:type_name -> isthmus.v1.RouteBackend
-	0,  // 15: isthmus.v1.RouteBackend.service:type_name -> isthmus.v1.ServiceName
-	7,  // 16: isthmus.v1.RouteBackend.filters:type_name -> isthmus.v1.Filter
-	0,  // 17: isthmus.v1.Backend.service:type_name -> isthmus.v1.ServiceName
-	7,  // 18: isthmus.v1.Backend.filters:type_name -> isthmus.v1.Filter
-	0,  // 19: isthmus.v1.Endpoints.service:type_name -> isthmus.v1.ServiceName
-	15, // 20: isthmus.v1.Endpoints.groups:type_name -> isthmus.v1.Group
-	16, // 21: isthmus.v1.Group.endpoints:type_name -> isthmus.v1.Endpoint
-	18, // 22: isthmus.v1.Proxy.inbound:type_name -> isthmus.v1.Inbound
-	0,  // 23: isthmus.v1.Inbound.service:type_name -> isthmus.v1.ServiceName
-	19, // 24: isthmus.v1.Inbound.ports:type_name -> isthmus.v1.InboundPort
-	0,  // 25: isthmus.v1.Access.service:type_name -> isthmus.v1.ServiceName
-	21, // 26: isthmus.v1.Access.policies:type_name -> isthmus.v1.AccessEntry
-	26, // 27: isthmus.v1.Access.clusters:type_name -> isthmus.v1.Caller
-	22, // 28: isthmus.v1.AccessEntry.targets:type_name -> isthmus.v1.TargetRef
-	23, // 29: isthmus.v1.AccessEntry.rules:type_name -> isthmus.v1.AccessRule
-	24, // 30: isthmus.v1.AccessRule.from:type_name -> isthmus.v1.AccessSource
-	25, // 31: isthmus.v1.AccessRule.to:type_name -> isthmus.v1.AccessOperation
-	0,  // 32: isthmus.v1.Slots.service:type_name -> isthmus.v1.ServiceName
-	33, // [33:33] is the sub-list for method output_type
-	33, // [33:33] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	12, // 8: isthmus.v1.Route.backends:type_name -> isthmus.v1.Backend
+	11, // 9: isthmus.v1.Route.retry:type_name -> isthmus.v1.Retry
+	16, // 10: isthmus.v1.Route.affinity:type_name -> isthmus.v1.Affinity
+	6,  // 11: isthmus.v1.Match.headers:type_name -> isthmus.v1.ValueMatch
+	6,  // 12: isthmus.v1.Match.query:type_name -> isthmus.v1.ValueMatch
+	9,  // 13: isthmus.v1.Filter.set:type_name -> isthmus.v1.HeaderValue
+	9,  // 14: isthmus.v1.Filter.add:type_name -> isthmus.v1.HeaderValue
+	10, // 15: isthmus.v1.Filter.backend:type_name -> isthmus.v1.RouteBackend
+	8,  // 16: isthmus.v1.Filter.cors:type_name -> isthmus.v1.Cors
+	0,  // 17: isthmus.v1.RouteBackend.service:type_name -> isthmus.v1.ServiceName
+	7,  // 18: isthmus.v1.RouteBackend.filters:type_name -> isthmus.v1.Filter
+	0,  // 19: isthmus.v1.Backend.service:type_name -> isthmus.v1.ServiceName
+	7,  // 20: isthmus.v1.Backend.filters:type_name -> isthmus.v1.Filter
+	14, // 21: isthmus.v1.Traffic.balancing:type_name -> isthmus.v1.Balancing
+	16, // 22: isthmus.v1.Traffic.affinity:type_name -> isthmus.v1.Affinity
+	17, // 23: isthmus.v1.Traffic.retry:type_name -> isthmus.v1.RetryPolicy
+	18, // 24: isthmus.v1.Traffic.outlier:type_name -> isthmus.v1.Outlier
+	19, // 25: isthmus.v1.Traffic.health:type_name -> isthmus.v1.HealthCheck
+	21, // 26: isthmus.v1.Traffic.limits:type_name -> isthmus.v1.Limits
+	22, // 27: isthmus.v1.Traffic.rate_limits:type_name -> isthmus.v1.RateLimit
+	25, // 28: isthmus.v1.Traffic.faults:type_name -> isthmus.v1.Fault
+	15, // 29: isthmus.v1.Balancing.keys:type_name -> isthmus.v1.HashKey
+	20, // 30: isthmus.v1.HealthCheck.statuses:type_name -> isthmus.v1.StatusRange
+	23, // 31: isthmus.v1.RateLimit.keys:type_name -> isthmus.v1.RateKey
+	24, // 32: isthmus.v1.RateLimit.match:type_name -> isthmus.v1.RequestMatch
+	6,  // 33: isthmus.v1.RequestMatch.headers:type_name -> isthmus.v1.ValueMatch
+	24, // 34: isthmus.v1.Fault.match:type_name -> isthmus.v1.RequestMatch
+	38, // 35: isthmus.v1.Fault.sources:type_name -> isthmus.v1.AccessSource
+	0,  // 36: isthmus.v1.Endpoints.service:type_name -> isthmus.v1.ServiceName
+	28, // 37: isthmus.v1.Endpoints.groups:type_name -> isthmus.v1.Group
+	29, // 38: isthmus.v1.Group.endpoints:type_name -> isthmus.v1.Endpoint
+	32, // 39: isthmus.v1.Proxy.inbound:type_name -> isthmus.v1.Inbound
+	31, // 40: isthmus.v1.Proxy.telemetry:type_name -> isthmus.v1.Telemetry
+	0,  // 41: isthmus.v1.Inbound.service:type_name -> isthmus.v1.ServiceName
+	33, // 42: isthmus.v1.Inbound.ports:type_name -> isthmus.v1.InboundPort
+	0,  // 43: isthmus.v1.Access.service:type_name -> isthmus.v1.ServiceName
+	35, // 44: isthmus.v1.Access.policies:type_name -> isthmus.v1.AccessEntry
+	40, // 45: isthmus.v1.Access.clusters:type_name -> isthmus.v1.Caller
+	36, // 46: isthmus.v1.AccessEntry.targets:type_name -> isthmus.v1.TargetRef
+	37, // 47: isthmus.v1.AccessEntry.rules:type_name -> isthmus.v1.AccessRule
+	38, // 48: isthmus.v1.AccessRule.from:type_name -> isthmus.v1.AccessSource
+	39, // 49: isthmus.v1.AccessRule.to:type_name -> isthmus.v1.AccessOperation
+	0,  // 50: isthmus.v1.Slots.service:type_name -> isthmus.v1.ServiceName
+	51, // [51:51] is the sub-list for method output_type
+	51, // [51:51] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_isthmus_v1_resources_proto_init() }
@@ -2506,7 +3850,7 @@ func file_isthmus_v1_resources_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_isthmus_v1_resources_proto_rawDesc), len(file_isthmus_v1_resources_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   29,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
