@@ -11,7 +11,9 @@ type stage struct {
 
 // outbound is the client proxy's side.
 var outbound = [...]stage{
-	// First, because every other stage asks what service this is.
+	// Before all others, so that what they refuse is part of its trace too.
+	{"continue the trace", (*request).trace},
+	// Next, because every other stage asks what service this is.
 	{"identify the service", (*request).identify},
 	// Before anything is decided: what applications send under our own names is theirs
 	// to lose, and what is not there yet, such as a request ID, must be the same for all tries.
@@ -32,6 +34,8 @@ var outbound = [...]stage{
 
 // inbound is the server proxy's side.
 var inbound = [...]stage{
+	// First, as above.
+	{"continue the trace", (*request).trace},
 	// The client proxy says what it wants; the connection says who it is and what name it
 	// asked for. All three must agree before any is believed.
 	{"check what is asked for", (*request).asked},

@@ -19,8 +19,14 @@ type Record struct {
 	Method, Host, Path []byte
 	// RequestID is x-request-id.
 	RequestID []byte
-	Service   mesh.ServiceName
-	Port      uint16
+	// TraceID is zero when the request is part of no trace. SpanID is this hop's own span, and
+	// ParentID the one it came from, zero where the trace begins here. There is a span only
+	// when Sampled (W3C Trace Context).
+	TraceID          [16]byte
+	SpanID, ParentID [8]byte
+	Sampled          bool
+	Service          mesh.ServiceName
+	Port             uint16
 	// Protocol of the service's port; empty if there is none.
 	Protocol mesh.Protocol
 	// Tunnel says that bytes were carried: CONNECT, a connection, or an upgrade.
