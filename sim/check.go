@@ -62,7 +62,7 @@ func (o *oracle) record(s *store) {
 	h[s.part.Position] = append(h[s.part.Position], s.part)
 	o.live[s.part] = s.part.Live()
 	for r := range s.part.All() {
-		if s.tombs[r.Name].Compare(r.Stamp) > 0 {
+		if s.truth[r.Name].Compare(r.Stamp) > 0 {
 			o.fail("resurrected", "%s states %s again, deleted later than it was made", s.owner, r.Name)
 		}
 	}

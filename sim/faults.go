@@ -76,6 +76,7 @@ func (m *simMesh) killReplica() bool {
 		return false
 	}
 	n.kill()
+	m.forgetDeletions(n.cluster)
 	m.clock.after(m.seconds(1, 8), n.boot)
 	return true
 }
@@ -86,7 +87,15 @@ func (m *simMesh) killCluster() bool {
 		n.kill()
 		m.clock.after(m.seconds(4, 12), n.boot)
 	}
+	m.forgetDeletions(c)
 	return true
+}
+
+// forgetDeletions is what the control run without stored deletions does at every restart of an owner.
+func (m *simMesh) forgetDeletions(c clusterName) {
+	if m.cfg.Without == NoDeletions {
+		m.stores[c].forgetDeletions()
+	}
 }
 
 func (m *simMesh) killRelay() bool {
@@ -110,7 +119,7 @@ func (m *simMesh) loseRelayDisk() bool {
 	n.disk.saved = map[clusterName]*replica.Saved{}
 	s := m.stores[n.cluster]
 	before := s.part.Position
-	s.part, s.tombs = replica.NewPartition(n.cluster), map[replica.Name]stamp{}
+	s.part, s.tombs, s.truth = replica.NewPartition(n.cluster), map[replica.Name]stamp{}, map[replica.Name]stamp{}
 	s.epochs += 100
 	s.commit(position{Epoch: s.mint(before.Epoch), Revision: 1}, nil, nil, replica.Lineage{})
 	m.clock.after(m.seconds(1, 4), n.boot)
@@ -124,6 +133,7 @@ func (m *simMesh) restartBlank() bool {
 	}
 	n.kill()
 	n.disk = disk{saved: map[clusterName]*replica.Saved{}}
+	m.forgetDeletions(n.cluster)
 	m.clock.after(m.seconds(1, 4), n.boot)
 	return true
 }

@@ -36,12 +36,13 @@ const (
 	NoEpochs    Control = "epochs"    // never begin a new epoch
 	NoSnapshot  Control = "snapshot"  // proxies start empty
 	NoResume    Control = "resume"    // never say what is held already
+	NoDeletions Control = "deletions" // an owner that restarts forgets which policies it deleted
 )
 
 // Controls are all of them, each with the checker that must miss it.
 func Controls() map[Control]string {
 	return map[Control]string{NoPositions: "regressed", NoDigests: "torn", NoSequence: "torn", NoBatches: "torn", NoLastGood: "lost",
-		NoHoldOver: "loosened", NoEpochs: "loosened", NoSnapshot: "boot", NoResume: "hand-over"}
+		NoHoldOver: "loosened", NoEpochs: "loosened", NoSnapshot: "boot", NoResume: "hand-over", NoDeletions: "resurrected"}
 }
 
 // defences are those of the importer that the control run lacks.

@@ -75,7 +75,7 @@ func TestControlRunsComplain(t *testing.T) {
 	for c, checker := range sim.Controls() {
 		t.Run(string(c), func(t *testing.T) {
 			t.Parallel()
-			for seed := uint64(1); seed <= 12; seed++ {
+			for seed := uint64(1); seed <= 60; seed++ {
 				for _, complaint := range sim.Run(sim.Config{Seed: seed, Without: c}).Complaints {
 					if complaint.Checker == checker {
 						t.Logf("seed %d: %s: %s", seed, complaint.Checker, complaint.Detail)
@@ -83,7 +83,7 @@ func TestControlRunsComplain(t *testing.T) {
 					}
 				}
 			}
-			t.Errorf("12 seeds without %s and the checker %q did not complain", c, checker)
+			t.Errorf("60 seeds without %s and the checker %q did not complain", c, checker)
 		})
 	}
 }

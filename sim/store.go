@@ -16,7 +16,8 @@ type store struct {
 	m      *simMesh
 	owner  mesh.ClusterName
 	part   *replica.Partition
-	tombs  map[replica.Name]mesh.Stamp // what this history deleted, and when
+	tombs  map[replica.Name]mesh.Stamp // what this history says that it deleted, and when
+	truth  map[replica.Name]mesh.Stamp // what it did delete: the checkers' memory
 	clock  replica.HLC
 	epochs int
 	old    []backup
@@ -24,12 +25,13 @@ type store struct {
 
 // backup is a copy of a store, as a disk snapshot holds it.
 type backup struct {
-	part  *replica.Partition
-	tombs map[replica.Name]mesh.Stamp
+	part         *replica.Partition
+	tombs, truth map[replica.Name]mesh.Stamp
 }
 
 func newStore(m *simMesh, owner mesh.ClusterName) *store {
-	s := &store{m: m, owner: owner, part: replica.NewPartition(owner), tombs: map[replica.Name]mesh.Stamp{}, clock: replica.HLC{Origin: owner}}
+	s := &store{m: m, owner: owner, part: replica.NewPartition(owner), tombs: map[replica.Name]mesh.Stamp{},
+		truth: map[replica.Name]mesh.Stamp{}, clock: replica.HLC{Origin: owner}}
 	s.part = s.part.At(mesh.Position{Epoch: s.mint(mesh.Epoch{})}, replica.Lineage{})
 	s.m.oracle.record(s)
 	return s
@@ -41,7 +43,7 @@ func (s *store) mint(after mesh.Epoch) mesh.Epoch {
 	return mesh.Epoch{StartMillis: max(s.m.clock.now.UnixMilli(), after.StartMillis+1), ID: fmt.Sprintf("e%d", s.epochs)}
 }
 
-func (s *store) backup() backup { return backup{s.part, maps.Clone(s.tombs)} }
+func (s *store) backup() backup { return backup{s.part, maps.Clone(s.tombs), maps.Clone(s.truth)} }
 
 // write is one transaction; the caller has made sure that its view is not ahead.
 func (s *store) write(set []*replica.Resource, removed []replica.Name, lineage replica.Lineage) {
@@ -54,6 +56,7 @@ func (s *store) commit(pos mesh.Position, set []*replica.Resource, removed []rep
 	var forgotten []replica.Name
 	for _, n := range removed {
 		s.tombs[n] = s.clock.Tick(s.m.clock.now)
+		s.truth[n] = s.tombs[n]
 		s.m.oracle.deleted(s.owner, n, s.tombs[n])
 		if replica.Tightens(n.Kind) {
 			set = append(set, replica.NewGone(n, pos, s.tombs[n]))
@@ -64,7 +67,7 @@ func (s *store) commit(pos mesh.Position, set []*replica.Resource, removed []rep
 	removed = forgotten
 	for _, r := range set {
 		if r.Gone {
-			s.tombs[r.Name] = r.Stamp
+			s.tombs[r.Name], s.truth[r.Name] = r.Stamp, r.Stamp
 		}
 	}
 	s.part = s.part.With(set, removed).At(pos, lineage)
@@ -134,11 +137,21 @@ func (s *store) missing(rs []*replica.Resource) []*replica.Resource {
 // new epoch; if not, somebody who remembers must notice.
 func (s *store) rewind(b backup, declared bool) {
 	before := s.part.Position
-	s.part, s.tombs = b.part, maps.Clone(b.tombs)
+	s.part, s.tombs, s.truth = b.part, maps.Clone(b.tombs), maps.Clone(b.truth)
 	if declared && s.m.cfg.Without != NoEpochs {
 		lineage := b.part.Lineage.Union(replica.Lineage{b.part.Position.Epoch: b.part.Position.Revision})
 		s.commit(mesh.Position{Epoch: s.mint(before.Epoch), Revision: b.part.Position.Revision + 1}, nil, nil, lineage)
 	}
+}
+
+// forgetDeletions is what an owner does that keeps its statements of deletion in memory only, when
+// it restarts.
+func (s *store) forgetDeletions() {
+	at := s.part.Position
+	at.Revision++
+	s.tombs = map[replica.Name]mesh.Stamp{}
+	s.part = s.part.Live().At(at, s.part.Lineage)
+	s.m.oracle.record(s)
 }
 
 // edit is a person or a controller at work: a few objects change at once.

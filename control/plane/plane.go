@@ -49,7 +49,7 @@ type Plane struct {
 	hlcMu  sync.Mutex
 	hlc    replica.HLC
 	goneMu sync.Mutex
-	// deleted are the policies whose deletion is stated to peers.
+	// deleted are the policies that were deleted, and when; peers are told of those that were not made again.
 	deleted map[replica.Name]mesh.Stamp
 	// position is how far the own history is in the world.
 	position atomic.Pointer[mesh.Position]
@@ -262,9 +262,6 @@ func (p *Plane) Vector() mesh.Vector { return p.loop.Vector() }
 
 // View is the view of the cluster's own proxies.
 func (p *Plane) View() ir.View { return p.loop.View() }
-
-// Store is where configured objects are.
-func (p *Plane) Store() *store.Store { return p.store }
 
 // Proxies are those that follow this control plane.
 func (p *Plane) Proxies() []xds.ClientStatus { return p.xds.Clients() }

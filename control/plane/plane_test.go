@@ -54,6 +54,7 @@ type cluster struct {
 	ctx   context.Context
 	name  mesh.ClusterName
 	dir   string
+	key   []byte
 	log   *slog.Logger
 	plane *plane.Plane
 	parts *sync.WaitGroup
@@ -71,15 +72,20 @@ func freePort(t *testing.T) netip.AddrPort {
 	return netip.MustParseAddrPort(ln.Addr().String())
 }
 
-// sealFD is a descriptor that yields 32 bytes and ends.
-func sealFD(t *testing.T) int {
+// sealKey is a new key to seal with.
+func sealKey() []byte {
+	key := make([]byte, 32)
+	_, _ = rand.Read(key)
+	return key
+}
+
+// sealFD is a descriptor that yields the key and ends.
+func sealFD(t *testing.T, key []byte) int {
 	t.Helper()
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	key := make([]byte, 32)
-	_, _ = rand.Read(key)
 	if _, err := w.Write(key); err != nil {
 		t.Fatal(err)
 	}
@@ -94,24 +100,54 @@ func sealFD(t *testing.T) int {
 
 func startCluster(t *testing.T, ctx context.Context, parts *sync.WaitGroup, name mesh.ClusterName) *cluster {
 	t.Helper()
+	c := newCluster(t, ctx, parts, name)
+	c.start()
+	c.proxy(agent.Config{ID: "isthmus-system/gateway-0", Mode: agent.ModeGateway, ServiceAccount: "gateway", Gateway: c.addr["gateway"]})
+	return c
+}
+
+// newCluster is one of which nothing runs yet.
+func newCluster(t *testing.T, ctx context.Context, parts *sync.WaitGroup, name mesh.ClusterName) *cluster {
+	t.Helper()
 	level := slog.LevelWarn
 	if testing.Verbose() {
 		level = slog.LevelInfo
 	}
-	c := &cluster{t: t, ctx: ctx, name: name, dir: filepath.Join(t.TempDir(), string(name)), parts: parts, addr: map[string]netip.AddrPort{},
+	c := &cluster{t: t, ctx: ctx, name: name, dir: filepath.Join(t.TempDir(), string(name)), key: sealKey(), parts: parts, addr: map[string]netip.AddrPort{},
 		log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: level})).With("cluster", name)}
 	for _, k := range []string{"control", "federation", "gateway"} {
 		c.addr[k] = freePort(t)
 	}
+	return c
+}
+
+// start runs the control plane on what its directory holds, until the context ends.
+func (c *cluster) start() {
+	c.t.Helper()
 	var err error
-	c.plane, err = plane.New(ctx, plane.Config{Cluster: name, Domain: mesh.DefaultDomain, Network: mesh.Network(name), StateDir: c.dir,
-		SealFD: sealFD(t), Control: c.addr["control"], Federation: c.addr["federation"]}, c.log)
+	c.plane, err = plane.New(c.ctx, plane.Config{Cluster: c.name, Domain: mesh.DefaultDomain, Network: mesh.Network(c.name), StateDir: c.dir,
+		SealFD: sealFD(c.t, c.key), Control: c.addr["control"], Federation: c.addr["federation"]}, c.log)
 	if err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
 	c.run("control plane", c.plane.Run)
-	c.proxy(agent.Config{ID: "isthmus-system/gateway-0", Mode: agent.ModeGateway, ServiceAccount: "gateway", Gateway: c.addr["gateway"]})
-	return c
+}
+
+// startAlone runs the control plane until stop, which returns when it has ended.
+func (c *cluster) startAlone() (stop func()) {
+	c.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	c.ctx, c.parts = ctx, &sync.WaitGroup{}
+	c.start()
+	var once sync.Once
+	stop = func() {
+		once.Do(func() {
+			cancel()
+			c.parts.Wait()
+		})
+	}
+	c.t.Cleanup(stop)
+	return stop
 }
 
 func (c *cluster) run(what string, f func(context.Context) error) {
@@ -150,7 +186,7 @@ func (c *cluster) apply(yaml string) {
 		if err != nil {
 			c.t.Fatal(err)
 		}
-		if _, err := c.plane.Store().Put(c.ctx, store.Object{Key: object.Key(o), Value: b}, store.Any()); err != nil {
+		if _, err := c.plane.Objects().Put(c.ctx, store.Object{Key: object.Key(o), Value: b}, store.Any()); err != nil {
 			c.t.Fatal(err)
 		}
 	}

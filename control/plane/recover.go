@@ -34,8 +34,6 @@ const (
 	askMax = 3 * time.Second
 	// batchMax leaves room in a transaction of store.BatchMax.
 	batchMax = 100
-	// goneMax bounds the deletions of policies that are stated.
-	goneMax = 4096
 )
 
 var lineageKey = store.Key{Kind: kindLineage, Name: "own"}
@@ -128,6 +126,11 @@ func (r *recovery) adopt(ctx context.Context, from mesh.ClusterName, w *replica.
 		}
 		if ok {
 			ops = append(ops, op)
+		}
+		if at, known := p.goneAt(o.Name); o.Gone && (!known || at.Compare(o.Stamp) < 0) {
+			if stated, ok := goneObject(o.Name, o.Stamp); ok {
+				ops = append(ops, store.Op{Object: stated})
+			}
 		}
 	}
 	value, err := json.Marshal(lines(lineage.Union(w.Crossed)))
@@ -234,32 +237,4 @@ func (p *Plane) readLineage(ctx context.Context) (replica.Lineage, store.Precond
 	}
 	l, err := decodeLineage(o.Value)
 	return l, store.AtRevision(o.Revision), err
-}
-
-// gone states the deletion of a policy, so that no peer that comes from an earlier history holds it
-// over. It is remembered for the life of this process: who comes after a restart, from
-// before the present history, holds it over until a person says otherwise. Tight, never loose.
-func (p *Plane) gone(n replica.Name, at mesh.Position) *replica.Resource {
-	stamp := p.Stamp()
-	p.goneMu.Lock()
-	defer p.goneMu.Unlock()
-	if len(p.deleted) >= goneMax {
-		return nil
-	}
-	p.deleted[n] = stamp
-	return replica.NewGone(n, at, stamp)
-}
-
-// back forgets a deletion: the object is there again.
-func (p *Plane) back(n replica.Name) {
-	p.goneMu.Lock()
-	defer p.goneMu.Unlock()
-	delete(p.deleted, n)
-}
-
-func (p *Plane) goneAt(n replica.Name) (mesh.Stamp, bool) {
-	p.goneMu.Lock()
-	defer p.goneMu.Unlock()
-	s, ok := p.deleted[n]
-	return s, ok
 }

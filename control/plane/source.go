@@ -60,23 +60,16 @@ func (f *follower) apply(ctx context.Context, e store.Events) error {
 			if n := replica.NameOf(key); f.away[n] {
 				delete(f.away, n)
 				told[n] = nil
-				// What a new history lacks may have been lost and was not deleted.
+				// What a new history lacks may have been lost and was not deleted, unless it says so.
 				if replica.Tightens(key.Kind) && before == f.epoch {
-					told[n] = p.gone(n, at)
+					told[n] = replica.NewGone(n, at, p.gone(ctx, n, f.stampOf(key)))
 				}
 			}
 		}
 	}
-	if e.Resync {
-		here := make(map[store.Key]bool, len(e.Puts))
-		for _, o := range e.Puts {
-			here[o.Key] = true
-		}
-		for k := range f.known {
-			if !here[k] {
-				drop(k)
-			}
-		}
+	stated := f.deletions(e)
+	for _, k := range f.absent(e) {
+		drop(k)
 	}
 	for _, o := range e.Puts {
 		if o.Key == lineageKey {
@@ -101,11 +94,11 @@ func (f *follower) apply(ctx context.Context, e store.Events) error {
 		}
 		n := replica.NameOf(fact.Key)
 		told[n], f.away[n] = r, r != nil
-		p.back(n)
 	}
 	for _, d := range e.Deletes {
 		drop(d.Key)
 	}
+	f.state(at, stated, told)
 	p.position.Store(&at)
 	if err := p.loop.EditAndWait(ctx, edits, mesh.Vector{p.cfg.Cluster: at}); err != nil {
 		return err
@@ -114,6 +107,69 @@ func (f *follower) apply(ctx context.Context, e store.Events) error {
 	p.teller.add(at, lineage, told)
 	p.readOnce.Do(func() { close(p.read) })
 	return nil
+}
+
+// absent are the objects that a whole state lacks.
+func (f *follower) absent(e store.Events) (out []store.Key) {
+	if !e.Resync {
+		return nil
+	}
+	here := make(map[store.Key]bool, len(e.Puts))
+	for _, o := range e.Puts {
+		here[o.Key] = true
+	}
+	for k := range f.known {
+		if !here[k] {
+			out = append(out, k)
+		}
+	}
+	return out
+}
+
+// deletions are what a step says of deletions of policies; the zero stamp is of one that is no longer stated.
+func (f *follower) deletions(e store.Events) map[replica.Name]mesh.Stamp {
+	stated := map[replica.Name]mesh.Stamp{}
+	for _, o := range e.Puts {
+		n, ok := goneNamed(o.Key)
+		if !ok {
+			continue
+		}
+		stamp, err := decodeGone(o.Value)
+		if err != nil {
+			f.plane.log.Error("the deletion of a policy cannot be read", "policy", n.String(), "error", err)
+			continue
+		}
+		f.plane.bury(n, stamp)
+		stated[n] = stamp
+	}
+	for _, d := range e.Deletes {
+		if n, ok := goneNamed(d.Key); ok {
+			f.plane.unbury(n)
+			stated[n] = mesh.Stamp{}
+		}
+	}
+	return stated
+}
+
+// state tells of deletions, but of what was made again.
+func (f *follower) state(at mesh.Position, stated map[replica.Name]mesh.Stamp, told map[replica.Name]*replica.Resource) {
+	for n, stamp := range stated {
+		switch {
+		case f.away[n]:
+		case stamp == mesh.Stamp{}:
+			told[n] = nil
+		default:
+			told[n] = replica.NewGone(n, at, stamp)
+		}
+	}
+}
+
+// stampOf is the stamp of a fact as the world has it.
+func (f *follower) stampOf(k mesh.Key) mesh.Stamp {
+	if fact, ok := f.plane.loop.World().Get(k); ok {
+		return fact.Stamp
+	}
+	return mesh.Stamp{}
 }
 
 // decode reads one stored object; nil for what is no fact. What cannot be read leaves what
