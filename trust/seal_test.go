@@ -237,9 +237,12 @@ func TestADeathInAWriteLeavesAFileThatReads(t *testing.T) {
 }
 
 func TestAFullDiskLeavesTheOldFileInForce(t *testing.T) {
+	if os.Geteuid() != 0 && os.Getenv("CI") == "" {
+		t.Skip("mounting a small disk takes root, which CI's user is")
+	}
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=256k"); err != nil {
-		t.Skipf("needs the right to mount a small tmpfs: %v", err)
+		t.Fatalf("mount a small disk: %v", err)
 	}
 	t.Cleanup(func() {
 		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {

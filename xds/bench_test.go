@@ -33,16 +33,13 @@ const (
 	envClients = "ISTHMUS_XDS_BENCH_CLIENTS"
 )
 
-// TestClientProcess is not a test: benchmarks start it as the clients' process, so that
-// the server's costs can be told from theirs.
-func TestClientProcess(t *testing.T) {
-	address := os.Getenv(envAddress)
-	if address == "" {
-		t.Skip("only for benchmarks")
-	}
+// clientProcess is what TestMain runs for a benchmark that starts this program again as its
+// clients' process, so that the server's costs can be told from theirs. It returns the exit code.
+func clientProcess(address string) int {
 	n, err := strconv.Atoi(os.Getenv(envClients))
 	if err != nil {
-		t.Fatal(err)
+		fmt.Fprintln(os.Stderr, err)
+		return 2
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	go func() {
@@ -60,6 +57,7 @@ func TestClientProcess(t *testing.T) {
 		wg.Go(func() { c.Run(ctx) })
 	}
 	wg.Wait()
+	return 0
 }
 
 // fleet is a server over loopback with clients in another process.
@@ -88,7 +86,7 @@ func newFleet(b *testing.B, clients, resources, size int) *fleet {
 	var wg sync.WaitGroup
 	wg.Go(func() { f.Run(ctx) })
 	wg.Go(func() { server.Serve(lis) })
-	cmd := exec.Command(os.Args[0], "-test.run=^TestClientProcess$")
+	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), envAddress+"="+lis.Addr().String(), envClients+"="+strconv.Itoa(clients))
 	in, err := cmd.StdinPipe()
 	if err != nil {

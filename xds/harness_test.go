@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"net"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -24,7 +25,12 @@ import (
 	"github.com/isthmus-mesh/isthmus/xds"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if address := os.Getenv(envAddress); address != "" {
+		os.Exit(clientProcess(address))
+	}
+	goleak.VerifyTestMain(m)
+}
 
 const (
 	typeTarget = "test/Target" // what referrers refer to

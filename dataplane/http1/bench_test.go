@@ -170,18 +170,6 @@ var proxyResponses = map[string]string{
 	"chunked": "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\n",
 }
 
-func TestProxyLoopCostsNoAllocation(t *testing.T) {
-	if raceEnabled {
-		t.Skip("sync.Pool forgets on purpose under the race detector")
-	}
-	for name, response := range proxyResponses {
-		// A collection may empty a pool now and then: less than one in ten is none.
-		if n := testing.AllocsPerRun(500, proxyLoop(t, response)); n > 0.1 {
-			t.Errorf("%s: %v allocations a request, want 0", name, n)
-		}
-	}
-}
-
 // BenchmarkProxyLoop reports the CPU of the whole process: client, proxy and backend.
 func BenchmarkProxyLoop(b *testing.B) {
 	for name, response := range proxyResponses {
