@@ -13,7 +13,8 @@ const repeatAfter = time.Minute
 const saidMax = 256
 
 // quiet logs what another cluster makes us say: the same at most once a minute, and never at
-// the length that it likes. It is not safe for concurrent use.
+// the length that it likes. What differs in its figures only, such as our port of an attempt, is the same.
+// It is not safe for concurrent use.
 type quiet struct {
 	log  *slog.Logger
 	said map[string]time.Time
@@ -24,7 +25,7 @@ func newQuiet(log *slog.Logger) *quiet { return &quiet{log: log, said: map[strin
 // warn logs text under key, if that is news at now.
 func (q *quiet) warn(now time.Time, message, key, text string) {
 	text = clip(text)
-	id := message + "\x00" + text
+	id := message + "\x00" + strings.Map(withoutDigits, text)
 	if at, ok := q.said[id]; ok && now.Sub(at) < repeatAfter {
 		return
 	}
@@ -33,6 +34,13 @@ func (q *quiet) warn(now time.Time, message, key, text string) {
 	}
 	q.said[id] = now
 	q.log.Warn(message, key, text)
+}
+
+func withoutDigits(r rune) rune {
+	if '0' <= r && r <= '9' {
+		return -1
+	}
+	return r
 }
 
 // clip bounds a text in which a peer may have a say.

@@ -56,6 +56,9 @@ type stream struct{ end context.CancelCauseFunc }
 // errSuperseded ends the oldest of too many streams.
 var errSuperseded = status.Errorf(codes.ResourceExhausted, "more than %d streams of one cluster: the oldest ends", StreamsMax)
 
+// errExpelled ends the streams of a cluster that is no longer joined.
+var errExpelled = status.Error(codes.PermissionDenied, "your cluster has left the mesh")
+
 // NewServer returns a server; streams are its only goroutines.
 func NewServer(cfg ServerConfig) *Server {
 	return &Server{cfg: cfg, streams: map[mesh.ClusterName][]*stream{}}
@@ -73,6 +76,9 @@ func (s *Server) Follow(up grpc.BidiStreamingServer[wirepb.Up, wirepb.Down]) err
 	ctx, end := context.WithCancelCause(up.Context())
 	defer end(nil)
 	defer s.enter(peer, &stream{end})()
+	if _, err := s.admit(ctx); err != nil { // expelled between the question and the entry
+		return err
+	}
 	// The goroutines of the stream outlive this call by an instant: gRPC ends the stream when
 	// it returns, and they end with that.
 	return s.serve(ctx, peer, receive(ctx, up.Recv, wire.DecodeUp), sender[*wirepb.Down]{up.Send, s.cfg.Clock, &sync.WaitGroup{}})
@@ -120,6 +126,16 @@ func (s *Server) enter(peer mesh.ClusterName, st *stream) (leave func()) {
 		if len(s.streams[peer]) == 0 {
 			delete(s.streams, peer)
 		}
+	}
+}
+
+// Expel ends the streams of a cluster that is no longer joined; Joined must say so before, or it
+// comes back.
+func (s *Server) Expel(n mesh.ClusterName) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, st := range s.streams[n] {
+		st.end(errExpelled)
 	}
 }
 

@@ -2,8 +2,12 @@ package plane
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"net/netip"
+	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,6 +31,8 @@ type peers struct {
 	on   map[mesh.ClusterName]*link
 	// told is the reach last stated of each.
 	told map[mesh.ClusterName]mesh.Reach
+	// held are the clusters of which the world may hold facts, with the trust domain that stated them.
+	held map[mesh.ClusterName]mesh.TrustDomain
 }
 
 // link is what runs for one peer.
@@ -40,7 +46,7 @@ type link struct {
 
 func newPeers(p *Plane) *peers {
 	return &peers{plane: p, wake: make(chan struct{}, 1), want: map[mesh.ClusterName]mesh.Cluster{}, on: map[mesh.ClusterName]*link{},
-		told: map[mesh.ClusterName]mesh.Reach{}}
+		told: map[mesh.ClusterName]mesh.Reach{}, held: map[mesh.ClusterName]mesh.TrustDomain{}}
 }
 
 // update notices changes of the own Cluster objects.
@@ -96,27 +102,21 @@ func (p *Plane) observe(s mesh.Stamp) {
 
 // run starts and stops links until ctx ends.
 func (ps *peers) run(ctx context.Context) error {
+	read := ps.plane.read
 	for {
-		ps.mu.Lock()
-		var ended []*link
-		for n, l := range ps.on {
-			if w, ok := ps.want[n]; !ok || ir.DigestOf(w) != ir.DigestOf(l.cluster) {
-				l.stop()
-				ended = append(ended, l)
-				delete(ps.on, n)
-			}
-		}
-		for n, w := range ps.want {
-			if ps.on[n] == nil && len(w.ControlPlanes) > 0 && len(w.Gateways) > 0 && w.TrustDomain != "" {
-				ps.on[n] = ps.start(ctx, w)
-			}
-		}
-		ps.mu.Unlock()
-		for _, l := range ended {
+		for _, l := range ps.stale() {
+			l.stop()
 			<-l.done
 		}
+		if err := ps.forget(ctx); err != nil {
+			return err
+		}
+		ps.startMissing(ctx)
 		select {
 		case <-ps.wake:
+		case <-read:
+			read = nil
+			ps.dropCaches()
 		case <-ctx.Done():
 			ps.mu.Lock()
 			defer ps.mu.Unlock()
@@ -124,6 +124,91 @@ func (ps *peers) run(ctx context.Context) error {
 				<-l.done
 			}
 			return ctx.Err()
+		}
+	}
+}
+
+// stale takes out the links that the own objects do not describe any more.
+func (ps *peers) stale() (ended []*link) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	for n, l := range ps.on {
+		if w, ok := ps.want[n]; !ok || ir.DigestOf(w) != ir.DigestOf(l.cluster) {
+			ended = append(ended, l)
+			delete(ps.on, n)
+		}
+	}
+	return ended
+}
+
+func (ps *peers) startMissing(ctx context.Context) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	for n, w := range ps.want {
+		if ps.on[n] == nil && len(w.ControlPlanes) > 0 && len(w.Gateways) > 0 && w.TrustDomain != "" {
+			ps.on[n] = ps.start(ctx, w)
+			ps.held[n] = w.TrustDomain
+		}
+	}
+}
+
+// left takes out the clusters that are no longer joined, or are another one under the name.
+func (ps *peers) left() (out []mesh.ClusterName) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	for n, td := range ps.held {
+		if w, ok := ps.want[n]; !ok || w.TrustDomain != td {
+			out = append(out, n)
+			delete(ps.held, n)
+			delete(ps.told, n)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// forget takes what a cluster that left has stated out of the world, in one revision, with its cache, and
+// ends the streams by which it was told of us. That its object was deleted is a person's word; silence
+// never comes here.
+func (ps *peers) forget(ctx context.Context) error {
+	p := ps.plane
+	for _, n := range ps.left() {
+		if p.federation != nil {
+			p.federation.Expel(n)
+		}
+		edits := []world.Edit{world.Remove(mesh.Key{Kind: mesh.KindReach, Origin: p.cfg.Cluster, Name: string(n)})}
+		for _, k := range p.known(n) {
+			edits = append(edits, world.Remove(k))
+		}
+		if err := p.loop.EditAndWait(ctx, edits, nil); err != nil {
+			return err
+		}
+		ps.dropCache(n)
+		p.log.Warn("a cluster left the mesh: what it stated is forgotten", "peer", n, "facts", len(edits)-1)
+	}
+	return nil
+}
+
+func (ps *peers) dropCache(n mesh.ClusterName) {
+	if err := os.Remove(ps.plane.cfg.path("peers", string(n))); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		ps.plane.log.Warn("the cache of a cluster that left could not be removed", "peer", n, "error", err)
+	}
+}
+
+// dropCaches removes the caches of clusters that left while this control plane was down.
+func (ps *peers) dropCaches() {
+	entries, err := os.ReadDir(ps.plane.cfg.path("peers"))
+	if err != nil {
+		ps.plane.log.Warn("the caches of peers cannot be listed", "error", err)
+		return
+	}
+	for _, e := range entries {
+		n := mesh.ClusterName(strings.TrimSuffix(e.Name(), ".new"))
+		ps.mu.Lock()
+		_, wanted := ps.want[n]
+		ps.mu.Unlock()
+		if !wanted {
+			ps.dropCache(mesh.ClusterName(e.Name()))
 		}
 	}
 }

@@ -45,6 +45,8 @@ type Plane struct {
 	peers   *peers
 	teller  *teller
 	recover *recovery
+	// federation tells peers; it is nil in tests of parts.
+	federation *peer.Server
 
 	hlcMu  sync.Mutex
 	hlc    replica.HLC
@@ -96,6 +98,8 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (*Plane, error) {
 		Publish: p.publish, Export: p.export, SaveSlots: p.saveSlots})
 	p.xds = xds.NewServer(xds.ServerConfig{Source: source{p.loop}, Identify: identify, Order: order, Now: p.clock.Now, Log: log, Delivered: p.delivered, Joined: p.joined})
 	p.peers = newPeers(p)
+	p.federation = peer.NewServer(peer.ServerConfig{Self: p.cfg.Cluster, TrustDomain: p.cfg.TrustDomain(), Exports: p.exports, Identify: identify,
+		Joined: p.peers.joined, Ahead: p.recover.ahead, Witness: p.recover.witness, Clock: p.clock, Log: p.log})
 	return p, nil
 }
 
@@ -181,8 +185,7 @@ func JoinName(td mesh.TrustDomain) string { return "join." + string(td) }
 func (p *Plane) serveFederation(ctx context.Context, ln net.Listener) error {
 	c := trust.ServerConfig(p.source, trust.ServerOptions{Accept: trust.AcceptKnownClients(), ALPN: []string{"h2"}})
 	srv := grpc.NewServer(append(peer.ServerOptions(), grpc.Creds(credentials.NewTLS(c)))...)
-	peer.NewServer(peer.ServerConfig{Self: p.cfg.Cluster, TrustDomain: p.cfg.TrustDomain(), Exports: p.exports, Identify: identify,
-		Joined: p.peers.joined, Ahead: p.recover.ahead, Witness: p.recover.witness, Clock: p.clock, Log: p.log}).Register(srv)
+	p.federation.Register(srv)
 	return serve(ctx, srv, ln)
 }
 
