@@ -31,6 +31,8 @@ const (
 	KindAccessPolicy    Kind = "AccessPolicy"    // *AccessPolicy
 	KindResidencyPolicy Kind = "ResidencyPolicy" // *ResidencyPolicy
 	KindTrafficPolicy   Kind = "TrafficPolicy"   // *TrafficPolicy
+	KindFaultPolicy     Kind = "FaultPolicy"     // *FaultPolicy
+	KindTelemetryPolicy Kind = "TelemetryPolicy" // *TelemetryPolicy
 	KindMesh            Kind = "Mesh"            // *Settings
 
 	// Observed or computed by a cluster, never written by people.
@@ -46,7 +48,7 @@ const (
 func (k Kind) Replicated() bool {
 	switch k {
 	case KindHTTPRoute, KindGRPCRoute, KindTCPRoute, KindTLSRoute, KindReferenceGrant,
-		KindAccessPolicy, KindResidencyPolicy, KindTrafficPolicy:
+		KindAccessPolicy, KindResidencyPolicy, KindTrafficPolicy, KindFaultPolicy, KindTelemetryPolicy:
 		return true
 	}
 	return false

@@ -53,7 +53,7 @@ type Balancing struct {
 	Table HashTable
 	Keys  []HashKey
 	// Warmup is how long an endpoint that is new, or came back, takes to grow from a tenth
-	// to its whole share.
+	// to its whole share; 0 is none. In a policy a negative one takes a wider policy's away.
 	Warmup time.Duration
 }
 
@@ -109,7 +109,7 @@ type RetryPolicy struct {
 	// BudgetPercent of requests may be retries; BudgetBurst of them may be saved up.
 	BudgetPercent, BudgetBurst int
 	// Backoff is the pause before the first retry, doubled with jitter for each further one;
-	// 0 is none.
+	// 0 is none. In a policy a negative one takes a wider policy's away.
 	Backoff time.Duration
 }
 
@@ -155,8 +155,9 @@ type HealthCheck struct {
 // StatusRange is the statuses from First to Last.
 type StatusRange struct{ First, Last int }
 
-// Limits bound what one proxy does for one service; 0 is no limit of the policy's own. The
-// first three are the client proxy's (circuit breaking), the others hold at both sides.
+// Limits bound what one proxy does for one service; 0 is no limit of the policy's own, and in
+// a policy a negative one takes a wider policy's away. The first three are the client proxy's
+// (circuit breaking), the others hold at both sides.
 type Limits struct {
 	// Connections of TCP, Pending requests that wait for a connection, Requests in flight.
 	Connections, Pending, Requests int
@@ -227,7 +228,8 @@ type TelemetryPolicy struct {
 	Telemetry       Telemetry
 }
 
-// Telemetry is what one proxy reports of requests.
+// Telemetry is what one proxy reports of requests. In a policy the zero value of a field
+// means what a wider policy says, and a negative share is none.
 type Telemetry struct {
 	// AccessLog is "JSON", "Text" or "Off"; LogSampleMilliPercent of what went well is
 	// logged, and all that failed.
@@ -239,13 +241,35 @@ type Telemetry struct {
 	OTLP string
 }
 
+// NoCollector as the OTLP of a TelemetryPolicy takes a wider policy's away.
+const NoCollector = "none"
+
 // Defaults of a TrafficPolicy.
 const (
-	DefaultConnectTimeout = 1 * time.Second
-	DefaultRequestTimeout = 15 * time.Second
-	DefaultIdleTimeout    = 60 * time.Second
-	DefaultRetries        = 2
-	DefaultEjectAfter     = 3
+	DefaultConnectTimeout    = 1 * time.Second
+	DefaultRequestTimeout    = 15 * time.Second
+	DefaultIdleTimeout       = 60 * time.Second
+	DefaultRetries           = 2
+	DefaultBudgetPercent     = 20
+	DefaultBudgetBurst       = 100
+	DefaultEjectAfter        = 3
+	DefaultBaseEjection      = 1 * time.Second
+	DefaultMaxEjection       = 30 * time.Second
+	DefaultMaxEjectedPercent = 50
+	DefaultSuccessRateStdev  = 1900 // thousandths of a standard deviation
+	DefaultHealthInterval    = 5 * time.Second
+	DefaultHealthTimeout     = 1 * time.Second
+	DefaultHealthy           = 2
+	DefaultUnhealthy         = 3
 	// MaxReplayBody is the largest request body kept for another try, in bytes.
 	MaxReplayBody = 64 << 10
+)
+
+// AccessLogOff as the AccessLog logs nothing.
+const AccessLogOff = "Off"
+
+// Defaults of a TelemetryPolicy.
+const (
+	DefaultAccessLog               = "JSON"
+	DefaultTraceSampleMilliPercent = 1000
 )

@@ -185,28 +185,6 @@ func (s *scope) later(p *path, problem, remedy string) {
 	s.warn(p, problem, remedy)
 }
 
-func (s *scope) trafficPolicy(in *trafficPolicy) *mesh.TrafficPolicy {
-	p := &in.Spec
-	out := &mesh.TrafficPolicy{Namespace: s.namespace, Name: s.name, Targets: s.targets(p.TargetRefs), Strategy: mesh.Strategy(p.Locality.Strategy),
-		ConnectTimeout: duration(p.Timeouts.Connect), RequestTimeout: timeout(p.Timeouts.Request), TryTimeout: duration(p.Timeouts.BackendRequest),
-		IdleTimeout: duration(p.Timeouts.Idle), Outlier: mesh.Outlier{ConsecutiveFailures: p.OutlierDetection.ConsecutiveFailures}}
-	if n := p.Retry.Attempts; n != nil {
-		if out.Retry.Attempts = *n; *n == 0 {
-			out.Retry.Attempts = -1
-		}
-	}
-	for _, f := range []string{"connect", "idle", "backendRequest"} { // request: 0s is no timeout
-		at := spec("timeouts", f)
-		if v := s.root.get("spec").get("timeouts").str(f); isDuration(v) && duration(v) == 0 {
-			s.fault(at, "0 is no timeout that could be kept", "write a duration above 0, or remove it for the default")
-		}
-	}
-	if r, t := out.RequestTimeout, out.TryTimeout; r > 0 && t > r {
-		s.fault(spec("timeouts", "backendRequest"), "longer than timeouts.request", "write at most "+p.Timeouts.Request)
-	}
-	return out
-}
-
 func (s *scope) accessPolicy(in *accessPolicy) *mesh.AccessPolicy {
 	out := &mesh.AccessPolicy{Namespace: s.namespace, Name: s.name, Targets: s.targets(in.Spec.TargetRefs), Action: mesh.Action(in.Spec.Action)}
 	if out.Action == "" {
@@ -222,12 +200,7 @@ func (s *scope) accessPolicy(in *accessPolicy) *mesh.AccessPolicy {
 			rule.From = append(rule.From, s.accessSource(f, at.field("from").item(j)))
 		}
 		for j, t := range r.To {
-			for k, p := range t.Paths {
-				if !strings.HasPrefix(p, "/") && p != "*" {
-					s.fault(at.field("to").item(j).field("paths").item(k), quote(p)+" is not a path", "begin it with /")
-				}
-				s.wildcard(p, at.field("to").item(j).field("paths").item(k))
-			}
+			s.paths(t.Paths, at.field("to").item(j).field("paths"))
 			rule.To = append(rule.To, mesh.AccessOperation{Methods: t.Methods, Paths: t.Paths, Ports: t.Ports})
 		}
 		out.Rules = append(out.Rules, rule)

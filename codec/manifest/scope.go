@@ -87,8 +87,12 @@ func (s *scope) unknown(at place, p *path, name string, known []string) {
 	if near := nearest(name, known); near != "" {
 		remedy = "did you mean " + near + "?"
 	}
-	if s.kind.isSecurity() && strings.HasPrefix(p.String(), "spec") {
+	switch inSpec := strings.HasPrefix(p.String(), "spec"); {
+	case inSpec && s.kind.isSecurity():
 		s.faultAt(at, p, "unknown field in a security policy", remedy)
+		return
+	case inSpec && s.kind.Kind == string(mesh.KindFaultPolicy):
+		s.faultAt(at, p, "unknown field: it might be what narrows the faults", remedy)
 		return
 	}
 	s.warnAt(at, p, "unknown field, ignored", remedy)
@@ -226,9 +230,10 @@ func (s *scope) value() any {
 		into[gateway](s)
 	case "BackendTLSPolicy":
 		into[backendTLSPolicy](s)
-	case "FaultPolicy", "TelemetryPolicy":
-		t := into[attachedPolicy](s)
-		s.targets(t.Spec.TargetRefs)
+	case "FaultPolicy":
+		return s.faultPolicy(into[faultPolicy](s))
+	case "TelemetryPolicy":
+		return s.telemetryPolicy(into[telemetryPolicy](s))
 	case "Rollout":
 		into[rollout](s)
 	}

@@ -75,29 +75,6 @@ type targetRef struct {
 	SectionName string  `json:"sectionName" is:"subdomain"`
 }
 
-type trafficPolicy struct {
-	header `json:",inline"`
-	Spec   struct {
-		TargetRefs []targetRef `json:"targetRefs" is:"required items=1..16"`
-		Locality   struct {
-			Strategy string `json:"strategy" is:"enum=Auto|Nearest|Local"`
-		} `json:"locality"`
-		Timeouts struct {
-			Connect        string `json:"connect" is:"duration"`
-			Request        string `json:"request" is:"duration"`
-			BackendRequest string `json:"backendRequest" is:"duration"`
-			Idle           string `json:"idle" is:"duration"`
-		} `json:"timeouts"`
-		Retry struct {
-			Attempts *int `json:"attempts" is:"0..10"`
-		} `json:"retry"`
-		OutlierDetection struct {
-			ConsecutiveFailures int `json:"consecutiveFailures" is:"1..1000"`
-		} `json:"outlierDetection"`
-	} `json:"spec" is:"required"`
-	Status anything `json:"status"`
-}
-
 type accessPolicy struct {
 	header `json:",inline"`
 	Spec   struct {
@@ -135,17 +112,6 @@ type residencyPolicy struct {
 	Spec   struct {
 		TargetRefs    []targetRef `json:"targetRefs" is:"required items=1..16"`
 		Jurisdictions []string    `json:"jurisdictions" is:"required len=1..63 unique=."`
-	} `json:"spec" is:"required"`
-	Status anything `json:"status"`
-}
-
-// attachedPolicy is a FaultPolicy or TelemetryPolicy: whom it targets is checked, what
-// it says is kept for the version that acts on it.
-type attachedPolicy struct {
-	header `json:",inline"`
-	Spec   struct {
-		openFields
-		TargetRefs []targetRef `json:"targetRefs" is:"required items=1..16"`
 	} `json:"spec" is:"required"`
 	Status anything `json:"status"`
 }

@@ -3,6 +3,7 @@ package compile
 import (
 	"fmt"
 	"net/netip"
+	"reflect"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -32,6 +33,37 @@ func drawTargets(t *rapid.T) []mesh.TargetRef {
 	s := drawService(t)
 	return rapid.SampledFrom([][]mesh.TargetRef{nil, {{Kind: "Mesh"}}, {{Kind: "Namespace", Name: s.Namespace}},
 		{{Kind: "Service", Namespace: s.Namespace, Name: s.Name}}}).Draw(t, "targets")
+}
+
+// fill draws every exported field at any depth, zero as often as not, so that a field that a policy
+// grows is drawn without a word here.
+func fill(t *rapid.T, v reflect.Value, label string) {
+	if v.Kind() != reflect.Struct && rapid.Bool().Draw(t, label+" unset") {
+		v.SetZero()
+		return
+	}
+	switch v.Kind() {
+	case reflect.Struct:
+		for i := range v.NumField() {
+			fill(t, v.Field(i), v.Type().Field(i).Name)
+		}
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		fill(t, v.Elem(), label)
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
+		fill(t, v.Index(0), label)
+	case reflect.String:
+		v.SetString(rapid.SampledFrom([]string{"x", "y"}).Draw(t, label))
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Int, reflect.Int32, reflect.Int64:
+		v.SetInt(int64(rapid.SampledFrom([]int{-1, 1, 2}).Draw(t, label)))
+	case reflect.Uint16, reflect.Uint32:
+		v.SetUint(uint64(rapid.IntRange(1, 2).Draw(t, label)))
+	default:
+		panic("fill: " + v.Type().String())
+	}
 }
 
 // drawFact draws a fact of any kind that compile reads; kinds lists them.
@@ -75,7 +107,21 @@ func drawFact(t *rapid.T) *mesh.Fact {
 			return fact(kind, origin, s.Namespace, "l", &mesh.ResidencyPolicy{Namespace: s.Namespace, Targets: drawTargets(t),
 				Allowed: []mesh.Jurisdiction{"J0", mesh.Jurisdiction(fmt.Sprintf("J%d", small("allowed")))}})
 		case mesh.KindTrafficPolicy:
-			return fact(kind, origin, s.Namespace, "t", &mesh.TrafficPolicy{Namespace: s.Namespace, Targets: drawTargets(t), Retry: mesh.RetryPolicy{Attempts: small("retries")}})
+			p := &mesh.TrafficPolicy{}
+			fill(t, reflect.ValueOf(p).Elem(), "policy")
+			p.Namespace, p.Targets = s.Namespace, drawTargets(t)
+			return fact(kind, origin, s.Namespace, fmt.Sprintf("t%d", small("policy")), p)
+		case mesh.KindFaultPolicy:
+			p := &mesh.FaultPolicy{}
+			fill(t, reflect.ValueOf(p).Elem(), "policy")
+			p.Namespace, p.Targets = s.Namespace, drawTargets(t)
+			return fact(kind, origin, s.Namespace, fmt.Sprintf("f%d", small("policy")), p)
+		case mesh.KindTelemetryPolicy:
+			p := &mesh.TelemetryPolicy{}
+			fill(t, reflect.ValueOf(p).Elem(), "policy")
+			p.Namespace = s.Namespace
+			p.Targets = rapid.SampledFrom([][]mesh.TargetRef{{{Kind: "Mesh"}}, {{Kind: "Namespace", Name: s.Namespace}}}).Draw(t, "targets")
+			return fact(kind, origin, s.Namespace, fmt.Sprintf("o%d", small("policy")), p)
 		case mesh.KindMesh:
 			return fact(kind, "eu", "", "mesh", &mesh.Settings{Strict: rapid.Bool().Draw(t, "strict")})
 		case mesh.KindBundle:
@@ -96,7 +142,7 @@ func drawFact(t *rapid.T) *mesh.Fact {
 }
 
 var kinds = []mesh.Kind{mesh.KindCluster, mesh.KindService, mesh.KindServiceExport, mesh.KindWorkload, mesh.KindEndpointSlice, mesh.KindHTTPRoute,
-	mesh.KindReferenceGrant, mesh.KindAccessPolicy, mesh.KindResidencyPolicy, mesh.KindTrafficPolicy, mesh.KindMesh, mesh.KindBundle,
+	mesh.KindReferenceGrant, mesh.KindAccessPolicy, mesh.KindResidencyPolicy, mesh.KindTrafficPolicy, mesh.KindFaultPolicy, mesh.KindTelemetryPolicy, mesh.KindMesh, mesh.KindBundle,
 	mesh.KindRemoteService, mesh.KindSlotTable, mesh.KindReach}
 
 // watchAll watches every resource that the universe can have.

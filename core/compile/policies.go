@@ -2,7 +2,6 @@ package compile
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 
 	"github.com/isthmus-mesh/isthmus/core/derive"
@@ -112,34 +111,4 @@ func access(c *derive.Ctx, s mesh.ServiceName) *ir.Access {
 		}
 	}
 	return a
-}
-
-// traffic merges the traffic policies of a service field by field, the most specific
-// first, over the defaults.
-func traffic(c *derive.Ctx, s mesh.ServiceName) ir.Traffic {
-	t := ir.Traffic{Strategy: mesh.StrategyAuto, ConnectTimeout: mesh.DefaultConnectTimeout, RequestTimeout: mesh.DefaultRequestTimeout,
-		IdleTimeout: mesh.DefaultIdleTimeout, Retry: mesh.RetryPolicy{Attempts: mesh.DefaultRetries},
-		Outlier: mesh.Outlier{ConsecutiveFailures: mesh.DefaultEjectAfter}}
-	found := attached(c, mesh.KindTrafficPolicy, s)
-	for _, f := range slices.Backward(found) {
-		p := f.Value.(*mesh.TrafficPolicy)
-		override(&t.Strategy, p.Strategy)
-		override(&t.ConnectTimeout, p.ConnectTimeout)
-		override(&t.RequestTimeout, p.RequestTimeout)
-		override(&t.TryTimeout, p.TryTimeout)
-		override(&t.IdleTimeout, p.IdleTimeout)
-		override(&t.Retry.Attempts, p.Retry.Attempts)
-		override(&t.Outlier.ConsecutiveFailures, p.Outlier.ConsecutiveFailures)
-		t.Policies = append(t.Policies, fmt.Sprint(f.Key))
-	}
-	t.RequestTimeout, t.Retry.Attempts = max(t.RequestTimeout, 0), max(t.Retry.Attempts, 0) // negative is "none"
-	slices.Reverse(t.Policies)
-	return t
-}
-
-func override[T comparable](to *T, with T) {
-	var zero T
-	if with != zero {
-		*to = with
-	}
 }

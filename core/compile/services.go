@@ -307,7 +307,7 @@ func (k ProxyKey) String() string { return k.ID }
 func proxy(c *derive.Ctx, k ProxyKey) *ir.Proxy {
 	set := settings.Get(c, struct{}{})
 	p := &ir.Proxy{ID: k.ID, Identity: k.Identity, Locality: mesh.Locality{Cluster: k.View.Cluster},
-		OutboundAllowAny: set.OutboundAllowAny, Domain: set.Domain}
+		OutboundAllowAny: set.OutboundAllowAny, Domain: set.Domain, Telemetry: telemetryOf.Get(c, k.Identity.Namespace)}
 	if cl := clusterNamed(c, k.View.Cluster); cl != nil {
 		p.Locality.Region = cl.Region
 	}

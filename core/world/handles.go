@@ -116,6 +116,10 @@ func bucketsOf(f *mesh.Fact) []Bucket {
 		out = appendTargets(out, f, v.Targets)
 	case *mesh.TrafficPolicy:
 		out = appendTargets(out, f, v.Targets)
+	case *mesh.FaultPolicy:
+		out = appendTargets(out, f, v.Targets)
+	case *mesh.TelemetryPolicy:
+		out = appendTargets(out, f, v.Targets)
 	case *mesh.ReferenceGrant:
 		out = append(out, Granted(f.Namespace))
 	}

@@ -1,0 +1,273 @@
+//house:exempt a table: the fields of our policies
+
+package manifest
+
+// The shapes of policies that say how requests are carried. The comment of a field is its
+// entry in docs/reference: what it does, when to use it, and, in the last sentence after
+// "Default:", what holds without it. A field without a comment is explained by its parent.
+
+// trafficPolicy says how requests to its targets are balanced, tried again, bounded and kept
+// away from what fails. Everything has a default that fits most services: write only what a
+// service needs otherwise. Where several policies reach a service, each field is taken from the
+// most specific one that states it: Service before Namespace before Mesh; lists are taken whole.
+type trafficPolicy struct {
+	header `json:",inline"`
+	Spec   struct {
+		// What the policy is for: Services or ServiceImports of its namespace, its Namespace, or the Mesh.
+		TargetRefs []targetRef `json:"targetRefs" is:"required items=1..16"`
+		// Which clusters serve.
+		Locality struct {
+			// Auto and Nearest take the nearest cluster that can serve, and the next when it cannot; Local never leaves the caller's cluster, not even when nothing there can serve. Default: Auto.
+			Strategy string `json:"strategy" is:"enum=Auto|Nearest|Local"`
+		} `json:"locality"`
+		// How long things may take.
+		Timeouts struct {
+			// To make a connection. Default: 1s.
+			Connect string `json:"connect" is:"duration"`
+			// For a whole request with all its tries; 0s is no limit, for streams and long polls. Default: 15s.
+			Request string `json:"request" is:"duration"`
+			// For one try. Set it below request, so that a try that hangs leaves time for another. Default: the greater of 1s and five times the service's measured 99th percentile.
+			BackendRequest string `json:"backendRequest" is:"duration"`
+			// How long a connection or a tunnel may be silent. Default: 60s.
+			Idle string `json:"idle" is:"duration"`
+		} `json:"timeouts"`
+		// How an endpoint is chosen among those of the chosen cluster.
+		LoadBalancing loadBalancing `json:"loadBalancing"`
+		// Keeps a session with the endpoint that first served it, whatever the cluster, as long as that endpoint may be chosen at all (Gateway API session persistence). Use it for servers that hold state of their clients in memory. Default: none.
+		SessionPersistence *sessionPersistence `json:"sessionPersistence"`
+		// When a request that may have been executed is tried again. What was never executed is tried elsewhere for free, whatever stands here.
+		Retry retryPolicy `json:"retry"`
+		// When an endpoint is taken out for what its callers see of it.
+		OutlierDetection outlierDetection `json:"outlierDetection"`
+		// How the server proxy asks its own application whether it can serve: one question an interval, whatever the number of callers. While the answer is no, requests are refused as never executed and served elsewhere. Default: the application is not asked.
+		HealthCheck *healthCheck `json:"healthCheck"`
+		// What one proxy lets through for the service. 0 takes a limit of a wider policy away.
+		Limits limits `json:"limits"`
+		// Local rate limits, each of every server proxy by itself: a service of four instances admits four times as much. All must admit a request. Use them to keep one caller from starving others; for what a service can bear as a whole, limits.concurrency is the better tool. Default: none.
+		RateLimits []rateLimit `json:"rateLimits" is:"items=0..32 unique=name"`
+	} `json:"spec" is:"required"`
+	Status anything `json:"status"`
+}
+
+type loadBalancing struct {
+	// PeakEWMA takes the better of two by latency and requests in flight; LeastRequest by requests in flight alone; RoundRobin and Random look at neither; ConsistentHash sends equal keys to the same endpoint, for caches. Default: PeakEWMA.
+	Algorithm string `json:"algorithm" is:"enum=PeakEWMA|LeastRequest|RoundRobin|Random|ConsistentHash"`
+	// With algorithm ConsistentHash, and required there.
+	ConsistentHash *consistentHash `json:"consistentHash"`
+	// How long an endpoint that is new, or came back, takes to grow from a tenth to its whole share. Use it for servers that begin with cold caches; 0s takes a wider policy's away. Default: none.
+	Warmup string `json:"warmup" is:"duration"`
+}
+
+type consistentHash struct {
+	// Maglev spreads keys the most evenly; Ring moves the fewest when endpoints change. Default: Maglev.
+	Table string `json:"table" is:"enum=Maglev|Ring"`
+	// What is hashed: the first of these that a request bears. A request that bears none is balanced as by PeakEWMA.
+	Keys []hashKey `json:"keys" is:"required items=1..8"`
+}
+
+// hashKey has one member.
+type hashKey struct {
+	// The value of a header.
+	Header string `json:"header" is:"headername len=1..256"`
+	// The value of a cookie.
+	Cookie string `json:"cookie" is:"headername len=1..256"`
+	// The value of a query parameter.
+	Query string `json:"query" is:"len=1..256"`
+	// The identity and address of the caller; every request bears it.
+	Source bool `json:"source"`
+}
+
+type retryPolicy struct {
+	// How many retries a request may have; 0 is none. Default: 2.
+	Attempts *int `json:"attempts" is:"0..10"`
+	// What is tried again: reset (the connection broke before an answer), timeout (of one try), 5xx, gateway-error (502, 503, 504), or a status. Taken together with anyMethod from one policy. Default: reset and gateway-error.
+	Conditions []retryOn `json:"conditions" is:"items=1..32"` // not on: to YAML 1.1 an unquoted on is a boolean
+	// Retries methods that are not idempotent too. Only for services where doing it twice does no harm. Default: false.
+	AnyMethod bool `json:"anyMethod"`
+	// The pause before the first retry, doubled with jitter for each further one; 0s is none. Default: none.
+	Backoff string `json:"backoff" is:"duration"`
+	// Keeps retries from turning an overload into an outage.
+	Budget struct {
+		// So many percent of requests may be retries. Default: 20.
+		Percent int `json:"percent" is:"1..100"`
+		// So many may be saved up while all goes well. Default: 100.
+		Burst int `json:"burst" is:"1..100000"`
+	} `json:"budget"`
+}
+
+type outlierDetection struct {
+	// So many failures in a row that were never executed (refused, unreachable, no TLS) take an endpoint out. A timeout or a refusal for load never does: overload must not look like death. Default: 3.
+	ConsecutiveFailures int `json:"consecutiveFailures" is:"1..1000"`
+	// For how long the first time; each further time is twice as long. Default: 1s.
+	BaseEjection string `json:"baseEjection" is:"duration"`
+	// At most for how long. Default: 30s.
+	MaxEjection string `json:"maxEjection" is:"duration"`
+	// At most so many percent of a cluster's endpoints are out; beyond it all are used, for then the cause lies elsewhere. Default: 50.
+	MaxEjectedPercent int `json:"maxEjectedPercent" is:"1..100"`
+	// Takes out an endpoint whose success rate lies so many standard deviations below the mean of its cluster's; 0 never does. Default: 1.9.
+	SuccessRateStdev *decimal `json:"successRateStdev"`
+}
+
+// healthCheck has one of http, grpc and tcp.
+type healthCheck struct {
+	// Asks by a GET.
+	HTTP *struct {
+		// Default: /.
+		Path string `json:"path" is:"len=1..1024"`
+		// The Host of the question. Default: the address of the application.
+		Host string `json:"host" is:"host"`
+		// What is healthy: statuses, or ranges such as 200-299. Default: 200-399.
+		Statuses []statusRange `json:"statuses" is:"items=1..16"`
+	} `json:"http"`
+	// Asks by grpc.health.v1.Health/Check.
+	GRPC *struct {
+		// The service that is asked about. Default: the server as a whole.
+		Service string `json:"service" is:"len=1..256"`
+	} `json:"grpc"`
+	// Opens a connection and closes it.
+	TCP *struct{} `json:"tcp"`
+	// The application's port. Default: the target of the service's first port.
+	Port uint16 `json:"port" is:"1..65535"`
+	// From one question to the next. Default: 5s.
+	Interval string `json:"interval" is:"duration"`
+	// An answer that takes longer is a no; at most interval. Default: 1s.
+	Timeout string `json:"timeout" is:"duration"`
+	// So many good answers in a row bring it back. Default: 2.
+	Healthy int `json:"healthy" is:"1..100"`
+	// So many bad answers in a row take it out. Default: 3.
+	Unhealthy int `json:"unhealthy" is:"1..100"`
+}
+
+type limits struct {
+	// Connections of TCP that one client proxy holds to the service. Default: none.
+	Connections *int `json:"connections" is:"0..1000000"`
+	// Requests that wait in a client proxy for a connection; one more is refused at once. Default: none.
+	PendingRequests *int `json:"pendingRequests" is:"0..1000000"`
+	// Requests of one client proxy in flight; one more is refused at once, before it can wait for what will not come (circuit breaking). Default: none.
+	Requests *int `json:"requests" is:"0..1000000"`
+	// Requests that one server proxy lets into its application at a time. Set it to what the application can do at once. Default: none.
+	Concurrency *int `json:"concurrency" is:"0..1000000"`
+	// Size of a request's head. The proxy's own limit of 64 KiB holds besides. Default: none.
+	RequestHeadBytes *int `json:"requestHeadBytes" is:"0..1048576"`
+	// Size of an answer's head. Default: none.
+	ResponseHeadBytes *int `json:"responseHeadBytes" is:"0..1048576"`
+	// Size of a request's body. Default: none.
+	RequestBodyBytes *int64 `json:"requestBodyBytes" is:"0..1099511627776"`
+	// Size of an answer's body. Default: none.
+	ResponseBodyBytes *int64 `json:"responseBodyBytes" is:"0..1099511627776"`
+	// The largest request body that is kept for another try; a request with a larger one is tried once. Default: 65536.
+	ReplayBodyBytes *int `json:"replayBodyBytes" is:"1..16777216"`
+}
+
+type rateLimit struct {
+	// Shown in the reason of a refusal and in metrics.
+	Name string `json:"name" is:"required label"`
+	// So many requests are admitted in each span of per.
+	Requests int `json:"requests" is:"required 1..10000000"`
+	// Default: 1s.
+	Per string `json:"per" is:"duration"`
+	// So many may come at once. Default: the value of requests.
+	Burst int `json:"burst" is:"1..10000000"`
+	// What tells callers apart; each combination of values has a limit of its own. Default: one limit for all.
+	Keys []rateKey `json:"keys" is:"items=0..4"`
+	// Which requests count. Default: all.
+	Match requestMatch `json:"match"`
+}
+
+// rateKey has one member.
+type rateKey struct {
+	// The caller's whole identity.
+	Identity bool `json:"identity"`
+	// The caller's namespace.
+	Namespace bool `json:"namespace"`
+	// The caller's cluster.
+	Cluster bool `json:"cluster"`
+	// The value of a header. A caller chooses it: it tells tenants of one trusted caller apart, not strangers.
+	Header string `json:"header" is:"headername len=1..256"`
+}
+
+// requestMatch takes a request that has one of each list that is not empty, and all headers.
+type requestMatch struct {
+	// One of these methods.
+	Methods []string `json:"methods" is:"items=0..16 headername unique=."`
+	// One of these paths; a * at the end stands for any rest.
+	Paths []string `json:"paths" is:"items=0..64 len=1..1024 unique=."`
+	// All of these headers, each by name, value and type, Exact or RegularExpression.
+	Headers []valueMatch `json:"headers" is:"items=0..16 unlike=name"`
+}
+
+// faultPolicy makes requests fail on purpose, at the proxy of the caller, to see what callers do
+// then. The faults of all policies that reach a service apply, in the order of the policies'
+// names; the first abort that is drawn ends a request. A fault never applies to what no policy
+// names: an unknown field is refused, for it might be what narrows one.
+type faultPolicy struct {
+	header `json:",inline"`
+	Spec   struct {
+		// Whose requests fail: Services or ServiceImports of the policy's namespace, its Namespace, or the Mesh.
+		TargetRefs []targetRef `json:"targetRefs" is:"required items=1..16"`
+		// The faults. Each has at least one of delay, abort and bandwidth.
+		Faults []fault `json:"faults" is:"required items=1..32"`
+	} `json:"spec" is:"required"`
+	Status anything `json:"status"`
+}
+
+type fault struct {
+	// Which requests. Name a header that only tests send to keep everybody else unharmed. Default: all.
+	Match requestMatch `json:"match"`
+	// Which callers, as in an AccessPolicy. Default: all.
+	From []accessSource `json:"from" is:"items=0..256"`
+	// Makes requests wait.
+	Delay *struct {
+		// How long.
+		Duration string `json:"duration" is:"required duration"`
+		// Up to so much longer, drawn for each request. Default: 0s.
+		Jitter string `json:"jitter" is:"duration"`
+		// Of so many requests, in steps of 0.001. Default: 100.
+		Percent *decimal `json:"percent"`
+	} `json:"delay"`
+	// Answers instead of the service. One of status and grpcStatus, or both.
+	Abort *struct {
+		// The status of HTTP. Default: what the status of gRPC maps to.
+		Status int `json:"status" is:"400..599"`
+		// The status that calls of gRPC get, a number or a name such as UNAVAILABLE. Default: what the status of HTTP maps to.
+		GRPCStatus grpcStatus `json:"grpcStatus"`
+		// Of so many requests, in steps of 0.001. Default: 100.
+		Percent *decimal `json:"percent"`
+	} `json:"abort"`
+	// Makes bodies slow, both ways.
+	Bandwidth *struct {
+		// Bytes a second, each way.
+		BytesPerSecond int64 `json:"bytesPerSecond" is:"required 1..1099511627776"`
+		// Of so many requests, in steps of 0.001. Default: 100.
+		Percent *decimal `json:"percent"`
+	} `json:"bandwidth"`
+}
+
+// telemetryPolicy says what the proxies of a namespace, or of the mesh, report of requests.
+// Metrics are always counted. Where both reach a proxy, each field is taken from the policy of
+// its namespace if that states it.
+type telemetryPolicy struct {
+	header `json:",inline"`
+	Spec   struct {
+		// Whose proxies: the policy's Namespace, or the Mesh.
+		TargetRefs []targetRef `json:"targetRefs" is:"required items=1..16"`
+		// What is logged. Requests that were refused or failed always are, unless format is None.
+		AccessLog struct {
+			// Default: JSON.
+			Format string `json:"format" is:"enum=JSON|Text|None"`
+			// So many percent of what went well, in steps of 0.001. Default: 0.
+			SamplePercent *decimal `json:"samplePercent"`
+		} `json:"accessLog"`
+		// What is traced. A request that bears a trace context (W3C traceparent) keeps the decision of whoever began it.
+		Tracing struct {
+			// So many percent of requests without a context begin a trace, in steps of 0.001. Default: 1.
+			SamplePercent *decimal `json:"samplePercent"`
+		} `json:"tracing"`
+		// Where spans and logs are sent.
+		OTLP struct {
+			// HOST:PORT of a collector that takes OTLP over gRPC; none takes a wider policy's away. Default: nothing is sent.
+			Endpoint string `json:"endpoint" is:"len=1..261"`
+		} `json:"otlp"`
+	} `json:"spec" is:"required"`
+	Status anything `json:"status"`
+}
