@@ -70,6 +70,13 @@ type Config struct {
 	// Now is a monotonic clock in nanoseconds; nil counts from the connection's start.
 	// Only differences matter. Deadlines and timers are those of package time.
 	Now func() int64
+	// Report, if not nil, is called once by ServeConn with what sends the peer a report: a PING
+	// that carries a count of 62 bits, for Reported at the other end. It may be called from any
+	// goroutine, also after the connection's end, and drops a report that would have to wait.
+	Report func(send func(count uint64))
+	// Reported, if not nil, is told of the reports of the peer, on the goroutine that reads; it must not
+	// block nor call back into this package.
+	Reported func(count uint64)
 	// Panic, if not nil, is told of a handler's panic, whose stream is then reset; nil
 	// lets the panic go on.
 	Panic func(value any)

@@ -88,6 +88,7 @@ type conn struct {
 	bucket       bucket
 	pings        []*ping
 	pingSeq      uint64
+	reports      int // sent and not acknowledged
 	done         chan struct{}
 }
 
@@ -117,7 +118,25 @@ type ping struct {
 const (
 	pingBDP   = 1<<63 | 1
 	pingDrain = 1<<63 | 2
+	// pingReport marks the data of a report, beside its count.
+	pingReport, pingReportMask = 1 << 62, 3 << 62
 )
+
+// reportsMax bounds reports that are not acknowledged: the acknowledgement may stand behind much
+// else, but not for ever.
+const reportsMax = 1 << 10
+
+// report sends a count to the peer; see Config.Report.
+func (c *conn) report(count uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil || c.reports >= reportsMax || len(c.out) > c.cfg.SendBuffer {
+		return
+	}
+	c.reports++
+	c.out = appendPing(c.out, 0, pingReport|count&^pingReportMask)
+	c.kick()
+}
 
 // Sizes of the reader's buffer: small until the connection is used in earnest.
 const (

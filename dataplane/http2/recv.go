@@ -402,9 +402,16 @@ func (c *conn) onPing(f frame, p []byte) *ConnError {
 		if len(c.out) > 4*c.cfg.SendBuffer { // it asks and does not read the answers
 			return connErr(EnhanceYourCalm, "answers are not read")
 		}
+		if c.cfg.Reported != nil && data&pingReportMask == pingReport {
+			c.cfg.Reported(data &^ pingReportMask)
+		}
 		c.out = appendPing(c.out, flagAck, data)
 		c.kick()
 		return c.spend()
+	}
+	if data&pingReportMask == pingReport && c.reports > 0 {
+		c.reports--
+		return nil
 	}
 	if data == pingBDP && c.bdp.out {
 		if w := c.bdp.end(c.window, c.cfg.MaxWindow); w != c.window {

@@ -60,6 +60,9 @@ func ServeConn(ctx context.Context, nc net.Conn, cfg Config, handler func(messag
 	}()
 	stop := context.AfterFunc(ctx, s.startDrain)
 	s.watchIdle()
+	if cfg.Report != nil {
+		cfg.Report(s.report)
+	}
 	s.conn.read()
 	stop()
 	<-flushed

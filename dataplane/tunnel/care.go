@@ -72,7 +72,7 @@ func (d *Dialer) watch(c *conn, wall time.Time, now int64) {
 	}
 	c.watched, c.needed = true, now
 	d.watched = append(d.watched, c)
-	if now-c.LastRead() > int64(c.rtt.answer()) {
+	if now-max(c.LastRead(), c.socket.at.Load()) > int64(c.rtt.answer()) {
 		d.ask(c, now) // it may have died while nobody looked
 	}
 	if len(d.watched) == 1 {
@@ -111,7 +111,7 @@ func (d *Dialer) look(late bool) time.Duration {
 // judge asks a quiet connection whether it lives, cuts a silent one, and returns when to
 // look again at the latest.
 func (d *Dialer) judge(c *conn, now int64) time.Duration {
-	read := c.LastRead()
+	read := max(c.LastRead(), c.socket.at.Load())
 	quiet := time.Duration(now - max(read, c.needed))
 	if !c.pinging {
 		pause := min(c.rtt.answer()<<min(c.calm/calmPings, 8), max(quietMax, c.rtt.answer()))
@@ -123,7 +123,9 @@ func (d *Dialer) judge(c *conn, now int64) time.Duration {
 	}
 	out := time.Duration(now-c.asked) - c.draining()
 	if read >= c.asked { // bytes arrive, but no answer
-		if out >= c.rtt.silence()+deafAfter && c.wire.queued(now) == 0 {
+		out = min(out, time.Duration(now-c.arrived.at.Load())) // what we send arrives, and the answer will
+		bulk := c.socket.big.Load()
+		if out >= c.rtt.silence()+deafAfter && c.wire.queued(now) == 0 && (bulk == 0 || bulk > aheadMax) {
 			d.cutSilent(c, out)
 		}
 		return lookEvery
@@ -138,6 +140,9 @@ func (d *Dialer) judge(c *conn, now int64) time.Duration {
 // draining is how long what was sent may take to reach the peer, and a PING behind it.
 // That something was read meanwhile does not prove that later bodies have arrived: their window tells.
 func (c *conn) draining() time.Duration {
+	if come := c.arrived.most.Load(); come > 0 { // the server says: no need to guess
+		return min(time.Duration(c.socket.sent.Load()-int64(come))*time.Second/slowestLink, queueMax)
+	}
 	bodies := time.Duration(c.Unacknowledged()) * time.Second / slowestLink
 	return max(c.wire.draining(), min(bodies, bodiesMax))
 }
@@ -146,6 +151,7 @@ func (c *conn) draining() time.Duration {
 // and the dialer is not closed.
 func (d *Dialer) ask(c *conn, now int64) {
 	c.pinging, c.asked, c.graced = true, now, 0
+	c.socket.big.Store(0)
 	c.calm++
 	d.work.Go(func() {
 		rtt, err := c.Ping(d.ctx)

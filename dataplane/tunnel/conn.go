@@ -15,6 +15,8 @@ import (
 type conn struct {
 	*http2.ClientConn
 	wire     *wire
+	socket   *heard
+	arrived  *arrivals
 	chain    []*x509.Certificate
 	peer     mesh.Identity
 	name     string // the server name asked for

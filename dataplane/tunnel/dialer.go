@@ -347,7 +347,8 @@ func (d *Dialer) dialOne(ctx context.Context, addr netip.AddrPort, timeout time.
 		return nil, err
 	}
 	accept := trust.AcceptServers(w.Target.SNI.TrustDomain, w.Identities...)
-	tc := tls.Client(raw, trust.ClientConfig(d.cfg.Source, accept, w.Target.SNI.String(), ALPN))
+	socket := &heard{Conn: raw, nanos: d.nanos}
+	tc := tls.Client(socket, trust.ClientConfig(d.cfg.Source, accept, w.Target.SNI.String(), ALPN))
 	if err := tc.HandshakeContext(ctx); err != nil {
 		raw.Close()
 		return nil, err
@@ -358,9 +359,11 @@ func (d *Dialer) dialOne(ctx context.Context, addr netip.AddrPort, timeout time.
 		raw.Close()
 		return nil, err
 	}
-	c := &conn{wire: &wire{Conn: tc, nanos: d.nanos}, chain: state.PeerCertificates, peer: peer, name: state.ServerName, accept: accept, material: material}
+	c := &conn{wire: &wire{Conn: tc, nanos: d.nanos}, socket: socket, arrived: &arrivals{nanos: d.nanos}, chain: state.PeerCertificates, peer: peer, name: state.ServerName, accept: accept, material: material}
 	c.lives(d.cfg.Now(), material.SVID.Leaf, state.PeerCertificates[0])
-	if c.ClientConn, err = http2.NewClientConn(c.wire, d.h2); err != nil {
+	h2 := d.h2
+	h2.Reported = c.arrived.note
+	if c.ClientConn, err = http2.NewClientConn(c.wire, h2); err != nil {
 		return nil, err
 	}
 	// In TLS 1.3 the client has finished before the server has judged its certificate:

@@ -128,6 +128,7 @@ func sourceOf(t testing.TB, s *trust.SVID, b *trust.Bundles) *trust.Source {
 
 // mesh2 is two trust domains that believe each other.
 type mesh2 struct {
+	mute       bool // servers say nothing of what reaches them
 	west, east *authority
 	bundles    *trust.Bundles
 	log        *logBuffer
@@ -240,6 +241,9 @@ func (m *mesh2) server(t testing.TB, s *trust.SVID, handle func(message.Exchange
 	source := sourceOf(t, s, m.bundles)
 	srv := tunnel.NewServer(tunnel.ServerConfig{Source: source, Now: time.Now, Log: m.logger(), Handle: handle,
 		Serves: func(n mesh.SNI) bool { return n.Service == ordersName }})
+	if m.mute {
+		srv.Mute()
+	}
 	return serve(t, listen(t), srv.Serve), source
 }
 
@@ -344,6 +348,7 @@ type link struct {
 
 	mu      sync.Mutex
 	perRead time.Duration // how long each read of up to 16 KiB towards the server costs
+	slow    time.Duration // how long each 2 KiB cost, both ways, once it is set
 	heldIn  chan struct{} // towards the server; closed: flows
 	heldOut chan struct{}
 	seen    bytes.Buffer
@@ -419,6 +424,11 @@ func (l *link) flow(to, from net.Conn, held *chan struct{}, perRead *time.Durati
 	defer to.Close()
 	buf := make([]byte, 16<<10)
 	for {
+		l.mu.Lock()
+		if l.slow > 0 {
+			buf, perRead = buf[:2<<10], &l.slow
+		}
+		l.mu.Unlock()
 		n, err := from.Read(buf)
 		l.mu.Lock()
 		l.seen.Write(buf[:n])

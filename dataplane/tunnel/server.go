@@ -60,6 +60,8 @@ type Server struct {
 	tls   *tls.Config
 	epoch time.Time
 
+	mute bool // tests: says nothing of what has come, as older servers do
+
 	mu    sync.Mutex
 	conns map[*served]bool
 }
@@ -67,21 +69,10 @@ type Server struct {
 // served is one connection.
 type served struct {
 	*tls.Conn
-	chain []*x509.Certificate
-	nanos func() int64
-	drain context.CancelFunc
-
-	read    atomic.Int64 // when something was read last
+	socket  *progress
+	chain   []*x509.Certificate
+	drain   context.CancelFunc
 	streams atomic.Int64
-}
-
-// Read notes when the client was heard of.
-func (v *served) Read(p []byte) (int, error) {
-	n, err := v.Conn.Read(p)
-	if n > 0 {
-		v.read.Store(v.nanos())
-	}
-	return n, err
 }
 
 // NewServer returns a server without connections.
@@ -165,7 +156,9 @@ func accept(ctx context.Context, ln net.Listener) (net.Conn, error) {
 
 func (s *Server) serve(ctx context.Context, raw net.Conn, shaken func()) {
 	material := s.cfg.Source.Current()
-	tc := tls.Server(raw, s.tls)
+	socket := newProgress(raw, s.nanos)
+	defer socket.end()
+	tc := tls.Server(socket, s.tls)
 	hctx, stop := context.WithTimeout(ctx, handshakeTimeout)
 	err := tc.HandshakeContext(hctx)
 	stop()
@@ -187,12 +180,16 @@ func (s *Server) serve(ctx context.Context, raw net.Conn, shaken func()) {
 	}
 	ctx, drain := context.WithCancel(ctx)
 	defer drain()
-	v := &served{Conn: tc, chain: state.PeerCertificates, nanos: s.nanos, drain: drain}
-	v.read.Store(s.nanos())
+	v := &served{Conn: tc, socket: socket, chain: state.PeerCertificates, drain: drain}
 	s.add(v, material)
 	defer s.remove(v)
 	peer := Peer{id, sni}
 	err = http2.ServeConn(ctx, v, http2.Config{ConnectProtocol: true, Budget: s.cfg.Budget, IdleTimeout: serverIdle, Now: s.nanos,
+		Report: func(send func(uint64)) {
+			if !s.mute {
+				socket.report.Store(&send)
+			}
+		},
 		Panic: func(p any) { s.cfg.Log.Error("a request's handler panicked", "panic", p) }},
 		func(ex message.Exchange) {
 			v.streams.Add(1)
@@ -257,7 +254,7 @@ func (s *Server) each(f func(*served)) {
 // look gives up a client that has gone, and lets a connection end whose certificate has: the
 // client makes a new one with the certificate it has by then.
 func (s *Server) look(v *served, now int64) {
-	if v.streams.Load() > 0 && time.Duration(now-v.read.Load()) > goneAfter {
+	if v.streams.Load() > 0 && time.Duration(now-v.socket.at.Load()) > goneAfter {
 		s.cfg.Log.Warn("a connection is closed: its peer has been silent", "remote", v.RemoteAddr().String())
 		v.NetConn().Close()
 	}

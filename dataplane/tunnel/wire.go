@@ -67,14 +67,33 @@ func (w *wire) queued(now int64) time.Duration {
 	return time.Duration(now - since)
 }
 
-// Queues in the path, a gateway's among them, hold what was written; a PING stands behind it.
+// Queues in the path, a gateway's among them, hold what was written; a PING stands behind it. A server
+// says what reaches it (see progress), however slowly; these bound the wait where none has said anything.
 const (
 	slowestLink = 1 << 20 // bytes a second below which a link is taken for silent
 	queueMax    = 5 * time.Second
 	// bodiesMax bounds what bodies on their way put silence off: what a server's threshold keeps
 	// back looks the same.
 	bodiesMax = 2 * time.Second
+	// aheadMax is more, in bytes, than the queues of sockets between a server and us hold: the answer to a PING
+	// may stand behind as much of a body that is bulk.
+	aheadMax = 16 << 20
 )
+
+// arrivals is what the server has said of how much has reached it.
+type arrivals struct {
+	nanos func() int64
+	most  atomic.Uint64 // bytes; the reader alone writes it
+	at    atomic.Int64  // when more had reached it; 0 never
+}
+
+// note implements http2.Config.Reported.
+func (a *arrivals) note(count uint64) {
+	if count > a.most.Load() {
+		a.most.Store(count)
+		a.at.Store(a.nanos())
+	}
+}
 
 // draining is how long what was written since the peer was heard of may take to reach it.
 func (w *wire) draining() time.Duration {
