@@ -19,6 +19,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/world"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
+	"github.com/isthmus-mesh/isthmus/dataplane/route"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -80,7 +81,7 @@ type explainer struct {
 	scope   mesh.Scope
 	head    message.Head
 	service *ir.Service
-	verdict *proxy.Verdict
+	verdict *route.Verdict
 	err     error // of evaluation: a circle in the data
 }
 
@@ -213,7 +214,7 @@ func (x *explainer) destination(q ExplainRequest) error {
 	}
 	h := &x.head
 	h.Reset()
-	normal, problem := proxy.NormalPath([]byte(req.Path)) // what a proxy matches, judges and forwards
+	normal, problem := route.NormalPath([]byte(req.Path)) // what a proxy matches, judges and forwards
 	if problem != "" {
 		return cannotRead("path", req.Path, problem, "a proxy answers 400 malformed_request to it; write another path")
 	}
@@ -337,11 +338,11 @@ func (x *explainer) route() (Outcome, bool) {
 	if !x.service.Routed {
 		return Outcome{}, true
 	}
-	svc, err := proxy.NewService(x.service, nil, nil)
+	routes, err := route.NewTable(x.service.Routes)
 	if err != nil {
 		return refused(mesh.ReasonNotReady, "proxies refuse the routes and go on with the ones before: %v", err), false
 	}
-	verdicts := svc.Explain(&x.head, x.out.Request.Port, x.out.Source.id.Namespace)
+	verdicts := routes.Explain(&x.head, x.out.Request.Port, x.out.Source.id.Namespace)
 	for i := range verdicts {
 		v := &verdicts[i]
 		choice.Attached = choice.Attached || !v.Others
@@ -369,27 +370,6 @@ func (x *explainer) route() (Outcome, bool) {
 		return refused(mesh.ReasonNoBackend, "%s rule %d has no backend with a weight", choice.Object, choice.Rule), false
 	}
 	return Outcome{}, true
-}
-
-// matchText is a match for people.
-func matchText(m mesh.RouteMatch) string {
-	var parts []string
-	if m.Method != "" {
-		parts = append(parts, m.Method)
-	}
-	if m.PathType != "" {
-		parts = append(parts, string(m.PathType)+" "+m.Path)
-	}
-	for _, h := range m.Headers {
-		parts = append(parts, "header "+h.Name+"="+h.Value)
-	}
-	for _, q := range m.Query {
-		parts = append(parts, "query "+q.Name+"="+q.Value)
-	}
-	if len(parts) == 0 {
-		return "everything"
-	}
-	return strings.Join(parts, ", ")
 }
 
 // backends follows each backend that may be drawn.

@@ -258,3 +258,24 @@ func (c *BackendChoice) narrate(b *strings.Builder) {
 		fmt.Fprintf(b, "          %s\n", c.Outcome)
 	}
 }
+
+// matchText is a match for people.
+func matchText(m mesh.RouteMatch) string {
+	var parts []string
+	if m.Method != "" {
+		parts = append(parts, m.Method)
+	}
+	if m.PathType != "" {
+		parts = append(parts, string(m.PathType)+" "+m.Path)
+	}
+	for _, h := range m.Headers {
+		parts = append(parts, "header "+h.Name+"="+h.Value)
+	}
+	for _, q := range m.Query {
+		parts = append(parts, "query "+q.Name+"="+q.Value)
+	}
+	if len(parts) == 0 {
+		return "everything"
+	}
+	return strings.Join(parts, ", ")
+}

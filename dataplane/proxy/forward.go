@@ -10,6 +10,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/core/balance"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/dataplane/route"
 	"github.com/isthmus-mesh/isthmus/dataplane/tunnel"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
@@ -286,7 +287,7 @@ func timedOut(err error) bool {
 
 // leave forwards a request out of the mesh, as it came.
 func (r *request) leave(host string, port uint16) *refusal {
-	strip(&r.head)
+	route.Strip(&r.head)
 	r.deadline = r.rec.Start.Add(mesh.DefaultRequestTimeout)
 	if ref := r.takeBody(); ref != nil {
 		return ref

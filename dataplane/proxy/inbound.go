@@ -11,6 +11,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/core/policy"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/dataplane/route"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -153,7 +154,7 @@ func (r *request) authorise() *refusal {
 
 // introduce tells the application who calls, and hides what is between proxies.
 func (r *request) introduce() *refusal {
-	strip(&r.head)
+	route.Strip(&r.head)
 	r.scratch = append(r.scratch[:0], "URI=spiffe://"...)
 	r.scratch = append(r.scratch, r.peer.Identity.TrustDomain...)
 	r.scratch = append(append(r.scratch, "/ns/"...), r.peer.Identity.Namespace...)

@@ -1,12 +1,11 @@
 package proxy
 
 import (
-	"bytes"
 	"fmt"
 	"net/netip"
-	"strconv"
 
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/dataplane/route"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -15,9 +14,9 @@ func (r *request) identify() *refusal {
 	name, port := r.via.Service, r.via.Port
 	qualified := true
 	if name.IsZero() {
-		hostname, p, ref := authority(&r.head)
-		if ref != nil {
-			return ref
+		hostname, p, problem := route.Authority(&r.head)
+		if problem != "" {
+			return refuse(mesh.ReasonMalformed, problem)
 		}
 		h := r.proxy.hosts.parse(hostname)
 		name, r.scope, qualified, port = h.service, h.scope, h.qualified, p
@@ -33,7 +32,7 @@ func (r *request) identify() *refusal {
 	s, ref := r.find(name)
 	if ref != nil {
 		if ref.reason == mesh.ReasonUnknownHost && !qualified {
-			host, p, _ := authority(&r.head)
+			host, p, _ := route.Authority(&r.head)
 			return r.outside(host, p)
 		}
 		r.rec.Service, r.rec.Port = name, port
@@ -80,26 +79,10 @@ func (r *request) outside(host []byte, port uint16) *refusal {
 	return r.leave(string(host), port)
 }
 
-// authority splits the host and port that a request asks for.
-func authority(h *message.Head) (host []byte, port uint16, ref *refusal) {
-	host, port = h.Authority, 80
-	if string(h.Scheme) == "https" {
-		port = 443
-	}
-	if i := bytes.LastIndexByte(host, ':'); i >= 0 && host[len(host)-1] != ']' {
-		n, err := strconv.ParseUint(view(host[i+1:]), 10, 16)
-		if err != nil || n == 0 {
-			return nil, 0, refuse(mesh.ReasonMalformed, "the port of the host is not a number from 1 to 65535")
-		}
-		host, port = host[:i], uint16(n)
-	}
-	return bytes.TrimSuffix(bytes.TrimPrefix(host, []byte("[")), []byte("]")), port, nil
-}
-
 // complete strips reserved fields and adds what all tries share.
 func (r *request) complete() *refusal {
 	h := &r.head
-	strip(h)
+	route.Strip(h)
 	if id := h.Get("x-request-id"); id != nil {
 		r.rec.RequestID = id
 	} else {
@@ -129,20 +112,24 @@ func (r *request) dropUpgrade() {
 	r.rec.Tunnel = false
 }
 
-// normalise is the stage; see path.go.
+// normalise puts the path into the one form that decisions see and that is forwarded.
 func (r *request) normalise() *refusal {
 	h := &r.head
 	if r.rec.Inbound && h.IsConnect() && len(h.Upgrade) > 0 {
 		h.Method = h.KeepString("GET") // RFC 8441 §5: as it was before our leg of HTTP/2
 		r.rec.Method = h.Method
 	}
-	path := h.Path
-	if ref := normalise(h); ref != nil {
-		return ref
+	if len(h.Path) == 0 && h.IsConnect() && len(h.Upgrade) == 0 {
+		return nil // a tunnel has no path
 	}
-	if len(path) > 0 && len(h.Path) != len(path) {
-		r.rec.Path = h.Path // its bytes were moved in place
+	path, problem := route.NormalPath(h.Path)
+	if problem != "" {
+		return refuse(mesh.ReasonMalformed, "the path is refused: "+problem)
 	}
+	if len(path) != len(h.Path) {
+		r.rec.Path = path // its bytes were moved in place
+	}
+	h.Path = path
 	return nil
 }
 
@@ -169,32 +156,22 @@ func appendRequestID(b []byte, x, y uint64) []byte {
 	return b
 }
 
-// route finds the rule that takes the request.
-func (r *request) route() *refusal {
+// choose finds the rule that takes the request.
+func (r *request) choose() *refusal {
 	r.target, r.port = r.service, r.rec.Port
 	if !r.service.Routed || r.carriesBytes() && r.rec.Protocol.IsHTTP() {
 		return nil
 	}
-	r.matched = r.service.match(&r.head, r.rec.Port, r.proxy.cfg.Namespace)
+	r.match.Head, r.match.Port, r.match.Namespace = &r.head, r.rec.Port, r.proxy.cfg.Namespace
+	r.matched = r.service.routes.Match(&r.match)
 	if r.matched == nil {
-		if r.onlyOthersRoutes() {
+		if r.service.routes.OnlyOthers(r.proxy.cfg.Namespace) {
 			return nil
 		}
 		return refuse(mesh.ReasonNoRoute, "routes are attached to service "+r.service.Name.String()+" and none matches")
 	}
-	r.rec.Route = r.matched.label
+	r.rec.Route = r.matched.Label
 	return nil
-}
-
-// onlyOthersRoutes reports whether every route is for callers of other namespaces: for
-// ours it is as if none were attached.
-func (r *request) onlyOthersRoutes() bool {
-	for i := range r.service.routes {
-		if c := r.service.routes[i].Consumer; c == "" || c == r.proxy.cfg.Namespace {
-			return false
-		}
-	}
-	return true
 }
 
 // filter applies the route's filters; a redirect answers.
@@ -202,7 +179,7 @@ func (r *request) filter() *refusal {
 	if r.matched == nil {
 		return nil
 	}
-	if redirect(&r.reply, &r.head, r.matched.Filters, &r.matched.Match) {
+	if route.Redirect(&r.reply, &r.head, r.matched.Route, r.rec.Port) {
 		r.answered = true
 		r.rec.Status = r.reply.Status
 		r.ex.SetDeadline(r.proxy.cfg.Now().Add(answerTime))
@@ -211,7 +188,7 @@ func (r *request) filter() *refusal {
 		}
 		return nil
 	}
-	filterRequest(&r.head, r.matched.Filters, &r.matched.Match)
+	route.FilterRequest(&r.head, r.matched.Filters, &r.matched.Match)
 	return nil
 }
 
@@ -221,7 +198,7 @@ func (r *request) draw() *refusal {
 	if r.matched == nil {
 		return nil
 	}
-	b := r.matched.backend(uint32(r.proxy.cfg.Rand()))
+	b := r.matched.Backend(uint32(r.proxy.cfg.Rand()))
 	if b == nil {
 		return refuse(mesh.ReasonNoBackend, r.rec.Route+" has no backend with a weight")
 	}
@@ -232,7 +209,7 @@ func (r *request) draw() *refusal {
 	if b.Port != 0 {
 		r.port = b.Port
 	}
-	filterRequest(&r.head, b.Filters, &r.matched.Match)
+	route.FilterRequest(&r.head, b.Filters, &r.matched.Match)
 	if b.Service == r.service.Name {
 		return nil
 	}

@@ -22,7 +22,7 @@ var outbound = [...]stage{
 	// service is known: a path that leaves the mesh is not ours to change.
 	{"normalise the path", (*request).normalise},
 	// On what the application sent, before filters change it.
-	{"match a route", (*request).route},
+	{"match a route", (*request).choose},
 	// A redirect answers here; rewriting must precede the choice of backend's filters.
 	{"apply the route's filters", (*request).filter},
 	// One draw for the whole request: a retry stays with the backend that was drawn, so

@@ -102,6 +102,9 @@ func statusOf(r mesh.Reason) int {
 	return 503
 }
 
+// StatusOf is the status that a reason is answered with.
+func StatusOf(r mesh.Reason) int { return statusOf(r) }
+
 func refuse(r mesh.Reason, detail string) *refusal {
 	return &refusal{status: statusOf(r), reason: r, detail: detail}
 }

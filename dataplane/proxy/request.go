@@ -10,6 +10,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/balance"
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/dataplane/route"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -140,7 +141,8 @@ type request struct {
 	via     Via
 	scope   mesh.Scope
 	service *Service
-	matched *route
+	matched *route.Route
+	match   route.Ask
 	backend *ir.Backend
 	target  *Service // of the backend: the service itself unless routed
 	port    uint16   // of the backend

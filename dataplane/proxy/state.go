@@ -13,6 +13,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/core/balance"
 	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/dataplane/route"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -51,8 +52,23 @@ type Service struct {
 	// Budget limits retries; it outlives changes of configuration.
 	Budget *balance.Budget
 
-	routes []route
+	routes *route.Table
 	to     string // "namespace/name", for FieldTo
+}
+
+// NewService prepares a service for requests. prev, nil for none, lends its retry budget.
+// The error names the route that cannot be understood; such a service is refused whole, and the
+// last good one stays in force.
+func NewService(s *ir.Service, view *balance.View, prev *Service) (*Service, error) {
+	routes, err := route.NewTable(s.Routes)
+	if err != nil {
+		return nil, err
+	}
+	out := &Service{Service: s, View: view, Budget: &balance.Budget{}, routes: routes, to: s.Name.String()}
+	if prev != nil {
+		out.Budget = prev.Budget
+	}
+	return out, nil
 }
 
 // Inbound is a service the proxy's workload serves. Make one with NewInbound.
@@ -85,8 +101,6 @@ const (
 	FieldNotSwitched = "isthmus-not-switched"
 	// FieldReason on a response to an application says why a request was refused or failed.
 	FieldReason = "isthmus-reason"
-	// reservedPrefix covers all of them.
-	reservedPrefix = "isthmus-"
 	// FieldCaller tells the application who called: the SPIFFE ID that was authenticated.
-	FieldCaller = "x-forwarded-client-cert"
+	FieldCaller = route.FieldCaller
 )

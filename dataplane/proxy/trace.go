@@ -65,9 +65,16 @@ func lowerHex(out, in []byte) bool {
 		if !isLowerHex(hi) || !isLowerHex(lo) {
 			return false
 		}
-		out[i] = fromHex(hi)<<4 | fromHex(lo)
+		out[i] = digit(hi)<<4 | digit(lo)
 	}
 	return true
+}
+
+func digit(c byte) byte {
+	if c <= '9' {
+		return c - '0'
+	}
+	return c - 'a' + 10
 }
 
 func isLowerHex(c byte) bool { return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' }

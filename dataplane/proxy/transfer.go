@@ -12,6 +12,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/core/balance"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/dataplane/route"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -136,7 +137,7 @@ func (r *request) receive(s message.Stream) (end bool, err error) {
 			waits = false
 			r.startUpload(s)
 		case r.reply.Status == 103:
-			strip(&r.reply)
+			route.Strip(&r.reply)
 			if err := r.ex.Respond(&r.reply, false); err != nil {
 				r.lose(err)
 				return false, err
@@ -195,7 +196,7 @@ func (r *request) uploadBody(s message.Stream) {
 		switch {
 		case errors.Is(err, io.EOF):
 			r.body.read = true
-			_ = s.CloseWrite(stripTrailers(r.ex.Trailers()))
+			_ = s.CloseWrite(route.StripTrailers(r.ex.Trailers()))
 			r.uploaded(s)
 			return
 		case err != nil:
@@ -255,7 +256,7 @@ func (r *request) pass(end bool) (balance.Outcome, *refusal) {
 			}
 		}
 		if errors.Is(err, io.EOF) {
-			if err := r.ex.Finish(stripTrailers(s.Trailers())); err != nil {
+			if err := r.ex.Finish(route.StripTrailers(s.Trailers())); err != nil {
 				return r.unheard(err)
 			}
 			r.clean = r.bodyRead()
@@ -297,7 +298,7 @@ func (r *request) prepareReply() {
 			r.rec.Endpoint = string(tag)
 		}
 	}
-	strip(&r.reply)
+	route.Strip(&r.reply)
 	r.rec.Status, r.rec.Reason = r.reply.Status, reason
 	if reason != mesh.ReasonNone {
 		r.reply.Add(FieldReason, string(reason))
@@ -306,10 +307,10 @@ func (r *request) prepareReply() {
 		r.reply.Add(FieldNotSwitched, "1")
 	}
 	if r.backend != nil {
-		filterResponse(&r.reply, r.backend.Filters)
+		route.FilterResponse(&r.reply, r.backend.Filters)
 	}
 	if r.matched != nil {
-		filterResponse(&r.reply, r.matched.Filters)
+		route.FilterResponse(&r.reply, r.matched.Filters)
 	}
 }
 

@@ -1,10 +1,10 @@
-package proxy_test
+package route_test
 
 import (
 	"bytes"
 	"testing"
 
-	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
+	"github.com/isthmus-mesh/isthmus/dataplane/route"
 )
 
 func TestNormalPath(t *testing.T) {
@@ -17,7 +17,7 @@ func TestNormalPath(t *testing.T) {
 		"": "", "a": "", "/%2F": "", "/%5c": "", "/%00": "", "/a\\b": "", "/%": "", "/%4": "", "/%zz": "", "/..": "", "/a/../../b": "",
 		"/..;/admin": "", "/.;x": "", "/%2e%2e;/a": "", "/é": "", "/a b": "", "/a#b": "",
 	} {
-		got, problem := proxy.NormalPath([]byte(in))
+		got, problem := route.NormalPath([]byte(in))
 		if string(got) != want || (problem == "") != (want != "") {
 			t.Errorf("%q became %q (%s), want %q", in, got, problem, want)
 		}
@@ -31,11 +31,11 @@ func FuzzNormalPath(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, in []byte) {
-		got, problem := proxy.NormalPath(bytes.Clone(in))
+		got, problem := route.NormalPath(bytes.Clone(in))
 		if problem != "" {
 			return
 		}
-		again, problem := proxy.NormalPath(bytes.Clone(got))
+		again, problem := route.NormalPath(bytes.Clone(got))
 		if problem != "" || !bytes.Equal(got, again) || len(got) > len(in) {
 			t.Fatalf("%q became %q, and that %q (%s)", in, got, again, problem)
 		}

@@ -1,9 +1,4 @@
-package proxy
-
-import (
-	"github.com/isthmus-mesh/isthmus/dataplane/message"
-	"github.com/isthmus-mesh/isthmus/mesh"
-)
+package route
 
 // One normaliser stands before every decision on a path: before routes are matched in
 // the client's proxy and before access is decided in the server's. What it returns is what the
@@ -140,17 +135,4 @@ func upperHex(c byte) byte {
 		return c - 'a' + 'A'
 	}
 	return c
-}
-
-// normalise puts h's path into normal form.
-func normalise(h *message.Head) *refusal {
-	if len(h.Path) == 0 && h.IsConnect() && len(h.Upgrade) == 0 {
-		return nil // a tunnel has no path
-	}
-	path, problem := NormalPath(h.Path)
-	if problem != "" {
-		return refuse(mesh.ReasonMalformed, "the path is refused: "+problem)
-	}
-	h.Path = path
-	return nil
 }

@@ -1,0 +1,272 @@
+package route
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/mesh"
+	"pgregory.net/rapid"
+)
+
+func table(t testing.TB, routes ...ir.Route) *Table {
+	t.Helper()
+	out, err := NewTable(routes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func ask(method, path string, fields ...string) *message.Head {
+	h := &message.Head{}
+	h.Reset()
+	h.Method, h.Path, h.Scheme, h.Authority = []byte(method), []byte(path), []byte("http"), []byte("catalog.shop")
+	for i := 0; i < len(fields); i += 2 {
+		h.Add(fields[i], fields[i+1])
+	}
+	return h
+}
+
+// TestIndexAgreesWithAScan: the index finds the route that trying every route finds first.
+func TestIndexAgreesWithAScan(t *testing.T) {
+	// Small universes, so that routes and requests meet.
+	path := rapid.SampledFrom([]string{"/", "/a", "/a/", "/a/b", "/a/b/", "/a/bc", "/b", "/a//b", "/c/d/e/f", ""})
+	value := rapid.SampledFrom([]string{"1", "2", "1,2", "1, 2", "", " 1"})
+	match := func(regex bool) *rapid.Generator[mesh.ValueMatch] {
+		return rapid.Custom(func(t *rapid.T) mesh.ValueMatch {
+			m := mesh.ValueMatch{Name: rapid.SampledFrom([]string{"x", "y"}).Draw(t, "name"), Value: value.Draw(t, "value")}
+			if regex && rapid.IntRange(0, 3).Draw(t, "regex") == 0 {
+				m.Regex, m.Value = true, rapid.SampledFrom([]string{"1.*", "1, ?2|", "[12]"}).Draw(t, "expression")
+			}
+			return m
+		})
+	}
+	one := rapid.Custom(func(t *rapid.T) ir.Route {
+		r := ir.Route{Port: rapid.SampledFrom([]uint16{0, 0, 80, 81}).Draw(t, "port"),
+			Consumer: rapid.SampledFrom([]string{"", "", "shop", "other"}).Draw(t, "consumer")}
+		r.Match.PathType = rapid.SampledFrom([]mesh.PathMatchType{"", mesh.PathExact, mesh.PathPrefix, mesh.PathPrefix, mesh.PathRegex}).Draw(t, "type")
+		r.Match.Path = path.Draw(t, "path")
+		if r.Match.PathType == mesh.PathRegex {
+			r.Match.Path = rapid.SampledFrom([]string{"/a.*", "/.*b", "/"}).Draw(t, "expression")
+		}
+		r.Match.Method = rapid.SampledFrom([]string{"", "", "GET", "OPTIONS"}).Draw(t, "method")
+		r.Match.Headers = rapid.SliceOfN(match(true), 0, 2).Draw(t, "headers")
+		r.Match.Query = rapid.SliceOfN(match(true), 0, 1).Draw(t, "query")
+		if rapid.IntRange(0, 5).Draw(t, "cors") == 0 {
+			r.Filters = []mesh.RouteFilter{{Kind: mesh.FilterCORS, CORS: &mesh.CORS{}}}
+		}
+		return r
+	})
+	rapid.Check(t, func(rt *rapid.T) {
+		tab, err := NewTable(rapid.SliceOfN(one, 0, 60).Draw(rt, "routes"))
+		if err != nil {
+			rt.Fatal(err)
+		}
+		a := &Ask{}
+		for range 8 {
+			h := ask(rapid.SampledFrom([]string{"GET", "POST", "OPTIONS"}).Draw(rt, "method"), path.Draw(rt, "asked")+
+				rapid.SampledFrom([]string{"", "?x=1", "?y=2&x=1"}).Draw(rt, "query"))
+			for range rapid.IntRange(0, 3).Draw(rt, "lines") {
+				h.Add(rapid.SampledFrom([]string{"x", "y"}).Draw(rt, "name"), value.Draw(rt, "value"))
+			}
+			a.Head, a.Port, a.Namespace = h, 80, "shop"
+			got := tab.Match(a)
+			a.Head = h
+			a.begin()
+			if want := tab.scan(a); got != want {
+				rt.Fatalf("%s %s %q: the index finds %v, trying each %v", h.Method, h.Path, h.Fields, got, want)
+			}
+		}
+	})
+}
+
+// TestVerdictIsInvariantUnderSpelling: splitting a header over lines, joining lines, white
+// space beside commas, and the order among other headers change no verdict.
+func TestVerdictIsInvariantUnderSpelling(t *testing.T) {
+	member := rapid.SampledFrom([]string{"de", "en", "fr", ""})
+	rapid.Check(t, func(rt *rapid.T) {
+		members := rapid.SliceOfN(member, 1, 4).Draw(rt, "members")
+		want := rapid.SliceOfN(member, 1, 3).Draw(rt, "wanted")
+		tab, err := NewTable([]ir.Route{
+			{Match: mesh.RouteMatch{Headers: []mesh.ValueMatch{{Name: "lang", Value: strings.Join(want, ", ")}}}},
+			{Match: mesh.RouteMatch{Headers: []mesh.ValueMatch{{Name: "lang", Value: rapid.SampledFrom([]string{
+				"de,.*", "de, en", ".*en", "(de|en)(, fr)?"}).Draw(rt, "expression"), Regex: true}}}},
+		})
+		if err != nil {
+			rt.Fatal(err)
+		}
+		verdict := func(h *message.Head) string {
+			var out []string
+			for _, v := range tab.Explain(h, 80, "shop") {
+				out = append(out, v.Why)
+			}
+			return fmt.Sprint(out)
+		}
+		plain := verdict(ask("GET", "/", "lang", strings.Join(members, ",")))
+		for range 5 {
+			h := ask("GET", "/")
+			line := ""
+			for i, m := range members {
+				if i > 0 {
+					if rapid.Bool().Draw(rt, "split") {
+						h.Add("lang", line)
+						line = ""
+						if rapid.Bool().Draw(rt, "between") {
+							h.Add("other", "x")
+						}
+					} else {
+						line += rapid.SampledFrom([]string{",", ", ", " ,", " \t, "}).Draw(rt, "comma")
+					}
+				}
+				line += m
+			}
+			h.Add("lang", line)
+			if got := verdict(h); got != plain {
+				rt.Fatalf("%q: %s; joined: %s", h.Fields, got, plain)
+			}
+		}
+	})
+}
+
+// TestStripKnowsEverySpelling: the mesh's own fields are gone in whatever case and with
+// whatever of '-' and '_' they come, and nothing else is. Names are in lower case by then, as
+// engines must give them: net/http's canonical form stands for what they read.
+func TestStripKnowsEverySpelling(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		own := rapid.SampledFrom([]string{"isthmus-to", "isthmus-deadline", "isthmus-", "x-forwarded-client-cert"}).Draw(rt, "name")
+		spelled := []byte(own)
+		for i, c := range spelled {
+			if c == '-' && rapid.Bool().Draw(rt, "underscore") {
+				spelled[i] = '_'
+			}
+		}
+		h := ask("GET", "/", "isthmus", "kept", "x-isthmus-to", "kept", strings.ToLower(http.CanonicalHeaderKey(string(spelled))), "forged",
+			"x-forwarded-client-certs", "kept", string(spelled), "forged again")
+		if rapid.Bool().Draw(rt, "reversed") {
+			slices.Reverse(h.Fields)
+		}
+		trailers := StripTrailers(slices.Clone(h.Fields))
+		Strip(h)
+		for _, fields := range [][]message.Field{h.Fields, trailers} {
+			if len(fields) != 3 || slices.ContainsFunc(fields, func(f message.Field) bool { return string(f.Value) != "kept" }) {
+				rt.Fatalf("%s: left %q", spelled, fields)
+			}
+		}
+	})
+}
+
+func TestExpressionsMatchTheWhole(t *testing.T) {
+	tab := table(t, ir.Route{Match: mesh.RouteMatch{PathType: mesh.PathRegex, Path: "/a|/b[0-9]"}})
+	for path, want := range map[string]bool{"/a": true, "/b1": true, "/ab": false, "/b12": false, "/x/a": false, "/A": false, "/a?b": true} {
+		if got := tab.Match(&Ask{Head: ask("GET", path), Port: 80}) != nil; got != want {
+			t.Errorf("%s: %v", path, got)
+		}
+	}
+	for _, bad := range []string{"a)|(b", "(", "[", `\z)(`} {
+		if _, err := NewTable([]ir.Route{{Match: mesh.RouteMatch{PathType: mesh.PathRegex, Path: bad}}}); err == nil {
+			t.Errorf("%s is no expression by itself", bad)
+		}
+	}
+}
+
+// TestFirstEntryOfANameCounts: Gateway API, HTTPHeaderMatch.name.
+func TestFirstEntryOfANameCounts(t *testing.T) {
+	tab := table(t, ir.Route{Match: mesh.RouteMatch{Headers: []mesh.ValueMatch{{Name: "x", Value: "1"}, {Name: "x", Value: "2"}},
+		Query: []mesh.ValueMatch{{Name: "q", Value: "1"}, {Name: "q", Value: "2"}}}})
+	if tab.Match(&Ask{Head: ask("GET", "/?q=1&q=2", "x", "1")}) == nil {
+		t.Error("the first entry holds, and the second was looked at")
+	}
+}
+
+// TestWeightsAreExact: of all draws each backend gets its share to within one.
+func TestWeightsAreExact(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		weights := rapid.SliceOfN(rapid.Uint32Range(0, 9), 1, 5).Draw(rt, "weights")
+		r := ir.Route{}
+		sum := uint32(0)
+		for _, w := range weights {
+			r.Backends = append(r.Backends, ir.Backend{Weight: w})
+			sum += w
+		}
+		c := &table(t, r).routes[0]
+		const draws = 1 << 12
+		got := map[*ir.Backend]int{}
+		for i := range uint64(draws) {
+			got[c.Backend(uint32(i*(1<<32/draws)))]++
+		}
+		for i := range r.Backends {
+			b := &c.Backends[i]
+			if want := float64(draws) * float64(b.Weight) / float64(max(sum, 1)); sum > 0 && (float64(got[b]) < want-1 || float64(got[b]) > want+1) {
+				rt.Errorf("%v: backend %d was drawn %d times, want %.1f", weights, i, got[b], want)
+			}
+		}
+		if sum == 0 && got[nil] != draws {
+			rt.Error("a backend without weight was drawn")
+		}
+	})
+}
+
+func benchmarkMatch(b *testing.B, n int, make func(i int) ir.Route, h *message.Head) {
+	routes := []ir.Route{}
+	for i := range n {
+		routes = append(routes, make(i))
+	}
+	tab := table(b, routes...)
+	a := &Ask{}
+	b.ReportAllocs()
+	for b.Loop() {
+		a.Head, a.Port, a.Namespace = h, 80, "shop"
+		if tab.Match(a) == nil {
+			b.Fatal("no route")
+		}
+	}
+}
+
+// BenchmarkMatch finds the last of n routes.
+func BenchmarkMatch(b *testing.B) {
+	for _, n := range []int{1, 100, 1000, 10000} {
+		b.Run(fmt.Sprint("prefix/", n), func(b *testing.B) {
+			benchmarkMatch(b, n, func(i int) ir.Route {
+				return ir.Route{Match: mesh.RouteMatch{PathType: mesh.PathPrefix, Path: fmt.Sprintf("/api/v1/tenant%05d", i)}}
+			}, ask("GET", fmt.Sprintf("/api/v1/tenant%05d/orders/17?q=1", n-1), "accept", "*/*", "user-agent", "curl"))
+		})
+		b.Run(fmt.Sprint("exact/", n), func(b *testing.B) {
+			benchmarkMatch(b, n, func(i int) ir.Route {
+				return ir.Route{Match: mesh.RouteMatch{PathType: mesh.PathExact, Path: fmt.Sprintf("/api/v1/tenant%05d", i)}}
+			}, ask("GET", fmt.Sprintf("/api/v1/tenant%05d", n-1), "accept", "*/*", "user-agent", "curl"))
+		})
+		b.Run(fmt.Sprint("header/", n), func(b *testing.B) {
+			benchmarkMatch(b, n, func(i int) ir.Route {
+				return ir.Route{Match: mesh.RouteMatch{PathType: mesh.PathPrefix, Path: "/", Headers: []mesh.ValueMatch{{Name: "x-tenant", Value: fmt.Sprint(i)}}}}
+			}, ask("GET", "/orders", "accept", "*/*", "user-agent", "curl", "x-tenant", fmt.Sprint(n-1)))
+		})
+		b.Run(fmt.Sprint("grpc/", n), func(b *testing.B) {
+			benchmarkMatch(b, n, func(i int) ir.Route {
+				return ir.Route{Match: mesh.RouteMatch{PathType: mesh.PathExact, Path: fmt.Sprintf("/shop.v%d.Catalog/Get", i), Method: "POST"}}
+			}, ask("POST", fmt.Sprintf("/shop.v%d.Catalog/Get", n-1), "content-type", "application/grpc"))
+		})
+	}
+}
+
+func TestMatchAllocatesNothing(t *testing.T) {
+	tab := table(t,
+		ir.Route{Match: mesh.RouteMatch{Headers: []mesh.ValueMatch{{Name: "lang", Value: "de, fr"}, {Name: "x", Value: ".*, 3", Regex: true}}}},
+		ir.Route{Match: mesh.RouteMatch{PathType: mesh.PathPrefix, Path: "/a", Headers: []mesh.ValueMatch{{Name: "x", Value: "1,.*", Regex: true}}}})
+	h := ask("GET", "/a/b?q=1", "lang", "de", "lang", "fr", "x", "1 ,2")
+	a := &Ask{}
+	run := func() {
+		a.Head, a.Port = h, 80
+		if tab.Match(a) == nil {
+			t.Fatal("no route")
+		}
+	}
+	run()
+	if n := testing.AllocsPerRun(100, run); n > 0 {
+		t.Errorf("%v allocations a match", n)
+	}
+}
