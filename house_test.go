@@ -125,7 +125,7 @@ var exceptions = map[string]string{
 // inFolder is the committed order of imports inside a folder: a package may import those
 // listed after it.
 var inFolder = map[string][]string{
-	"core":      {"compile", "replica", "world", "derive", "policy", "balance", "liveness", "ir"},
+	"core":      {"compile", "replica", "world", "derive", "policy", "balance", "limit", "liveness", "ir"},
 	"dataplane": {"agent", "admin", "dns", "proxy", "route", "tunnel", "http2", "http1", "message"},
 	"control":   {"plane", "loop", "peer", "probe", "ca", "object", "store", "storeserver"},
 	"codec":     {"manifest", "wire"},
