@@ -196,7 +196,12 @@ func (s *Server) serve(ctx context.Context, raw net.Conn, shaken func()) {
 			defer v.streams.Add(-1)
 			s.cfg.Handle(ex, peer)
 		})
-	if err != nil {
+	var fault *http2.ConnError
+	switch {
+	case errors.As(err, &fault) && fault.Code == http2.EnhanceYourCalm && !fault.Remote:
+		s.cfg.Log.Warn("a connection was ended: its peer floods it", "peer", id.String(), "remote", raw.RemoteAddr().String(),
+			"reason", string(mesh.ReasonProtocol), "error", err)
+	case err != nil:
 		s.cfg.Log.Debug("a connection ended", "peer", id.String(), "error", err)
 	}
 }
