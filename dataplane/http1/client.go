@@ -285,6 +285,11 @@ func (s *Stream) Close() {
 	}
 	if !good {
 		c.dead = true
+		if l, ok := c.conn.(interface{ SetLinger(sec int) error }); ok && s.sent && !s.tunnel && (!s.final || !c.in.body.done) {
+			// Broken off in the middle: a reset tells the server at once, and leaves no port in
+			// TIME_WAIT. A client that breaks off request after request used all ports up.
+			_ = l.SetLinger(0)
+		}
 		_ = c.conn.Close()
 	}
 	if c.pool != nil {

@@ -350,10 +350,23 @@ func (c *conn) lastPeerStream() uint32 {
 
 // spend takes a token; nil if there was one. mu is held.
 func (c *conn) spend() *ConnError {
-	if c.bucket.spend(c.cfg.Now()) {
+	return c.spendFor(1)
+}
+
+func (c *conn) spendFor(tokens float64) *ConnError {
+	if c.bucket.spend(tokens, c.cfg.Now()) {
 		return nil
 	}
 	return connErr(EnhanceYourCalm, "too many control frames and resets")
+}
+
+// wasted is the price of a stream that the peer broke; worked says that we were busy with
+// it. mu is held.
+func (c *conn) wasted(worked bool) *ConnError {
+	if worked && !c.client {
+		return c.spendFor(costWaste)
+	}
+	return c.spend()
 }
 
 // unlink takes s out of the table. mu is held.
@@ -411,8 +424,9 @@ func (c *conn) reset(s *stream, err *StreamError) {
 
 // fault resets s for a fault of the peer (RFC 9113 §5.4.2). mu is held.
 func (c *conn) fault(s *stream, code Code, reason string) *ConnError {
+	worked := s.inTable && !s.sendEnd
 	c.reset(s, &StreamError{ID: s.id, Code: code, Remote: true, Reason: reason})
-	return c.spend()
+	return c.wasted(worked)
 }
 
 // maybeEnded takes s out of the table once both directions have ended. mu is held.

@@ -17,17 +17,22 @@ func newBucket(rate, burst int, now int64) bucket {
 	return bucket{tokens: float64(burst), burst: float64(burst), rate: float64(rate) / 1e9, last: now}
 }
 
-func (b *bucket) spend(now int64) bool {
+// spend takes n tokens and reports whether they were there.
+func (b *bucket) spend(n float64, now int64) bool {
 	b.tokens = min(b.burst, b.tokens+float64(now-b.last)*b.rate)
 	b.last = now
-	b.tokens--
+	b.tokens -= n
 	return b.tokens >= 0
 }
 
 func (b *bucket) earn(n float64) { b.tokens = min(b.burst, b.tokens+n) }
 
-// What work earns, in tokens.
+// What work earns and costs, in tokens.
 const (
+	// costWaste is a request that its client breaks off while we work for it: the application has
+	// been asked, and its connection goes with the request (CVE-2023-44487, CVE-2025-8671). With the
+	// default budget a client proxy may break off 400 at once, more than may be open at once.
+	costWaste     = 5
 	earnStream    = 2         // ended in order: its WINDOW_UPDATE and a PING
 	earnFrame     = 1         // a DATA frame with octets
 	earnOctet     = 1.0 / 512 // of DATA sent

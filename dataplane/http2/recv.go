@@ -294,7 +294,9 @@ func (c *conn) onReset(f frame, p []byte) *ConnError {
 	case c.streams.get(f.stream) == nil && c.role.idle(f.stream):
 		return connErr(ProtocolError, "RST_STREAM on an idle stream")
 	}
+	worked := false
 	if s := c.streams.get(f.stream); s != nil {
+		worked = !s.sendEnd
 		code := Code(binary.BigEndian.Uint32(p))
 		c.breakStream(s, &StreamError{ID: s.id, Code: code, Remote: true,
 			NotExecuted: c.client && code == RefusedStream}, closedByPeer) // RFC 9113 §8.7
@@ -302,7 +304,7 @@ func (c *conn) onReset(f frame, p []byte) *ConnError {
 			return nil // it costs nobody but us, and we opened the stream
 		}
 	}
-	return c.spend()
+	return c.wasted(worked)
 }
 
 func (c *conn) onSettings(f frame, p []byte) *ConnError {
