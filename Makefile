@@ -9,7 +9,7 @@ PACKAGES := ./...
 # Packages with tests that count allocations, which the race detector makes meaningless.
 COUNTED := ./core/balance ./dataplane/... ./internal/failpoint ./telemetry ./xds
 
-.PHONY: bench-local bench-detection help build up down test unit e2e check fmt vet staticcheck generate generated vuln sim fuzz bench clean
+.PHONY: bench-dataplane bench-peers bench-local bench-detection help build up down test unit e2e check fmt vet staticcheck generate generated vuln sim fuzz bench clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,14 @@ vuln: ## known vulnerabilities in what is linked
 
 bench-local: build ## the figures of the local mesh, into docs/benchmarks.md
 	$(GO) run ./bench/local -bin $(BIN) -out docs $(if $(QUICK),-quick)
+
+bench-dataplane: build bench-peers ## the data plane beside HAProxy and nginx, into docs/benchmarks.md
+	@mkdir -p $(BIN)/bench && $(GO) build -o $(BIN)/bench/ ./bench/dataplane
+	$(BIN)/bench/dataplane -bin $(BIN) -out docs $(if $(QUICK),-quick) $(BENCHFLAGS)
+
+bench-peers: # rows without a peer say so, where these cannot be installed
+	@if ! command -v haproxy nginx >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq haproxy nginx libnginx-mod-stream || true; fi
 
 bench-detection: ## the curve of detection time against false trips, into docs/
 	$(GO) run ./bench/detection -out docs

@@ -131,6 +131,7 @@ var inFolder = map[string][]string{
 	"codec":     {"manifest", "wire"},
 	"internal":  {"story", "golden", "failpoint", "clock"},
 	"localmesh": {"link", "app"},
+	"bench":     {"dataplane", "local", "detection", "report", "rig", "load"},
 }
 
 func TestImportsRunDownward(t *testing.T) {

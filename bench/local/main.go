@@ -5,7 +5,7 @@
 //
 // It measures the time to ready and memory of the default mesh, then in a mesh of its own:
 // CPU and latency of a request through a pair of sidecars against the same through a pair
-// of HAProxy (configurations in peer/), the way through gateway and link, and how long a
+// of HAProxy (configurations in bench/peer), the way through gateway and link, and how long a
 // change of endpoints takes to reach a proxy of another cluster. What cannot be measured here is
 // a row with its reason. It does not measure many connections, big bodies or many cores.
 //
@@ -21,21 +21,26 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/isthmus-mesh/isthmus/bench/load"
+	"github.com/isthmus-mesh/isthmus/bench/report"
+	"github.com/isthmus-mesh/isthmus/bench/rig"
 )
 
 // bench is one run: its options, and the rows so far.
 type bench struct {
+	*report.Report
 	bin, peerDir, profiles string
 	base                   int
 	size                   size
+	logs                   netip.AddrPort
 	dir                    string // of everything that the run writes and removes
-	began                  time.Time
-	rows                   []row
 }
 
 // size is how much is measured.
@@ -51,13 +56,13 @@ type size struct {
 }
 
 func main() {
-	b := bench{began: time.Now()}
+	b := bench{}
 	flag.StringVar(&b.bin, "bin", "bin", "folder of the built binaries")
 	out := flag.String("out", "docs", "folder of benchmarks.md; empty: print only")
 	results := flag.String("results", "bench/results", "folder for local.json")
 	quick := flag.Bool("quick", false, "fewer rounds: under 3 minutes")
 	flag.IntVar(&b.base, "address-base", 90, "address base of the meshes, as of isthmus up")
-	flag.StringVar(&b.peerDir, "peer", "bench/local/peer", "folder of HAProxy's configurations")
+	flag.StringVar(&b.peerDir, "peer", "bench/peer", "folder of HAProxy's configurations")
 	flag.StringVar(&b.profiles, "profiles", "", "folder for CPU profiles of both sidecars; they are taken in a round of their own")
 	be := flag.String("be", "", "run as a part: app")
 	flag.Parse()
@@ -70,7 +75,7 @@ func main() {
 	var err error
 	switch *be {
 	case "app":
-		err = beApp(ctx, os.Getenv("HOST")+":"+os.Getenv("PORT"))
+		err = load.App(ctx, os.Getenv("HOST")+":"+os.Getenv("PORT"))
 	case "":
 		err = b.measure(ctx, *out, *results)
 	default:
@@ -94,15 +99,21 @@ func (b *bench) measure(ctx context.Context, out, results string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(b.dir)) }()
-	load := loadAverage()
+	b.Report = report.Begin(ctx, "local")
+	b.How = how
 	if err := b.run(ctx); err != nil {
 		return err
 	}
-	r := newReport(ctx, b.began, load, loadAverage(), b.rows)
-	if err := r.table(os.Stdout); err != nil || out == "" {
-		return err
-	}
-	return errors.Join(r.writeJSON(filepath.Join(results, "local.json")), r.writeDocs(filepath.Join(out, "benchmarks.md")))
+	return b.Write(results, out)
+}
+
+// how is said above the table.
+const how = "Written by `make bench-local` (`QUICK=1` for under 3 minutes; `go run ./bench/local -h`), HAProxy as configured in\n" +
+	"[haproxy-client.cfg](../bench/peer/haproxy-client.cfg) and [haproxy-server.cfg](../bench/peer/haproxy-server.cfg)."
+
+// up starts a mesh in the run's folder.
+func (b *bench) up(ctx context.Context, name, file string) (*rig.Mesh, error) {
+	return rig.Up(ctx, rig.Options{Bin: b.bin, Dir: b.dir, Name: name, Base: b.base, File: file})
 }
 
 // run measures in two meshes, one after the other: the default one, and one whose
@@ -111,38 +122,21 @@ func (b *bench) run(ctx context.Context) (err error) {
 	if err := b.footprint(ctx); err != nil {
 		return err
 	}
-	b.say("starting the mesh of the figures")
-	m, err := b.up(ctx, "figures", b.meshFile)
+	b.Say("starting the mesh of the figures")
+	m, err := b.up(ctx, "figures", b.meshFile())
 	if err != nil {
 		return err
 	}
-	defer m.down(&err)
+	defer m.Down(&err)
 	t, err := b.targets(ctx, m)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, t.close()) }()
-	for _, part := range []func(context.Context, *running, *targets) error{b.cpu, b.latency, b.crossing, b.changes, b.profile} {
+	for _, part := range []func(context.Context, *rig.Mesh, *targets) error{b.cpu, b.latency, b.crossing, b.changes, b.profile} {
 		if err = part(ctx, m, t); err != nil {
 			return err
 		}
 	}
 	return err
-}
-
-// say tells on stderr how far the run is.
-func (b *bench) say(format string, args ...any) {
-	fmt.Fprintf(os.Stderr, "%4.0f s  %s\n", time.Since(b.began).Seconds(), fmt.Sprintf(format, args...))
-}
-
-// pause waits, or less if ctx ends.
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }

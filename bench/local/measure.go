@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +14,9 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/api"
+	"github.com/isthmus-mesh/isthmus/bench/load"
+	"github.com/isthmus-mesh/isthmus/bench/report"
+	"github.com/isthmus-mesh/isthmus/bench/rig"
 	"github.com/isthmus-mesh/isthmus/codec/manifest"
 )
 
@@ -57,16 +61,42 @@ var rivals = []struct {
 	{"mtls-pair-vs-h2-threads", "h2", runtime.NumCPU(), 0.9},
 }
 
-// targets starts the peers, and checks that each way answers.
-func (b *bench) targets(ctx context.Context, m *running) (_ *targets, err error) {
-	t := &targets{app: m.cluster("eu-west").Instances[0].App.String()}
-	if t.ours.target, err = m.serviceAt(ctx, "near"); err != nil {
+// pair is two proxies in a row: where a request goes in, and whose CPU counts.
+type pair struct {
+	name   string
+	target string
+	pids   []int
+	end    func() error
+}
+
+// haproxy starts a pair of HAProxy in front of the application.
+func (b *bench) haproxy(ctx context.Context, m *rig.Mesh, host int, alpn string, threads int, app string) (*pair, error) {
+	peers := rig.Peers{Certs: filepath.Join(b.dir, "certs"), Configs: b.peerDir, Threads: threads, App: netip.MustParseAddrPort(app).Addr(),
+		Client: m.Addr(1, 251, host), Server: m.Addr(1, 252, host), Log: b.logs}
+	p, err := peers.HAProxyPair(ctx)
+	if err != nil {
 		return nil, err
 	}
-	t.far = m.cluster("eu-west").Shell.String()
+	port := map[string]int{"h2": rig.PortH2, "http/1.1": rig.PortH1}[alpn]
+	return &pair{name: fmt.Sprintf("%s, %s, threads: %d", p.Name, alpn, threads), target: fmt.Sprintf("%s:%d", peers.Client, port), pids: p.PIDs, end: p.End}, nil
+}
+
+// targets starts the peers, and checks that each way answers.
+func (b *bench) targets(ctx context.Context, m *rig.Mesh) (_ *targets, err error) {
+	if err := rig.WriteCertificates(filepath.Join(b.dir, "certs")); err != nil {
+		return nil, fmt.Errorf("certificates for HAProxy: %w", err)
+	}
+	if b.logs, err = rig.SinkLogs(ctx); err != nil {
+		return nil, err
+	}
+	t := &targets{app: m.Cluster("eu-west").Instances[0].App.String()}
+	if t.ours.target, err = m.ServiceAt(ctx, "near"); err != nil {
+		return nil, err
+	}
+	t.far = m.Cluster("eu-west").Shell.String()
 	t.ours.name = "sidecars"
 	for _, name := range []string{"eu-west.shell.json", "eu-west.bench.near-0.sidecar.json"} {
-		pid, err := m.pid("\x00proxy\x00", name)
+		pid, err := m.PID("\x00proxy\x00", name)
 		if err != nil {
 			return nil, err
 		}
@@ -78,7 +108,7 @@ func (b *bench) targets(ctx context.Context, m *running) (_ *targets, err error)
 		}
 	}()
 	for i, r := range rivals {
-		p, err := b.haproxy(ctx, i+1, r.alpn, r.threads, t.app)
+		p, err := b.haproxy(ctx, m, i+1, r.alpn, r.threads, t.app)
 		if errors.Is(err, exec.ErrNotFound) {
 			t.missing = "there is no haproxy here: apt-get install haproxy"
 			break
@@ -86,7 +116,6 @@ func (b *bench) targets(ctx context.Context, m *running) (_ *targets, err error)
 		if err != nil {
 			return nil, err
 		}
-		p.name = fmt.Sprintf("%s, %s, threads: %d", haproxyVersion(ctx), r.alpn, r.threads)
 		t.peers = append(t.peers, p)
 	}
 	for _, p := range t.pairs() {
@@ -112,35 +141,35 @@ const roundMax = 30 * time.Second
 
 // cost is what processes use for each request of a closed loop, in microseconds: in all, and in user mode.
 func (b *bench) cost(ctx context.Context, target string, requests int, pids []int) (total, user float64, err error) {
-	cs, err := dialAll(ctx, connections, target, get(path, nearHost))
+	cs, err := load.DialAll(ctx, connections, &load.Way{Target: target, Request: load.Get(path, nearHost)})
 	if err != nil {
 		return 0, 0, err
 	}
-	defer closeAll(cs)
-	if _, err := closedLoop(cs, 4*connections, roundMax); err != nil { // connections behind are open then
+	defer load.CloseAll(cs)
+	if _, err := load.ClosedLoop(cs, 4*connections, roundMax); err != nil { // connections behind are open then
 		return 0, 0, err
 	}
-	before, err := cpuOf(pids...)
+	before, err := rig.CPUOf(pids...)
 	if err != nil {
 		return 0, 0, err
 	}
-	done, err := closedLoop(cs, requests, roundMax)
+	done, err := load.ClosedLoop(cs, requests, roundMax)
 	if err != nil {
 		return 0, 0, err
 	}
-	after, err := cpuOf(pids...)
+	after, err := rig.CPUOf(pids...)
 	if err != nil {
 		return 0, 0, err
 	}
-	used := after.minus(before)
-	return perRequest(used.total(), done), perRequest(used.user, done), context.Cause(ctx)
+	used := after.Minus(before)
+	return perRequest(used.Total(), done), perRequest(used.User, done), context.Cause(ctx)
 }
 
 func perRequest(d time.Duration, n int) float64 { return d.Seconds() * 1e6 / float64(max(n, 1)) }
 
 // cpu compares the pairs by CPU a request, all in turn in each round.
-func (b *bench) cpu(ctx context.Context, _ *running, t *targets) error {
-	b.say("CPU a request: %d rounds of %d requests, %d ways in turn", b.size.rounds, b.size.requests, len(t.pairs()))
+func (b *bench) cpu(ctx context.Context, _ *rig.Mesh, t *targets) error {
+	b.Say("CPU a request: %d rounds of %d requests, %d ways in turn", b.size.rounds, b.size.requests, len(t.pairs()))
 	totals, users := make([][]float64, len(t.pairs())), make([][]float64, len(t.pairs()))
 	for range b.size.rounds {
 		for i, p := range t.pairs() {
@@ -154,39 +183,39 @@ func (b *bench) cpu(ctx context.Context, _ *running, t *targets) error {
 	what := fmt.Sprintf("CPU a request through a pair of sidecars over mTLS, HTTP/1.1 at both ends, %d connections, %d requests",
 		connections, b.size.rounds*b.size.requests)
 	for i, rival := range rivals {
-		r := row{Row: rival.row, Unit: "µs", title: what, ratioTarget: true}.of(totals[0]).within(rival.target)
+		r := report.Row{Row: rival.row, Unit: "µs", Title: what, RatioTarget: true}.Of(totals[0]).Within(rival.target)
 		if t.missing != "" {
 			r.Reason = "no ratio: " + t.missing
 		} else {
-			r = r.against(t.peers[i].name, totals[i+1])
+			r = r.Against(t.peers[i].name, totals[i+1])
 		}
-		b.add(r)
+		b.Add(r)
 	}
-	b.add(row{Row: "mtls-pair-user", Unit: "µs", title: "the same, in user mode only"}.of(users[0]).maybeAgainst(t, users))
+	b.Add(maybeAgainst(report.Row{Row: "mtls-pair-user", Unit: "µs", Title: "the same, in user mode only"}.Of(users[0]), t, users))
 	kernel := make([][]float64, len(totals))
 	for i := range totals {
 		for j := range totals[i] {
 			kernel[i] = append(kernel[i], totals[i][j]-users[i][j])
 		}
 	}
-	b.add(row{Row: "mtls-pair-kernel", Unit: "µs", title: "the same, in the kernel only"}.of(kernel[0]).maybeAgainst(t, kernel))
+	b.Add(maybeAgainst(report.Row{Row: "mtls-pair-kernel", Unit: "µs", Title: "the same, in the kernel only"}.Of(kernel[0]), t, kernel))
 	return nil
 }
 
 // maybeAgainst compares with HAProxy over h2, if it is here. All values begin with ours.
-func (r row) maybeAgainst(t *targets, all [][]float64) row {
+func maybeAgainst(r report.Row, t *targets, all [][]float64) report.Row {
 	if t.missing != "" {
 		r.Reason = "no ratio: " + t.missing
 		return r
 	}
-	return r.against(t.peers[0].name, all[1])
+	return r.Against(t.peers[0].name, all[1])
 }
 
 // latency compares what the pairs add to an open loop straight to the application.
-func (b *bench) latency(ctx context.Context, _ *running, t *targets) error {
+func (b *bench) latency(ctx context.Context, _ *rig.Mesh, t *targets) error {
 	ways := append([]*pair{{name: "straight", target: t.app}}, t.pairs()...)
 	ways = ways[:min(3, len(ways))] // of the peers, the best
-	b.say("latency at %d requests a second: %d turns of %s, %d ways", rate, b.size.turns, b.size.turn, len(ways))
+	b.Say("latency at %d requests a second: %d turns of %s, %d ways", rate, b.size.turns, b.size.turn, len(ways))
 	p50, p99 := make([][]float64, len(ways)), make([][]float64, len(ways))
 	for range b.size.turns {
 		for i, p := range ways {
@@ -194,7 +223,7 @@ func (b *bench) latency(ctx context.Context, _ *running, t *targets) error {
 			if err != nil {
 				return fmt.Errorf("latency of %s: %w", p.name, err)
 			}
-			p50[i], p99[i] = append(p50[i], milliseconds(quantile(took, 0.50))), append(p99[i], milliseconds(quantile(took, 0.99)))
+			p50[i], p99[i] = append(p50[i], report.Milliseconds(report.Quantile(took, 0.50))), append(p99[i], report.Milliseconds(report.Quantile(took, 0.99)))
 		}
 	}
 	over := func(of [][]float64) [][]float64 { // what each way adds to the straight one of its turn
@@ -207,95 +236,95 @@ func (b *bench) latency(ctx context.Context, _ *running, t *targets) error {
 		return out
 	}
 	load := fmt.Sprintf(" at %d requests a second, open loop, from the intended start", rate)
-	b.add(row{Row: "direct-p50-ms", Unit: "ms", title: "p50 straight to the application" + load}.of(p50[0]))
-	b.add(row{Row: "direct-p99-ms", Unit: "ms", title: "p99 of the same"}.of(p99[0]))
+	b.Add(report.Row{Row: "direct-p50-ms", Unit: "ms", Title: "p50 straight to the application" + load}.Of(p50[0]))
+	b.Add(report.Row{Row: "direct-p99-ms", Unit: "ms", Title: "p99 of the same"}.Of(p99[0]))
 	added := over(p50)
-	b.add(row{Row: "added-p50-ms", Unit: "ms", title: "p50 added by the pair of sidecars" + load}.of(added[0]).maybeAgainst(t, added).within(0.25))
+	b.Add(maybeAgainst(report.Row{Row: "added-p50-ms", Unit: "ms", Title: "p50 added by the pair of sidecars" + load}.Of(added[0]), t, added).Within(0.25))
 	added = over(p99)
-	b.add(row{Row: "added-p99-ms", Unit: "ms", title: "p99 added by the same"}.of(added[0]).maybeAgainst(t, added))
+	b.Add(maybeAgainst(report.Row{Row: "added-p99-ms", Unit: "ms", Title: "p99 added by the same"}.Of(added[0]), t, added))
 	return nil
 }
 
 // openTurn is one turn of the open loop over fresh connections.
 func (b *bench) openTurn(ctx context.Context, target string) ([]time.Duration, error) {
-	cs, err := dialAll(ctx, 2*connections, target, get(path, nearHost))
+	cs, err := load.DialAll(ctx, 2*connections, &load.Way{Target: target, Request: load.Get(path, nearHost)})
 	if err != nil {
 		return nil, err
 	}
-	defer closeAll(cs)
-	if _, err := closedLoop(cs, 4*len(cs), roundMax); err != nil {
+	defer load.CloseAll(cs)
+	if _, err := load.ClosedLoop(cs, 4*len(cs), roundMax); err != nil {
 		return nil, err
 	}
-	return openLoop(ctx, cs, rate, b.size.turn)
+	return load.OpenLoop(ctx, cs, rate, b.size.turn)
 }
 
 // crossing measures requests to another cluster. The link's process stands for a WAN: its
 // CPU is nobody's.
-func (b *bench) crossing(ctx context.Context, m *running, t *targets) error {
-	b.say("requests to another cluster: %s", b.size.crossing)
+func (b *bench) crossing(ctx context.Context, m *rig.Mesh, t *targets) error {
+	b.Say("requests to another cluster: %s", b.size.crossing)
 	var pids []int
 	for _, name := range []string{"eu-west.shell.json", "us-east.gateway.json", "us-east.bench.far-0.sidecar.json"} {
-		pid, err := m.pid("\x00proxy\x00", name)
+		pid, err := m.PID("\x00proxy\x00", name)
 		if err != nil {
 			return err
 		}
 		pids = append(pids, pid)
 	}
-	cs, err := dialAll(ctx, crossings, t.far, get("http://"+farHost+path, farHost))
+	cs, err := load.DialAll(ctx, crossings, &load.Way{Target: t.far, Request: load.Get("http://"+farHost+path, farHost)})
 	if err != nil {
 		return err
 	}
-	defer closeAll(cs)
-	if _, err := closedLoop(cs, 2*len(cs), roundMax); err != nil {
+	defer load.CloseAll(cs)
+	if _, err := load.ClosedLoop(cs, 2*len(cs), roundMax); err != nil {
 		return err
 	}
 	const turns = 3
 	var costs, gateway []float64
 	for range turns {
-		all, err := cpuOf(pids...)
+		all, err := rig.CPUOf(pids...)
 		if err != nil {
 			return err
 		}
-		one, err := cpuOf(pids[1])
+		one, err := rig.CPUOf(pids[1])
 		if err != nil {
 			return err
 		}
-		done, err := closedLoop(cs, 1<<30, b.size.crossing/turns)
+		done, err := load.ClosedLoop(cs, 1<<30, b.size.crossing/turns)
 		if err != nil {
 			return err
 		}
-		all2, err := cpuOf(pids...)
+		all2, err := rig.CPUOf(pids...)
 		if err != nil {
 			return err
 		}
-		one2, err := cpuOf(pids[1])
+		one2, err := rig.CPUOf(pids[1])
 		if err != nil {
 			return err
 		}
-		costs = append(costs, perRequest(all2.minus(all).total(), done))
-		gateway = append(gateway, perRequest(one2.minus(one).total(), done))
+		costs = append(costs, perRequest(all2.Minus(all).Total(), done))
+		gateway = append(gateway, perRequest(one2.Minus(one).Total(), done))
 	}
-	took, err := openLoop(ctx, cs, rate/4, b.size.crossing/2)
+	took, err := load.OpenLoop(ctx, cs, rate/4, b.size.crossing/2)
 	if err != nil {
 		return err
 	}
-	b.add(row{Row: "cross-cpu", Unit: "µs", title: fmt.Sprintf(
-		"CPU a request to another cluster: both sidecars and the gateway, %d connections, link of %s", crossings, rtt)}.of(costs))
-	b.add(row{Row: "cross-gateway-cpu", Unit: "µs", title: "the gateway's part of it"}.of(gateway))
+	b.Add(report.Row{Row: "cross-cpu", Unit: "µs", Title: fmt.Sprintf(
+		"CPU a request to another cluster: both sidecars and the gateway, %d connections, link of %s", crossings, rtt)}.Of(costs))
+	b.Add(report.Row{Row: "cross-gateway-cpu", Unit: "µs", Title: "the gateway's part of it"}.Of(gateway))
 	for _, q := range []struct {
 		name string
 		of   float64
 	}{{"p50", 0.5}, {"p99", 0.99}} {
-		b.add(row{Row: "cross-" + q.name + "-ms", Unit: "ms", title: fmt.Sprintf(
-			"%s of a request to another cluster at %d a second, %s of it the link", q.name, rate/4, rtt)}.of([]float64{milliseconds(quantile(took, q.of))}))
+		b.Add(report.Row{Row: "cross-" + q.name + "-ms", Unit: "ms", Title: fmt.Sprintf(
+			"%s of a request to another cluster at %d a second, %s of it the link", q.name, rate/4, rtt)}.Of([]float64{report.Milliseconds(report.Quantile(took, q.of))}))
 	}
 	return nil
 }
 
 // changes measures how long a change of endpoints in us-east takes to be in force in a
 // proxy of eu-west, from before it is sent to the API. The link's delay is in it.
-func (b *bench) changes(ctx context.Context, m *running, _ *targets) error {
-	b.say("%d changes of endpoints", b.size.changes)
+func (b *bench) changes(ctx context.Context, m *rig.Mesh, _ *targets) error {
+	b.Say("%d changes of endpoints", b.size.changes)
 	for _, way := range []struct{ row, title, service, cluster string }{
 		{"endpoint-change-cross", fmt.Sprintf("an endpoint changed in us-east → in force in a proxy of eu-west, link of %s there and back", rtt), "far", "us-east"},
 		{"endpoint-change-local", "an endpoint changed in eu-west → in force in a proxy of eu-west", "near", "eu-west"},
@@ -308,17 +337,17 @@ func (b *bench) changes(ctx context.Context, m *running, _ *targets) error {
 			name string
 			of   float64
 		}{{"p50", 0.5}, {"p99", 0.99}} {
-			r := row{Row: way.row + "-" + q.name + "-ms", Unit: "ms", title: way.title + ", " + q.name}.of([]float64{milliseconds(quantile(took, q.of))})
-			lo, hi := milliseconds(quantile(took, 0)), milliseconds(quantile(took, 1))
+			r := report.Row{Row: way.row + "-" + q.name + "-ms", Unit: "ms", Title: way.title + ", " + q.name}.Of([]float64{report.Milliseconds(report.Quantile(took, q.of))})
+			lo, hi := report.Milliseconds(report.Quantile(took, 0)), report.Milliseconds(report.Quantile(took, 1))
 			r.Min, r.Max, r.Rounds = &lo, &hi, len(took)
-			b.add(r)
+			b.Add(r)
 		}
 	}
 	return nil
 }
 
 // changeOften adds and deletes one Workload in turn.
-func (b *bench) changeOften(ctx context.Context, m *running, service, cluster string) ([]time.Duration, error) {
+func (b *bench) changeOften(ctx context.Context, m *rig.Mesh, service, cluster string) ([]time.Duration, error) {
 	kind, ok := manifest.KindNamed("Workload")
 	if !ok {
 		return nil, errors.New("there is no kind Workload")
@@ -336,8 +365,8 @@ spec:
   ports: [{name: http, port: 8080}]
   proxy: %[3]s:15008
   serviceAccount: %[1]s
-`, service, b.addr(n, 240, 2), b.addr(n, 240, 1))
-	door, admin := m.api(cluster), "http://"+m.cluster("eu-west").Shell.Addr().String()+":15020/endpoints"
+`, service, m.Addr(n, 240, 2), m.Addr(n, 240, 1))
+	door, admin := m.API(cluster), "http://"+m.Cluster("eu-west").Shell.Addr().String()+":15020/endpoints"
 	was, err := endpointsOf(ctx, admin, "bench/"+service, cluster)
 	if err != nil {
 		return nil, err
@@ -362,15 +391,15 @@ spec:
 			if n == want {
 				break
 			}
-			if time.Since(began) > requestTimeout {
-				return nil, fmt.Errorf("change %d: the proxy knows %d endpoints after %s, want %d", i, n, requestTimeout, want)
+			if time.Since(began) > load.RequestTimeout {
+				return nil, fmt.Errorf("change %d: the proxy knows %d endpoints after %s, want %d", i, n, load.RequestTimeout, want)
 			}
-			if err := pause(ctx, time.Millisecond); err != nil {
+			if err := rig.Pause(ctx, time.Millisecond); err != nil {
 				return nil, err
 			}
 		}
 		took = append(took, time.Since(began))
-		if err := pause(ctx, 50*time.Millisecond); err != nil {
+		if err := rig.Pause(ctx, 50*time.Millisecond); err != nil {
 			return nil, err
 		}
 	}
@@ -380,7 +409,7 @@ spec:
 // endpointsOf is how many endpoints or slots of a service in a cluster a proxy balances over.
 func endpointsOf(ctx context.Context, admin, service, cluster string) (int, error) {
 	var body bytes.Buffer
-	if err := fetch(ctx, admin, &body); err != nil {
+	if err := rig.Fetch(ctx, admin, &body); err != nil {
 		return 0, err
 	}
 	var all map[string][]struct{ Cluster, Endpoint string }
@@ -397,30 +426,30 @@ func endpointsOf(ctx context.Context, admin, service, cluster string) (int, erro
 }
 
 // profile takes CPU profiles of both sidecars under the closed loop, if asked to.
-func (b *bench) profile(ctx context.Context, m *running, t *targets) error {
+func (b *bench) profile(ctx context.Context, m *rig.Mesh, t *targets) error {
 	if b.profiles == "" {
 		return nil
 	}
 	const seconds = 6
-	b.say("profiles of both sidecars: %d s", seconds)
+	b.Say("profiles of both sidecars: %d s", seconds)
 	if err := os.MkdirAll(b.profiles, 0o755); err != nil {
 		return err
 	}
-	cs, err := dialAll(ctx, connections, t.ours.target, get(path, nearHost))
+	cs, err := load.DialAll(ctx, connections, &load.Way{Target: t.ours.target, Request: load.Get(path, nearHost)})
 	if err != nil {
 		return err
 	}
-	defer closeAll(cs)
+	defer load.CloseAll(cs)
 	ended := make(chan error, 2)
 	for name, admin := range map[string]string{
-		"client": m.cluster("eu-west").Shell.Addr().String(),
-		"server": m.cluster("eu-west").Instances[0].Sidecar.String(),
+		"client": m.Cluster("eu-west").Shell.Addr().String(),
+		"server": m.Cluster("eu-west").Instances[0].Sidecar.String(),
 	} {
 		go func() {
 			ended <- save(ctx, fmt.Sprintf("http://%s:15020/debug/pprof/profile?seconds=%d", admin, seconds), filepath.Join(b.profiles, name+".pprof"))
 		}()
 	}
-	_, err = closedLoop(cs, 1<<30, (seconds+1)*time.Second)
+	_, err = load.ClosedLoop(cs, 1<<30, (seconds+1)*time.Second)
 	return errors.Join(err, <-ended, <-ended)
 }
 
@@ -430,5 +459,5 @@ func save(ctx context.Context, url, path string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(fetch(ctx, url, f), f.Close())
+	return errors.Join(rig.Fetch(ctx, url, f), f.Close())
 }

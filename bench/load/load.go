@@ -1,4 +1,11 @@
-package main
+// Package load makes the load of the benchmarks and is the application behind the proxies
+// under test. Its one idea is that a generator must not hide what it measures: a closed loop
+// counts what is answered, an open loop starts each request at its time whether or not those
+// before have been answered, and counts from then on (no coordinated omission).
+//
+// It knows no proxy, measures no process and writes no report. Read Client, ClosedLoop and
+// OpenLoop first; App is the other end.
+package load
 
 import (
 	"bytes"
@@ -20,9 +27,12 @@ import (
 // answer is what the application says to everything: 128 bytes of body.
 var answer = []byte("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 128\r\n\r\n" + strings.Repeat("isthmus\n", 16))
 
-// beApp is the application: it answers each request head at once and reads no bodies, so
-// that what stands in front of it is what is measured.
-func beApp(ctx context.Context, address string) error {
+// App is the application: it answers each request head at once and reads no bodies, so
+// that what stands in front of it is what is measured. It serves until ctx ends.
+func App(ctx context.Context, address string) error { return accept(ctx, address, Serve) }
+
+// accept runs serve for every connection to an address until ctx ends.
+func accept(ctx context.Context, address string, serve func(net.Conn)) error {
 	var lc net.ListenConfig
 	ln, err := lc.Listen(ctx, "tcp", address)
 	if err != nil {
@@ -41,8 +51,8 @@ func beApp(ctx context.Context, address string) error {
 	}
 }
 
-// serve ends with the connection.
-func serve(c net.Conn) {
+// Serve is App on one connection, with which it ends.
+func Serve(c net.Conn) {
 	defer c.Close()
 	buf := make([]byte, 16<<10)
 	n := 0
@@ -60,53 +70,92 @@ func serve(c net.Conn) {
 	}
 }
 
-// client is one connection that sends one request after the other.
-type client struct {
+// Client is one connection that sends one request after the other.
+type Client struct {
 	conn    net.Conn
 	request []byte
 	buf     []byte
 }
 
-// get is a request for a target, in origin form or in the absolute form that a proxy is sent.
-func get(target, host string) []byte {
+// Get is a request for a target, in origin form or in the absolute form that a proxy is sent.
+func Get(target, host string) []byte {
 	return []byte("GET " + target + " HTTP/1.1\r\nhost: " + host + "\r\nuser-agent: isthmus-bench\r\naccept: */*\r\n\r\n")
 }
 
-// requestTimeout bounds one exchange: what takes longer fails the run.
-const requestTimeout = 10 * time.Second
+// RequestTimeout bounds one exchange: what takes longer fails the run.
+const RequestTimeout = 10 * time.Second
 
-func dial(ctx context.Context, target string, request []byte) (*client, error) {
-	d := net.Dialer{Timeout: 5 * time.Second}
-	c, err := d.DialContext(ctx, "tcp", target)
-	if err != nil {
-		return nil, err
-	}
-	return &client{conn: c, request: request, buf: make([]byte, 8<<10)}, nil
+// Way is where load goes in: an address, what is sent first to open a tunnel there if it takes one,
+// and what is then sent again and again.
+type Way struct {
+	Target string
+	// Connect, if set, is sent first, and must be answered by 200.
+	Connect []byte
+	Request []byte
 }
 
-// dialAll opens n connections, or none.
-func dialAll(ctx context.Context, n int, target string, request []byte) ([]*client, error) {
-	out := make([]*client, 0, n)
+// ConnectTo asks an explicit proxy for a tunnel to an address.
+func ConnectTo(address string) []byte {
+	return []byte("CONNECT " + address + " HTTP/1.1\r\nhost: " + address + "\r\n\r\n")
+}
+
+// open connects, through a tunnel if the way has one.
+func (w *Way) open(ctx context.Context) (net.Conn, error) {
+	d := net.Dialer{Timeout: 5 * time.Second}
+	c, err := d.DialContext(ctx, "tcp", w.Target)
+	if err != nil || w.Connect == nil {
+		return c, err
+	}
+	if err := tunnel(c, w.Connect); err != nil {
+		_ = c.Close()
+		return nil, fmt.Errorf("tunnel through %s: %w", w.Target, err)
+	}
+	return c, nil
+}
+
+func tunnel(c net.Conn, ask []byte) error {
+	if err := c.SetDeadline(time.Now().Add(RequestTimeout)); err != nil {
+		return err
+	}
+	if _, err := c.Write(ask); err != nil {
+		return err
+	}
+	var answer []byte
+	for b := [1]byte{}; !bytes.HasSuffix(answer, []byte("\r\n\r\n")) && len(answer) < 1<<10; answer = append(answer, b[0]) {
+		if _, err := io.ReadFull(c, b[:]); err != nil {
+			return err
+		}
+	}
+	if !bytes.HasPrefix(answer, []byte("HTTP/1.1 200 ")) {
+		return fmt.Errorf("answered %q", answer)
+	}
+	return c.SetDeadline(time.Time{})
+}
+
+// DialAll opens n connections, or none.
+func DialAll(ctx context.Context, n int, w *Way) ([]*Client, error) {
+	out := make([]*Client, 0, n)
 	for range n {
-		c, err := dial(ctx, target, request)
+		c, err := w.open(ctx)
 		if err != nil {
-			closeAll(out)
+			CloseAll(out)
 			return nil, err
 		}
-		out = append(out, c)
+		out = append(out, &Client{conn: c, request: w.Request, buf: make([]byte, 8<<10)})
 	}
 	return out, nil
 }
 
-func closeAll(cs []*client) {
+// CloseAll closes connections.
+func CloseAll(cs []*Client) {
 	for _, c := range cs {
 		_ = c.conn.Close()
 	}
 }
 
 // do is one exchange.
-func (c *client) do() error {
-	if err := c.conn.SetDeadline(time.Now().Add(requestTimeout)); err != nil {
+func (c *Client) do() error {
+	if err := c.conn.SetDeadline(time.Now().Add(RequestTimeout)); err != nil {
 		return err
 	}
 	if _, err := c.conn.Write(c.request); err != nil {
@@ -116,7 +165,7 @@ func (c *client) do() error {
 }
 
 // receive reads one answer, which must be a 200 of known length.
-func (c *client) receive() error {
+func (c *Client) receive() error {
 	n, want := 0, -1
 	for n != want {
 		more, err := c.conn.Read(c.buf[n:])
@@ -155,9 +204,9 @@ func answerLength(b []byte) (int, error) {
 	return 0, errors.New("answered without content-length")
 }
 
-// closedLoop sends requests over all connections, each as soon as the one before it has been
+// ClosedLoop sends requests over all connections, each as soon as the one before it has been
 // answered, until total are answered or the time is over. It returns how many were.
-func closedLoop(cs []*client, total int, most time.Duration) (int, error) {
+func ClosedLoop(cs []*Client, total int, most time.Duration) (int, error) {
 	var left atomic.Int64
 	left.Store(int64(total))
 	until := time.Now().Add(most)
@@ -184,18 +233,18 @@ func closedLoop(cs []*client, total int, most time.Duration) (int, error) {
 	return sum, err
 }
 
-// openLoop sends rate requests a second for a while, whether or not those before have been
+// OpenLoop sends rate requests a second for a while, whether or not those before have been
 // answered, and returns how long each took from when it was meant to start: what waits for a
 // connection, or for this program, waits on the clock.
-func openLoop(ctx context.Context, cs []*client, rate int, last time.Duration) ([]time.Duration, error) {
+func OpenLoop(ctx context.Context, cs []*Client, rate int, last time.Duration) ([]time.Duration, error) {
 	idle := make(chan *loop, len(cs))
 	loops := make([]*loop, len(cs))
 	var all sync.WaitGroup
 	for i, c := range cs {
-		if err := c.conn.SetDeadline(time.Now().Add(last + requestTimeout)); err != nil {
+		if err := c.conn.SetDeadline(time.Now().Add(last + RequestTimeout)); err != nil {
 			return nil, err
 		}
-		loops[i] = &loop{client: c}
+		loops[i] = &loop{Client: c}
 		idle <- loops[i]
 		all.Go(func() { loops[i].receiveAll(idle) })
 	}
@@ -203,7 +252,7 @@ func openLoop(ctx context.Context, cs []*client, rate int, last time.Duration) (
 	for range cs { // each is idle or has failed
 		select {
 		case <-idle:
-		case <-time.After(requestTimeout):
+		case <-time.After(RequestTimeout):
 		}
 	}
 	for _, l := range loops {
@@ -218,9 +267,9 @@ func openLoop(ctx context.Context, cs []*client, rate int, last time.Duration) (
 	return out, err
 }
 
-// loop is a connection of openLoop.
+// loop is a connection of OpenLoop.
 type loop struct {
-	*client
+	*Client
 	meant atomic.Int64 // when the request under way was meant to start, Unix nanoseconds; 0 is none
 	took  []time.Duration
 	err   error
@@ -244,8 +293,8 @@ func dispatch(ctx context.Context, idle chan *loop, loops []*loop, rate int, las
 			if _, err := l.conn.Write(l.request); err != nil {
 				return err
 			}
-		case <-time.After(requestTimeout):
-			return fmt.Errorf("none of %d connections was free for %s", len(loops), requestTimeout)
+		case <-time.After(RequestTimeout):
+			return fmt.Errorf("none of %d connections was free for %s", len(loops), RequestTimeout)
 		}
 	}
 	return context.Cause(ctx)
@@ -271,4 +320,14 @@ func (l *loop) receiveAll(idle chan *loop) {
 func isTimeout(err error) bool {
 	var n net.Error
 	return errors.As(err, &n) && n.Timeout()
+}
+
+// Each sends one request over each connection, one after the other.
+func Each(cs []*Client) error {
+	for _, c := range cs {
+		if err := c.do(); err != nil {
+			return err
+		}
+	}
+	return nil
 }

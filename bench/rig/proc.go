@@ -1,4 +1,4 @@
-package main
+package rig
 
 import (
 	"bytes"
@@ -12,16 +12,18 @@ import (
 // tick is what /proc counts CPU time in: USER_HZ, 100 a second on every Linux that Go runs on.
 const tick = 10 * time.Millisecond
 
-// usage is CPU time of one or several processes.
-type usage struct{ user, system time.Duration }
+// Usage is CPU time of one or several processes.
+type Usage struct{ User, System time.Duration }
 
-func (u usage) total() time.Duration { return u.user + u.system }
+// Total is both.
+func (u Usage) Total() time.Duration { return u.User + u.System }
 
-func (u usage) minus(o usage) usage { return usage{u.user - o.user, u.system - o.system} }
+// Minus is what was used since o.
+func (u Usage) Minus(o Usage) Usage { return Usage{u.User - o.User, u.System - o.System} }
 
-// cpuOf adds up what processes have used since they started, all threads.
-func cpuOf(pids ...int) (usage, error) {
-	var sum usage
+// CPUOf adds up what processes have used since they started, all threads.
+func CPUOf(pids ...int) (Usage, error) {
+	var sum Usage
 	for _, pid := range pids {
 		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		if err != nil {
@@ -31,33 +33,33 @@ func cpuOf(pids ...int) (usage, error) {
 		if err != nil {
 			return sum, fmt.Errorf("CPU of process %d: %w", pid, err)
 		}
-		sum.user += u.user
-		sum.system += u.system
+		sum.User += u.User
+		sum.System += u.System
 	}
 	return sum, nil
 }
 
 // parseStat reads utime and stime, fields 14 and 15 of proc(5): counted behind the last
 // parenthesis, for a command may be named "a) b".
-func parseStat(text []byte) (usage, error) {
+func parseStat(text []byte) (Usage, error) {
 	_, rest, _ := bytes.Cut(text[bytes.LastIndexByte(text, ')')+1:], []byte(" "))
 	fields := bytes.Fields(rest)
 	if len(fields) < 13 {
-		return usage{}, fmt.Errorf("stat has %d fields behind the name, want 13 or more", len(fields))
+		return Usage{}, fmt.Errorf("stat has %d fields behind the name, want 13 or more", len(fields))
 	}
 	user, err := strconv.ParseInt(string(fields[11]), 10, 64)
 	if err != nil {
-		return usage{}, fmt.Errorf("utime: %w", err)
+		return Usage{}, fmt.Errorf("utime: %w", err)
 	}
 	system, err := strconv.ParseInt(string(fields[12]), 10, 64)
 	if err != nil {
-		return usage{}, fmt.Errorf("stime: %w", err)
+		return Usage{}, fmt.Errorf("stime: %w", err)
 	}
-	return usage{time.Duration(user) * tick, time.Duration(system) * tick}, nil
+	return Usage{time.Duration(user) * tick, time.Duration(system) * tick}, nil
 }
 
-// kib is the sum of a field of a file below /proc, such as "Pss" of smaps_rollup, in KiB.
-func kib(file, field string, pids ...int) (float64, error) {
+// KiB is the sum of a field of a file below /proc, such as "Pss" of smaps_rollup, in KiB.
+func KiB(file, field string, pids ...int) (float64, error) {
 	var sum float64
 	for _, pid := range pids {
 		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, file))
@@ -86,8 +88,8 @@ func parseKiB(text, field string) (float64, error) {
 	return 0, fmt.Errorf("there is no field %s", field)
 }
 
-// processes are those whose command line has each of the words.
-func processes(words ...string) ([]int, error) {
+// Processes are those whose command line has each of the words.
+func Processes(words ...string) ([]int, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, err
@@ -111,14 +113,4 @@ next:
 		out = append(out, pid)
 	}
 	return out, nil
-}
-
-// loadAverage is that of the last minute, as told by the machine; "unknown" without /proc.
-func loadAverage() string {
-	text, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		return "unknown"
-	}
-	one, _, _ := strings.Cut(string(text), " ")
-	return one
 }
