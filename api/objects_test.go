@@ -487,3 +487,40 @@ func TestLargestObjectFits(t *testing.T) {
 		t.Errorf("%v", e.Faults)
 	}
 }
+
+func TestRouteOfAnotherKindIsSaidToConflict(t *testing.T) {
+	s := newSite(t)
+	s.apply(`apiVersion: v1
+kind: Service
+metadata: {name: calls}
+spec: {ports: [{name: grpc, port: 80}, {name: tcp-db, port: 3306}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GRPCRoute
+metadata: {name: first}
+spec: {parentRefs: [{group: "", kind: Service, name: calls}], rules: [{backendRefs: [{name: calls, port: 80}]}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: second}
+spec: {parentRefs: [{group: "", kind: Service, name: calls, port: 80}], rules: [{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: nowhere, port: 80}}}], backendRefs: [{name: calls, port: 80}]}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TCPRoute
+metadata: {name: third}
+spec: {parentRefs: [{group: "", kind: Service, name: calls, port: 3306}], rules: [{backendRefs: [{name: calls, port: 3306}]}]}
+`)
+	for _, c := range []struct{ kind, name, accepted, resolved string }{
+		{"grpcroutes", "first", "Accepted=True (Accepted) 1", "ResolvedRefs=True (ResolvedRefs) 1"},
+		{"httproutes", "second", "Accepted=False (Conflicted) 1", "ResolvedRefs=False (BackendNotFound) 1"},
+		{"tcproutes", "third", "Accepted=True (Accepted) 1", "ResolvedRefs=True (ResolvedRefs) 1"},
+	} {
+		got := conditions(s.get(c.kind, c.name).Status.Parents[0].Conditions)
+		if got[0] != c.accepted || got[1] != c.resolved {
+			t.Errorf("%s %s: %v, want %s, %s", c.kind, c.name, got, c.accepted, c.resolved)
+		}
+	}
+	if message := s.get("httproutes", "second").Status.Parents[0].Conditions[1].Message; !strings.HasPrefix(message, "spec.rules[0].filters[0].requestMirror.backendRef: service shop/nowhere") {
+		t.Errorf("message %q", message)
+	}
+}

@@ -62,6 +62,10 @@ func (st *statuses) of(it item) any {
 		return st.route(it, v)
 	case *mesh.TrafficPolicy:
 		return st.policy(it, v.Targets, "")
+	case *mesh.FaultPolicy:
+		return st.policy(it, v.Targets, "")
+	case *mesh.TelemetryPolicy:
+		return st.policy(it, v.Targets, "")
 	case *mesh.AccessPolicy:
 		return st.policy(it, v.Targets, v.Invalid)
 	case *mesh.ResidencyPolicy:
@@ -166,8 +170,27 @@ func (st *statuses) route(it item, v *mesh.Route) *RouteStatus {
 		})
 		out.Parents = append(out.Parents, Attachment{ParentRef: refTo(p.Kind, p.Namespace, p.Name, p.Port), ControllerName: controllerName,
 			Conditions: st.conditions(it, mine, "", mesh.ServiceName{Namespace: p.Namespace, Name: p.Name})})
+		if reason, message := st.unattached(it.fact, mesh.ServiceName{Namespace: p.Namespace, Name: p.Name}); reason != "" {
+			if c := &out.Parents[i].Conditions[0]; c.Type == accepted && c.Status == isTrue {
+				c.Status, c.Reason, c.Message = isFalse, reason, message
+			}
+		}
 	}
 	return out
+}
+
+// unattached says why a route that is in force takes no request of a service that exists.
+func (st *statuses) unattached(f *mesh.Fact, at mesh.ServiceName) (reason, message string) {
+	svc, err := derive.Eval(st.world, compile.ServiceOf, compile.In{Service: at, View: st.server.cfg.View})
+	name := mesh.Key{Kind: f.Kind, Namespace: f.Namespace, Name: f.Name}.String() // several origins may state it alike
+	if err != nil || svc == nil || len(f.Value.(*mesh.Route).Rules) == 0 ||
+		slices.ContainsFunc(svc.Routes, func(r ir.Route) bool { return strings.HasPrefix(r.Object, name+"@") }) {
+		return "", ""
+	}
+	if svc.Routed {
+		return "Conflicted", "a route of another kind stands before a " + string(f.Kind) + " at every port of " + at.String() + " that it names (GEP-1294)"
+	}
+	return "NoMatchingParent", "no port of " + at.String() + " that it names can take a " + string(f.Kind)
 }
 
 func (st *statuses) policy(it item, targets []mesh.TargetRef, invalid string) *PolicyStatus {
@@ -320,6 +343,10 @@ func (s *Server) dangling(w *world.World, f *mesh.Fact) []dangle {
 		return append(s.parents(w, v), s.backends(w, f, v)...)
 	case *mesh.TrafficPolicy:
 		return s.targets(w, v.Targets)
+	case *mesh.FaultPolicy:
+		return s.targets(w, v.Targets)
+	case *mesh.TelemetryPolicy:
+		return s.targets(w, v.Targets)
 	case *mesh.AccessPolicy:
 		return s.targets(w, v.Targets)
 	case *mesh.ResidencyPolicy:
@@ -360,13 +387,26 @@ func (s *Server) parents(w *world.World, v *mesh.Route) []dangle {
 }
 
 // backends asks compile itself: it attaches the route to a service of its own making and
-// reads which backends are missing.
+// reads which backends are missing. What the rule mirrors to stands there behind its backends.
 func (s *Server) backends(w *world.World, f *mesh.Fact, v *mesh.Route) []dangle {
 	const probe = "0-isthmus-probe" // no Service bears a name that begins with a digit (RFC 1035)
 	name := mesh.ServiceName{Namespace: v.Namespace, Name: probe}
 	copied := *v
 	copied.Name, copied.Parents = probe, []mesh.ParentRef{{Kind: "Service", Namespace: v.Namespace, Name: probe}}
-	service := &mesh.Service{ServiceName: name}
+	var mirrors [][]string
+	copied.Rules = slices.Clone(v.Rules)
+	for i := range copied.Rules {
+		rule := &copied.Rules[i]
+		var fields []string
+		for j, filter := range rule.Filters {
+			if filter.Kind == mesh.FilterMirror && filter.Backend != nil {
+				fields = append(fields, fmt.Sprintf("filters[%d].requestMirror.backendRef", j))
+				rule.Backends = append(slices.Clip(rule.Backends), *filter.Backend)
+			}
+		}
+		mirrors = append(mirrors, fields)
+	}
+	service := &mesh.Service{ServiceName: name, Ports: []mesh.ServicePort{{Port: 1, Protocol: mesh.ProtocolHTTP}}}
 	w, _ = w.Edit([]world.Edit{
 		world.Put(&mesh.Fact{Key: mesh.Key{Kind: mesh.KindService, Origin: w.Self(), Namespace: v.Namespace, Name: probe}, Value: service, Digest: ir.DigestOf(service)}),
 		world.Put(&mesh.Fact{Key: mesh.Key{Kind: f.Kind, Origin: w.Self(), Namespace: v.Namespace, Name: probe}, Value: &copied, Digest: ir.DigestOf(&copied)}),
@@ -389,7 +429,11 @@ func (s *Server) backends(w *world.World, f *mesh.Fact, v *mesh.Route) []dangle 
 			if strings.HasPrefix(b.Missing, "no ReferenceGrant") {
 				reason = "RefNotPermitted"
 			}
-			out = append(out, dangle{fmt.Sprintf("spec.rules[%d].backendRefs[%d]", rule, i), reason, b.Missing})
+			field := fmt.Sprintf("backendRefs[%d]", i)
+			if n := len(v.Rules[rule].Backends); i >= n {
+				field = mirrors[rule][i-n]
+			}
+			out = append(out, dangle{fmt.Sprintf("spec.rules[%d].%s", rule, field), reason, b.Missing})
 		}
 	}
 	return out

@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -112,9 +113,7 @@ func (s *scope) httpLimits(r httpRule, at *path, rule *mesh.RouteRule) {
 			rule.Retry.Attempts = *t.Attempts
 		}
 	}
-	if r.SessionPersistence != nil {
-		s.warn(at.field("sessionPersistence"), "kept, nothing acts on it yet", "")
-	}
+	rule.Affinity = s.affinity(r.SessionPersistence, at.field("sessionPersistence"))
 }
 
 func (s *scope) httpMatch(m httpMatch, at *path) mesh.RouteMatch {
@@ -227,8 +226,12 @@ func (s *scope) httpFilters(in []httpFilter, at *path, matches []httpMatch) []me
 		switch {
 		case member == "": // reported
 			continue
-		case f.Type == "CORS", f.Type == "ExternalAuth", f.Type == "ExtensionRef":
+		case f.Type == "ExternalAuth", f.Type == "ExtensionRef":
 			s.fault(p.field("type"), f.Type+" is not supported", "remove the filter")
+			continue
+		case f.Type == "CORS" && at.isIndex() && at.up.name == "backendRefs":
+			// What answers a browser's question stands before the choice of a backend.
+			s.fault(p.field("type"), "CORS is not supported in a backend", "move the filter to the rule")
 			continue
 		case hasFilter(out, r.Kind) && r.Kind != mesh.FilterMirror:
 			s.fault(p.field("type"), "a second filter "+f.Type, "put both into one filter")
@@ -238,6 +241,8 @@ func (s *scope) httpFilters(in []httpFilter, at *path, matches []httpMatch) []me
 			modify(f.RequestHeaderModifier, &r)
 		case mesh.FilterResponseHeaders:
 			modify(f.ResponseHeaderModifier, &r)
+		case mesh.FilterCORS:
+			r.CORS = s.cors(f.CORS, p.field(member))
 		case mesh.FilterMirror:
 			s.mirror(f.RequestMirror, p.field(member), &r)
 		case mesh.FilterRedirect:
@@ -305,12 +310,18 @@ func (s *scope) mirror(in *mirrorFilter, at *path, out *mesh.RouteFilter) {
 		if f.Denominator != nil && *f.Denominator > 0 {
 			of = int64(*f.Denominator)
 		}
-		out.MirrorPerMille = int(int64(f.Numerator) * 1000 / of)
+		// The nearest in thousandths, but not nothing.
+		out.MirrorPerMille = int((int64(f.Numerator)*2000 + of) / (2 * of))
+		if f.Numerator > 0 {
+			out.MirrorPerMille = max(out.MirrorPerMille, 1)
+		}
 		switch {
 		case in.Percent != nil:
 			s.fault(at.field("fraction"), "percent and fraction together", "remove one of the two")
 		case int64(f.Numerator) > of:
 			s.fault(at.field("fraction"), "more than the whole", "write a numerator of at most the denominator")
+		case int64(f.Numerator)*1000 != int64(out.MirrorPerMille)*of:
+			s.warn(at.field("fraction"), "finer than the mesh copies", "write thousandths; "+strconv.Itoa(out.MirrorPerMille)+" in 1000 are copied")
 		}
 	}
 }
@@ -356,18 +367,18 @@ func (s *scope) grpcRoute(in *grpcRoute) *mesh.Route {
 	out := s.route(in.Spec.routeParents, in.Spec.Hostnames)
 	for i, r := range in.Spec.Rules {
 		at := spec("rules").item(i)
-		rule := mesh.RouteRule{Name: text(r.Name, "")}
+		rule := mesh.RouteRule{Name: text(r.Name, ""), Affinity: s.affinity(r.SessionPersistence, at.field("sessionPersistence"))}
 		for j, m := range r.Matches {
 			rule.Matches = append(rule.Matches, s.grpcMatch(m, at.field("matches").item(j)))
+		}
+		if len(r.Matches) == 0 { // every call, but nothing that is none
+			rule.Matches = []mesh.RouteMatch{{Method: grpcMethod}}
 		}
 		rule.Filters = s.httpFilters(grpcFilters(r.Filters), at, nil)
 		for j, b := range r.BackendRefs {
 			backend := s.backend(b.backendRef, at.field("backendRefs").item(j))
 			backend.Filters = s.httpFilters(grpcFilters(b.Filters), at.field("backendRefs").item(j), nil)
 			rule.Backends = append(rule.Backends, backend)
-		}
-		if r.SessionPersistence != nil {
-			s.warn(at.field("sessionPersistence"), "kept, nothing acts on it yet", "")
 		}
 		out.Rules = append(out.Rules, rule)
 	}
@@ -383,10 +394,13 @@ func grpcFilters(in []grpcFilter) []httpFilter {
 	return out
 }
 
+// grpcMethod is the method of every gRPC call.
+const grpcMethod = "POST"
+
 // grpcMatch turns a method match into a path match: a gRPC call is a POST to
 // /SERVICE/METHOD (gRPC over HTTP/2, Requests).
 func (s *scope) grpcMatch(m grpcMatch, at *path) mesh.RouteMatch {
-	out := mesh.RouteMatch{Headers: s.valueMatches(m.Headers, at.field("headers"), true)}
+	out := mesh.RouteMatch{Method: grpcMethod, Headers: s.valueMatches(m.Headers, at.field("headers"), true)}
 	if m.Method == nil {
 		return out
 	}

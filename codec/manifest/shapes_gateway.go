@@ -106,9 +106,18 @@ type httpFilter struct {
 	RequestMirror          *mirrorFilter   `json:"requestMirror"`
 	RequestRedirect        *redirectFilter `json:"requestRedirect"`
 	URLRewrite             *rewriteFilter  `json:"urlRewrite"`
-	CORS                   *anything       `json:"cors"`
+	CORS                   *corsFilter     `json:"cors"`
 	ExternalAuth           *anything       `json:"externalAuth"`
 	ExtensionRef           *localReference `json:"extensionRef"`
+}
+
+type corsFilter struct {
+	AllowOrigins     []string `json:"allowOrigins" is:"items=0..64 len=1..253 unique=."`
+	AllowCredentials *bool    `json:"allowCredentials"`
+	AllowMethods     []string `json:"allowMethods" is:"items=0..9 enum=GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|* unique=."`
+	AllowHeaders     []string `json:"allowHeaders" is:"items=0..64 headername unique=."`
+	ExposeHeaders    []string `json:"exposeHeaders" is:"items=0..64 headername unique=."`
+	MaxAge           int32    `json:"maxAge" is:"1..2147483647"`
 }
 
 type headerModifier struct {

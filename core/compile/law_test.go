@@ -80,7 +80,8 @@ func drawFact(t *rapid.T) *mesh.Fact {
 				Jurisdiction: mesh.Jurisdiction(fmt.Sprintf("J%d", small("jurisdiction"))), TrustDomain: mesh.TrustDomainOf(peer, mesh.DefaultDomain),
 				Accepts: rapid.SampledFrom([][]mesh.Accept{nil, {{Origin: "*", Kind: "*", Namespace: "*"}}}).Draw(t, "accepts")})
 		case mesh.KindService:
-			return fact(kind, "eu", s.Namespace, s.Name, &mesh.Service{ServiceName: s, Ports: []mesh.ServicePort{{Port: 80 + uint16(small("port"))}},
+			return fact(kind, "eu", s.Namespace, s.Name, &mesh.Service{ServiceName: s, Ports: []mesh.ServicePort{
+				{Port: 80, Protocol: rapid.SampledFrom([]mesh.Protocol{mesh.ProtocolHTTP, mesh.ProtocolTCP}).Draw(t, "protocol")}, {Port: 81 + uint16(small("port")), Protocol: mesh.ProtocolGRPC}},
 				Selector: map[string]string{"app": fmt.Sprint(small("app"))}})
 		case mesh.KindServiceExport:
 			return fact(kind, "eu", s.Namespace, s.Name, &mesh.ServiceExport{ServiceName: s,
@@ -92,14 +93,18 @@ func drawFact(t *rapid.T) *mesh.Fact {
 		case mesh.KindEndpointSlice:
 			return fact(kind, "eu", s.Namespace, s.Name, &mesh.EndpointSlice{Namespace: s.Namespace, Name: s.Name, Service: s,
 				Endpoints: []mesh.SliceEndpoint{{Workload: fmt.Sprintf("w%d", small("workload")), Ready: rapid.Bool().Draw(t, "ready")}}})
-		case mesh.KindHTTPRoute:
-			b := drawService(t)
-			return fact(kind, origin, s.Namespace, fmt.Sprintf("r%d", small("route")), &mesh.Route{Kind: "HTTPRoute", Namespace: s.Namespace,
-				Parents: []mesh.ParentRef{{Kind: "Service", Namespace: s.Namespace, Name: s.Name}},
-				Rules:   []mesh.RouteRule{{Backends: []mesh.RouteBackend{{Kind: "Service", Service: b, Port: 80, Weight: int32(small("weight"))}}}}})
+		case mesh.KindHTTPRoute, mesh.KindGRPCRoute, mesh.KindTLSRoute, mesh.KindTCPRoute:
+			r := &mesh.Route{}
+			fill(t, reflect.ValueOf(&r.Rules).Elem(), "rules")
+			for i := range r.Rules {
+				r.Rules[i].Backends = append(r.Rules[i].Backends, mesh.RouteBackend{Kind: "Service", Service: drawService(t), Port: 80, Weight: int32(small("weight"))})
+			}
+			r.Kind, r.Namespace = string(kind), drawService(t).Namespace
+			r.Parents = []mesh.ParentRef{{Kind: "Service", Namespace: s.Namespace, Name: s.Name, Port: rapid.SampledFrom([]uint16{0, 80, 81}).Draw(t, "parent port")}}
+			return fact(kind, origin, r.Namespace, fmt.Sprintf("r%d", small("route")), r)
 		case mesh.KindReferenceGrant:
 			return fact(kind, origin, s.Namespace, "g", &mesh.ReferenceGrant{Namespace: s.Namespace, Name: "g",
-				From: []mesh.GrantFrom{{Group: "gateway.networking.k8s.io", Kind: "HTTPRoute", Namespace: drawService(t).Namespace}}, To: []mesh.GrantTo{{Kind: "Service"}}})
+				From: []mesh.GrantFrom{{Group: "gateway.networking.k8s.io", Kind: string(rapid.SampledFrom(kindsOfRoutes[:]).Draw(t, "grants")), Namespace: drawService(t).Namespace}}, To: []mesh.GrantTo{{Kind: "Service"}}})
 		case mesh.KindAccessPolicy:
 			return fact(kind, origin, s.Namespace, fmt.Sprintf("p%d", small("policy")), &mesh.AccessPolicy{Namespace: s.Namespace, Targets: drawTargets(t),
 				Action: rapid.SampledFrom([]mesh.Action{mesh.Allow, mesh.Deny}).Draw(t, "action")})
@@ -141,7 +146,8 @@ func drawFact(t *rapid.T) *mesh.Fact {
 	return f
 }
 
-var kinds = []mesh.Kind{mesh.KindCluster, mesh.KindService, mesh.KindServiceExport, mesh.KindWorkload, mesh.KindEndpointSlice, mesh.KindHTTPRoute,
+var kinds = []mesh.Kind{mesh.KindCluster, mesh.KindService, mesh.KindServiceExport, mesh.KindWorkload, mesh.KindEndpointSlice,
+	mesh.KindHTTPRoute, mesh.KindGRPCRoute, mesh.KindTLSRoute, mesh.KindTCPRoute,
 	mesh.KindReferenceGrant, mesh.KindAccessPolicy, mesh.KindResidencyPolicy, mesh.KindTrafficPolicy, mesh.KindFaultPolicy, mesh.KindTelemetryPolicy, mesh.KindMesh, mesh.KindBundle,
 	mesh.KindRemoteService, mesh.KindSlotTable, mesh.KindReach}
 

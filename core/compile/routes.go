@@ -3,6 +3,7 @@ package compile
 import (
 	"cmp"
 	"slices"
+	"strings"
 
 	"github.com/isthmus-mesh/isthmus/core/derive"
 	"github.com/isthmus-mesh/isthmus/core/ir"
@@ -16,46 +17,134 @@ func service(c *derive.Ctx, k In) *ir.Service {
 		return nil
 	}
 	s := &ir.Service{Name: k.Service, Ports: n.Ports, Traffic: traffic(c, k.Service)}
-	for _, f := range gather(c, world.AttachedTo(mesh.KindHTTPRoute, k.Service), world.AttachedTo(mesh.KindGRPCRoute, k.Service),
-		world.AttachedTo(mesh.KindTCPRoute, k.Service), world.AttachedTo(mesh.KindTLSRoute, k.Service)) {
-		s.Routes = append(s.Routes, routesOf(c, k, f)...)
-		s.Routed = true
+	for _, a := range settled(attachments(c, k.Service), n.Ports) {
+		s.Routes = append(s.Routes, routesOf(c, k, a)...)
 	}
 	sortRoutes(s.Routes)
+	s.Routed = len(s.Routes) > 0
 	return s
 }
 
-// routesOf spreads a route object into one ir.Route for each match of each rule.
-func routesOf(c *derive.Ctx, k In, f *mesh.Fact) []ir.Route {
-	r := f.Value.(*mesh.Route)
-	consumer := ""
-	if r.Namespace != k.Service.Namespace {
-		consumer = r.Namespace // GEP-1294: a route in another namespace is for callers there
-	}
-	var out []ir.Route
-	for _, parent := range r.Parents {
-		if (parent.Kind != "Service" && parent.Kind != "ServiceImport") || parent.Namespace != k.Service.Namespace || parent.Name != k.Service.Name {
-			continue
-		}
-		for i, rule := range r.Rules {
-			matches := rule.Matches
-			if len(matches) == 0 {
-				matches = []mesh.RouteMatch{{}}
+// attachment is a route at one of its parents.
+type attachment struct {
+	fact *mesh.Fact
+	// consumer is the namespace whose callers it is for; empty is every caller.
+	consumer string
+	ports    []uint16 // nil: every port
+}
+
+// kindsOfRoutes are in order of precedence (GEP-1294, Route types).
+var kindsOfRoutes = [...]mesh.Kind{mesh.KindGRPCRoute, mesh.KindHTTPRoute, mesh.KindTLSRoute, mesh.KindTCPRoute}
+
+// attachments lists the routes of a service, kind by kind and then by name, each once for every
+// parent that names the service.
+func attachments(c *derive.Ctx, s mesh.ServiceName) []attachment {
+	var out []attachment
+	for _, kind := range kindsOfRoutes {
+		for _, f := range gather(c, world.AttachedTo(kind, s)) {
+			r := f.Value.(*mesh.Route)
+			a := attachment{fact: f}
+			if r.Namespace != s.Namespace {
+				a.consumer = r.Namespace // GEP-1294: a route in another namespace is for callers there
 			}
-			backends := backendsOf(c, k.View, r, rule)
-			for _, m := range matches {
-				out = append(out, ir.Route{Consumer: consumer, Object: f.Key.String(), Rule: i, Port: parent.Port, Match: m,
-					Filters: rule.Filters, Backends: backends, RequestTimeout: rule.RequestTimeout, TryTimeout: rule.TryTimeout, Retry: rule.Retry})
+			for _, p := range r.Parents {
+				if (p.Kind == "Service" || p.Kind == "ServiceImport") && p.Namespace == s.Namespace && p.Name == s.Name {
+					if a.ports = nil; p.Port != 0 {
+						a.ports = []uint16{p.Port}
+					}
+					out = append(out, a)
+				}
 			}
 		}
 	}
 	return out
 }
 
+// settled leaves each port of the service to one kind of route, for producers and for the
+// consumers of each namespace apart: the kind that stands first among those attached there.
+func settled(all []attachment, ports []ir.Port) []attachment {
+	type place struct {
+		consumer string
+		port     uint16
+	}
+	kind := map[place]mesh.Kind{}
+	for _, a := range all {
+		for _, p := range ports {
+			if at := (place{a.consumer, p.Port}); a.reaches(p) && kind[at] == "" {
+				kind[at] = a.fact.Kind
+			}
+		}
+	}
+	var out []attachment
+	for _, a := range all {
+		var mine []uint16
+		for _, p := range ports {
+			if a.reaches(p) && kind[place{a.consumer, p.Port}] == a.fact.Kind {
+				mine = append(mine, p.Port)
+			}
+		}
+		if len(mine) == 0 {
+			continue
+		}
+		if len(mine) < len(ports) {
+			a.ports = mine
+		}
+		out = append(out, a)
+	}
+	return out
+}
+
+// reaches reports whether the route is attached to a port: requests can be told apart only where
+// the port speaks HTTP.
+func (a attachment) reaches(p ir.Port) bool {
+	named := a.ports == nil || slices.Contains(a.ports, p.Port)
+	switch a.fact.Kind {
+	case mesh.KindGRPCRoute, mesh.KindHTTPRoute:
+		return named && p.Protocol.IsHTTP()
+	}
+	return named && p.Protocol != mesh.ProtocolUDP
+}
+
+// routesOf spreads a route object into one ir.Route for each match of each rule.
+func routesOf(c *derive.Ctx, k In, a attachment) []ir.Route {
+	r := a.fact.Value.(*mesh.Route)
+	ports := a.ports
+	if ports == nil {
+		ports = []uint16{0}
+	}
+	var out []ir.Route
+	for i, rule := range r.Rules {
+		matches := rule.Matches
+		if len(matches) == 0 {
+			matches = []mesh.RouteMatch{{}}
+		}
+		backends, filters := backendsOf(c, k.View, r, rule), filtersOf(c, k.View, r, rule.Filters)
+		for _, m := range matches {
+			for _, port := range ports {
+				out = append(out, ir.Route{Consumer: a.consumer, Object: a.fact.Key.String(), Rule: i, Port: port, Match: m, Filters: filters,
+					Backends: backends, RequestTimeout: rule.RequestTimeout, TryTimeout: rule.TryTimeout, Retry: rule.Retry, Affinity: rule.Affinity})
+			}
+		}
+	}
+	return out
+}
+
+// filtersOf leaves out mirrors whose backend cannot be used: the API drops them, and what is
+// mirrored is nobody's answer.
+func filtersOf(c *derive.Ctx, view ir.View, r *mesh.Route, in []mesh.RouteFilter) []mesh.RouteFilter {
+	unusable := func(f mesh.RouteFilter) bool {
+		return f.Kind == mesh.FilterMirror && (f.Backend == nil || missing(c, view, r, *f.Backend) != "")
+	}
+	if !slices.ContainsFunc(in, func(f mesh.RouteFilter) bool { return f.Kind == mesh.FilterMirror }) {
+		return in
+	}
+	return slices.DeleteFunc(slices.Clone(in), unusable)
+}
+
 func backendsOf(c *derive.Ctx, view ir.View, r *mesh.Route, rule mesh.RouteRule) []ir.Backend {
 	var out []ir.Backend
 	for _, b := range rule.Backends {
-		out = append(out, ir.Backend{Service: b.Service, Port: b.Port, Weight: uint32(max(b.Weight, 0)), Filters: b.Filters,
+		out = append(out, ir.Backend{Service: b.Service, Port: b.Port, Weight: uint32(max(b.Weight, 0)), Filters: filtersOf(c, view, r, b.Filters),
 			Missing: missing(c, view, r, b)})
 	}
 	return out
@@ -63,6 +152,9 @@ func backendsOf(c *derive.Ctx, view ir.View, r *mesh.Route, rule mesh.RouteRule)
 
 // missing says why a backend cannot be used, or nothing.
 func missing(c *derive.Ctx, view ir.View, r *mesh.Route, b mesh.RouteBackend) string {
+	if _, known := backendGroups[b.Kind]; !known {
+		return b.Kind + " is no kind of backend"
+	}
 	if b.Service.Namespace != r.Namespace && !granted(c, r, b) {
 		return "no ReferenceGrant in namespace " + b.Service.Namespace + " lets a " + r.Kind + " of namespace " + r.Namespace + " refer to it"
 	}
@@ -76,6 +168,9 @@ func missing(c *derive.Ctx, view ir.View, r *mesh.Route, b mesh.RouteBackend) st
 	return ""
 }
 
+// backendGroups are the kinds of backends and their API groups.
+var backendGroups = map[string]string{"Service": "", "ServiceImport": "multicluster.x-k8s.io"}
+
 // granted reports whether a reference across namespaces is allowed (Gateway API
 // ReferenceGrant).
 func granted(c *derive.Ctx, r *mesh.Route, b mesh.RouteBackend) bool {
@@ -85,7 +180,7 @@ func granted(c *derive.Ctx, r *mesh.Route, b mesh.RouteBackend) bool {
 			return x.Group == "gateway.networking.k8s.io" && x.Kind == r.Kind && x.Namespace == r.Namespace
 		})
 		to := slices.ContainsFunc(g.To, func(x mesh.GrantTo) bool {
-			return x.Kind == b.Kind && (x.Name == "" || x.Name == b.Service.Name)
+			return x.Group == backendGroups[b.Kind] && x.Kind == b.Kind && (x.Name == "" || x.Name == b.Service.Name)
 		})
 		if from && to {
 			return true
@@ -94,36 +189,66 @@ func granted(c *derive.Ctx, r *mesh.Route, b mesh.RouteBackend) bool {
 	return false
 }
 
-// sortRoutes puts routes in order of precedence (Gateway API HTTPRouteRule): consumer
-// routes first, then the exact path, the longest prefix, a method, the most headers, the most
-// query parameters; ties keep the order of objects and rules.
+// sortRoutes puts routes in order of precedence: consumers' first, for they replace the
+// producer's, and then as the API has it for their kind; ties keep the order of names and rules.
 func sortRoutes(routes []ir.Route) {
 	slices.SortStableFunc(routes, func(a, b ir.Route) int {
-		return cmp.Or(
-			-cmp.Compare(b2i(a.Consumer != ""), b2i(b.Consumer != "")),
-			-cmp.Compare(b2i(a.Port != 0), b2i(b.Port != 0)),
-			-cmp.Compare(pathRank(a.Match), pathRank(b.Match)),
-			-cmp.Compare(len(a.Match.Path), len(b.Match.Path)),
-			-cmp.Compare(b2i(a.Match.Method != ""), b2i(b.Match.Method != "")),
-			-cmp.Compare(len(a.Match.Headers), len(b.Match.Headers)),
-			-cmp.Compare(len(a.Match.Query), len(b.Match.Query)))
+		if c := cmp.Compare(b2i(b.Consumer != ""), b2i(a.Consumer != "")); c != 0 {
+			return c
+		}
+		x, y := precedence(&a), precedence(&b)
+		return slices.Compare(y[:], x[:]) // the greater first
 	})
+}
+
+// precedence is what decides between two routes that take one request. Routes of several kinds
+// never do: their numbers are not compared for a meaning.
+func precedence(r *ir.Route) [6]int {
+	m := &r.Match
+	if strings.HasPrefix(r.Object, string(mesh.KindGRPCRoute)) {
+		// GRPCRouteRule: the longest service, the longest method, the most headers.
+		service, method := grpcLengths(m)
+		return [6]int{service, method, len(m.Headers)}
+	}
+	// HTTPRouteRule: an exact path, the longest prefix, a method, the most headers, the most query
+	// parameters. A match that names no path has the API's default, the prefix "/". Of regular
+	// expressions the API says nothing: they stand among prefixes, by length.
+	exact, length := 0, len(m.Path)
+	switch m.PathType {
+	case mesh.PathExact:
+		exact = 1
+	case "":
+		length = 1
+	}
+	return [6]int{exact, length, b2i(m.Method != ""), len(m.Headers), len(m.Query)}
+}
+
+// grpcLengths counts the characters that a match of gRPC, which is a path by now, names of service
+// and method; see manifest for the forms.
+func grpcLengths(m *mesh.RouteMatch) (service, method int) {
+	path := strings.TrimPrefix(m.Path, "/")
+	const anyElement = "[^/]+"
+	switch m.PathType {
+	case mesh.PathExact:
+		s, method, _ := strings.Cut(path, "/")
+		return len(s), len(method)
+	case mesh.PathPrefix:
+		return len(path), 0
+	case mesh.PathRegex:
+		s, rest, found := strings.Cut(path, ")/")
+		if after, ok := strings.CutPrefix(path, anyElement+"/"); ok {
+			s, rest, found = "", after, true
+		}
+		if !found {
+			return len(path), 0
+		}
+		return len(s), len(strings.TrimSuffix(rest, anyElement))
+	}
+	return 0, 0
 }
 
 func b2i(b bool) int {
 	if b {
-		return 1
-	}
-	return 0
-}
-
-func pathRank(m mesh.RouteMatch) int {
-	switch m.PathType {
-	case mesh.PathExact:
-		return 2
-	case mesh.PathPrefix:
-		return 1
-	case mesh.PathRegex:
 		return 1
 	}
 	return 0

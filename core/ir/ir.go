@@ -64,10 +64,12 @@ type Port struct {
 type Service struct {
 	Name  mesh.ServiceName
 	Ports []Port
-	// Routed says that routes are attached: a request that none of Routes matches is
-	// refused with no_route. Otherwise the service is its own only backend.
+	// Routed says that routes are attached. For a caller and a port that any of Routes is for, a
+	// request that none of them matches is refused with no_route; elsewhere the service is its own
+	// only backend. A consumer's routes replace the producer's.
 	Routed bool
-	// Routes in order of precedence (Gateway API HTTPRouteRule): the first match wins.
+	// Routes in order of precedence (Gateway API HTTPRouteRule, GRPCRouteRule): the first match
+	// wins. Each port has routes of one kind.
 	Routes  []Route
 	Traffic Traffic
 }

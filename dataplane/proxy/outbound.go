@@ -165,8 +165,8 @@ func (r *request) choose() *refusal {
 	r.match.Head, r.match.Port, r.match.Namespace = &r.head, r.rec.Port, r.proxy.cfg.Namespace
 	r.matched = r.service.routes.Match(&r.match)
 	if r.matched == nil {
-		if r.service.routes.OnlyOthers(r.proxy.cfg.Namespace) {
-			return nil
+		if !r.service.routes.Attached(r.rec.Port, r.proxy.cfg.Namespace) {
+			return nil // all are for other callers or other ports
 		}
 		return refuse(mesh.ReasonNoRoute, "routes are attached to service "+r.service.Name.String()+" and none matches")
 	}

@@ -26,6 +26,13 @@ import (
 type Table struct {
 	routes []Route
 	index  index
+	// consumers are those whose routes replace the producer's, and on which port, 0 for every.
+	consumers []consumer
+}
+
+type consumer struct {
+	namespace string
+	port      uint16
 }
 
 // Route is an ir.Route with its expressions compiled.
@@ -76,6 +83,9 @@ func NewTable(routes []ir.Route) (*Table, error) {
 			}
 		}
 		t.routes[i] = c
+		if who := (consumer{r.Consumer, r.Port}); r.Consumer != "" && !slices.Contains(t.consumers, who) {
+			t.consumers = append(t.consumers, who)
+		}
 	}
 	t.index = newIndex(t.routes)
 	return t, nil
@@ -117,18 +127,21 @@ type Ask struct {
 	Port      uint16
 	Namespace string
 
+	// consumer is whose routes count: the caller's namespace, or "" for the producer's.
+	consumer            string
 	method, path, query string
 	joined              []byte
 }
 
 // begin splits the path of the head, which must not change while the ask is in use.
-func (a *Ask) begin() {
+func (a *Ask) begin(t *Table) {
+	a.consumer = t.consumer(a.Port, a.Namespace)
 	a.method = view(a.Head.Method)
 	a.path, a.query, _ = strings.Cut(view(a.Head.Path), "?")
 }
 
 // end lets go of the head.
-func (a *Ask) end() { a.Head, a.method, a.path, a.query = nil, "", "", "" }
+func (a *Ask) end() { a.Head, a.consumer, a.method, a.path, a.query = nil, "", "", "", "" }
 
 // Match returns the first route that takes the request, in order of precedence; nil if
 // none does.
@@ -136,7 +149,7 @@ func (a *Ask) end() { a.Head, a.method, a.path, a.query = nil, "", "", "" }
 // A preflight (Fetch standard, §3.2.2) is made for a request of another method: where no
 // route takes it as OPTIONS to answer it, the route of that method does, if it has a CORS filter.
 func (t *Table) Match(a *Ask) *Route {
-	a.begin()
+	a.begin(t)
 	defer a.end()
 	r := t.index.first(t.routes, a)
 	if r != nil && r.CORS != nil {
@@ -161,15 +174,28 @@ func (t *Table) scan(a *Ask) *Route {
 	return nil
 }
 
-// OnlyOthers reports whether every route is for callers of other namespaces: for this one
-// it is as if none were attached.
-func (t *Table) OnlyOthers(namespace string) bool {
-	for i := range t.routes {
-		if c := t.routes[i].Consumer; c == "" || c == namespace {
-			return false
+// consumer is whose routes a caller takes: those of its own namespace where there are any for the
+// port, else the producer's, named "". The two are never mixed (GEP-1294, Multiple routes for a
+// Service).
+func (t *Table) consumer(port uint16, namespace string) string {
+	for _, c := range t.consumers {
+		if c.namespace == namespace && (c.port == 0 || c.port == port) {
+			return namespace
 		}
 	}
-	return true
+	return ""
+}
+
+// Attached reports whether any route is for this caller and port: without one the service is
+// its own backend there.
+func (t *Table) Attached(port uint16, namespace string) bool {
+	consumer := t.consumer(port, namespace)
+	for i := range t.routes {
+		if r := &t.routes[i]; r.Consumer == consumer && (r.Port == 0 || r.Port == port) {
+			return true
+		}
+	}
+	return false
 }
 
 // view is b as a string without a copy: for a call that does not keep it, while nothing
@@ -179,8 +205,8 @@ func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 // Verdict is one route held against a request.
 type Verdict struct {
 	*ir.Route
-	// Others says that the route is for callers of another namespace: for this one it is as if
-	// it were not attached.
+	// Others says that the route is for other callers or another port: for this one it is as if it
+	// were not attached.
 	Others bool
 	// Why the route does not take the request, for people; empty where it would.
 	Why string
@@ -190,12 +216,12 @@ type Verdict struct {
 // Why is the one that Match returns.
 func (t *Table) Explain(h *message.Head, port uint16, namespace string) []Verdict {
 	a := Ask{Head: h, Port: port, Namespace: namespace}
-	a.begin()
+	a.begin(t)
 	out := make([]Verdict, len(t.routes))
 	for i := range t.routes {
 		r := &t.routes[i]
 		what, at := r.miss(&a)
-		out[i] = Verdict{Route: r.Route, Others: what == missConsumer, Why: r.describe(what, at)}
+		out[i] = Verdict{Route: r.Route, Others: what == missConsumer || what == missPort, Why: r.describe(what, at)}
 	}
 	return out
 }
@@ -236,7 +262,7 @@ func (r *Route) miss(a *Ask) (missed, int) {
 	switch {
 	case r.Port != 0 && r.Port != a.Port:
 		return missPort, 0
-	case r.Consumer != "" && r.Consumer != a.Namespace:
+	case r.Consumer != a.consumer:
 		return missConsumer, 0
 	case m.Method != "" && m.Method != a.method:
 		return missMethod, 0
@@ -263,6 +289,9 @@ func (r *Route) describe(what missed, at int) string {
 	case missPort:
 		return fmt.Sprintf("it is for port %d", r.Port)
 	case missConsumer:
+		if r.Consumer == "" {
+			return "it is for callers of namespaces without routes of their own"
+		}
 		return "it is for callers of namespace " + r.Consumer
 	case missMethod:
 		return "the method is not " + m.Method

@@ -77,7 +77,7 @@ func TestIndexAgreesWithAScan(t *testing.T) {
 			a.Head, a.Port, a.Namespace = h, 80, "shop"
 			got := tab.Match(a)
 			a.Head = h
-			a.begin()
+			a.begin(tab)
 			if want := tab.scan(a); got != want {
 				rt.Fatalf("%s %s %q: the index finds %v, trying each %v", h.Method, h.Path, h.Fields, got, want)
 			}
@@ -268,5 +268,40 @@ func TestMatchAllocatesNothing(t *testing.T) {
 	run()
 	if n := testing.AllocsPerRun(100, run); n > 0 {
 		t.Errorf("%v allocations a match", n)
+	}
+}
+
+// TestConsumersRoutesReplaceTheProducers: GEP-1294, Multiple routes for a Service and Ports.
+func TestConsumersRoutesReplaceTheProducers(t *testing.T) {
+	tab := table(t,
+		ir.Route{Object: "own", Consumer: "bank", Port: 80, Match: mesh.RouteMatch{PathType: mesh.PathPrefix, Path: "/pay"}},
+		ir.Route{Object: "producer", Port: 80, Match: mesh.RouteMatch{PathType: mesh.PathPrefix, Path: "/"}},
+		ir.Route{Object: "second", Port: 81, Match: mesh.RouteMatch{PathType: mesh.PathExact, Path: "/only"}})
+	for _, c := range []struct {
+		namespace, path string
+		port            uint16
+		want            string // the route, "-" for none though some are attached, "" where none is
+	}{
+		{"bank", "/pay/1", 80, "own"}, {"bank", "/cart", 80, "-"}, {"shop", "/pay/1", 80, "producer"},
+		{"bank", "/only", 81, "second"}, {"bank", "/pay/1", 81, "-"}, {"shop", "/", 81, "-"},
+		{"shop", "/", 3306, ""}, {"bank", "/pay/1", 3306, ""},
+	} {
+		a := &Ask{Head: ask("GET", c.path), Port: c.port, Namespace: c.namespace}
+		got := "-"
+		if r := tab.Match(a); r != nil {
+			got = r.Object
+		} else if !tab.Attached(c.port, c.namespace) {
+			got = ""
+		}
+		attached := false
+		taken := ""
+		for _, v := range tab.Explain(ask("GET", c.path), c.port, c.namespace) {
+			if attached = attached || !v.Others; v.Why == "" && taken == "" {
+				taken = v.Object
+			}
+		}
+		if got != c.want || attached != (c.want != "") || taken != strings.Trim(c.want, "-") {
+			t.Errorf("%s asks %s on %d: %q, explained as %q (attached %v), want %q", c.namespace, c.path, c.port, got, taken, attached, c.want)
+		}
 	}
 }
