@@ -18,6 +18,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/derive"
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/core/world"
+	"github.com/isthmus-mesh/isthmus/internal/failpoint"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/xds"
 )
@@ -37,9 +38,22 @@ type Config struct {
 	Publish func(mesh.Vector, []xds.Update)
 	// Export takes what a peer is to be told of a service.
 	Export func(Export)
+	// Failpoints may be nil, and is in production.
+	Failpoints *failpoint.Set
 	// SaveSlots takes a new slot table, which comes back as a fact once it is stored.
 	SaveSlots func(mesh.SlotTable)
 }
+
+// Points of this package at which a test may make things go wrong; an error ends the loop.
+const (
+	// PointCommit is before queued edits become the next world, PointPublish when all that follows from them is
+	// computed and nobody has been told.
+	PointCommit  failpoint.Point = "loop.commit"
+	PointPublish failpoint.Point = "loop.publish"
+)
+
+// Failpoints lists the points of this package, for failpoint.New.
+func Failpoints() []failpoint.Point { return []failpoint.Point{PointCommit, PointPublish} }
 
 // Export is a change of what one peer is told of this cluster's services.
 type Export struct {
@@ -155,22 +169,32 @@ func (l *Loop) Run(ctx context.Context) error {
 		if settled {
 			select {
 			case e := <-l.edits:
-				l.commit(e)
+				if err := l.commit(ctx, e); err != nil {
+					return err
+				}
 			case <-l.called:
 			case <-ctx.Done():
 				return ctx.Err()
 			}
 		} else if len(l.edits) > 0 {
-			l.commit(<-l.edits)
+			if err := l.commit(ctx, <-l.edits); err != nil {
+				return err
+			}
 		}
 		l.runCalls()
-		settled = l.settle()
+		var err error
+		if settled, err = l.settle(ctx); err != nil {
+			return err
+		}
 	}
 	return ctx.Err()
 }
 
 // commit makes one revision of the first edit and all that queued up meanwhile.
-func (l *Loop) commit(first edit) {
+func (l *Loop) commit(ctx context.Context, first edit) error {
+	if err := l.cfg.Failpoints.Hit(ctx, PointCommit); err != nil {
+		return err
+	}
 	batch := []edit{first}
 	for range len(l.edits) {
 		batch = append(batch, <-l.edits)
@@ -196,6 +220,7 @@ func (l *Loop) commit(first edit) {
 			close(e.done)
 		}
 	}
+	return nil
 }
 
 func (l *Loop) runCalls() {
@@ -210,11 +235,16 @@ func (l *Loop) runCalls() {
 
 // settle evaluates until done, or for a slice when edits wait, and hands the
 // differences out when done.
-func (l *Loop) settle() bool {
+func (l *Loop) settle(ctx context.Context) (done bool, err error) {
 	end := l.cfg.Now().Add(l.cfg.Slice)
 	result, done := l.engine.Slice(l.cfg.Workers, func() bool { return len(l.edits) > 0 && !l.cfg.Now().Before(end) })
 	if !done {
-		return false
+		return false, nil
+	}
+	if len(result.Changed) > 0 {
+		if err := l.cfg.Failpoints.Hit(ctx, PointPublish); err != nil {
+			return false, err
+		}
 	}
 	for _, f := range result.Failed {
 		l.cfg.Log.Error("a derived value has no answer in this revision", "root", f.Root.String(), "error", f.Err)
@@ -224,5 +254,5 @@ func (l *Loop) settle() bool {
 		l.cfg.Publish(l.Vector(), updates)
 	}
 	l.told.settled(result.Changed)
-	return true
+	return true, nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/codec/wire/wirepb"
 	"github.com/isthmus-mesh/isthmus/core/replica"
 	"github.com/isthmus-mesh/isthmus/internal/clock"
+	"github.com/isthmus-mesh/isthmus/internal/failpoint"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"google.golang.org/protobuf/proto"
 )
@@ -47,18 +48,27 @@ func readCache(path string, owner mesh.ClusterName) (*replica.Saved, error) {
 
 // writeCache replaces the file whole: what is there is always one saved state. A path has
 // one writer.
-func writeCache(path string, s *replica.Saved) error {
+func (w *saver) writeCache(ctx context.Context, s *replica.Saved) error {
+	if err := w.failpoints.Hit(ctx, PointCacheWrite); err != nil {
+		return err
+	}
 	b, err := proto.MarshalOptions{}.MarshalAppend(make([]byte, sha256.Size), wire.EncodeSaved(s))
 	if err != nil {
 		return err
 	}
 	sum := sha256.Sum256(b[sha256.Size:])
 	copy(b, sum[:])
-	tmp := path + ".new"
+	tmp := w.path + ".new"
 	if err := os.WriteFile(tmp, b, 0o600); err != nil {
 		return errors.Join(err, os.Remove(tmp))
 	}
-	return os.Rename(tmp, path)
+	if err := w.failpoints.Hit(ctx, PointCacheRename); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, w.path); err != nil {
+		return err
+	}
+	return w.failpoints.Hit(ctx, PointCacheWritten)
 }
 
 // Writing costs time in proportion to the partition, not to the change, so a saver takes at most a
@@ -70,17 +80,18 @@ const (
 
 // saver writes the newest state to the cache.
 type saver struct {
-	path  string
-	clock clock.Clock
-	log   *slog.Logger
-	wake  chan struct{}
+	path       string
+	clock      clock.Clock
+	log        *slog.Logger
+	failpoints *failpoint.Set
+	wake       chan struct{}
 
 	mu     sync.Mutex
 	newest *replica.Saved
 }
 
-func newSaver(path string, c clock.Clock, log *slog.Logger) *saver {
-	return &saver{path: path, clock: c, log: log, wake: make(chan struct{}, 1)}
+func newSaver(cfg FollowerConfig, log *slog.Logger) *saver {
+	return &saver{path: cfg.Cache, clock: cfg.Clock, log: log, failpoints: cfg.Failpoints, wake: make(chan struct{}, 1)}
 }
 
 // save never waits; the latest state wins.
@@ -101,23 +112,23 @@ func (s *saver) run(ctx context.Context) {
 		select {
 		case <-s.wake:
 		case <-ctx.Done():
-			s.write(&written)
+			s.write(context.WithoutCancel(ctx), &written)
 			return
 		}
 		began := s.clock.Now()
-		s.write(&written)
+		s.write(ctx, &written)
 		_ = clock.Wait(ctx, s.clock, max(saveEvery, savePacing*s.clock.Now().Sub(began))) // an end is seen above
 	}
 }
 
-func (s *saver) write(written **replica.Saved) {
+func (s *saver) write(ctx context.Context, written **replica.Saved) {
 	s.mu.Lock()
 	v := s.newest
 	s.mu.Unlock()
 	if v == nil || *written != nil && same(v, *written) {
 		return
 	}
-	if err := writeCache(s.path, v); err != nil {
+	if err := s.writeCache(ctx, v); err != nil {
 		s.log.Warn("a peer's facts could not be cached; a restart will fetch them again", "error", err)
 		return
 	}

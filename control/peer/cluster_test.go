@@ -23,6 +23,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/replica"
 	"github.com/isthmus-mesh/isthmus/core/world"
 	"github.com/isthmus-mesh/isthmus/internal/clock"
+	"github.com/isthmus-mesh/isthmus/internal/failpoint"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/trust"
 	"go.uber.org/goleak"
@@ -73,6 +74,8 @@ type place struct {
 	addr netip.AddrPort
 	// joined are the clusters that may follow.
 	joined sync.Map // mesh.TrustDomain → mesh.ClusterName
+	// failpoints are of its server and of its followers; nil is none.
+	failpoints *failpoint.Set
 	// witness is what peers witnessed.
 	witness chan *replica.Witness
 	// sent counts what the server said, since it was last reset.
@@ -148,7 +151,7 @@ func believe(t testing.TB, s *trust.Source, q *place) {
 func (p *place) serve() (stop func()) {
 	p.t.Helper()
 	return p.serveAs(p.source, peer.NewServer(peer.ServerConfig{Self: p.name, TrustDomain: p.td, Exports: p.exports, Clock: clock.Real{},
-		Log: slog.New(p.log), Identify: identify,
+		Log: slog.New(p.log), Identify: identify, Failpoints: p.failpoints,
 		Joined: func(td mesh.TrustDomain) (mesh.ClusterName, bool) {
 			n, ok := p.joined.Load(td)
 			if !ok {
@@ -269,7 +272,7 @@ func (p *place) followAt(of *place, by []netip.AddrPort) *following {
 			case f.news <- struct{}{}:
 			default:
 			}
-		}, Clock: clock.Real{}, Log: slog.New(p.log)})
+		}, Clock: clock.Real{}, Log: slog.New(p.log), Failpoints: p.failpoints})
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
 	done.Go(func() {

@@ -15,6 +15,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/replica"
 	"github.com/isthmus-mesh/isthmus/core/world"
 	"github.com/isthmus-mesh/isthmus/internal/clock"
+	"github.com/isthmus-mesh/isthmus/internal/failpoint"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/trust"
 )
@@ -40,6 +41,8 @@ type FollowerConfig struct {
 	Changed func(mesh.ClusterName, replica.Status)
 	Clock   clock.Clock
 	Log     *slog.Logger
+	// Failpoints may be nil, and is in production.
+	Failpoints *failpoint.Set
 }
 
 // Bounds of redialling. The link to a peer is wanted back within two seconds of its
@@ -64,7 +67,8 @@ type Follower struct {
 	say   *quiet
 	// checked are facts that Check has read and apply will want.
 	checked map[*replica.Resource]*mesh.Fact
-	swept   bool
+	// behind says that the world lacks something of what is in force, swept that it has nothing beyond it.
+	behind, swept bool
 
 	mu     sync.Mutex
 	status replica.Status
@@ -79,7 +83,7 @@ func NewFollower(cfg FollowerConfig) *Follower {
 	if err != nil {
 		log.Warn("the cache of a peer's facts cannot be used; all will be fetched again", "error", err)
 	}
-	f := &Follower{cfg: cfg, say: newQuiet(log), saver: newSaver(cfg.Cache, cfg.Clock, log), checked: map[*replica.Resource]*mesh.Fact{}}
+	f := &Follower{cfg: cfg, say: newQuiet(log), saver: newSaver(cfg, log), checked: map[*replica.Resource]*mesh.Fact{}}
 	f.im = replica.NewImporter(replica.ImporterConfig{Owner: cfg.Peer.Name, TrustDomain: cfg.Peer.TrustDomain,
 		Holders: []mesh.ClusterName{cfg.Self}, Check: f.check}, saved)
 	f.status = f.im.Status()
@@ -105,7 +109,8 @@ func (f *Follower) Err() error {
 func (f *Follower) Run(ctx context.Context) error {
 	var saving sync.WaitGroup
 	defer saving.Wait()
-	if err := f.apply(ctx, f.whole()); err != nil {
+	f.behind = true // a new follower has put nothing there
+	if err := f.between(ctx, replica.Ready{}); err != nil {
 		return err
 	}
 	saving.Go(func() { f.saver.run(ctx) })
@@ -119,7 +124,7 @@ func (f *Follower) Run(ctx context.Context) error {
 		now := f.cfg.Clock.Now()
 		f.note(err)
 		f.say.warn(now, "no link to a peer", "error", err.Error())
-		if err := f.act(ctx, f.im.Disconnect(now, session), nil); err != nil {
+		if err := f.between(ctx, f.im.Disconnect(now, session)); err != nil {
 			return err
 		}
 		if now.Sub(began) > steady {
@@ -149,11 +154,21 @@ func (f *Follower) idle(ctx context.Context, d time.Duration) error {
 		if err := clock.Wait(ctx, f.cfg.Clock, min(d, tick)); err != nil {
 			return err
 		}
-		if err := f.act(ctx, f.im.Tick(f.cfg.Clock.Now()), nil); err != nil {
+		if err := f.between(ctx, f.im.Tick(f.cfg.Clock.Now())); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// between acts while there is no session; only the end of ctx ends it.
+func (f *Follower) between(ctx context.Context, r replica.Ready) error {
+	err := f.act(ctx, r, nil)
+	if err != nil && ctx.Err() == nil {
+		f.say.warn(f.cfg.Clock.Now(), "what a peer stated is not in force yet", "error", err.Error())
+		return nil
+	}
+	return err
 }
 
 // follow is one session.
@@ -221,12 +236,7 @@ func transient(r replica.Redial) bool {
 // act carries out what the state machine wants: apply first, acknowledge after.
 func (f *Follower) act(ctx context.Context, r replica.Ready, send func(context.Context, *wirepb.Up) error) error {
 	defer clear(f.checked)
-	if r.Edit != nil {
-		if err := f.apply(ctx, r.Edit); err != nil {
-			return err
-		}
-	}
-	if err := f.sweep(ctx); err != nil {
+	if err := f.bring(ctx, r.Edit); err != nil {
 		return err
 	}
 	for _, a := range r.Alarms {
@@ -246,6 +256,9 @@ func (f *Follower) act(ctx context.Context, r replica.Ready, send func(context.C
 		if send == nil { // between sessions there is nobody to tell
 			break
 		}
+		if err := f.cfg.Failpoints.Hit(ctx, PointAnswer); err != nil {
+			return err
+		}
 		if err := send(ctx, wire.EncodeUp(m)); err != nil {
 			return err
 		}
@@ -260,7 +273,24 @@ func (f *Follower) act(ctx context.Context, r replica.Ready, send func(context.C
 	return &refusedError{err}
 }
 
-// whole is the edit that states all that is in force: at start.
+// bring makes the world what is in force. The state machine has gone on already when an edit fails, and
+// will not state it again: so the next one states all.
+func (f *Follower) bring(ctx context.Context, e *replica.Edit) error {
+	if f.behind {
+		e = f.whole()
+	}
+	if e != nil {
+		f.behind = true
+		if err := f.apply(ctx, e); err != nil {
+			f.swept = false
+			return err
+		}
+		f.behind = false
+	}
+	return f.sweep(ctx)
+}
+
+// whole is the edit that states all that is in force.
 func (f *Follower) whole() *replica.Edit {
 	e := &replica.Edit{Owner: f.cfg.Peer.Name, InForce: f.im.InForce()}
 	for r := range e.InForce.All() {
@@ -281,11 +311,13 @@ func (f *Follower) sweep(ctx context.Context) error {
 			e.Removed = append(e.Removed, n)
 		}
 	}
-	f.swept = true
-	if len(e.Removed) == 0 {
-		return nil
+	if len(e.Removed) > 0 {
+		if err := f.apply(ctx, e); err != nil {
+			return err
+		}
 	}
-	return f.apply(ctx, e)
+	f.swept = true
+	return nil
 }
 
 // check judges a resource by reading it.
@@ -321,5 +353,11 @@ func (f *Follower) apply(ctx context.Context, e *replica.Edit) error {
 	if p := e.InForce.Position; p != (mesh.Position{}) {
 		v[f.cfg.Peer.Name] = p
 	}
-	return f.cfg.Edit(ctx, edits, v)
+	if err := f.cfg.Failpoints.Hit(ctx, PointApply); err != nil {
+		return err
+	}
+	if err := f.cfg.Edit(ctx, edits, v); err != nil {
+		return err
+	}
+	return f.cfg.Failpoints.Hit(ctx, PointApplied)
 }

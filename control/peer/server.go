@@ -11,6 +11,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/codec/wire/wirepb"
 	"github.com/isthmus-mesh/isthmus/core/replica"
 	"github.com/isthmus-mesh/isthmus/internal/clock"
+	"github.com/isthmus-mesh/isthmus/internal/failpoint"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -38,6 +39,8 @@ type ServerConfig struct {
 	Witness func(context.Context, mesh.ClusterName, *replica.Witness)
 	Clock   clock.Clock
 	Log     *slog.Logger
+	// Failpoints may be nil, and is in production.
+	Failpoints *failpoint.Set
 }
 
 // Server tells peers this cluster's facts.
@@ -187,7 +190,13 @@ func (s *Server) act(ctx context.Context, peer mesh.ClusterName, say *quiet, out
 		}
 	}
 	for _, m := range out.Send {
+		if err := s.cfg.Failpoints.Hit(ctx, PointSend); err != nil {
+			return err
+		}
 		if err := to.Send(ctx, wire.EncodeDown(m)); err != nil {
+			return err
+		}
+		if err := s.cfg.Failpoints.Hit(ctx, PointSent); err != nil {
 			return err
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/internal/failpoint"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -47,6 +48,8 @@ type Config struct {
 	StoreTLS StoreTLS `json:"storeTLS,omitzero"`
 	// CertificateTTL is the life of certificates; 0 is 24 h.
 	CertificateTTL time.Duration `json:"certificateTTL,omitempty"`
+	// Failpoints is nil in production.
+	Failpoints *failpoint.Set `json:"-"`
 }
 
 // StoreTLS names PEM files. Without CA the system's roots are believed; Certificate and

@@ -223,7 +223,7 @@ func (ps *peers) start(ctx context.Context, w mesh.Cluster) *link {
 		Name:    "gateway." + string(w.TrustDomain),
 		Changed: func(n mesh.ClusterName, s liveness.State) { ps.state(ctx, n, s) }})
 	l.follower = peer.NewFollower(peer.FollowerConfig{Self: p.cfg.Cluster, Peer: w, Source: p.source, Local: p.cfg.Local,
-		Cache: p.cfg.path("peers", string(w.Name)), Edit: p.loop.EditAndWait, Known: p.known, Observe: p.observe, Clock: p.clock, Log: p.log,
+		Cache: p.cfg.path("peers", string(w.Name)), Edit: p.loop.EditAndWait, Known: p.known, Observe: p.observe, Clock: p.clock, Log: p.log, Failpoints: p.cfg.Failpoints,
 		Changed: func(_ mesh.ClusterName, s replica.Status) { l.prober.Lease(!s.Stale) }})
 	var parts sync.WaitGroup
 	parts.Go(func() { ps.ended(w.Name, "following", ctx, l.follower.Run(ctx)) })

@@ -91,15 +91,16 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (*Plane, error) {
 	if err != nil {
 		return nil, fmt.Errorf("control plane of %s: %w", cfg.Cluster, err)
 	}
-	if p.store, err = store.Open(store.Config{Endpoints: endpoints, TLS: storeTLS, Log: log, BackoffMax: 500 * time.Millisecond, Away: p.storeAway}); err != nil {
+	if p.store, err = store.Open(store.Config{Endpoints: endpoints, TLS: storeTLS, Log: log, BackoffMax: 500 * time.Millisecond, Away: p.storeAway,
+		Failpoints: cfg.Failpoints}); err != nil {
 		return nil, fmt.Errorf("control plane of %s: %w", cfg.Cluster, err)
 	}
-	p.loop = loop.New(loop.Config{Self: cfg.Cluster, Network: cfg.Network, Now: p.clock.Now, Log: log,
+	p.loop = loop.New(loop.Config{Self: cfg.Cluster, Network: cfg.Network, Now: p.clock.Now, Log: log, Failpoints: cfg.Failpoints,
 		Publish: p.publish, Export: p.export, SaveSlots: p.saveSlots})
 	p.xds = xds.NewServer(xds.ServerConfig{Source: source{p.loop}, Identify: identify, Order: order, Now: p.clock.Now, Log: log, Delivered: p.delivered, Joined: p.joined})
 	p.peers = newPeers(p)
 	p.federation = peer.NewServer(peer.ServerConfig{Self: p.cfg.Cluster, TrustDomain: p.cfg.TrustDomain(), Exports: p.exports, Identify: identify,
-		Joined: p.peers.joined, Ahead: p.recover.ahead, Witness: p.recover.witness, Clock: p.clock, Log: p.log})
+		Joined: p.peers.joined, Ahead: p.recover.ahead, Witness: p.recover.witness, Clock: p.clock, Log: p.log, Failpoints: cfg.Failpoints})
 	return p, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -30,7 +31,8 @@ import (
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
-// TestMain makes the test's binary its own store, as the product's binary is.
+// TestMain makes the test's binary its own store, as the product's binary is, and a control plane that
+// may crash.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 3 && os.Args[1] == "store" {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -40,6 +42,13 @@ func TestMain(m *testing.M) {
 			err = storeserver.Run(parent.Watch(ctx), cfg, slog.New(slog.DiscardHandler))
 		}
 		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	if len(os.Args) > 2 && os.Args[1] == "child" {
+		if err := runChild(os.Args[2]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -177,31 +186,43 @@ func (c *cluster) proxy(cfg agent.Config) *agent.Agent {
 // apply writes objects as the API does.
 func (c *cluster) apply(yaml string) {
 	c.t.Helper()
+	if err := c.write(yaml); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *cluster) write(yaml string) error {
 	r := manifest.Parse("test.yaml", []byte(yaml), manifest.Options{})
 	for _, f := range r.Faults {
-		c.t.Fatal(f)
+		return errors.New(f.String())
 	}
 	for i, o := range r.Objects {
 		b, err := object.Encode(o, object.Meta{UID: fmt.Sprint(i), Created: time.Now(), Generation: 1, Stamp: c.plane.Stamp()})
 		if err != nil {
-			c.t.Fatal(err)
+			return err
 		}
 		if _, err := c.plane.Objects().Put(c.ctx, store.Object{Key: object.Key(o), Value: b}, store.Any()); err != nil {
-			c.t.Fatal(err)
+			return err
 		}
 	}
+	return nil
 }
 
 // join tells c of another cluster.
 func (c *cluster) join(o *cluster) {
-	b := o.plane.Bundle()
+	c.t.Helper()
+	c.apply(clusterYAML(o.name, o.plane.Bundle(), o.addr))
+}
+
+// clusterYAML is the object by which a cluster is joined.
+func clusterYAML(name mesh.ClusterName, b mesh.Bundle, addr map[string]netip.AddrPort) string {
 	var roots strings.Builder
 	for _, der := range b.Roots {
 		for line := range strings.Lines(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))) {
 			roots.WriteString("    " + line)
 		}
 	}
-	c.apply(fmt.Sprintf(`
+	return fmt.Sprintf(`
 apiVersion: isthmus.dev/v1alpha1
 kind: Cluster
 metadata: {name: %s}
@@ -214,7 +235,7 @@ spec:
   controlPlanes: ["%s"]
   accepts: [{origin: "*"}]
   trustBundle: |
-%s`, o.name, o.name, strings.ToUpper(string(o.name)), b.TrustDomain, o.addr["gateway"], o.addr["federation"], roots.String()))
+%s`, name, name, strings.ToUpper(string(name)), b.TrustDomain, addr["gateway"], addr["federation"], roots.String())
 }
 
 // serve adds an exported service with one instance that answers with its cluster.
