@@ -19,6 +19,10 @@ func (p Protocol) IsHTTP() bool {
 	return p == ProtocolHTTP || p == ProtocolHTTP2 || p == ProtocolGRPC
 }
 
+// IsHTTP2 reports whether who listens on such a port speaks HTTP/2, without TLS by prior
+// knowledge.
+func (p Protocol) IsHTTP2() bool { return p == ProtocolHTTP2 || p == ProtocolGRPC }
+
 // Service is a service as one cluster declares it.
 type Service struct {
 	ServiceName

@@ -16,6 +16,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/dataplane/dns"
 	"github.com/isthmus-mesh/isthmus/dataplane/http1"
+	"github.com/isthmus-mesh/isthmus/dataplane/http2"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
 	"github.com/isthmus-mesh/isthmus/dataplane/tunnel"
@@ -95,6 +96,7 @@ func (a *Agent) build() {
 	a.dialer = tunnel.NewDialer(tunnel.DialerConfig{Source: a.source, Local: a.cfg.Local, Now: a.clock.Now, Log: a.log})
 	a.apps = &apps{local: a.cfg.Local}
 	a.apps.pool = http1.NewPool(http1.PoolConfig{Conn: &http1.Config{}, Dial: a.apps.dial, DialTimeout: mesh.DefaultConnectTimeout})
+	a.apps.http2 = http2.NewPool(http2.PoolConfig{Dial: a.apps.dial, DialTimeout: mesh.DefaultConnectTimeout})
 	a.proxy = proxy.New(proxy.Config{State: a.store.state.Load, Demand: a.store.Demand, Open: a.open, App: a.apps.open, Outside: a.apps.open,
 		Namespace: a.cfg.Identity().Namespace, Now: a.clock.Now, Rand: rand.Uint64,
 		Opened: a.seen.opened, Done: a.seen.done, Panicked: a.seen.panicked})
@@ -166,7 +168,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.front = &front{cfg: &a.cfg, proxy: a.proxy, http1: &http1.Config{}, log: a.log, refused: a.seen.refused, ctx: ctx, hard: hard,
+	a.front = &front{cfg: &a.cfg, proxy: a.proxy, http1: &http1.Config{HTTP2: true}, http2: a.frontHTTP2(), log: a.log, refused: a.seen.refused, ctx: ctx, hard: hard,
 		opened: map[netip.AddrPort]*listener{}, failed: map[netip.AddrPort]string{}}
 	var serving, leaning sync.WaitGroup
 	part := func(of *sync.WaitGroup, until context.Context, name string, run func(context.Context) error) {
@@ -181,6 +183,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	part(&leaning, base, "snapshot", a.keeper.run)
 	part(&leaning, base, "connections", a.dialer.Run)
 	part(&leaning, base, "application connections", a.apps.pool.Run)
+	part(&leaning, base, "application connections of HTTP/2", a.apps.http2.Run)
 	part(&serving, ctx, "service addresses", a.follow)
 	for _, l := range listeners {
 		if l.name == "admin" || l.name == "dns" {
@@ -200,7 +203,16 @@ func (a *Agent) Run(ctx context.Context) error {
 	leaning.Wait()
 	closing, done := context.WithTimeout(context.Background(), time.Second)
 	defer done()
-	return errors.Join(context.Cause(ctx), a.apps.pool.Close(closing))
+	return errors.Join(context.Cause(ctx), a.apps.pool.Close(closing), a.apps.http2.Close(closing))
+}
+
+// clientIdle ends a connection of HTTP/2 of the own application on which nothing happens.
+const clientIdle = 3 * time.Minute
+
+// frontHTTP2 bounds the connections of the own application.
+func (a *Agent) frontHTTP2() http2.Config {
+	return http2.Config{ConnectProtocol: true, IdleTimeout: clientIdle, DrainTimeout: drainTime,
+		Panic: func(p any) { a.log.Error("a request's handler panicked", "panic", p) }}
 }
 
 // discover follows the control plane once there is a certificate to do it with.

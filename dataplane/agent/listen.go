@@ -13,6 +13,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/dataplane/http1"
+	"github.com/isthmus-mesh/isthmus/dataplane/http2"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -24,6 +25,7 @@ type front struct {
 	cfg   *Config
 	proxy *proxy.Proxy
 	http1 *http1.Config
+	http2 http2.Config
 	log   *slog.Logger
 	// refused is told of what was no request.
 	refused func(*http1.ParseError)
@@ -131,12 +133,37 @@ func (f *front) one(c net.Conn, l *listener, port uint16) {
 	f.bytes(c, via)
 }
 
-// requests serves a connection of HTTP/1.1. When the proxy drains, the next response says
+// requests serves a connection of HTTP: of HTTP/2 if it begins with its preface, else of
+// HTTP/1.1. What the application speaks matters as little as what its port was declared to: the
+// pipeline bridges. When the proxy drains, the next response says
 // that the connection ends; one that stays idle is ended a little later, and one that is
 // still busy when patience ends is closed.
 func (f *front) requests(c net.Conn, via proxy.Via) {
-	sc := http1.NewServerConn(c, f.http1)
-	defer sc.Close()
+	stopHard := context.AfterFunc(f.hard, func() { c.Close() })
+	defer stopHard()
+	received := f.http1Requests(http1.NewServerConn(c, f.http1), via)
+	if received == nil {
+		return
+	}
+	cfg := f.http2
+	cfg.Received = received
+	err := http2.ServeConn(f.ctx, c, cfg, func(ex message.Exchange) { f.proxy.Outbound(ex, via) })
+	var broken *http2.ConnError
+	if errors.As(err, &broken) && !broken.Remote {
+		f.log.Warn("a connection was closed: its client broke the protocol", "reason", string(mesh.ReasonMalformed),
+			"remote", c.RemoteAddr().String(), "error", err)
+	}
+}
+
+// http1Requests serves until the connection ends. It returns what has been read of one that turns
+// out to be of HTTP/2, which it leaves open.
+func (f *front) http1Requests(sc *http1.ServerConn, via proxy.Via) []byte {
+	var received []byte
+	defer func() {
+		if received == nil {
+			sc.Close()
+		}
+	}()
 	var timer atomic.Pointer[time.Timer]
 	stop := context.AfterFunc(f.ctx, func() {
 		sc.Drain()
@@ -148,16 +175,18 @@ func (f *front) requests(c net.Conn, via proxy.Via) {
 		}
 	}()
 	defer stop()
-	stopHard := context.AfterFunc(f.hard, func() { c.Close() })
-	defer stopHard()
 	for {
 		ex, err := sc.Next()
+		if errors.Is(err, http1.ErrHTTP2) {
+			_, received = sc.HandOver()
+			return received
+		}
 		if err != nil {
 			var parse *http1.ParseError
 			if errors.As(err, &parse) {
 				f.refused(parse)
 			}
-			return
+			return nil
 		}
 		f.proxy.Outbound(ex, via)
 	}
@@ -174,6 +203,7 @@ func (f *front) bytes(c net.Conn, via proxy.Via) {
 // apps opens streams to the own application.
 type apps struct {
 	pool  *http1.Pool
+	http2 *http2.Pool
 	local netip.Addr
 }
 
@@ -186,9 +216,12 @@ func (a *apps) dial(ctx context.Context, target string) (net.Conn, error) {
 }
 
 // open opens a stream to "address:port": over a pooled connection, or as bytes.
-func (a *apps) open(target string, connect bool) (message.Stream, error) {
-	if !connect {
-		s, _, err := a.pool.Get(context.Background(), target) // the pool bounds its dial
+func (a *apps) open(target string, p mesh.Protocol) (message.Stream, error) {
+	switch { // the pools bound their dials
+	case p.IsHTTP2():
+		return a.http2.Get(context.Background(), target)
+	case p.IsHTTP():
+		s, _, err := a.pool.Get(context.Background(), target)
 		return s, err
 	}
 	ctx, stop := context.WithTimeout(context.Background(), mesh.DefaultConnectTimeout)

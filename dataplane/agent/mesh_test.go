@@ -348,7 +348,8 @@ func app(t testing.TB, name string) netip.AddrPort {
 
 // service states shop/NAME: its endpoints, and who may call it.
 func (w *world) service(n mesh.ServiceName, groups []ir.Group, routes []ir.Route, policies ...ir.AccessEntry) {
-	ports := []ir.Port{{Port: 80, Protocol: mesh.ProtocolHTTP}, {Port: 81, Protocol: mesh.ProtocolTCP}}
+	ports := []ir.Port{{Port: 80, Protocol: mesh.ProtocolHTTP}, {Port: 81, Protocol: mesh.ProtocolTCP},
+		{Port: 8080, Protocol: mesh.ProtocolHTTP}, {Port: 8082, Protocol: mesh.ProtocolHTTP2}}
 	var callers []ir.Caller
 	for c, a := range w.clusters {
 		callers = append(callers, ir.Caller{TrustDomain: a.td, Cluster: c})
@@ -372,7 +373,8 @@ func (w *world) serverOf(c mesh.ClusterName, name string, n mesh.ServiceName, ta
 	w.t.Helper()
 	inbound := freePort(w.t)
 	w.script.set("shop/"+name, &ir.Proxy{ID: "shop/" + name, Inbound: []ir.Inbound{{Service: n, Ports: []ir.InboundPort{
-		{Port: 80, Protocol: mesh.ProtocolHTTP, Target: target}, {Port: 81, Protocol: mesh.ProtocolTCP, Target: target}}}}})
+		{Port: 80, Protocol: mesh.ProtocolHTTP, Target: target}, {Port: 81, Protocol: mesh.ProtocolTCP, Target: target},
+		{Port: 8080, Protocol: mesh.ProtocolHTTP, Target: target}, {Port: 8082, Protocol: mesh.ProtocolHTTP2, Target: target}}}}})
 	m := w.start(c, "shop/"+name, n.Name, func(cfg *agent.Config) { cfg.Inbound = inbound })
 	return m, ir.Endpoint{Tag: name, Proxy: inbound, Weight: 1}
 }

@@ -43,6 +43,10 @@ type Config struct {
 	// RateGrace is what a client may fall behind either rate. Default 10 s.
 	RateGrace time.Duration
 
+	// HTTP2 makes Next look for the preface of HTTP/2 at the beginning of a connection, and
+	// return ErrHTTP2 when it is there.
+	HTTP2 bool
+
 	// Refused, if set, may change the head of the engine's own answer to a request it
 	// could not accept. The head bears the status and isthmus-reason.
 	Refused func(e *ParseError, h *message.Head)
@@ -160,6 +164,9 @@ var (
 	ErrTooSlow = errors.New("http1: the client is slower than the least rate")
 	// ErrDraining is returned by Next once EndIdle was called and no request waits.
 	ErrDraining = errors.New("http1: the connection is draining")
+	// ErrHTTP2 is returned by Next when the client has begun to speak HTTP/2 with prior knowledge
+	// (RFC 9113 §3.3): HandOver then gives the connection to who speaks it too.
+	ErrHTTP2 = errors.New("http1: the client speaks HTTP/2")
 	// ErrState is wrapped when calls come in an order that no message has.
 	ErrState = errors.New("http1: call out of order")
 	// ErrHead is wrapped when a Head cannot be written as an HTTP/1.1 message.

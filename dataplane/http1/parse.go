@@ -50,6 +50,7 @@ type fields struct {
 	expect      bool
 	close       bool // Connection: close
 	keepUpgrade bool // Connection: upgrade
+	trailers    bool // TE: trailers
 	connections [4][]byte
 	nConnection int
 }
@@ -95,6 +96,9 @@ func parseRequest(h *message.Head, block []byte, fieldsMax int) (closes bool, pe
 	if perr := dropNominated(h, &f); perr != nil {
 		return false, perr
 	}
+	if f.trailers { // we pass trailers on, so we may say that they are welcome
+		h.Add("te", "trailers")
+	}
 	// RFC 9112 §9.3: a proxy does not keep a connection with a 1.0 client.
 	return f.close || h.Minor == 0, nil
 }
@@ -127,11 +131,17 @@ func parseVersion(v []byte) (minor uint8, perr *ParseError) {
 	case "HTTP/1.0":
 		return 0, nil
 	}
+	if len(v) < 5 || string(v[:5]) != "HTTP/" {
+		return 0, errNotHTTP
+	}
 	if len(v) == 8 && string(v[:5]) == "HTTP/" && isDigit(v[5]) && v[6] == '.' && isDigit(v[7]) {
 		return 0, refuse(505, "HTTP version is neither 1.0 nor 1.1")
 	}
 	return 0, malformed("invalid HTTP version")
 }
+
+// errNotHTTP is a first line that names no version of HTTP.
+var errNotHTTP = malformed("invalid HTTP version")
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 
@@ -396,12 +406,25 @@ func (f *fields) note(name, value []byte, request bool) (keep bool, perr *ParseE
 			return false, refuse(417, "unknown expectation")
 		}
 		f.expect = true
-	case "keep-alive", "proxy-connection", "te", "http2-settings":
+	case "te":
+		f.trailers = f.trailers || request && wantsTrailers(value)
+	case "keep-alive", "proxy-connection", "http2-settings":
 		// RFC 9110 §7.6.1: to be removed whether nominated or not.
 	default:
 		return true, nil
 	}
 	return false, nil
+}
+
+// wantsTrailers reports whether a TE field has the member trailers (RFC 9110 §10.1.4).
+func wantsTrailers(value []byte) bool {
+	for more := true; more; {
+		var e []byte
+		if e, value, more = nextElement(value); equalFold(e, "trailers") {
+			return true
+		}
+	}
+	return false
 }
 
 // parseLength reads 1*DIGIT (RFC 9110 §8.6), at most 18 of them, or returns -1.

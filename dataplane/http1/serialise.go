@@ -47,6 +47,9 @@ func appendRequest(b []byte, h *message.Head, end bool) ([]byte, framing, error)
 	if h.Expect100 && fr != framingNone {
 		b = append(b, "expect: 100-continue\r\n"...)
 	}
+	if len(h.Upgrade) == 0 && string(h.Get("te")) == "trailers" { // RFC 9110 §10.1.4
+		b = append(b, "connection: te\r\nte: trailers\r\n"...)
+	}
 	if b, err = appendUpgrade(b, h.Upgrade, false); err != nil {
 		return b, 0, err
 	}

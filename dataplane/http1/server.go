@@ -28,6 +28,8 @@ type ServerConn struct {
 
 	heads  *heads // lent while a request is here
 	active bool   // an exchange was handed out and not settled
+	begun  bool   // what begins the connection was looked at
+	served bool   // a request has come
 	over   error  // why there is no next request
 	linger bool   // the client may still be sending: RFC 9112 §9.6
 }
@@ -57,6 +59,15 @@ func (c *ServerConn) Next() (message.Exchange, error) {
 	if err := c.await(); err != nil {
 		return nil, c.end(err)
 	}
+	if c.cfg.HTTP2 && !c.begun {
+		if is, err := c.preface(); err != nil {
+			return nil, c.end(err)
+		} else if is {
+			c.over = ErrHTTP2
+			return nil, c.over
+		}
+	}
+	c.begun = true
 	c.heads = c.cfg.getHeads()
 	h := &c.heads.request
 	h.Minor = 1
@@ -68,6 +79,7 @@ func (c *ServerConn) Next() (message.Exchange, error) {
 	if perr != nil {
 		return nil, c.end(perr)
 	}
+	c.served = true
 	c.begin(h, closes)
 	return &c.ex, nil
 }
@@ -123,6 +135,39 @@ func (c *ServerConn) await() error {
 			skipped = true
 		}
 	}
+}
+
+// http2Preface begins every connection of HTTP/2 (RFC 9113 §3.4). It was chosen so that no
+// HTTP/1 message begins with it.
+const http2Preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+// preface reports whether the connection begins with the preface of HTTP/2. It reads no more
+// than it takes to tell, within ReadHeaderTimeout: an HTTP/1 request differs in its first bytes.
+func (c *ServerConn) preface() (bool, error) {
+	var engine time.Time
+	for {
+		b := c.in.buffered()
+		n := min(len(b), len(http2Preface))
+		if string(b[:n]) != http2Preface[:n] {
+			return false, nil
+		}
+		if n == len(http2Preface) {
+			return true, nil
+		}
+		if engine.IsZero() {
+			engine = c.headerDeadline()
+		}
+		if err := c.in.fill(engine, false); err != nil {
+			return false, err
+		}
+	}
+}
+
+// HandOver gives the connection up after Next returned ErrHTTP2, with all that was read of it.
+// From then on nothing of c touches it; Close is not called.
+func (c *ServerConn) HandOver() (conn net.Conn, received []byte) {
+	c.out.release()
+	return c.in.handOver()
 }
 
 func (c *ServerConn) headerDeadline() time.Time { return c.deadline(c.cfg.header()) }
@@ -184,6 +229,8 @@ func (c *ServerConn) end(err error) error {
 	partial := len(c.in.buffered()) > 0
 	var perr *ParseError
 	switch {
+	case errors.Is(err, errNotHTTP) && c.cfg.HTTP2 && !c.served:
+		// It speaks neither version, and is owed an answer in neither.
 	case errors.As(err, &perr):
 		c.answer(perr)
 	case errors.Is(err, os.ErrDeadlineExceeded) && partial: // RFC 9110 §15.5.9
@@ -252,6 +299,11 @@ func (c *ServerConn) Close() error {
 	return err
 }
 
+// lingerBytesMax bounds what is read and thrown away while an answer is on its way to a client
+// that still sends: more than sockets hold, and than such a client can send before it
+// has read.
+const lingerBytesMax = 16 << 20
+
 func (c *ServerConn) lingerClose() {
 	if _, ok := c.conn.(interface{ CloseWrite() error }); !ok {
 		return
@@ -262,12 +314,12 @@ func (c *ServerConn) lingerClose() {
 	defer c.cfg.putBuffer(scratch)
 	c.in.r = c.in.w
 	c.in.release()
-	for left := int64(c.cfg.drainBytesMax()); left > 0; {
+	for left := lingerBytesMax; left > 0; {
 		n, err := c.in.readDirect(scratch.b)
 		if err != nil {
 			return
 		}
-		left -= int64(n)
+		left -= n
 	}
 }
 

@@ -65,6 +65,9 @@ type Config struct {
 	// DrainTimeout bounds a server's graceful end. Default 30 s.
 	DrainTimeout time.Duration
 
+	// Received are octets of the connection that its owner has read before, to learn that it
+	// speaks HTTP/2: at most 32 KiB, which are copied.
+	Received []byte
 	// ConnectProtocol lets clients ask for extended CONNECT (RFC 8441). Servers only.
 	ConnectProtocol bool
 	// Now is a monotonic clock in nanoseconds; nil counts from the connection's start.
@@ -147,6 +150,7 @@ func (cfg Config) Validate() error {
 	within("ControlRate", cfg.ControlRate, 1, 1<<20)
 	within("ControlBurst", cfg.ControlBurst, 1, 1<<20)
 	within("SendBuffer", cfg.SendBuffer, 1<<10, 16<<20)
+	within("the length of Received", len(cfg.Received), 0, readLarge)
 	for _, d := range []struct {
 		name string
 		v    time.Duration

@@ -147,7 +147,9 @@ const (
 func (c *conn) init(nc net.Conn, cfg Config, client bool) {
 	cfg = cfg.withDefaults()
 	c.nc, c.cfg, c.client = nc, cfg, client
-	c.rbuf = make([]byte, readSmall)
+	c.rbuf = make([]byte, max(readSmall, len(cfg.Received)))
+	c.w = copy(c.rbuf, cfg.Received)
+	c.cfg.Received = nil
 	c.dec = newDecoder()
 	c.enc = newEncoder(cfg.HeaderTableBytes)
 	c.parser = headParser{limit: cfg.MaxHeaderBytes, connect: cfg.ConnectProtocol && !client}
@@ -259,6 +261,9 @@ func (c *conn) readFrames() *ConnError {
 			return err
 		}
 		f := parseFrame(b)
+		if first && c.client && string(b[:7]) == "HTTP/1." {
+			return connErr(ProtocolError, "the server speaks HTTP/1, and not HTTP/2 by prior knowledge")
+		}
 		if f.length > minMaxFrame {
 			return connErr(FrameSizeError, "frame above SETTINGS_MAX_FRAME_SIZE")
 		}

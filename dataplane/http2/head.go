@@ -50,7 +50,7 @@ type headParser struct {
 
 func (p *headParser) reset(h *message.Head, kind sectionKind) {
 	h.Reset()
-	h.Length = message.LengthUnknown
+	h.Length, h.HTTP2 = message.LengthUnknown, true
 	*p = headParser{h: h, kind: kind, limit: p.limit, connect: p.connect, cookie: -1, crumbs: p.crumbs[:0]}
 }
 

@@ -45,6 +45,8 @@ type Head struct {
 	Expect100 bool
 	// Minor is the minor version of an HTTP/1 message; 1 otherwise.
 	Minor uint8
+	// HTTP2 says that the message came as HTTP/2. It does not say what it leaves as.
+	HTTP2 bool
 
 	arena []byte
 }
@@ -128,7 +130,7 @@ func (h *Head) CopyFrom(o *Head) {
 	h.Method, h.Scheme = h.Keep(o.Method), h.Keep(o.Scheme)
 	h.Authority, h.Path = h.Keep(o.Authority), h.Keep(o.Path)
 	h.Upgrade = h.Keep(o.Upgrade)
-	h.Status, h.Length, h.Expect100, h.Minor = o.Status, o.Length, o.Expect100, o.Minor
+	h.Status, h.Length, h.Expect100, h.Minor, h.HTTP2 = o.Status, o.Length, o.Expect100, o.Minor, o.HTTP2
 	for _, f := range o.Fields {
 		h.Fields = append(h.Fields, Field{h.Keep(f.Name), h.Keep(f.Value)})
 	}

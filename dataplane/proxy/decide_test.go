@@ -41,7 +41,7 @@ func TestOutsideIsAskedWhereAllowed(t *testing.T) {
 	cfg := w.cfg
 	var asked []string
 	s := answer(200, "the world").says("isthmus-reason", "access_denied").says("isthmus-not-executed", "x")
-	cfg.Outside = func(host string, _ bool) (message.Stream, error) { asked = append(asked, host); return s, nil }
+	cfg.Outside = func(host string, _ mesh.Protocol) (message.Stream, error) { asked = append(asked, host); return s, nil }
 	p := proxy.New(cfg)
 	ex := get("example.com", "/a/../%2Fb").with("isthmus-to", "shop/catalog:80").with("isthmus_to", "x")
 	p.Outbound(ex, proxy.Via{})
@@ -191,7 +191,7 @@ func TestServerWithoutRulesDenies(t *testing.T) {
 func TestServerUpgrades(t *testing.T) {
 	w := serving(t)
 	upgrade := func() *exchange {
-		ex := asked("/chat")
+		ex := asked("/chat").with("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
 		ex.head.Method, ex.head.Upgrade, ex.body = []byte("CONNECT"), []byte("websocket"), strings.NewReader("hello")
 		return ex
 	}
@@ -201,6 +201,15 @@ func TestServerUpgrades(t *testing.T) {
 	w.proxy.Inbound(ex, peer)
 	if ex.status != 101 || string(s.sent.Method) != "GET" || string(s.sent.Path) != "/chat" || ex.out.String() != "there" {
 		t.Errorf("%d; the application was asked %s %s", ex.status, s.sent.Method, s.sent.Path)
+	}
+	for accept, status := range map[string]int{"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=": 502, "": 502} { // no answer to the key that we made
+		ex = upgrade()
+		ex.head.Del("sec-websocket-key")
+		w.script = []any{answer(101, "there").says("sec-websocket-accept", accept)}
+		w.proxy.Inbound(ex, peer)
+		if ex.status != status || ex.field("isthmus-reason") != "protocol_error" {
+			t.Errorf("accept %q: %d %s", accept, ex.status, ex.field("isthmus-reason"))
+		}
 	}
 	s = answer(200, "a page")
 	w.script = []any{s}
@@ -234,7 +243,7 @@ func TestInboundAllocatesNothing(t *testing.T) {
 	cfg.Done = func(*proxy.Record) {}
 	s := answer(200, "ok")
 	var open message.Stream = bare{s}
-	cfg.App = func(string, bool) (message.Stream, error) { s.read = 0; return open, nil }
+	cfg.App = func(string, mesh.Protocol) (message.Stream, error) { s.read = 0; return open, nil }
 	p := proxy.New(cfg)
 	ex := &quiet{exchange: asked("/a")}
 	run := func() { p.Inbound(ex, peer) }

@@ -340,7 +340,7 @@ func newWorld(t testing.TB, endpoints int, change func(*ir.Service, *ir.Endpoint
 			w.opened = append(w.opened, *d)
 			return w.next()
 		},
-		App:       func(string, bool) (message.Stream, error) { return w.next() },
+		App:       func(string, mesh.Protocol) (message.Stream, error) { return w.next() },
 		Namespace: "shop", Now: time.Now, Rand: func() uint64 { seq += 0x9E3779B97F4A7C15; return seq },
 		Done: func(r *proxy.Record) {
 			w.last = *r

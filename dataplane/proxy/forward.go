@@ -292,10 +292,19 @@ func (r *request) leave(host string, port uint16) *refusal {
 	if ref := r.takeBody(); ref != nil {
 		return ref
 	}
-	s, err := r.proxy.cfg.Outside(joinHostPort(host, port), r.head.IsConnect())
+	switch {
+	case r.carriesBytes():
+		r.far = mesh.ProtocolTCP
+	case r.head.HTTP2: // nobody has declared what is there: who speaks it without being asked knows
+		r.far = mesh.ProtocolHTTP2
+	default:
+		r.far = mesh.ProtocolHTTP
+	}
+	s, err := r.proxy.cfg.Outside(joinHostPort(host, port), r.far)
 	if err != nil {
 		return r.failed(err, mesh.ReasonUnreachable).refusal
 	}
+	r.prepareSocket()
 	r.hold(s, r.deadline)
 	defer r.drop()
 	return r.relay(s)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/core/policy"
+	"github.com/isthmus-mesh/isthmus/dataplane/http2"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/dataplane/route"
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -166,21 +167,40 @@ func (r *request) introduce() *refusal {
 // staleTries bounds how many pooled connections are found closed for one request.
 const staleTries = 3
 
+// deliverAgain reports whether a request that failed may go to the application once more: on
+// another connection because this one had been closed or was just closing, or in HTTP/1.1
+// because the application does not take a WebSocket in HTTP/2 (RFC 8441 §3), as few do.
+func (r *request) deliverAgain(err error) bool {
+	if r.body.spent {
+		return false
+	}
+	if errors.Is(err, http2.ErrNoConnectProtocol) {
+		r.far = mesh.ProtocolHTTP
+		return true
+	}
+	return errors.Is(err, message.ErrNotExecuted) || errors.Is(err, message.ErrStale) && r.head.Idempotent()
+}
+
 // deliver forwards to the application. What it cannot have seen is said to be so. How long it may
 // take is the client proxy's to say, who resets the stream.
 func (r *request) deliver() *refusal {
 	if ref := r.takeBody(); ref != nil {
 		return ref
 	}
+	r.far = r.to.Protocol
+	if r.carriesBytes() || !r.far.IsHTTP() {
+		r.far = mesh.ProtocolTCP
+	}
 	for try := 1; ; try++ {
-		s, err := r.proxy.cfg.App(r.to.target, r.carriesBytes())
+		s, err := r.proxy.cfg.App(r.to.target, r.far)
 		if err != nil {
 			return notExecuted(mesh.ReasonAppUnreachable, "the application at "+r.to.target+": "+err.Error())
 		}
+		r.prepareSocket()
 		r.hold(s, r.deadline)
 		end, err := r.exchange(s)
 		switch {
-		case err != nil && errors.Is(err, message.ErrStale) && r.head.Idempotent() && !r.body.spent && try < staleTries:
+		case err != nil && r.deliverAgain(err) && try < staleTries:
 			r.drop()
 			continue
 		case err != nil:

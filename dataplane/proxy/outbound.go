@@ -115,8 +115,8 @@ func (r *request) dropUpgrade() {
 // normalise puts the path into the one form that decisions see and that is forwarded.
 func (r *request) normalise() *refusal {
 	h := &r.head
-	if r.rec.Inbound && h.IsConnect() && len(h.Upgrade) > 0 {
-		h.Method = h.KeepString("GET") // RFC 8441 §5: as it was before our leg of HTTP/2
+	if h.IsConnect() && len(h.Upgrade) > 0 {
+		h.Method = h.KeepString("GET") // RFC 8441 §5: as it would be in HTTP/1.1, for routes and rules
 		r.rec.Method = h.Method
 	}
 	if len(h.Path) == 0 && h.IsConnect() && len(h.Upgrade) == 0 {

@@ -38,12 +38,12 @@ type Config struct {
 	// Demand asks for a service that the state does not have yet.
 	Demand Demand
 	Open   Open
-	// App opens a stream to the proxy's own application at "address:port" (inbound): for
-	// requests, or for bytes. It bounds its own time.
-	App func(target string, connect bool) (message.Stream, error)
+	// App opens a stream to the proxy's own application at "address:port" (inbound), by the
+	// protocol given: TCP is bytes. It bounds its own time.
+	App func(target string, p mesh.Protocol) (message.Stream, error)
 	// Outside opens a stream to "host:port" outside the mesh, when the mesh allows it; nil
 	// never.
-	Outside func(host string, connect bool) (message.Stream, error)
+	Outside func(host string, p mesh.Protocol) (message.Stream, error)
 	// Namespace is home: short names resolve in it.
 	Namespace string
 	Now       func() time.Time
@@ -136,6 +136,10 @@ type request struct {
 	// clean says that the exchange ended in order, both ways.
 	clean bool
 	body  body
+	// far is what the other side speaks where it is an application or outside the mesh, and
+	// empty where it is a proxy.
+	far    mesh.Protocol
+	socket socket
 
 	// Outbound.
 	via     Via
@@ -247,6 +251,7 @@ func (r *request) end() {
 	}
 	r.via, r.scope, r.service, r.matched, r.backend, r.target, r.port, r.trusted = Via{}, 0, nil, nil, nil, nil, 0, false
 	r.ask, r.dest = balance.Ask{}, Destination{}
+	r.far, r.socket = "", socket{}
 	clear(r.tried[:])
 	r.peer, r.in, r.to = Peer{}, nil, inboundPort{}
 	r.stream, r.ended, r.headed, r.extended, r.upload = nil, false, false, time.Time{}, nil
@@ -268,6 +273,10 @@ func (r *request) refuse(ref *refusal) {
 	}
 	r.answered = true
 	r.rec.Status = ref.status
+	if r.grpcClient() {
+		r.refuseGRPC(ref)
+		return
+	}
 	h := &r.reply
 	h.Reset()
 	h.Status = ref.status

@@ -230,6 +230,9 @@ func (r *request) pass(end bool) (balance.Outcome, *refusal) {
 	if r.reply.Status >= 500 {
 		outcome = balance.Failed
 	}
+	if ref := r.translate(s, end); ref != nil {
+		return outcome, ref
+	}
 	r.prepareReply()
 	r.answered = true
 	r.moving()

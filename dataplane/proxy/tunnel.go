@@ -20,7 +20,7 @@ func (r *request) granted() bool {
 	case r.carriesBytes():
 		return ok
 	case len(r.head.Upgrade) > 0:
-		return r.reply.Status == 101 || ok && r.trusted && !r.reply.Has(FieldNotSwitched)
+		return r.reply.Status == 101 || ok && (r.far.IsHTTP2() || r.trusted && !r.reply.Has(FieldNotSwitched))
 	}
 	return false
 }
@@ -28,6 +28,9 @@ func (r *request) granted() bool {
 // tunnel tells the client that the tunnel is open and copies bytes both ways until both
 // directions have ended.
 func (r *request) tunnel() (balance.Outcome, *refusal) {
+	if ref := r.settleSocket(); ref != nil {
+		return balance.Failed, ref
+	}
 	r.prepareReply()
 	if len(r.head.Upgrade) > 0 { // extended CONNECT answers 200 where HTTP/1.1 says 101 (RFC 8441 §5)
 		r.reply.Status = 101
