@@ -211,7 +211,7 @@ func slots(c *derive.Ctx, s mesh.ServiceName) *ir.Slots {
 
 // slotTable is the table in force of an exported service.
 func slotTable(c *derive.Ctx, s mesh.ServiceName) *mesh.SlotTable {
-	if !exported.Get(c, s) {
+	if !exported.Get(c, s) || own[mesh.Service](c, mesh.KindService, s.Namespace, s.Name) == nil {
 		return nil
 	}
 	return own[mesh.SlotTable](c, mesh.KindSlotTable, s.Namespace, s.Name)

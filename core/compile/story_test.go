@@ -36,7 +36,7 @@ var update = flag.Bool("update", false, "write what the stories tell into their 
 //	                    rtt (from the others), accepts (an origin, or *), root (told at joining)
 //	watch               CLUSTER RESOURCE NAME, a line each: what the story looks at; see resources
 //	CLUSTER puts        manifests; the later of two sections has the later stamp
-//	CLUSTER deletes     KIND NAMESPACE/NAME, a line each
+//	CLUSTER deletes     KIND NAMESPACE/NAME, a line each; KIND NAME where there is no namespace
 //	CLUSTER observes    reach CLUSTER STATE [RTT] | bundle TRUST-DOMAIN GENERATION ROOT
 //	then …              a consequence: slot tables follow, clusters tell each other what they export
 //	                    and replicate, and what changed of the watched is printed
@@ -93,10 +93,12 @@ func tellStory(t *testing.T, a *txtar.Archive) {
 		case verb == "deletes":
 			for _, line := range lines(f.Data) {
 				kind, name, _ := strings.Cut(line, " ")
-				n, err := mesh.ParseServiceName(name)
-				k := mesh.Key{Kind: mesh.Kind(kind), Origin: s.at(cluster).name, Namespace: n.Namespace, Name: n.Name}
-				if _, ok := s.at(cluster).world.Get(k); !ok || err != nil {
-					t.Fatalf("%s: there is no %s (%v)", f.Name, line, err)
+				k := mesh.Key{Kind: mesh.Kind(kind), Origin: s.at(cluster).name, Name: name}
+				if namespace, n, namespaced := strings.Cut(name, "/"); namespaced {
+					k.Namespace, k.Name = namespace, n
+				}
+				if _, ok := s.at(cluster).world.Get(k); !ok {
+					t.Fatalf("%s: there is no %s", f.Name, line)
 				}
 				s.at(cluster).edits = append(s.at(cluster).edits, world.Remove(k))
 			}
@@ -213,19 +215,27 @@ func (s *telling) observe(at *site, words []string) {
 // settle brings the mesh to rest and tells what became of what is watched.
 func (s *telling) settle() string {
 	changed := map[mesh.ClusterName][]derive.Ref{}
-	apply := func(at *site, edits []world.Edit) {
+	apply := func(at *site, edits []world.Edit) (moved bool) {
 		next, refs := at.world.Edit(edits)
 		at.world, changed[at.name] = next, append(changed[at.name], refs...)
+		return len(refs) > 0
 	}
 	for _, at := range s.sorted() {
 		apply(at, at.edits)
 		at.edits = nil
 		apply(at, s.tables(at))
 	}
-	for _, here := range s.sorted() {
-		for _, there := range s.sorted() {
-			if here != there {
-				apply(here, s.told(here, there))
+	// What a cluster learns may change what it tells: rounds, until one changes nothing.
+	for round, moved := 0, true; moved; round++ {
+		if round == 10 {
+			s.Fatal("clusters go on telling each other something new")
+		}
+		moved = false
+		for _, here := range s.sorted() {
+			for _, there := range s.sorted() {
+				if here != there {
+					moved = apply(here, s.told(here, there)) || moved
+				}
 			}
 		}
 	}
