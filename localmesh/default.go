@@ -34,7 +34,7 @@ func Default() manifest.LocalMesh {
 		replicas int
 	}{{"frontend", 1}, {"catalog", 2}, {"reviews", 1}, {"cart", 1}} {
 		m.Workloads = append(m.Workloads, manifest.LocalWorkload{Namespace: "shop", Name: w.name, Clusters: names, Replicas: w.replicas,
-			Port: manifest.DefaultPort, ServicePort: manifest.DefaultServicePort, Builtin: manifest.RunShop, Export: true})
+			Port: manifest.DefaultPort, ServicePort: manifest.DefaultServicePort, Protocol: manifest.DefaultProtocol, Builtin: manifest.RunShop, Export: true})
 	}
 	return m
 }

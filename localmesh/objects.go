@@ -4,6 +4,7 @@ package localmesh
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -118,7 +119,7 @@ func (p *Plan) serviceObjects(c *Cluster, w *manifest.LocalWorkload) []fields {
 		object("v1", "Service", w.Namespace, w.Name, fields{"spec": fields{
 			"clusterIP": p.Layout.Service(c.N, k).String(),
 			"selector":  fields{"app": w.Name},
-			"ports":     []fields{{"name": "http", "port": w.ServicePort, "targetPort": w.Port}},
+			"ports":     []fields{{"name": cmp.Or(w.Protocol, manifest.DefaultProtocol), "port": w.ServicePort, "targetPort": w.Port}},
 		}}),
 	}
 	if w.Export {
@@ -130,7 +131,7 @@ func (p *Plan) serviceObjects(c *Cluster, w *manifest.LocalWorkload) []fields {
 func (p *Plan) workloadObject(c *Cluster, i *Instance) fields {
 	spec := fields{
 		"address":        p.Layout.App(c.N, i.N).String(),
-		"ports":          []fields{{"name": "http", "port": i.Workload.Port}},
+		"ports":          []fields{{"name": cmp.Or(i.Workload.Protocol, manifest.DefaultProtocol), "port": i.Workload.Port}},
 		"serviceAccount": i.Workload.Name,
 		"proxy":          at(p.Layout.Sidecar(c.N, i.N), portInbound).String(),
 	}

@@ -45,6 +45,7 @@ type LocalLink struct {
 const (
 	DefaultRTT         = 50 * time.Millisecond
 	DefaultServicePort = 80
+	DefaultProtocol    = "http"
 	DefaultPort        = 8080
 )
 
@@ -61,6 +62,7 @@ type LocalWorkload struct {
 	Replicas        int                // in each cluster
 	Port            uint16             // the workload listens on, the Service's target port
 	ServicePort     uint16
+	Protocol        string // of both, as an appProtocol: http, http2, grpc or tcp
 	// Builtin is RunEcho or RunShop, or "" for Command: a program and its arguments.
 	Builtin string
 	Command []string
@@ -99,6 +101,7 @@ type localWorkload struct {
 	Replicas    *int     `json:"replicas" is:"0..200"`
 	Port        *int     `json:"port" is:"1..65535"`
 	ServicePort *int     `json:"servicePort" is:"1..65535"`
+	Protocol    *string  `json:"protocol" is:"enum=http|http2|grpc|tcp"`
 	Run         command  `json:"run" is:"required"`
 	Export      *bool    `json:"export"`
 }
@@ -224,7 +227,7 @@ func (s *scope) localWorkloads(in []localWorkload, names []string, out *LocalMes
 	for i, w := range in {
 		at := (*path)(nil).field("workloads").item(i)
 		lw := LocalWorkload{Namespace: w.Namespace, Name: w.Name, Clusters: convert[mesh.ClusterName](w.Clusters), Replicas: 1,
-			Port: DefaultPort, ServicePort: DefaultServicePort, Builtin: w.Run.builtin, Command: w.Run.words, Export: true}
+			Port: DefaultPort, ServicePort: DefaultServicePort, Protocol: text(w.Protocol, DefaultProtocol), Builtin: w.Run.builtin, Command: w.Run.words, Export: true}
 		if lw.Namespace == "" {
 			lw.Namespace = "default"
 		}

@@ -65,6 +65,11 @@ func TestJourneys(t *testing.T) {
 			t.Errorf("%d %q", status, body)
 		}
 	})
+	t.Run("a request to a port of bytes is one all the same", func(t *testing.T) {
+		if status, reason, body := ask(t, c, name+":81/x"); status != 200 || !strings.Contains(body, " GET /x ") {
+			t.Errorf("%d %s %q", status, reason, body)
+		}
+	})
 	t.Run("a denied request says why", func(t *testing.T) {
 		for _, path := range []string{"/admin", "/x/..//%61dmin/keys"} {
 			if status, reason, body := ask(t, c, name+path); status != 403 || reason != "access_denied" {

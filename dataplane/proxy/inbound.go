@@ -187,9 +187,11 @@ func (r *request) deliver() *refusal {
 	if ref := r.takeBody(); ref != nil {
 		return ref
 	}
-	r.far = r.to.Protocol
-	if r.carriesBytes() || !r.far.IsHTTP() {
+	switch r.far = r.to.Protocol; {
+	case r.carriesBytes():
 		r.far = mesh.ProtocolTCP
+	case !r.far.IsHTTP(): // a request to a port that nobody said takes any
+		r.far = mesh.ProtocolHTTP
 	}
 	for try := 1; ; try++ {
 		s, err := r.proxy.cfg.App(r.to.target, r.far)
