@@ -247,7 +247,7 @@ func (x *explainer) run() {
 		authority += ":" + strconv.Itoa(int(x.out.Request.Port))
 	}
 	x.head.Authority = x.head.KeepString(authority)
-	x.traffic()
+	x.out.Traffic = trafficInForce(&x.service.Traffic)
 	if o, ok := x.route(); !ok {
 		x.out.Outcome = o
 		return
@@ -321,14 +321,6 @@ func (x *explainer) outside() Outcome {
 		return Outcome{Answer: Outside, Detail: strconv.Quote(x.out.Request.Host) + " is not a name of the mesh, and the mesh lets requests out (Mesh.spec.outbound)"}
 	}
 	return refused(mesh.ReasonOutsideMesh, "%q is not a name of the mesh, and the mesh lets nothing out", x.out.Request.Host)
-}
-
-func (x *explainer) traffic() {
-	t := x.service.Traffic
-	x.out.Traffic = &TrafficInForce{Strategy: string(t.Strategy), RequestTimeout: "none", Retries: t.Retry.Attempts, Policies: t.Policies}
-	if t.RequestTimeout > 0 {
-		x.out.Traffic.RequestTimeout = t.RequestTimeout.String()
-	}
 }
 
 // route matches with the proxy's own matcher; false when that ends the request.

@@ -77,14 +77,6 @@ type RouteConsidered struct {
 	Why    string `json:"why,omitempty"` // it was not taken
 }
 
-// TrafficInForce is the effective traffic policy.
-type TrafficInForce struct {
-	Strategy       string   `json:"strategy"`
-	RequestTimeout string   `json:"requestTimeout"`
-	Retries        int      `json:"retries"`
-	Policies       []string `json:"policies,omitempty"`
-}
-
 // BackendChoice is one backend and where its requests go.
 type BackendChoice struct {
 	Service string `json:"service"`
@@ -163,11 +155,8 @@ func (e *Explanation) Narrate(out io.Writer) error {
 	}
 	e.narrateName(&b)
 	e.narrateRoute(&b)
-	if t := e.Traffic; t != nil {
-		fmt.Fprintf(&b, "\ntraffic   strategy %s, timeout %s, %d retries\n", t.Strategy, t.RequestTimeout, t.Retries)
-		for _, p := range t.Policies {
-			fmt.Fprintf(&b, "          by %s\n", p)
-		}
+	if e.Traffic != nil {
+		e.Traffic.narrate(&b)
 	}
 	for i := range e.Backends {
 		e.Backends[i].narrate(&b)

@@ -79,6 +79,8 @@ func (st *statuses) of(it item) any {
 // ServiceStatus is where a service serves, as this cluster's proxies know it.
 type ServiceStatus struct {
 	Clusters []ServiceCluster `json:"clusters,omitempty"`
+	// Traffic is how its requests are carried.
+	Traffic *TrafficInForce `json:"traffic,omitempty"`
 	// Policies in force on it, routes first.
 	Policies   []string    `json:"policies,omitempty"`
 	Conditions []Condition `json:"conditions,omitempty"`
@@ -113,6 +115,7 @@ func (st *statuses) service(v *mesh.Service) *ServiceStatus {
 				out.Policies = append(out.Policies, r.Object)
 			}
 		}
+		out.Traffic = trafficInForce(&svc.Traffic)
 		out.Policies = append(out.Policies, svc.Traffic.Policies...)
 	}
 	if a, err := derive.Eval(st.world, compile.AccessOf, v.ServiceName); err == nil && a != nil {

@@ -49,6 +49,7 @@ type shown struct {
 		Parents    []api.Attachment
 		Ancestors  []api.Attachment
 		Clusters   []api.ServiceCluster
+		Traffic    *api.TrafficInForce
 		Policies   []string
 		Conditions []api.Condition
 		Reach, RTT string
@@ -314,6 +315,15 @@ func (a *app) describe(f found) error {
 			detail += ", forbidden by " + c.Forbidden
 		}
 		fmt.Fprintf(&b, "In %s: %d endpoints%s\n", c.Cluster, c.Endpoints, detail)
+	}
+	if t := o.Status.Traffic; t != nil {
+		fmt.Fprintf(&b, "Requests: %s\n", t.Summary())
+		for _, d := range t.Details {
+			fmt.Fprintf(&b, "  %s\n", d)
+		}
+		for _, f := range t.Faults {
+			fmt.Fprintf(&b, "  on purpose: %s\n", f)
+		}
 	}
 	for _, p := range o.Status.Policies {
 		fmt.Fprintf(&b, "Shaped by %s\n", p)

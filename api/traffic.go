@@ -1,0 +1,214 @@
+//house:exempt a table: a policy in words
+
+package api
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// TrafficInForce is the effective traffic policy of a service.
+type TrafficInForce struct {
+	Strategy       string `json:"strategy"`
+	RequestTimeout string `json:"requestTimeout"`
+	Retries        int    `json:"retries"`
+	// Balancing is how an endpoint is chosen, in words.
+	Balancing string `json:"balancing"`
+	// Details are what else is set and not as everywhere, a line each: sessions, health
+	// checks, limits, rate limits.
+	Details []string `json:"details,omitempty"`
+	// Faults that are made on purpose, a line each, with the object that states it.
+	Faults   []string `json:"faults,omitempty"`
+	Policies []string `json:"policies,omitempty"`
+}
+
+func trafficInForce(t *ir.Traffic) *TrafficInForce {
+	out := &TrafficInForce{Strategy: string(t.Strategy), RequestTimeout: "none", Retries: t.Retry.Attempts, Policies: t.Policies,
+		Balancing: balancingText(&t.Balancing)}
+	if t.RequestTimeout > 0 {
+		out.RequestTimeout = t.RequestTimeout.String()
+	}
+	add := func(format string, args ...any) { out.Details = append(out.Details, fmt.Sprintf(format, args...)) }
+	if a := t.Affinity; a != nil {
+		add("%s", affinityText(a))
+	}
+	if t.Retry.AnyMethod {
+		add("retries of any method, on %s", strings.Join(t.Retry.On, ", "))
+	}
+	if h := t.Health; h != nil {
+		add("health by %s every %s, out after %d failures", healthText(h), h.Interval, h.Unhealthy)
+	}
+	if l := limitsText(&t.Limits); l != "" {
+		add("limits of %s", l)
+	}
+	for i := range t.RateLimits {
+		add("rate limit %s", rateText(&t.RateLimits[i]))
+	}
+	for i := range t.Faults {
+		out.Faults = append(out.Faults, faultText(&t.Faults[i]))
+	}
+	return out
+}
+
+// Summary is what every service has, on one line.
+func (t *TrafficInForce) Summary() string {
+	retries := "1 retry"
+	if t.Retries != 1 {
+		retries = fmt.Sprintf("%d retries", t.Retries)
+	}
+	return fmt.Sprintf("strategy %s, timeout %s, %s, %s", t.Strategy, t.RequestTimeout, retries, t.Balancing)
+}
+
+// narrate writes it for people.
+func (t *TrafficInForce) narrate(b *strings.Builder) {
+	fmt.Fprintf(b, "\ntraffic   %s\n", t.Summary())
+	for _, d := range t.Details {
+		fmt.Fprintf(b, "          %s\n", d)
+	}
+	for _, f := range t.Faults {
+		fmt.Fprintf(b, "          on purpose: %s\n", f)
+	}
+	for _, p := range t.Policies {
+		fmt.Fprintf(b, "          by %s\n", p)
+	}
+}
+
+func balancingText(x *mesh.Balancing) string {
+	text := string(x.Algorithm)
+	if x.Algorithm == mesh.AlgorithmConsistentHash {
+		var keys []string
+		for _, k := range x.Keys {
+			keys = append(keys, keyText(k))
+		}
+		text = fmt.Sprintf("consistent hash (%s) of %s", x.Table, strings.Join(keys, ", else "))
+	}
+	if x.Warmup > 0 {
+		text += ", warm-up " + x.Warmup.String()
+	}
+	return text
+}
+
+func keyText(k mesh.HashKey) string {
+	switch {
+	case k.Header != "":
+		return "header " + k.Header
+	case k.Cookie != "":
+		return "cookie " + k.Cookie
+	case k.Query != "":
+		return "query parameter " + k.Query
+	}
+	return "the caller"
+}
+
+func affinityText(a *mesh.Affinity) string {
+	text := "sessions by " + strings.ToLower(string(a.Kind)) + " " + a.Name
+	if a.AbsoluteTimeout > 0 {
+		text += ", for " + a.AbsoluteTimeout.String()
+	}
+	return text
+}
+
+func healthText(h *mesh.HealthCheck) string {
+	switch h.Kind {
+	case mesh.HealthHTTP:
+		return "GET " + h.Path
+	case mesh.HealthGRPC:
+		return strings.TrimSpace("gRPC " + h.Service)
+	}
+	return "a connection"
+}
+
+func limitsText(l *mesh.Limits) string {
+	var parts []string
+	add := func(n int64, what string) {
+		if n > 0 {
+			parts = append(parts, strconv.FormatInt(n, 10)+" "+what)
+		}
+	}
+	add(int64(l.Connections), "connections")
+	add(int64(l.Pending), "waiting requests")
+	add(int64(l.Requests), "requests in flight")
+	add(int64(l.Concurrency), "requests in an application")
+	add(int64(l.RequestHead), "bytes of a request's head")
+	add(int64(l.ResponseHead), "bytes of an answer's head")
+	add(l.RequestBody, "bytes of a request's body")
+	add(l.ResponseBody, "bytes of an answer's body")
+	if l.ReplayBody != mesh.MaxReplayBody {
+		add(int64(l.ReplayBody), "bytes kept for a retry")
+	}
+	return strings.Join(parts, ", ")
+}
+
+func rateText(l *mesh.RateLimit) string {
+	text := fmt.Sprintf("%s: %d in %s, %d at once", l.Name, l.Requests, l.Per, l.Burst)
+	for i, k := range l.Keys {
+		word := ", for each "
+		if i > 0 {
+			word = " and "
+		}
+		switch {
+		case k.Identity:
+			text += word + "identity"
+		case k.Namespace:
+			text += word + "namespace"
+		case k.Cluster:
+			text += word + "cluster"
+		default:
+			text += word + "header " + k.Header
+		}
+	}
+	if m := requestsText(&l.Match); m != "" {
+		text += ", of " + m
+	}
+	return text
+}
+
+func faultText(f *ir.Fault) string {
+	v := &f.Fault
+	var parts []string
+	if v.Delay > 0 {
+		wait := "wait " + v.Delay.String()
+		if v.DelayJitter > 0 {
+			wait += " to " + (v.Delay + v.DelayJitter).Round(time.Millisecond).String()
+		}
+		parts = append(parts, percentText(v.DelayMilliPercent)+" "+wait)
+	}
+	if v.Abort > 0 {
+		parts = append(parts, fmt.Sprintf("%s get %d", percentText(v.AbortMilliPercent), v.Abort))
+	}
+	if v.Bandwidth > 0 {
+		parts = append(parts, fmt.Sprintf("%s pass %d bytes a second", percentText(v.BandwidthMilliPercent), v.Bandwidth))
+	}
+	text := f.Object + ": " + strings.Join(parts, ", ")
+	if m := requestsText(&v.Match); m != "" {
+		text += ", of " + m
+	}
+	if len(v.Sources) > 0 {
+		text += ", from some callers"
+	}
+	return text
+}
+
+func percentText(milli int) string {
+	return strconv.FormatFloat(float64(milli)/1000, 'f', -1, 64) + "%"
+}
+
+// requestsText is a selection of requests; empty for all.
+func requestsText(m *mesh.RequestMatch) string {
+	var parts []string
+	if len(m.Methods) > 0 {
+		parts = append(parts, strings.Join(m.Methods, "|"))
+	}
+	if len(m.Paths) > 0 {
+		parts = append(parts, strings.Join(m.Paths, "|"))
+	}
+	for _, h := range m.Headers {
+		parts = append(parts, "header "+h.Name+"="+h.Value)
+	}
+	return strings.Join(parts, " ")
+}
