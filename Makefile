@@ -45,11 +45,12 @@ vet:
 staticcheck:
 	$(TOOL) staticcheck $(PACKAGES)
 
-generate: ## generate code from the protobuf files
+generate: ## generate code from the protobuf files, and the reference of policies from their shapes
 	cd codec/wire && $(GO) tool -modfile=../../tools/go.mod buf generate
+	$(GO) test -count=1 ./codec/manifest -run TestReferenceIsCurrent -update
 
 generated: generate
-	@git diff --exit-code --stat -- codec/wire/wirepb || { echo "generated code is not current: commit the result of make generate"; exit 1; }
+	@git diff --exit-code --stat -- codec/wire/wirepb docs/reference || { echo "what is generated is not current: commit the result of make generate"; exit 1; }
 
 vuln: ## known vulnerabilities in what is linked
 	@$(TOOL) govulncheck $(PACKAGES) || { code=$$?; if [ $$code -eq 3 ]; then exit 3; fi; echo "not run: no database"; }

@@ -69,7 +69,7 @@ func documents(t *testing.T) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, dir := range []string{"docs", "docs/adr", "docs/guides"} {
+	for _, dir := range []string{"docs", "docs/adr", "docs/guides", "docs/reference"} {
 		more, err := filepath.Glob(dir + "/*.md")
 		if err != nil {
 			t.Fatal(err)

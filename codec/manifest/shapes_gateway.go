@@ -93,9 +93,12 @@ type pathMatch struct {
 }
 
 type valueMatch struct {
-	Type  *string `json:"type" is:"enum=Exact|RegularExpression"`
-	Name  string  `json:"name" is:"required headername"`
-	Value string  `json:"value" is:"required len=1..4096"`
+	// How the value is compared. Default: Exact.
+	Type *string `json:"type" is:"enum=Exact|RegularExpression"`
+	// Name of the header, in any case.
+	Name string `json:"name" is:"required headername"`
+	// The value, or an expression (RE2 syntax) for the whole of it.
+	Value string `json:"value" is:"required len=1..4096"`
 }
 
 // httpFilter serves HTTPRoute and GRPCRoute, which knows a part of it.
@@ -161,11 +164,17 @@ type pathModifier struct {
 	ReplacePrefixMatch *string `json:"replacePrefixMatch" is:"len=0..1024"`
 }
 
+// sessionPersistence is that of rules too, where it takes the place of a policy's (GEP-1619).
 type sessionPersistence struct {
-	SessionName     *string `json:"sessionName" is:"len=1..128"`
+	// Name of the cookie or header. Default: isthmus-session for a cookie, x-isthmus-session for a header.
+	SessionName *string `json:"sessionName" is:"len=1..128"`
+	// Ends a session so long after it began, and the next request begins another. Default: never.
 	AbsoluteTimeout *string `json:"absoluteTimeout" is:"duration"`
-	Type            *string `json:"type" is:"enum=Cookie|Header"`
-	CookieConfig    *struct {
+	// Cookie for browsers; Header for clients that send back what the answer's header said. Default: Cookie.
+	Type *string `json:"type" is:"enum=Cookie|Header"`
+	// With type Cookie.
+	CookieConfig *struct {
+		// Session ends with the browser's session; Permanent lasts for absoluteTimeout, which it requires. Default: Session.
 		LifetimeType *string `json:"lifetimeType" is:"enum=Permanent|Session"`
 	} `json:"cookieConfig"`
 }

@@ -68,11 +68,16 @@ type workloadPort struct {
 
 // targetRef is Gateway API's policy target (GEP-713).
 type targetRef struct {
-	Group       *string `json:"group" is:"group"`
-	Kind        string  `json:"kind" is:"required"`
-	Name        string  `json:"name"`
-	Namespace   string  `json:"namespace" is:"label"`
-	SectionName string  `json:"sectionName" is:"subdomain"`
+	// "" for Service and Namespace, multicluster.x-k8s.io for ServiceImport, isthmus.dev for Mesh. Default: that of the kind.
+	Group *string `json:"group" is:"group"`
+	// Service, ServiceImport, Namespace or Mesh.
+	Kind string `json:"kind" is:"required"`
+	// Of a Service or ServiceImport. A Namespace is the policy's own.
+	Name string `json:"name"`
+	// No other than the policy's. Default: the policy's.
+	Namespace string `json:"namespace" is:"label"`
+	// Accepted, and nothing acts on it yet.
+	SectionName string `json:"sectionName" is:"subdomain"`
 }
 
 type accessPolicy struct {
@@ -91,14 +96,22 @@ type accessRule struct {
 	When string            `json:"when" is:"len=1..4096"`
 }
 
+// accessSource takes a caller that fits one value of each list that is not empty.
 type accessSource struct {
-	Identities      []string `json:"identities" is:"len=1..2048"`
-	Namespaces      []string `json:"namespaces" is:"label"`
+	// SPIFFE IDs; a * at the end stands for any rest.
+	Identities []string `json:"identities" is:"len=1..2048"`
+	// Namespaces of callers.
+	Namespaces []string `json:"namespaces" is:"label"`
+	// Service accounts of callers, by name, in any namespace.
 	ServiceAccounts []string `json:"serviceAccounts" is:"len=1..317"`
-	Clusters        []string `json:"clusters" is:"label"`
-	TrustDomains    []string `json:"trustDomains" is:"subdomain"`
-	Jurisdictions   []string `json:"jurisdictions" is:"len=1..63"`
-	Not             bool     `json:"not"`
+	// Clusters of callers.
+	Clusters []string `json:"clusters" is:"label"`
+	// Trust domains of callers.
+	TrustDomains []string `json:"trustDomains" is:"subdomain"`
+	// Jurisdictions of callers' clusters.
+	Jurisdictions []string `json:"jurisdictions" is:"len=1..63"`
+	// Takes everybody else instead. Default: false.
+	Not bool `json:"not"`
 }
 
 type accessOperation struct {

@@ -112,7 +112,7 @@ type outlierDetection struct {
 type healthCheck struct {
 	// Asks by a GET.
 	HTTP *struct {
-		// Default: /.
+		// What is asked for. Default: /.
 		Path string `json:"path" is:"len=1..1024"`
 		// The Host of the question. Default: the address of the application.
 		Host string `json:"host" is:"host"`
@@ -160,11 +160,11 @@ type limits struct {
 }
 
 type rateLimit struct {
-	// Shown in the reason of a refusal and in metrics.
+	// Shown with a refusal.
 	Name string `json:"name" is:"required label"`
 	// So many requests are admitted in each span of per.
 	Requests int `json:"requests" is:"required 1..10000000"`
-	// Default: 1s.
+	// The span of time. Default: 1s.
 	Per string `json:"per" is:"duration"`
 	// So many may come at once. Default: the value of requests.
 	Burst int `json:"burst" is:"1..10000000"`
@@ -253,7 +253,7 @@ type telemetryPolicy struct {
 		TargetRefs []targetRef `json:"targetRefs" is:"required items=1..16"`
 		// What is logged. Requests that were refused or failed always are, unless format is None.
 		AccessLog struct {
-			// Default: JSON.
+			// One line for a request, as JSON or as text; None logs nothing. Default: JSON.
 			Format string `json:"format" is:"enum=JSON|Text|None"`
 			// So many percent of what went well, in steps of 0.001. Default: 0.
 			SamplePercent *decimal `json:"samplePercent"`
