@@ -126,10 +126,10 @@ var exceptions = map[string]string{
 // listed after it.
 var inFolder = map[string][]string{
 	"core":      {"compile", "replica", "world", "derive", "policy", "balance", "limit", "liveness", "ir"},
-	"dataplane": {"agent", "admin", "dns", "proxy", "route", "tunnel", "http2", "http1", "message"},
+	"dataplane": {"agent", "admin", "dns", "proxy", "route", "tunnel", "http2", "http1", "socket", "message"},
 	"control":   {"plane", "loop", "peer", "probe", "ca", "object", "store", "storeserver"},
 	"codec":     {"manifest", "wire"},
-	"internal":  {"story", "golden", "failpoint", "clock"},
+	"internal":  {"story", "golden", "failpoint", "parallel", "clock"},
 	"localmesh": {"link", "app"},
 	"bench":     {"dataplane", "local", "detection", "report", "rig", "load"},
 }

@@ -37,6 +37,7 @@ type bench struct {
 	*report.Report
 	bin, baseline, peerDir, profiles string
 	base                             int
+	procs                            int // GOMAXPROCS of our processes; 0: a thread a core
 	size                             size
 	only                             *regexp.Regexp
 	dir                              string // of everything that the run writes and removes
@@ -64,6 +65,7 @@ func main() {
 	flag.IntVar(&b.base, "address-base", 94, "address base of the mesh, as of isthmus up")
 	flag.StringVar(&b.peerDir, "peer", "bench/peer", "folder of the peers' configurations")
 	flag.StringVar(&b.profiles, "profiles", "", "folder for CPU profiles of our proxies; they are taken in a round of their own")
+	flag.IntVar(&b.procs, "gomaxprocs", 0, "threads of each of our processes; 0: one a core. Nothing is written")
 	rounds := flag.Int("rounds", 0, "rounds of each row, instead of 7 or, quick, 3")
 	be := flag.String("be", "", "run as a part: app")
 	flag.Parse()
@@ -78,7 +80,7 @@ func main() {
 	}
 	var err error
 	if b.only, err = regexp.Compile(*rows); err == nil {
-		if *rows != "" || b.baseline != "" {
+		if *rows != "" || b.baseline != "" || b.procs != 0 {
 			*out = ""
 		}
 		switch *be {
@@ -144,7 +146,7 @@ func (b *bench) measure(ctx context.Context, out, results string) (err error) {
 
 // how is said above the table.
 const how = "CPU is of all processes of a way, user and kernel; the peer of a row is the cheaper of HAProxy and nginx, the other's figure stands in parentheses. " +
-	"HAProxy has one thread and nginx one worker, which is what costs them least a request; ours has a thread a core. Metrics are on for all, and a log line for one request in a hundred for those that can. " +
+	"HAProxy has one thread and nginx one worker, which is what costs them least a request; ours takes threads as its load asks for, up to one a core. Metrics are on for all, and a log line for one request in a hundred for those that can. " +
 	"Written by `make bench-dataplane` (`QUICK=1` for under 5 minutes; `go run ./bench/dataplane -h`), peers as configured in [bench/peer](../bench/peer)."
 
 // run measures all rows in one mesh.

@@ -54,13 +54,13 @@ func (b *bench) start(ctx context.Context) (_ *stage, err error) {
 		}
 	}()
 	b.Say("starting the mesh")
-	if s.ours, err = b.ground(ctx, b.bin, "ours", b.base, netip.Addr{}); err != nil {
+	if s.ours, err = b.ground(ctx, b.bin, "ours", b.base, netip.Addr{}, b.procs); err != nil {
 		return nil, err
 	}
 	s.app = s.ours.mesh.Cluster(cluster).Instances[0].App.Addr()
 	s.sni = s.ours.name("pass")
 	if b.baseline != "" {
-		if s.baseline, err = b.ground(ctx, b.baseline, "baseline", b.base+10, s.app); err != nil {
+		if s.baseline, err = b.ground(ctx, b.baseline, "baseline", b.base+10, s.app, 0); err != nil {
 			return nil, err
 		}
 	}
@@ -127,13 +127,17 @@ func (s *stage) close() error {
 
 // ground starts a mesh of the binaries in bin. app is the application to stand behind it, that
 // of the mesh itself if it is not valid.
-func (b *bench) ground(ctx context.Context, bin, name string, base int, app netip.Addr) (_ *ground, err error) {
+func (b *bench) ground(ctx context.Context, bin, name string, base int, app netip.Addr, procs int) (_ *ground, err error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
 	g := &ground{at: map[string]string{}}
-	if g.mesh, err = rig.Up(ctx, rig.Options{Bin: bin, Dir: b.dir, Name: name, Base: base, File: fmt.Sprintf(meshFile, self)}); err != nil {
+	var env []string
+	if procs > 0 {
+		env = append(env, fmt.Sprint("GOMAXPROCS=", procs))
+	}
+	if g.mesh, err = rig.Up(ctx, rig.Options{Bin: bin, Dir: b.dir, Name: name, Base: base, Env: env, File: fmt.Sprintf(meshFile, self)}); err != nil {
 		return nil, err
 	}
 	defer func() {

@@ -28,6 +28,7 @@ type Mesh struct {
 	Took time.Duration
 
 	bin, dir string // of the binaries; its state directory
+	env      []string
 	base     int
 	token    string
 }
@@ -37,8 +38,9 @@ type Options struct {
 	Bin  string // the folder of the built binaries
 	Dir  string // where the mesh keeps its state, in a folder Name
 	Name string
-	Base int    // its address base
-	File string // the text of its mesh file; empty: the default mesh
+	Base int      // its address base
+	File string   // the text of its mesh file; empty: the default mesh
+	Env  []string // added to the environment of every process of the mesh
 }
 
 // upTimeout bounds a start; `isthmus up` itself gives up earlier.
@@ -46,7 +48,7 @@ const upTimeout = time.Minute
 
 // Up starts a mesh.
 func Up(ctx context.Context, o Options) (*Mesh, error) {
-	m := &Mesh{bin: o.Bin, dir: filepath.Join(o.Dir, o.Name), base: o.Base}
+	m := &Mesh{bin: o.Bin, dir: filepath.Join(o.Dir, o.Name), base: o.Base, env: o.Env}
 	args := []string{"up", "--detach", "--state-dir", m.dir, "--address-base", fmt.Sprint(o.Base)}
 	if o.File != "" {
 		file := filepath.Join(o.Dir, o.Name+".yaml")
@@ -94,7 +96,9 @@ func (m *Mesh) Down(err *error) {
 func (m *Mesh) isthmus(ctx context.Context, args ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, upTimeout)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, filepath.Join(m.bin, "isthmus"), args...).CombinedOutput()
+	cmd := exec.CommandContext(ctx, filepath.Join(m.bin, "isthmus"), args...)
+	cmd.Env = append(os.Environ(), m.env...)
+	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("isthmus %s: %w\n%s", strings.Join(args, " "), err, out)
 	}

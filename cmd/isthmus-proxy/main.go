@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/isthmus-mesh/isthmus/dataplane/agent"
+	"github.com/isthmus-mesh/isthmus/internal/parallel"
 	"github.com/isthmus-mesh/isthmus/internal/parent"
 )
 
@@ -49,5 +50,5 @@ func run(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	return a.Run(ctx)
+	return parallel.During(ctx, a.Run)
 }

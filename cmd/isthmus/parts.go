@@ -11,6 +11,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/control/plane"
 	"github.com/isthmus-mesh/isthmus/control/storeserver"
 	"github.com/isthmus-mesh/isthmus/dataplane/agent"
+	"github.com/isthmus-mesh/isthmus/internal/parallel"
 	"github.com/isthmus-mesh/isthmus/internal/parent"
 	"github.com/isthmus-mesh/isthmus/localmesh/app"
 	"github.com/isthmus-mesh/isthmus/localmesh/link"
@@ -123,7 +124,7 @@ func proxy(ctx context.Context, config string, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	return a.Run(ctx)
+	return parallel.During(ctx, a.Run)
 }
 
 func store(ctx context.Context, config string, log *slog.Logger) error {

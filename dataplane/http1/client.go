@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/dataplane/socket"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -37,8 +38,9 @@ type ClientConn struct {
 func NewClientConn(c net.Conn, cfg *Config) *ClientConn {
 	cc := &ClientConn{conn: c, cfg: cfg}
 	cc.dl.conn = c
-	cc.in.init(c, cfg, &cc.dl)
-	cc.out.init(c, cfg, &cc.dl)
+	sock := socket.New(c)
+	cc.in.init(c, sock, cfg, &cc.dl)
+	cc.out.init(c, sock, cfg, &cc.dl)
 	cc.stream.c = cc
 	return cc
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/dataplane/socket"
 )
 
 // input is the reading half of a connection: a buffer held only while bytes lie in
@@ -19,6 +20,7 @@ type input struct {
 	cfg  *Config
 	dl   *deadlines
 
+	sock    net.Conn        // conn, past the scheduler
 	raw     syscall.RawConn // nil: Read is used
 	tryFn   func(uintptr) bool
 	idleFn  func(uintptr)
@@ -35,9 +37,9 @@ type input struct {
 	failed error // a read failed for good
 }
 
-func (in *input) init(conn net.Conn, cfg *Config, dl *deadlines) {
-	in.conn, in.cfg, in.dl = conn, cfg, dl
-	in.raw = rawOf(conn)
+func (in *input) init(conn, sock net.Conn, cfg *Config, dl *deadlines) {
+	in.conn, in.sock, in.cfg, in.dl = conn, sock, cfg, dl
+	in.raw = socket.Raw(conn)
 	in.tryFn, in.idleFn = in.tryRead, in.tryIdle
 }
 
@@ -133,7 +135,7 @@ func (in *input) readDirect(p []byte) (int, error) {
 	}
 	engine, start := in.paceStart()
 	in.dl.startRead(engine)
-	n, err := in.conn.Read(p)
+	n, err := in.sock.Read(p)
 	in.dl.endRead()
 	if n > 0 {
 		err = nil
@@ -227,7 +229,7 @@ func (in *input) idleGood() bool {
 		if !ok {
 			return true
 		}
-		if raw = rawOf(inner.NetConn()); raw == nil {
+		if raw = socket.Raw(inner.NetConn()); raw == nil {
 			return true
 		}
 	}

@@ -13,6 +13,7 @@ import (
 // and the framing of the current body.
 type output struct {
 	conn net.Conn
+	sock net.Conn // conn, past the scheduler
 	cfg  *Config
 	dl   *deadlines
 	tcp  *net.TCPConn // writes with writev
@@ -30,8 +31,8 @@ type output struct {
 	rest    net.Buffers
 }
 
-func (o *output) init(conn net.Conn, cfg *Config, dl *deadlines) {
-	o.conn, o.cfg, o.dl = conn, cfg, dl
+func (o *output) init(conn, sock net.Conn, cfg *Config, dl *deadlines) {
+	o.conn, o.sock, o.cfg, o.dl = conn, sock, cfg, dl
 	o.tcp, _ = conn.(*net.TCPConn)
 }
 
@@ -67,7 +68,7 @@ func (o *output) flush() error {
 // write writes p to the connection, under the least rate if there is one.
 func (o *output) write(p []byte) error {
 	o.dl.startWrite(o.pace(len(p)))
-	_, err := o.conn.Write(p)
+	_, err := o.sock.Write(p)
 	o.dl.endWrite()
 	return o.fail(err)
 }

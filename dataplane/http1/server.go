@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/dataplane/socket"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -38,8 +39,9 @@ type ServerConn struct {
 func NewServerConn(c net.Conn, cfg *Config) *ServerConn {
 	s := &ServerConn{conn: c, cfg: cfg}
 	s.dl.conn = c
-	s.in.init(c, cfg, &s.dl)
-	s.out.init(c, cfg, &s.dl)
+	sock := socket.New(c)
+	s.in.init(c, sock, cfg, &s.dl)
+	s.out.init(c, sock, cfg, &s.dl)
 	s.out.rate = cfg.WriteRateMin
 	s.ex.c = s
 	return s

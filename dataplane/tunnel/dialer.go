@@ -14,6 +14,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/dataplane/http2"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/dataplane/socket"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/trust"
 )
@@ -347,8 +348,8 @@ func (d *Dialer) dialOne(ctx context.Context, addr netip.AddrPort, timeout time.
 		return nil, err
 	}
 	accept := trust.AcceptServers(w.Target.SNI.TrustDomain, w.Identities...)
-	socket := &heard{Conn: raw, nanos: d.nanos}
-	tc := tls.Client(socket, trust.ClientConfig(d.cfg.Source, accept, w.Target.SNI.String(), ALPN))
+	below := &heard{Conn: socket.New(raw), nanos: d.nanos}
+	tc := tls.Client(below, trust.ClientConfig(d.cfg.Source, accept, w.Target.SNI.String(), ALPN))
 	if err := tc.HandshakeContext(ctx); err != nil {
 		raw.Close()
 		return nil, err
@@ -359,7 +360,7 @@ func (d *Dialer) dialOne(ctx context.Context, addr netip.AddrPort, timeout time.
 		raw.Close()
 		return nil, err
 	}
-	c := &conn{wire: &wire{Conn: tc, nanos: d.nanos}, socket: socket, arrived: &arrivals{nanos: d.nanos}, chain: state.PeerCertificates, peer: peer, name: state.ServerName, accept: accept, material: material}
+	c := &conn{wire: &wire{Conn: tc, nanos: d.nanos}, socket: below, arrived: &arrivals{nanos: d.nanos}, chain: state.PeerCertificates, peer: peer, name: state.ServerName, accept: accept, material: material}
 	c.lives(d.cfg.Now(), material.SVID.Leaf, state.PeerCertificates[0])
 	h2 := d.h2
 	h2.Reported = c.arrived.note

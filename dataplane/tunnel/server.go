@@ -13,6 +13,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/dataplane/http2"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/dataplane/socket"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/trust"
 )
@@ -156,9 +157,9 @@ func accept(ctx context.Context, ln net.Listener) (net.Conn, error) {
 
 func (s *Server) serve(ctx context.Context, raw net.Conn, shaken func()) {
 	material := s.cfg.Source.Current()
-	socket := newProgress(raw, s.nanos)
-	defer socket.end()
-	tc := tls.Server(socket, s.tls)
+	below := newProgress(socket.New(raw), s.nanos)
+	defer below.end()
+	tc := tls.Server(below, s.tls)
 	hctx, stop := context.WithTimeout(ctx, handshakeTimeout)
 	err := tc.HandshakeContext(hctx)
 	stop()
@@ -180,14 +181,14 @@ func (s *Server) serve(ctx context.Context, raw net.Conn, shaken func()) {
 	}
 	ctx, drain := context.WithCancel(ctx)
 	defer drain()
-	v := &served{Conn: tc, socket: socket, chain: state.PeerCertificates, drain: drain}
+	v := &served{Conn: tc, socket: below, chain: state.PeerCertificates, drain: drain}
 	s.add(v, material)
 	defer s.remove(v)
 	peer := Peer{id, sni}
 	err = http2.ServeConn(ctx, v, http2.Config{ConnectProtocol: true, Budget: s.cfg.Budget, IdleTimeout: serverIdle, Now: s.nanos,
 		Report: func(send func(uint64)) {
 			if !s.mute {
-				socket.report.Store(&send)
+				below.report.Store(&send)
 			}
 		},
 		Panic: func(p any) { s.cfg.Log.Error("a request's handler panicked", "panic", p) }},
