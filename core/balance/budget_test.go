@@ -5,15 +5,15 @@ import "testing"
 func TestBudgetBoundsRetriesToAFifth(t *testing.T) {
 	var b Budget
 	spent := 0
-	for b.Spend() {
+	for b.Spend(BudgetRate{}) {
 		spent++
 	}
 	if spent != budgetBurst {
 		t.Fatalf("a full bucket allowed %d retries, want %d", spent, budgetBurst)
 	}
 	for range 1000 {
-		b.Earn()
-		if b.Spend() {
+		b.Earn(BudgetRate{})
+		if b.Spend(BudgetRate{}) {
 			spent++
 		}
 	}

@@ -17,7 +17,7 @@ func defaults() ir.Traffic {
 		Strategy:       mesh.StrategyAuto,
 		ConnectTimeout: mesh.DefaultConnectTimeout, RequestTimeout: mesh.DefaultRequestTimeout, IdleTimeout: mesh.DefaultIdleTimeout,
 		Balancing: mesh.Balancing{Algorithm: mesh.AlgorithmPeakEWMA},
-		Retry: mesh.RetryPolicy{Attempts: mesh.DefaultRetries, On: []string{"reset", "gateway-error"},
+		Retry: mesh.RetryPolicy{Attempts: mesh.DefaultRetries, On: []string{"reset", "timeout", "gateway-error"},
 			BudgetPercent: mesh.DefaultBudgetPercent, BudgetBurst: mesh.DefaultBudgetBurst},
 		Outlier: mesh.Outlier{ConsecutiveFailures: mesh.DefaultEjectAfter, BaseEjection: mesh.DefaultBaseEjection,
 			MaxEjection: mesh.DefaultMaxEjection, MaxEjectedPercent: mesh.DefaultMaxEjectedPercent, SuccessRateStdev: mesh.DefaultSuccessRateStdev},

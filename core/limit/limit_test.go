@@ -164,7 +164,12 @@ func TestConcurrentTakers(t *testing.T) {
 
 func TestGauge(t *testing.T) {
 	var g limit.Gauge
-	if !g.Enter(2) || !g.Enter(2) || g.Enter(2) || g.Now() != 2 || !g.Enter(0) {
+	for i, want := range []bool{true, true, false, false} {
+		if got := g.Enter(2); got != want {
+			t.Errorf("entry %d: %v", i, got)
+		}
+	}
+	if g.Now() != 2 || !g.Enter(0) {
 		t.Errorf("%d", g.Now())
 	}
 	g.Leave()

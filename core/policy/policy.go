@@ -178,25 +178,31 @@ func (c *Checker) matches(p *mesh.AccessPolicy, r *Request) (int, bool) {
 }
 
 func (c *Checker) matchesFrom(from []mesh.AccessSource, r *Request) bool {
+	caller := c.callers[r.Caller.TrustDomain]
+	return MatchesSources(from, r.Caller, &caller)
+}
+
+// MatchesSources reports whether a caller is one of the sources; of an empty list everybody
+// is. at is what is known of its trust domain.
+func MatchesSources(from []mesh.AccessSource, id mesh.Identity, at *ir.Caller) bool {
 	if len(from) == 0 {
 		return true
 	}
 	for i := range from {
-		if c.matchesSource(&from[i], r) != from[i].Not {
+		if matchesSource(&from[i], id, at) != from[i].Not {
 			return true
 		}
 	}
 	return false
 }
 
-func (c *Checker) matchesSource(s *mesh.AccessSource, r *Request) bool {
-	caller := c.callers[r.Caller.TrustDomain]
-	return (len(s.Identities) == 0 || matchesIdentity(s.Identities, r.Caller)) &&
-		(len(s.Namespaces) == 0 || slices.Contains(s.Namespaces, r.Caller.Namespace)) &&
-		(len(s.ServiceAccounts) == 0 || slices.Contains(s.ServiceAccounts, r.Caller.ServiceAccount)) &&
-		(len(s.Clusters) == 0 || slices.Contains(s.Clusters, caller.Cluster)) &&
-		(len(s.TrustDomains) == 0 || slices.Contains(s.TrustDomains, r.Caller.TrustDomain)) &&
-		(len(s.Jurisdictions) == 0 || slices.Contains(s.Jurisdictions, caller.Jurisdiction))
+func matchesSource(s *mesh.AccessSource, id mesh.Identity, at *ir.Caller) bool {
+	return (len(s.Identities) == 0 || matchesIdentity(s.Identities, id)) &&
+		(len(s.Namespaces) == 0 || slices.Contains(s.Namespaces, id.Namespace)) &&
+		(len(s.ServiceAccounts) == 0 || slices.Contains(s.ServiceAccounts, id.ServiceAccount)) &&
+		(len(s.Clusters) == 0 || slices.Contains(s.Clusters, at.Cluster)) &&
+		(len(s.TrustDomains) == 0 || slices.Contains(s.TrustDomains, id.TrustDomain)) &&
+		(len(s.Jurisdictions) == 0 || slices.Contains(s.Jurisdictions, at.Jurisdiction))
 }
 
 func matchesIdentity(patterns []string, id mesh.Identity) bool {

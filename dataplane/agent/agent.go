@@ -114,7 +114,7 @@ func (a *Agent) build() {
 
 // open turns a destination into a target of the tunnel.
 func (a *Agent) open(deadline time.Time, d *proxy.Destination) (message.Stream, error) {
-	w := &tunnel.Want{Identities: d.Identities, ConnectTimeout: d.Timeout, Target: tunnel.Target{Connect: d.Connect,
+	w := &tunnel.Want{Identities: d.Identities, ConnectTimeout: d.Timeout, Pending: d.Pending, PendingMost: d.PendingMost, Target: tunnel.Target{Connect: d.Connect,
 		SNI: mesh.SNI{Slot: d.Endpoint.Slot, Service: d.Service, TrustDomain: d.Cluster.TrustDomain}}}
 	if d.Endpoint.Proxy.IsValid() {
 		w.Target.Addr = d.Endpoint.Proxy

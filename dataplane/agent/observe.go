@@ -9,6 +9,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/dataplane/dns"
 	"github.com/isthmus-mesh/isthmus/dataplane/http1"
 	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
+	"github.com/isthmus-mesh/isthmus/dataplane/route"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/telemetry"
 )
@@ -104,7 +105,7 @@ func (o *observer) panicked(v any, stack []byte) {
 func (a *Agent) resolve(host string) (netip.Addr, dns.Answer) {
 	name, _, err := mesh.ParseHost(host, a.cfg.Identity().Namespace)
 	if err != nil {
-		if proxy.Qualified(host) {
+		if route.Qualified(host) {
 			return netip.Addr{}, dns.Absent // below a domain of the mesh, and of no form that a service has
 		}
 		return netip.Addr{}, dns.Foreign
@@ -117,7 +118,7 @@ func (a *Agent) resolve(host string) (netip.Addr, dns.Answer) {
 		return netip.Addr{}, dns.NoAddress
 	}
 	switch {
-	case !proxy.Qualified(host):
+	case !route.Qualified(host):
 		return netip.Addr{}, dns.Foreign // "example.com" has the form SVC.NS
 	case !s.Ready:
 		return netip.Addr{}, dns.Unknown

@@ -128,6 +128,9 @@ func (s *store) put(name string, v any) error {
 		if _, err := proxy.NewService(v, nil, nil); err != nil {
 			return err
 		}
+		if _, err := proxy.NewInbound(&ir.Inbound{Service: v.Name}, nil, &v.Traffic, nil); err != nil {
+			return err
+		}
 		s.services[v.Name] = v
 	case *ir.Endpoints:
 		s.endpoints[v.Service] = v
@@ -145,6 +148,7 @@ func (s *store) put(name string, v any) error {
 		s.self = v
 		for _, in := range v.Inbound {
 			s.want(ir.TypeAccess, in.Service.String())
+			s.want(ir.TypeService, in.Service.String()) // its limits are kept here
 		}
 	case *mesh.Bundle:
 		if string(v.TrustDomain) != name {
@@ -213,7 +217,10 @@ func (s *store) prefetch() {
 			}
 		}
 	}
-	for _, svc := range s.services {
+	for n, svc := range s.services {
+		if !s.asked[n] {
+			continue // it is served here, and not called
+		}
 		for _, n := range backends(svc) {
 			s.ask(n)
 		}
@@ -276,13 +283,28 @@ func (s *store) build() {
 	}
 	if s.self != nil {
 		for _, in := range s.self.Inbound {
-			next.Inbound[in.Service] = proxy.NewInbound(&in, s.access[in.Service])
+			next.Inbound[in.Service] = s.inbound(&in, old.Inbound[in.Service])
 		}
 	}
 	next.Ready = old.Ready || s.ready(next)
 	s.state.Store(next)
 	close(s.changed)
 	s.changed = make(chan struct{})
+}
+
+// inbound builds one service that is served here. A policy that cannot be built has been
+// refused by put; should it come all the same, access is not left to what it was before.
+func (s *store) inbound(in *ir.Inbound, prev *proxy.Inbound) *proxy.Inbound {
+	var traffic *ir.Traffic
+	if svc := s.services[in.Service]; svc != nil {
+		traffic = &svc.Traffic
+	}
+	out, err := proxy.NewInbound(in, s.access[in.Service], traffic, prev)
+	if err != nil {
+		s.log.Error("the traffic policy of a service that was accepted cannot be built", "service", in.Service.String(), "error", err)
+		out, _ = proxy.NewInbound(in, s.access[in.Service], nil, prev)
+	}
+	return out
 }
 
 // built is a service with what it was made of: the same again is not made again, which
@@ -360,6 +382,9 @@ func (s *store) ready(next *proxy.State) bool {
 		// Rules that were refused deny their own service and hold up no other.
 		if in.Access == nil && s.refused[ir.TypeAccess][in.Service.String()] == nil {
 			return false
+		}
+		if !s.spoken(ir.TypeService, in.Service) {
+			return false // its limits are not known yet
 		}
 	}
 	return true

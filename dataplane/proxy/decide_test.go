@@ -117,7 +117,7 @@ func serving(t *testing.T, policies ...mesh.AccessPolicy) *world {
 	}
 	in := &ir.Inbound{Service: catalog, Ports: []ir.InboundPort{
 		{Port: 80, Protocol: mesh.ProtocolHTTP, Target: netip.MustParseAddrPort("127.1.2.3:8080")}}}
-	w.state.Inbound = map[mesh.ServiceName]*proxy.Inbound{catalog: proxy.NewInbound(in, proxy.NewAccess(a, "eu-west"))}
+	w.state.Inbound = map[mesh.ServiceName]*proxy.Inbound{catalog: inbound(t, in, proxy.NewAccess(a, "eu-west"), &ir.Traffic{}, nil)}
 	return w
 }
 
@@ -178,9 +178,18 @@ func TestServerRefusals(t *testing.T) {
 	}
 }
 
+func inbound(t testing.TB, in *ir.Inbound, a *proxy.Access, traffic *ir.Traffic, prev *proxy.Inbound) *proxy.Inbound {
+	t.Helper()
+	out, err := proxy.NewInbound(in, a, traffic, prev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
 func TestServerWithoutRulesDenies(t *testing.T) {
 	w := serving(t)
-	w.state.Inbound[catalog] = proxy.NewInbound(&ir.Inbound{Service: catalog, Ports: []ir.InboundPort{{Port: 80}}}, nil)
+	w.state.Inbound[catalog] = inbound(t, &ir.Inbound{Service: catalog, Ports: []ir.InboundPort{{Port: 80}}}, nil, nil, nil)
 	ex := asked("/")
 	w.proxy.Inbound(ex, peer)
 	if ex.status != 503 || ex.field("isthmus-reason") != "proxy_not_ready" {

@@ -206,6 +206,7 @@ type stream struct {
 	// sendErr, receiveErr and readErr fail the step; silent never answers.
 	sendErr, receiveErr, readErr error
 	silent                       bool
+	delay                        time.Duration // before the answer
 	interim                      []int
 	status                       int
 	fields                       []message.Field
@@ -260,6 +261,9 @@ func (s *stream) Receive(h *message.Head) (bool, error) {
 	if s.silent {
 		<-s.wait()
 		return false, os.ErrDeadlineExceeded
+	}
+	if s.delay > 0 {
+		<-time.After(s.delay)
 	}
 	if s.waitBody {
 		select {

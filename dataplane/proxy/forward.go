@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/core/balance"
+	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/dataplane/route"
 	"github.com/isthmus-mesh/isthmus/dataplane/tunnel"
@@ -21,8 +22,10 @@ const freeTries = 3
 const (
 	// tryFloor is the least time a try is given when the service says nothing.
 	tryFloor = time.Second
-	// tryFactor is how much longer than the endpoint's usual time a try may take.
+	// tryFactor is how much longer than nearly all requests of the service a try may take.
 	tryFactor = 5
+	// backoffMost is how many times its first length a pause between tries may have.
+	backoffMost = 10
 )
 
 // attempt is how one try ended, short of passing an answer on.
@@ -49,7 +52,8 @@ func (r *request) forward() *refusal {
 	if ref := r.takeBody(); ref != nil {
 		return ref
 	}
-	r.target.Budget.Earn()
+	r.target.Live.retries.Earn(r.target.budget)
+	r.target.Live.across.Earn(r.target.budget.Across())
 	r.ask = balance.Ask{Scope: r.scope, Strategy: r.target.Traffic.Strategy, Tried: r.tried[:0]}
 	tries := tries{free: freeTries, paid: r.retries()}
 	pick, reason := r.pick()
@@ -104,7 +108,7 @@ func (r *request) pick() (balance.Pick, mesh.Reason) {
 }
 
 // tries is what is left to a request.
-type tries struct{ free, paid int }
+type tries struct{ free, paid, again int }
 
 // another finds the endpoint of another try, if the rules, the budget, the clock and the
 // client allow one.
@@ -115,7 +119,7 @@ func (r *request) another(t *tries, why *refusal) (balance.Pick, bool) {
 	switch {
 	case why.again == freely && t.free > 0:
 		t.free--
-	case why.again == paid && t.paid > 0 && (why.notExecuted || r.head.Idempotent()):
+	case why.again == paid && t.paid > 0 && (why.notExecuted || r.repeatable()):
 		t.paid--
 	default:
 		return balance.Pick{}, false
@@ -129,11 +133,43 @@ func (r *request) another(t *tries, why *refusal) (balance.Pick, bool) {
 	if reason != mesh.ReasonNone {
 		return balance.Pick{}, false
 	}
-	if why.again == paid && !r.target.Budget.Spend() {
+	if why.again == paid && !r.pay(t, next.Endpoint) {
 		next.Done(balance.Abandoned, r.ask.Now, r.target.Traffic.Outlier.ConsecutiveFailures)
 		return balance.Pick{}, false
 	}
 	return next, true
+}
+
+// repeatable reports whether the request may be sent again although it may have been
+// executed.
+func (r *request) repeatable() bool { return r.target.Traffic.Retry.AnyMethod || r.head.Idempotent() }
+
+// pay spends a token of the budget, and one of those for other clusters if the try goes to
+// one, and waits for as long as the policy says.
+func (r *request) pay(t *tries, next *balance.Endpoint) bool {
+	live := r.target.Live
+	if next.Cluster != r.rec.Cluster && !live.across.Spend(r.target.budget.Across()) {
+		return false
+	}
+	if !live.retries.Spend(r.target.budget) {
+		return false
+	}
+	wait := r.target.Traffic.Retry.Backoff
+	if r.matched != nil && r.matched.Retry != nil && r.matched.Retry.Backoff > 0 {
+		wait = r.matched.Retry.Backoff
+	}
+	if wait <= 0 {
+		return true
+	}
+	// Between a half and the whole of what doubling gives, so that those that failed together do
+	// not come back together.
+	wait = min(wait<<min(t.again, 16), backoffMost*wait)
+	t.again++
+	wait = wait/2 + time.Duration(float64(wait/2)*fraction(r.proxy.cfg.Rand()))
+	if !r.deadline.IsZero() && !r.proxy.cfg.Now().Add(wait).Before(r.deadline) {
+		return false // there would be no time left to try in
+	}
+	return r.pause(wait)
 }
 
 func (r *request) expired() bool {
@@ -144,8 +180,17 @@ func (r *request) expired() bool {
 // time runs from its end (see upload); what follows the head may take as long as it moves.
 func (r *request) limit() {
 	timeout := r.target.Traffic.RequestTimeout
-	if r.matched != nil && r.matched.RequestTimeout != 0 {
+	routed := r.matched != nil && r.matched.RequestTimeout != 0
+	if routed {
 		timeout = max(r.matched.RequestTimeout, 0)
+	}
+	if t, ok := message.GRPCTimeout(r.head.Get("grpc-timeout")); ok && isGRPC(r.head.Get("content-type")) {
+		// The caller's own deadline bounds all of the call, streams included, and is not shortened
+		// by what is meant for those that have none; a route's is.
+		if !routed || timeout == 0 || t < timeout {
+			timeout = max(t, 1)
+		}
+		r.absolute = true
 	}
 	r.deadline = time.Time{}
 	if timeout > 0 {
@@ -161,20 +206,24 @@ func (r *request) carriesBytes() bool { return r.head.IsConnect() && len(r.head.
 
 func (r *request) retries() int {
 	if r.matched != nil && r.matched.Retry != nil {
-		return r.matched.Retry.Attempts
+		return r.matched.Retry.Attempts // Gateway API GEP-1731; 0 is none
 	}
 	return r.target.Traffic.Retry.Attempts
 }
 
 // tryDeadline bounds one try. While another could follow, a try has as much as the policy
-// says, or five times what the endpoint usually takes and a second at least; the last one has all
-// that is left.
+// says, or five times what all but the slowest hundredth of requests take (of the endpoint's, on
+// average, while that is not known) and a second at least; the last one has all that is left.
 func (r *request) tryDeadline(now time.Time, pick *balance.Pick, more bool) time.Time {
 	limit := r.target.Traffic.TryTimeout
 	if r.matched != nil && r.matched.TryTimeout != 0 {
 		limit = max(r.matched.TryTimeout, 0)
-	} else if limit == 0 && more && r.head.Idempotent() {
-		limit = max(tryFloor, tryFactor*pick.Endpoint.Stats(now.UnixNano()).Service)
+	} else if limit == 0 && more && r.repeatable() && r.target.retry.timeout {
+		usual := r.target.Live.latency.P99()
+		if usual == 0 {
+			usual = pick.Endpoint.Stats(now.UnixNano()).Service
+		}
+		limit = max(tryFloor, tryFactor*usual)
 	}
 	if limit == 0 || r.tunnels() {
 		return r.deadline
@@ -194,25 +243,73 @@ func (r *request) try(pick *balance.Pick, more bool) attempt {
 	r.rec.Cluster, r.rec.Endpoint = e.Cluster, e.Tag
 	deadline := r.tryDeadline(r.proxy.cfg.Now(), pick, more)
 	r.dest = Destination{Service: r.target.Name, Endpoint: e, Cluster: cluster, Identities: identities,
-		Connect: r.head.IsConnect(), Timeout: r.target.Traffic.ConnectTimeout}
+		Connect: r.head.IsConnect(), Timeout: r.target.Traffic.ConnectTimeout, Pending: &r.target.Live.pending,
+		PendingMost: r.target.Traffic.Limits.Pending}
 	s, err := r.proxy.cfg.Open(deadline, &r.dest)
 	if err != nil {
 		return r.failed(err, mesh.ReasonUnreachable)
 	}
-	pick.Opened(r.proxy.cfg.Now().UnixNano())
+	began := r.proxy.cfg.Now()
+	pick.Opened(began.UnixNano())
+	if !r.tellDeadline(began, deadline, cluster) {
+		s.Close()
+		return attempt{outcome: balance.Abandoned, refusal: refuse(mesh.ReasonTimeout, "no time was left when the way to the server was open")}
+	}
 	r.hold(s, deadline)
 	end, err := r.exchange(s)
 	if err != nil {
-		return r.failed(err, mesh.ReasonReset)
+		a := r.failed(err, mesh.ReasonReset)
+		if a.outcome == balance.TimedOut {
+			r.target.Live.latency.Observe(r.proxy.cfg.Now().Sub(began))
+		}
+		return a
+	}
+	if ref := r.answerFits(); ref != nil {
+		return attempt{outcome: balance.Failed, refusal: ref}
 	}
 	if why := r.reply.Get(FieldNotExecuted); why != nil {
 		return r.declined(why)
 	}
 	if r.granted() || !r.retriable(r.reply.Status) {
+		if r.reply.Status < 500 && !r.tunnels() {
+			r.target.Live.latency.Observe(r.proxy.cfg.Now().Sub(began))
+		}
 		return attempt{answer: true, end: end}
 	}
-	return attempt{answer: true, end: end, outcome: balance.Failed,
+	outcome := balance.Failed
+	if r.reply.Status == 504 && mesh.Reason(r.reply.Get(FieldReason)) == mesh.ReasonTimeout {
+		outcome = balance.TimedOut // the server proxy, which keeps the same deadline
+	}
+	return attempt{answer: true, end: end, outcome: outcome,
 		refusal: &refusal{status: r.reply.Status, again: paid, detail: "the application answered " + strconv.Itoa(r.reply.Status)}}
+}
+
+// tellDeadline says to the server proxy how much of the try's time is left when it gets the
+// request, half a round trip from now; false if none is. The time of a body that streams has not
+// begun (see uploaded), nor that of a tunnel.
+func (r *request) tellDeadline(now, deadline time.Time, to *ir.Cluster) bool {
+	r.head.Del(FieldDeadline)
+	if deadline.IsZero() || r.tunnels() || r.body.stream && !r.absolute {
+		return true
+	}
+	left := deadline.Sub(now)
+	if to != nil {
+		left -= to.RTT / 2
+	}
+	if left <= 0 {
+		return false
+	}
+	r.scratch = strconv.AppendInt(r.scratch[:0], int64((left+time.Millisecond-1)/time.Millisecond), 10)
+	addBytes(&r.head, FieldDeadline, r.scratch)
+	return true
+}
+
+// answerFits holds the head of an answer against the service's limit.
+func (r *request) answerFits() *refusal {
+	if most := r.limits.ResponseHead; most > 0 && headSize(&r.reply) > most {
+		return oversized(mesh.ReasonHeadTooLarge, "head", int64(most))
+	}
+	return nil
 }
 
 // declined classifies a server proxy's word that the application has not seen the
@@ -235,7 +332,7 @@ func (r *request) retriable(status int) bool {
 	if r.matched != nil && r.matched.Retry != nil && len(r.matched.Retry.Codes) > 0 {
 		return slices.Contains(r.matched.Retry.Codes, status)
 	}
-	return status == 502 || status == 503 || status == 504
+	return r.target.retry.has(status)
 }
 
 // failed classifies an error that came before an answer.
@@ -264,11 +361,15 @@ func (r *request) failed(err error, reason mesh.Reason) attempt {
 		return attempt{outcome: balance.TimedOut, refusal: refuse(mesh.ReasonTimeout, detail)}
 	case timedOut(err):
 		ref := refuse(mesh.ReasonTryTimeout, detail)
-		ref.again = paid
+		if r.target != nil && r.target.retry.timeout {
+			ref.again = paid
+		}
 		return attempt{outcome: balance.TimedOut, refusal: ref}
 	}
 	ref := refuse(reason, detail)
-	ref.again = paid
+	if r.target != nil && r.target.retry.reset {
+		ref.again = paid
+	}
 	if errors.Is(err, message.ErrStale) && r.head.Idempotent() {
 		// The connection broke before a byte of the answer: nothing is overloaded that a
 		// free try could overload further (RFC 9110 §9.2.2 allows it).

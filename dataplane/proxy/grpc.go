@@ -71,7 +71,11 @@ func (r *request) refuseGRPC(ref *refusal) {
 	h.Reset()
 	h.Status, h.Length = 200, message.LengthUnknown
 	h.Add("content-type", "application/grpc")
-	r.scratch = strconv.AppendInt(r.scratch[:0], int64(grpcCode(ref.reason, ref.status)), 10)
+	code := ref.grpc
+	if code == 0 {
+		code = grpcCode(ref.reason, ref.status)
+	}
+	r.scratch = strconv.AppendInt(r.scratch[:0], int64(code), 10)
 	addBytes(h, "grpc-status", r.scratch)
 	text := string(ref.reason) + ": " + ref.detail
 	r.scratch = appendGRPCMessage(r.scratch[:0], text[:min(len(text), grpcMessageMax)])

@@ -9,9 +9,11 @@ import (
 	"strings"
 
 	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/core/limit"
 	"github.com/isthmus-mesh/isthmus/core/policy"
 	"github.com/isthmus-mesh/isthmus/dataplane/http2"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/dataplane/quota"
 	"github.com/isthmus-mesh/isthmus/dataplane/route"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
@@ -55,13 +57,25 @@ func (a *Access) opaque(port uint16) (object string, denies bool) {
 }
 
 // NewInbound prepares a service that the proxy's workload serves. access is nil until the
-// rules have arrived.
-func NewInbound(in *ir.Inbound, access *Access) *Inbound {
-	out := &Inbound{Service: in.Service, Access: access, ports: make(map[uint16]inboundPort, len(in.Ports))}
+// rules have arrived, and so is traffic, its policy. prev, nil for none, lends what it counts. The
+// error names the rate limit that cannot be understood.
+func NewInbound(in *ir.Inbound, access *Access, traffic *ir.Traffic, prev *Inbound) (*Inbound, error) {
+	out := &Inbound{Service: in.Service, Access: access, ports: make(map[uint16]inboundPort, len(in.Ports)), traffic: traffic, concurrency: &limit.Gauge{}}
+	if traffic == nil {
+		out.traffic = noTraffic
+	}
+	var counted *quota.Limits
+	if prev != nil {
+		out.concurrency, counted = prev.concurrency, prev.rates
+	}
+	var err error
+	if out.rates, err = quota.New(out.traffic.RateLimits, counted); err != nil {
+		return nil, fmt.Errorf("traffic policy of service %s: %w", in.Service, err)
+	}
 	for _, p := range in.Ports {
 		out.ports[p.Port] = newInboundPort(p)
 	}
-	return out
+	return out, nil
 }
 
 // asked finds the service and port that the client proxy wants, and holds them against
@@ -182,7 +196,7 @@ func (r *request) deliverAgain(err error) bool {
 }
 
 // deliver forwards to the application. What it cannot have seen is said to be so. How long it may
-// take is the client proxy's to say, who resets the stream.
+// take is the client proxy's to say, by FieldDeadline and by resetting the stream.
 func (r *request) deliver() *refusal {
 	if ref := r.takeBody(); ref != nil {
 		return ref
@@ -208,6 +222,10 @@ func (r *request) deliver() *refusal {
 		case err != nil:
 			r.drop()
 			return r.failed(err, mesh.ReasonReset).refusal
+		}
+		if most := r.limits.ResponseHead; most > 0 && headSize(&r.reply) > most {
+			r.drop()
+			return oversized(mesh.ReasonHeadTooLarge, "head", int64(most))
 		}
 		var ref *refusal
 		if r.granted() {

@@ -3,6 +3,7 @@ package proxy
 import (
 	"fmt"
 	"net/netip"
+	"unsafe"
 
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/dataplane/route"
@@ -18,9 +19,9 @@ func (r *request) identify() *refusal {
 		if problem != "" {
 			return refuse(mesh.ReasonMalformed, problem)
 		}
-		h := r.proxy.hosts.parse(hostname)
-		name, r.scope, qualified, port = h.service, h.scope, h.qualified, p
-		if !h.mesh {
+		h := r.proxy.hosts.Parse(hostname)
+		name, r.scope, qualified, port = h.Service, h.Scope, h.Qualified, p
+		if !h.Mesh {
 			if addr, err := netip.ParseAddr(view(hostname)); err == nil {
 				name = r.state.ByAddress[addr]
 			}
@@ -174,18 +175,36 @@ func (r *request) choose() *refusal {
 	return nil
 }
 
+// preflight answers what a browser asks before the request it wants to make.
+func (r *request) preflight() *refusal {
+	if r.matched == nil || r.matched.CORS == nil || route.PreflightMethod(&r.head) == nil {
+		return nil
+	}
+	route.Preflight(&r.reply, &r.head, r.matched.CORS)
+	r.answerHere()
+	return nil
+}
+
+// answerHere sends reply, which has no body: no server is asked.
+func (r *request) answerHere() {
+	r.answered = true
+	r.rec.Status = r.reply.Status
+	r.ex.SetDeadline(r.proxy.cfg.Now().Add(answerTime))
+	if err := r.ex.Respond(&r.reply, true); err != nil {
+		r.rec.Reason = mesh.ReasonClientGone
+	}
+}
+
 // filter applies the route's filters; a redirect answers.
 func (r *request) filter() *refusal {
 	if r.matched == nil {
 		return nil
 	}
 	if route.Redirect(&r.reply, &r.head, r.matched.Route, r.rec.Port) {
-		r.answered = true
-		r.rec.Status = r.reply.Status
-		r.ex.SetDeadline(r.proxy.cfg.Now().Add(answerTime))
-		if err := r.ex.Respond(&r.reply, true); err != nil {
-			r.rec.Reason = mesh.ReasonClientGone
+		if r.matched.CORS != nil {
+			route.Share(&r.reply, r.ex.Request(), r.matched.CORS)
 		}
+		r.answerHere()
 		return nil
 	}
 	route.FilterRequest(&r.head, r.matched.Filters, &r.matched.Match)
@@ -223,3 +242,7 @@ func (r *request) draw() *refusal {
 	r.target = s
 	return nil
 }
+
+// view is b as a string without a copy: for a call that does not keep it, while nothing
+// writes to b.
+func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }

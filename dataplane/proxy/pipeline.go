@@ -21,13 +21,22 @@ var outbound = [...]stage{
 	// Before routes see the path, so that what is matched is what is forwarded. After the
 	// service is known: a path that leaves the mesh is not ours to change.
 	{"normalise the path", (*request).normalise},
+	// Before routes, so that the whole service fails as the policy says, on what the application
+	// sent.
+	{"inject the service's faults", (*request).faultService},
 	// On what the application sent, before filters change it.
 	{"match a route", (*request).choose},
+	// Before anything else is done for it: a preflight asks for leave and must have no effect.
+	{"answer a preflight", (*request).preflight},
 	// A redirect answers here; rewriting must precede the choice of backend's filters.
 	{"apply the route's filters", (*request).filter},
 	// One draw for the whole request: a retry stays with the backend that was drawn, so
 	// that weights mean what they say.
 	{"draw a backend", (*request).draw},
+	// Where the route chose another service, that one's faults hold too.
+	{"inject the backend's faults", (*request).faultBackend},
+	// Now it is known whose limits hold, and nothing has been sent.
+	{"hold the service's limits", (*request).breakCircuit},
 	// Last: the loop over tries, each of which picks a cluster and an endpoint.
 	{"forward", (*request).forward},
 }
@@ -44,6 +53,12 @@ var inbound = [...]stage{
 	{"normalise the path", (*request).normalise},
 	// Before the application or its limits see anything.
 	{"authorise", (*request).authorise},
+	// After authorisation, so that who may not call uses up nothing of those who may, and before
+	// anything is spent on the request.
+	{"limit the rate", (*request).limitRate},
+	{"hold the service's limits", (*request).holdLimits},
+	// Last of the refusals: what is let in counts until it has ended.
+	{"shed", (*request).shed},
 	// After authorisation, so that nobody can write the caller's name but we.
 	{"tell the caller", (*request).introduce},
 	{"forward to the application", (*request).deliver},

@@ -71,6 +71,10 @@ type refusal struct {
 	// notExecuted tells a client proxy that any method may be tried elsewhere.
 	notExecuted bool
 	again       again
+	// retryAfter, if not 0, is when to ask again.
+	retryAfter time.Duration
+	// grpc is the status of gRPC to answer a request of gRPC with; 0 is derived.
+	grpc int
 }
 
 // statusOf is the status that a reason is answered with (mesh.Reason).

@@ -9,6 +9,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/core/balance"
 	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/core/limit"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/dataplane/route"
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -24,6 +25,10 @@ type Destination struct {
 	Connect bool
 	// Timeout bounds the making of a connection.
 	Timeout time.Duration
+	// Pending counts who waits for a connection or for room on one; beyond PendingMost, unless
+	// that is 0, Open fails as overloaded instead of waiting.
+	Pending     *limit.Gauge
+	PendingMost int
 }
 
 // Open opens a stream to a server proxy; it must not keep the Destination. Its error wraps
@@ -62,15 +67,14 @@ type Proxy struct {
 	cfg      Config
 	requests sync.Pool
 	buffers  sync.Pool // *[]byte of copyBuffer
-	hosts    hosts
+	hosts    *route.Hosts
 }
 
 // New returns a proxy; it owns no goroutine.
 func New(cfg Config) *Proxy {
-	p := &Proxy{cfg: cfg}
-	p.hosts.namespace = cfg.Namespace
+	p := &Proxy{cfg: cfg, hosts: route.NewHosts(cfg.Namespace)}
 	p.requests.New = func() any {
-		r := &request{proxy: p, buf: make([]byte, copyBuffer)}
+		r := &request{proxy: p, buf: make([]byte, copyBuffer), wake: make(chan struct{}, 1)}
 		r.lost = [2]func(){func() { r.clientLeft(0) }, func() { r.clientLeft(1) }}
 		return r
 	}
@@ -130,8 +134,10 @@ type request struct {
 	// What is sent on: a copy of the exchange's head, and what was answered.
 	head  message.Head
 	reply message.Head
-	// deadline of the whole request, up to the final head of the answer.
+	// deadline of the whole request, up to the final head of the answer; absolute says that it
+	// bounds all of the exchange.
 	deadline time.Time
+	absolute bool
 	answered bool
 	// clean says that the exchange ended in order, both ways.
 	clean bool
@@ -140,6 +146,12 @@ type request struct {
 	// empty where it is a proxy.
 	far    mesh.Protocol
 	socket socket
+	// limits and idle are the service's; bandwidth, in bytes a second, a fault's, 0 for none.
+	limits    *mesh.Limits
+	idle      time.Duration
+	bandwidth int64
+	// entered is left when the request has ended.
+	entered *limit.Gauge
 
 	// Outbound.
 	via     Via
@@ -171,6 +183,7 @@ type request struct {
 	upload   chan struct{}  // closed when the upload has ended; nil: none
 	uses     uint8
 	lost     [2]func()
+	wake     chan struct{} // capacity 1: the request was cut short
 }
 
 // breaker is an exchange that tells when its client is gone (http2); others show it in the
@@ -184,6 +197,7 @@ func (p *Proxy) begin(ex message.Exchange) *request {
 	h := &r.head
 	r.rec = Record{Start: p.cfg.Now(), Method: h.Method, Host: h.Authority, Path: h.Path}
 	r.rec.Tunnel = r.tunnels()
+	r.idle = stall
 	if b, ok := ex.(breaker); ok {
 		b.OnBreak(r.lost[r.uses&1])
 	}
@@ -234,6 +248,9 @@ func (r *request) end() {
 	if breaks {
 		b.OnBreak(nil)
 	}
+	if r.entered != nil {
+		r.entered.Leave()
+	}
 	p.cfg.Done(&r.rec)
 	r.mu.Lock()
 	reuse := r.cut == nil && (!breaks || r.clean)
@@ -245,7 +262,8 @@ func (r *request) end() {
 	r.head.Reset()
 	r.reply.Reset()
 	r.ex, r.state, r.rec = nil, nil, Record{}
-	r.deadline, r.answered, r.clean, r.body = time.Time{}, false, false, body{small: r.body.small[:0]}
+	r.deadline, r.absolute, r.answered, r.clean, r.body = time.Time{}, false, false, false, body{small: r.body.small[:0]}
+	r.limits, r.idle, r.bandwidth, r.entered = nil, 0, 0, nil
 	if cap(r.body.small) > replayKeep {
 		r.body.small = nil
 	}
@@ -286,9 +304,15 @@ func (r *request) refuse(ref *refusal) {
 	if ref.notExecuted && r.rec.Inbound { // an application is not shown what is between proxies
 		h.Add(FieldNotExecuted, string(ref.reason))
 	}
+	if ref.retryAfter > 0 {
+		h.Add("retry-after", retryAfterSeconds(ref.retryAfter))
+	}
 	h.Add("content-type", "text/plain; charset=utf-8")
 	text := string(ref.reason) + ": " + ref.detail + "\n"
 	h.Length = int64(len(text))
+	if r.matched != nil && r.matched.CORS != nil { // else a page is not told why
+		route.Share(h, r.ex.Request(), r.matched.CORS)
+	}
 	r.ex.SetDeadline(r.proxy.cfg.Now().Add(answerTime)) // the request's own may have passed
 	if err := r.ex.Respond(h, false); err != nil {
 		r.ex.Abort(err)
@@ -321,6 +345,10 @@ func (r *request) lose(err error) {
 func (r *request) cutLocked(err error) {
 	if r.cut == nil {
 		r.cut = err
+		select {
+		case r.wake <- struct{}{}:
+		default:
+		}
 		if r.stream != nil {
 			r.stream.SetDeadline(past())
 		}
@@ -391,10 +419,14 @@ func (r *request) moving() bool {
 	if r.cut != nil || r.ended || r.stream == nil {
 		return false
 	}
-	if now.Sub(r.extended) > stall/8 {
+	if now.Sub(r.extended) > r.idle/8 {
 		r.extended = now
-		r.ex.SetDeadline(now.Add(stall))
-		r.stream.SetDeadline(now.Add(stall))
+		end := now.Add(r.idle)
+		r.ex.SetDeadline(end)
+		if r.absolute {
+			end = earlier(end, r.deadline)
+		}
+		r.stream.SetDeadline(end)
 	}
 	return true
 }

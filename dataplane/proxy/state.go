@@ -13,6 +13,8 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/core/balance"
 	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/core/limit"
+	"github.com/isthmus-mesh/isthmus/dataplane/quota"
 	"github.com/isthmus-mesh/isthmus/dataplane/route"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
@@ -49,26 +51,14 @@ type Service struct {
 	*ir.Service
 	// View is nil when the service has no endpoints resource.
 	View *balance.View
-	// Budget limits retries; it outlives changes of configuration.
-	Budget *balance.Budget
+	// Live is what was measured, and is in progress.
+	Live *Live
 
 	routes *route.Table
+	faults []fault
+	retry  retryRules
+	budget balance.BudgetRate
 	to     string // "namespace/name", for FieldTo
-}
-
-// NewService prepares a service for requests. prev, nil for none, lends its retry budget.
-// The error names the route that cannot be understood; such a service is refused whole, and the
-// last good one stays in force.
-func NewService(s *ir.Service, view *balance.View, prev *Service) (*Service, error) {
-	routes, err := route.NewTable(s.Routes)
-	if err != nil {
-		return nil, err
-	}
-	out := &Service{Service: s, View: view, Budget: &balance.Budget{}, routes: routes, to: s.Name.String()}
-	if prev != nil {
-		out.Budget = prev.Budget
-	}
-	return out, nil
 }
 
 // Inbound is a service the proxy's workload serves. Make one with NewInbound.
@@ -77,7 +67,11 @@ type Inbound struct {
 	// Access is nil until the rules arrived: until then everything is denied.
 	Access *Access
 
-	ports map[uint16]inboundPort
+	ports   map[uint16]inboundPort
+	traffic *ir.Traffic
+	rates   *quota.Limits
+	// concurrency outlives changes of configuration.
+	concurrency *limit.Gauge
 }
 
 // Demand is how the pipeline asks for a service that is not in the state. It returns the
@@ -91,6 +85,8 @@ const (
 	// FieldTo is "namespace/service:port", the service and port that the client proxy
 	// routed to.
 	FieldTo = "isthmus-to"
+	// FieldDeadline is what is left of the request's time, in milliseconds.
+	FieldDeadline = "isthmus-deadline"
 	// FieldNotExecuted on a response says that the application has not seen the request,
 	// so that any method may be tried elsewhere; its value is the reason.
 	FieldNotExecuted = "isthmus-not-executed"

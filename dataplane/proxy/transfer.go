@@ -44,7 +44,9 @@ func (r *request) takeBody() *refusal {
 	case h.Length == 0:
 		b.read = true
 		return nil
-	case h.Length < 0 || h.Length > mesh.MaxReplayBody || h.Expect100:
+	case r.tooLarge(h.Length):
+		return r.bodyTooLarge()
+	case h.Length < 0 || h.Length > r.replayable() || h.Expect100:
 		b.stream, b.waits = true, h.Expect100
 		return nil
 	}
@@ -60,13 +62,48 @@ func (r *request) takeBody() *refusal {
 		return refusedBody(err)
 	}
 	b.read = true
+	r.pace(n)
 	return nil
+}
+
+// replayable is the largest body that is kept for another try.
+func (r *request) replayable() int64 {
+	if r.limits != nil && r.limits.ReplayBody != 0 {
+		return int64(max(r.limits.ReplayBody, 0))
+	}
+	return mesh.MaxReplayBody
+}
+
+// tooLarge holds the size of the request's body against the limit of the service.
+func (r *request) tooLarge(size int64) bool {
+	return r.limits != nil && r.limits.RequestBody > 0 && size > r.limits.RequestBody
+}
+
+// answerTooLarge is the same for the answer's.
+func (r *request) answerTooLarge(size int64) bool {
+	return r.limits != nil && r.limits.ResponseBody > 0 && size > r.limits.ResponseBody
+}
+
+var errBodyTooLarge = errors.New("it exceeds what the policy of the service allows")
+
+func (r *request) bodyTooLarge() *refusal {
+	return refuse(mesh.ReasonBodyTooLarge, fmt.Sprintf("the body has more than the %d bytes that the policy of the service allows", r.limits.RequestBody))
+}
+
+// oversized is a response that exceeds a limit of the service: the server's fault, and another
+// would answer no less.
+func oversized(reason mesh.Reason, what string, most int64) *refusal {
+	ref := refuse(reason, fmt.Sprintf("the %s of the response has more than the %d bytes that the policy of the service allows", what, most))
+	ref.status = 502
+	return ref
 }
 
 // refusedBody says why a request's body, or its client, is no good.
 func refusedBody(err error) *refusal {
 	detail := "read the request: " + err.Error()
 	switch {
+	case errors.Is(err, errBodyTooLarge):
+		return refuse(mesh.ReasonBodyTooLarge, detail)
 	case timedOut(err):
 		ref := refuse(mesh.ReasonTimeout, detail)
 		ref.status = 408 // RFC 9110 §15.5.9: it is the client who was late
@@ -186,9 +223,13 @@ func (r *request) uploadBody(s message.Stream) {
 	defer r.proxy.buffers.Put(pooled)
 	buf := *pooled
 	for r.moving() {
-		n, err := r.ex.Read(buf)
-		r.rec.RequestBytes += int64(n)
+		n, err := r.ex.Read(r.paced(buf))
+		if r.rec.RequestBytes += int64(n); r.tooLarge(r.rec.RequestBytes) {
+			r.lose(errBodyTooLarge)
+			return
+		}
 		if n > 0 {
+			r.pace(n)
 			if _, werr := s.Write(buf[:n]); werr != nil {
 				return // the server has answered, or Receive says why not
 			}
@@ -213,7 +254,11 @@ func (r *request) uploadBody(s message.Stream) {
 // uploaded starts the clock of the answer.
 func (r *request) uploaded(s message.Stream) {
 	var end time.Time
-	if !r.deadline.IsZero() {
+	switch {
+	case r.deadline.IsZero():
+	case r.absolute:
+		end = r.deadline
+	default:
 		end = r.proxy.cfg.Now().Add(r.deadline.Sub(r.rec.Start))
 	}
 	r.mu.Lock()
@@ -233,7 +278,13 @@ func (r *request) pass(end bool) (balance.Outcome, *refusal) {
 	if ref := r.translate(s, end); ref != nil {
 		return outcome, ref
 	}
+	if !end && r.answerTooLarge(r.reply.Length) {
+		return balance.Failed, oversized(mesh.ReasonBodyTooLarge, "body", r.limits.ResponseBody)
+	}
 	r.prepareReply()
+	if r.rec.Reason != mesh.ReasonNone && outcome == balance.Served {
+		outcome = balance.Shed // a refusal is quick, and says nothing of how quick an answer is
+	}
 	r.answered = true
 	r.moving()
 	cork(r.ex)
@@ -251,9 +302,12 @@ func (r *request) pass(end bool) (balance.Outcome, *refusal) {
 			}
 		}
 		r.moving()
-		n, err := s.Read(r.buf)
-		r.rec.ResponseBytes += int64(n)
+		n, err := s.Read(r.paced(r.buf))
+		if r.rec.ResponseBytes += int64(n); r.answerTooLarge(r.rec.ResponseBytes) {
+			return balance.Failed, oversized(mesh.ReasonBodyTooLarge, "body", r.limits.ResponseBody)
+		}
 		if n > 0 {
+			r.pace(n)
 			if _, werr := r.ex.Write(r.buf[:n]); werr != nil {
 				return r.unheard(werr)
 			}
@@ -314,6 +368,9 @@ func (r *request) prepareReply() {
 	}
 	if r.matched != nil {
 		route.FilterResponse(&r.reply, r.matched.Filters)
+		if r.matched.CORS != nil {
+			route.Share(&r.reply, r.ex.Request(), r.matched.CORS)
+		}
 	}
 }
 

@@ -136,6 +136,10 @@ type Ask struct {
 // begin splits the path of the head, which must not change while the ask is in use.
 func (a *Ask) begin(t *Table) {
 	a.consumer = t.consumer(a.Port, a.Namespace)
+	a.split()
+}
+
+func (a *Ask) split() {
 	a.method = view(a.Head.Method)
 	a.path, a.query, _ = strings.Cut(view(a.Head.Path), "?")
 }

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/core/limit"
 	"github.com/isthmus-mesh/isthmus/dataplane/http2"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/dataplane/socket"
@@ -105,6 +106,9 @@ type Want struct {
 	Identities []mesh.Identity
 	// ConnectTimeout bounds the making of a connection, handshake included.
 	ConnectTimeout time.Duration
+	// Pending, if set, counts who waits; beyond PendingMost, unless that is 0, nobody else does.
+	Pending     *limit.Gauge
+	PendingMost int
 }
 
 // Open returns a stream to the target: on a connection that lives, or on a new one,
@@ -112,15 +116,37 @@ type Want struct {
 // that of the connection. The error is an *Error. On a connection that has room it neither
 // waits nor allocates.
 func (d *Dialer) Open(deadline time.Time, w *Want) (message.Stream, error) {
+	s, full, attempt, err := d.reserve(w)
+	switch {
+	case s != nil:
+		return s, nil
+	case err != nil:
+		return nil, &Error{w.Target, reasonOf(err), err}
+	}
+	if w.Pending != nil {
+		if !w.Pending.Enter(w.PendingMost) {
+			return nil, &Error{w.Target, mesh.ReasonOverloaded, errPending}
+		}
+		defer w.Pending.Leave()
+	}
+	return d.await(deadline, w, full, attempt)
+}
+
+// await waits for what reserve found wanting, and asks again.
+func (d *Dialer) await(deadline time.Time, w *Want, full *conn, attempt *attempt) (message.Stream, error) {
 	var timer *time.Timer
 	var late <-chan time.Time
-	for range openTries + d.cfg.MaxConns {
-		s, full, attempt, err := d.reserve(w)
-		switch {
-		case s != nil:
-			return s, nil
-		case err != nil:
-			return nil, &Error{w.Target, reasonOf(err), err}
+	for i := range openTries + d.cfg.MaxConns {
+		if i > 0 {
+			var s message.Stream
+			var err error
+			s, full, attempt, err = d.reserve(w)
+			switch {
+			case s != nil:
+				return s, nil
+			case err != nil:
+				return nil, &Error{w.Target, reasonOf(err), err}
+			}
 		}
 		if attempt != nil {
 			if timer == nil && !deadline.IsZero() {

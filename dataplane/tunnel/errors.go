@@ -40,6 +40,7 @@ var (
 	errStopping = errors.New("this proxy is stopping")
 	errEnding   = errors.New("connections end as soon as they are made")
 	errWait     = fmt.Errorf("no connection before the request's deadline: %w", os.ErrDeadlineExceeded)
+	errPending  = errors.New("as many requests wait for a connection as the service's policy allows")
 	errExpelled = errors.New("the peer is no longer trusted")
 )
 

@@ -1,4 +1,4 @@
-package proxy
+package trace
 
 import (
 	"strings"
@@ -15,7 +15,7 @@ func TestTraceparentIsReadStrictly(t *testing.T) {
 		"cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
 		"cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-what-comes-later",
 	} {
-		if _, ok := parseTraceparent([]byte(v)); !ok {
+		if _, ok := Parse([]byte(v)); !ok {
 			t.Errorf("%s: refused", v)
 		}
 	}
@@ -27,7 +27,7 @@ func TestTraceparentIsReadStrictly(t *testing.T) {
 		"0x" + parent[2:], parent[:53] + "0g",
 		"cc" + parent[2:] + ".later",
 	} {
-		if _, ok := parseTraceparent([]byte(v)); ok {
+		if _, ok := Parse([]byte(v)); ok {
 			t.Errorf("%q: taken", v)
 		}
 	}
@@ -42,8 +42,8 @@ func TestTracestateIsReadStrictly(t *testing.T) {
 		strings.Repeat("a="+strings.Repeat("b", 200)+",", 11): false,
 	} {
 		var h message.Head
-		h.Add(fieldTracestate, v)
-		if got := validTracestate(&h); got != want {
+		h.Add(FieldState, v)
+		if got := ValidState(&h); got != want {
 			t.Errorf("%.60q: %v, want %v", v, got, want)
 		}
 	}
@@ -53,13 +53,13 @@ func FuzzTraceparent(f *testing.F) {
 	f.Add([]byte(parent))
 	f.Add([]byte("cc" + parent[2:] + "-x"))
 	f.Fuzz(func(t *testing.T, v []byte) {
-		c, ok := parseTraceparent(v)
+		c, ok := Parse(v)
 		if !ok {
 			return
 		}
-		out := c.append(nil)
-		again, ok := parseTraceparent(out)
-		c.flags &= flagSampled | flagRandom
+		out := c.Append(nil)
+		again, ok := Parse(out)
+		c.Flags &= Sampled | Random
 		if !ok || again != c {
 			t.Errorf("%q → %q → %+v, want %+v", v, out, again, c)
 		}

@@ -1,55 +1,58 @@
-package proxy
+package route
 
 import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"unsafe"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
-// hosts remembers what host names mean. mesh.ParseHost is a pure function of the name, so
+// Hosts remembers what host names mean. mesh.ParseHost is a pure function of the name, so
 // what it said stays true; the memory is bounded because clients choose the names.
-type hosts struct {
+type Hosts struct {
 	namespace string
-	known     atomic.Pointer[map[string]host]
+	known     atomic.Pointer[map[string]Host]
 	mu        sync.Mutex // serialises learning
 }
 
-// host is what a name means to this proxy's workload.
-type host struct {
-	service mesh.ServiceName
-	scope   mesh.Scope
-	// mesh says that the name has the form of a name of the mesh, qualified that it can be
+// Host is what a name means to this proxy's workload.
+type Host struct {
+	Service mesh.ServiceName
+	Scope   mesh.Scope
+	// Mesh says that the name has the form of a name of the mesh, Qualified that it can be
 	// nothing else: it ends in a suffix of the mesh.
-	mesh, qualified bool
+	Mesh, Qualified bool
 }
+
+// NewHosts returns a memory for workloads of a namespace, in which short names resolve. It is
+// safe for concurrent use.
+func NewHosts(namespace string) *Hosts { return &Hosts{namespace: namespace} }
 
 // hostsMax bounds the names that are remembered; a workload calls dozens.
 const hostsMax = 1024
 
-// parse allocates nothing for a name that it knows.
-func (h *hosts) parse(name []byte) host {
+// Parse allocates nothing for a name that it knows.
+func (h *Hosts) Parse(name []byte) Host {
 	if known := h.known.Load(); known != nil {
 		if v, ok := (*known)[string(name)]; ok {
 			return v
 		}
 	}
 	s := string(name)
-	var v host
+	var v Host
 	service, scope, err := mesh.ParseHost(s, h.namespace)
 	if err == nil {
-		v = host{service, scope, true, Qualified(s)}
+		v = Host{service, scope, true, Qualified(s)}
 	}
 	h.learn(s, v)
 	return v
 }
 
-func (h *hosts) learn(name string, v host) {
+func (h *Hosts) learn(name string, v Host) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	next := map[string]host{}
+	next := map[string]Host{}
 	if known := h.known.Load(); known != nil && len(*known) < hostsMax {
 		for k, v := range *known {
 			next[k] = v
@@ -65,7 +68,3 @@ func Qualified(name string) bool {
 	n := strings.ToLower(strings.TrimSuffix(name, "."))
 	return strings.HasSuffix(n, ".svc") || strings.HasSuffix(n, "."+mesh.ClusterDomain) || strings.HasSuffix(n, "."+mesh.ClustersetDomain)
 }
-
-// view is b as a string without a copy: for a call that does not keep it, while nothing
-// writes to b.
-func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
