@@ -3,6 +3,7 @@ package localmesh
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -179,6 +180,13 @@ func (p *Plan) keyFile(name string) string  { return p.path("keys", name) }
 func (p *Plan) logFile(name string) string  { return p.path("logs", name+".log") }
 func (p *Plan) specFile(name string) string { return p.path("run", name+".json") }
 func (p *Plan) snapshot(name string) string { return p.path("snapshots", name) }
+
+// handoverSocket is where the successor of the proxy at own gets its ports; short, as linkSocket is.
+func (p *Plan) handoverSocket(own netip.Addr) string {
+	a := own.As4()
+	return p.path("run", fmt.Sprintf("%x.sock", a[1:]))
+}
+
 func (p *Plan) clusterDir(c *Cluster) string {
 	return p.path("clusters", string(c.Name))
 }

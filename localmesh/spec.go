@@ -81,6 +81,7 @@ type proxyConfig struct {
 	JoinFD         int              `json:"joinFD"`
 	SealFD         int              `json:"sealFD"`
 	Snapshot       string           `json:"snapshot"`
+	Handover       string           `json:"handover"`
 	Local          netip.Addr       `json:"local"`
 	Outbound       netip.AddrPort   `json:"outbound,omitzero"`
 	Inbound        netip.AddrPort   `json:"inbound,omitzero"`
@@ -149,7 +150,7 @@ func (p *Plan) proxySpec(c *Cluster, role Role, name string, workload, account m
 	config := &proxyConfig{
 		ID: workload.String(), Mode: "sidecar", Cluster: c.Name, TrustDomain: c.TrustDomain, ServiceAccount: account.Name,
 		ControlPlanes: []netip.AddrPort{at(p.Layout.ControlPlane(c.N), portControl)},
-		JoinFD:        fdJoin, SealFD: fdSeal, Snapshot: p.snapshot(name),
+		JoinFD:        fdJoin, SealFD: fdSeal, Snapshot: p.snapshot(name), Handover: p.handoverSocket(own),
 		Local: own, Admin: at(own, portAdmin),
 	}
 	identity := mesh.Identity{TrustDomain: c.TrustDomain, Namespace: account.Namespace, ServiceAccount: account.Name}

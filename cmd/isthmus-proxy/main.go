@@ -22,6 +22,7 @@ var version = "dev"
 
 func main() {
 	config := flag.String("config", "", "configuration, a JSON file")
+	replace := flag.Bool("replace", false, "take over the ports of the running proxy of this configuration, which then drains")
 	show := flag.Bool("version", false, "print the version and exit")
 	flag.Parse()
 	if *show {
@@ -30,13 +31,13 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(parent.Watch(ctx), *config); err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, parent.ErrGone) {
+	if err := run(parent.Watch(ctx), *config, *replace); err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, parent.ErrGone) {
 		fmt.Fprintln(os.Stderr, "isthmus-proxy:", err)
 		os.Exit(2)
 	}
 }
 
-func run(ctx context.Context, path string) error {
+func run(ctx context.Context, path string, replace bool) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("open the configuration (--config): %w", err)
@@ -46,9 +47,17 @@ func run(ctx context.Context, path string) error {
 		return err
 	}
 	log := slog.New(slog.NewJSONHandler(os.Stderr, nil)).With("proxy", cfg.ID, "cluster", cfg.Cluster)
-	a, err := agent.New(cfg, log, agent.Options{Version: version})
+	a, err := agent.New(cfg, log, agent.Options{Version: version, Replace: replace})
 	if err != nil {
 		return err
 	}
-	return parallel.During(ctx, a.Run)
+	executable, err := os.Executable() // now: later it may have been replaced, and has another name then
+	if err != nil {
+		return err
+	}
+	successor := make(chan os.Signal, 1)
+	signal.Notify(successor, syscall.SIGUSR2)
+	return parallel.During(ctx, func(ctx context.Context) error {
+		return a.Main(ctx, executable, os.Args[1:], os.Environ(), successor)
+	})
 }

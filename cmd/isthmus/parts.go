@@ -7,6 +7,8 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/isthmus-mesh/isthmus/control/plane"
 	"github.com/isthmus-mesh/isthmus/control/storeserver"
@@ -26,7 +28,7 @@ const groupParts = "parts"
 func parts() []*cobra.Command {
 	return []*cobra.Command{
 		controlPlaneCommand(),
-		part("proxy", "run a proxy: a sidecar or an east-west gateway", proxy),
+		proxyCommand(),
 		part("store", "run the standalone object store of a control plane", store),
 		part("link", "run the emulated WAN between two clusters of a local mesh", wan),
 		workloads(),
@@ -115,16 +117,35 @@ func controlPlane(ctx context.Context, config string, endpoints []string, files 
 	return serveWithAPI(ctx, cfg, p, log)
 }
 
-func proxy(ctx context.Context, config string, log *slog.Logger) error {
+// proxyCommand can replace a running proxy; so can SIGUSR2 sent to that.
+func proxyCommand() *cobra.Command {
+	var replace bool
+	c := part("proxy", "run a proxy: a sidecar or an east-west gateway", func(ctx context.Context, config string, log *slog.Logger) error {
+		return proxy(ctx, config, replace, log)
+	})
+	c.Example += "\n  isthmus proxy --config proxy.json --replace   # take over from the one that runs"
+	c.Flags().BoolVar(&replace, "replace", false, "take over the ports of the running proxy of this configuration, which then drains")
+	return c
+}
+
+func proxy(ctx context.Context, config string, replace bool, log *slog.Logger) error {
 	cfg, err := read(config, agent.ReadConfig)
 	if err != nil {
 		return err
 	}
-	a, err := agent.New(cfg, log.With("proxy", cfg.ID, "cluster", cfg.Cluster), agent.Options{Version: version})
+	a, err := agent.New(cfg, log.With("proxy", cfg.ID, "cluster", cfg.Cluster), agent.Options{Version: version, Replace: replace})
 	if err != nil {
 		return err
 	}
-	return parallel.During(ctx, a.Run)
+	executable, err := os.Executable() // now: later it may have been replaced, and has another name then
+	if err != nil {
+		return err
+	}
+	successor := make(chan os.Signal, 1)
+	signal.Notify(successor, syscall.SIGUSR2)
+	return parallel.During(ctx, func(ctx context.Context) error {
+		return a.Main(ctx, executable, os.Args[1:], os.Environ(), successor)
+	})
 }
 
 func store(ctx context.Context, config string, log *slog.Logger) error {

@@ -58,6 +58,22 @@ type Config struct {
 	// Prefetch is how many services are fetched before their first use, so that a first use
 	// does not depend on a control plane being there; 0 is 256.
 	Prefetch int `json:"prefetch,omitempty"`
+
+	// Handover is the Unix socket at which a successor is given the open ports (docs/guides/operations.md);
+	// empty: the proxy cannot be replaced without closing them.
+	Handover string `json:"handover,omitempty"`
+	// DrainDelay is how long a proxy that is told to end still accepts, unready, so that those who
+	// choose endpoints by readiness learn of it; DrainTime is how long what is in progress may then
+	// take to end, 0 being 30 s. In nanoseconds.
+	DrainDelay time.Duration `json:"drainDelay,omitempty"`
+	DrainTime  time.Duration `json:"drainTime,omitempty"`
+}
+
+func (c *Config) drainTime() time.Duration {
+	if c.DrainTime == 0 {
+		return drainTime
+	}
+	return c.DrainTime
 }
 
 // Modes of a proxy.
@@ -128,5 +144,14 @@ func (c *Config) Validate() error {
 	if c.ServiceNet.IsValid() && (c.ServiceNet.Bits() != 24 || !c.ServiceNet.Addr().Is4()) {
 		fault("serviceNet: %s: want an IPv4 /24", c.ServiceNet)
 	}
+	if len(c.Handover) > handoverMax {
+		fault("handover: %s: want at most %d bytes: it is the path of a Unix socket", c.Handover, handoverMax)
+	}
+	if c.DrainDelay < 0 || c.DrainTime < 0 {
+		fault("drainDelay and drainTime: %s and %s: want no less than zero", c.DrainDelay, c.DrainTime)
+	}
 	return errors.Join(errs...)
 }
+
+// handoverMax is what a Unix socket's path may have on the smallest system, less its final zero.
+const handoverMax = 103

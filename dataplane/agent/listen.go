@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/dataplane/handover"
 	"github.com/isthmus-mesh/isthmus/dataplane/http1"
 	"github.com/isthmus-mesh/isthmus/dataplane/http2"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
@@ -31,7 +32,10 @@ type front struct {
 	refused func(*http1.ParseError)
 	// ctx ends when the proxy drains, hard when its patience ends.
 	ctx, hard context.Context
-	conns     sync.WaitGroup
+	// grace is how long an idle connection may still send a request once ctx has ended, in nanoseconds.
+	grace atomic.Int64
+	ports *handover.Ports
+	conns sync.WaitGroup
 	// opened and failed belong to the goroutine that follows the names.
 	opened map[netip.AddrPort]*listener
 	failed map[netip.AddrPort]string
@@ -78,7 +82,7 @@ func (f *front) follow(names map[mesh.ServiceName]*ir.Name) {
 // open listens for one service port. A failure is said once, and tried again at the next
 // change.
 func (f *front) open(at netip.AddrPort, w *listener) {
-	ln, err := net.Listen("tcp", at.String())
+	ln, err := f.ports.Listen(f.ctx, net.ListenConfig{}, "tcp", at.String())
 	if err != nil {
 		if f.failed[at] != err.Error() {
 			f.failed[at] = err.Error()
@@ -167,7 +171,7 @@ func (f *front) http1Requests(sc *http1.ServerConn, via proxy.Via) []byte {
 	var timer atomic.Pointer[time.Timer]
 	stop := context.AfterFunc(f.ctx, func() {
 		sc.Drain()
-		timer.Store(time.AfterFunc(idleGrace, sc.EndIdle))
+		timer.Store(time.AfterFunc(time.Duration(f.grace.Load()), sc.EndIdle))
 	})
 	defer func() {
 		if t := timer.Load(); t != nil {

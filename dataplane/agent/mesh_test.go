@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -245,7 +246,8 @@ func (w *world) plane(c mesh.ClusterName) {
 type member struct {
 	*agent.Agent
 	cfg agent.Config
-	end func() error
+	// end tells the proxy to end; wait only waits until it has.
+	end, wait func() error
 }
 
 // start runs a proxy that holds a certificate already, from a snapshot.
@@ -268,6 +270,11 @@ func (w *world) start(c mesh.ClusterName, id, account string, change func(*agent
 // boot runs a proxy from what is on its disk.
 func (w *world) boot(cfg agent.Config, key trust.SealKey) *member {
 	w.t.Helper()
+	return w.run(cfg, key, agent.Options{})
+}
+
+func (w *world) run(cfg agent.Config, key trust.SealKey, o agent.Options) *member {
+	w.t.Helper()
 	r, p, err := os.Pipe()
 	if err != nil {
 		w.t.Fatal(err)
@@ -281,7 +288,7 @@ func (w *world) boot(cfg agent.Config, key trust.SealKey) *member {
 	if err := cfg.Validate(); err != nil {
 		w.t.Fatal(err)
 	}
-	a, err := agent.New(cfg, w.log, agent.Options{})
+	a, err := agent.New(cfg, w.log, o)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -289,8 +296,7 @@ func (w *world) boot(cfg agent.Config, key trust.SealKey) *member {
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
 	m := &member{Agent: a, cfg: cfg}
-	m.end = sync.OnceValue(func() error {
-		cancel()
+	m.wait = sync.OnceValue(func() error {
 		select {
 		case err := <-done:
 			return err
@@ -298,8 +304,9 @@ func (w *world) boot(cfg agent.Config, key trust.SealKey) *member {
 			return fmt.Errorf("agent %s did not end", cfg.ID)
 		}
 	})
+	m.end = func() error { cancel(); return m.wait() }
 	w.t.Cleanup(func() {
-		if err := m.end(); err != nil && !strings.Contains(err.Error(), "context canceled") {
+		if err := m.end(); err != nil && !strings.Contains(err.Error(), "context canceled") && !errors.Is(err, agent.ErrReplaced) {
 			w.t.Error(err)
 		}
 	})

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/internal/clock"
@@ -19,12 +20,16 @@ import (
 // should be asked.
 type keeper struct {
 	file   *trust.SealedFile // nil: nothing is kept
+	key    trust.SealKey
 	store  *store
 	source *trust.Source
 	clock  clock.Clock
 	log    *slog.Logger
 	due    chan struct{}
 	maxAge time.Duration
+
+	mu     sync.Mutex // serialises writes
+	frozen bool
 }
 
 const (
@@ -49,7 +54,7 @@ func newKeeper(cfg *Config, s *store, source *trust.Source, c clock.Clock, log *
 	if err != nil {
 		return nil, err
 	}
-	k.file = trust.SnapshotFile(cfg.Snapshot, key)
+	k.file, k.key = trust.SnapshotFile(cfg.Snapshot, key), key
 	return k, nil
 }
 
@@ -136,7 +141,19 @@ func (k *keeper) run(ctx context.Context) error {
 	}
 }
 
+// freeze lets nothing be written any more: another process does.
+func (k *keeper) freeze() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.frozen = true
+}
+
 func (k *keeper) write() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.file == nil || k.frozen {
+		return
+	}
 	state := k.store.state.Load()
 	if !state.Ready {
 		return // the one on the disk is better

@@ -34,7 +34,9 @@ type GatewayConfig struct {
 	// IdleTimeout ends what has passed nothing in either direction; 0 is 10 min. Dialers
 	// leave much earlier, and ask every few seconds while they carry streams.
 	IdleTimeout time.Duration
-	Log         *slog.Logger
+	// DrainTime is how long connections may go on once Serve's context has ended; 0 is 30 s.
+	DrainTime time.Duration
+	Log       *slog.Logger
 }
 
 // Gateway passes connections into its cluster by the server name they ask for. It holds
@@ -56,6 +58,10 @@ const (
 	routeLook       = 20 * time.Millisecond
 	gatewayConnsMax = 16 << 10
 	gatewayIdle     = 10 * time.Minute
+	gatewayDrain    = 30 * time.Second
+	// quietFor is how long a connection of a gateway that drains must have passed nothing to be ended: longer
+	// than a Dialer with open streams leaves it unasked (quietMax).
+	quietFor = quietMax + 2*time.Second
 )
 
 // NewGateway returns a gateway without connections.
@@ -66,12 +72,24 @@ func NewGateway(cfg GatewayConfig) *Gateway {
 	if cfg.IdleTimeout == 0 {
 		cfg.IdleTimeout = gatewayIdle
 	}
+	if cfg.DrainTime == 0 {
+		cfg.DrainTime = gatewayDrain
+	}
 	return &Gateway{cfg: cfg, own: trust.ServerConfig(cfg.Source, trust.ServerOptions{Accept: trust.AcceptKnownClients(), ALPN: []string{"h2", ALPN}})}
 }
 
-// Serve accepts on ln until ctx ends; connections that pass then are closed. It closes ln.
+// Serve accepts on ln until ctx ends, and closes it. Connections that pass then go on until they have
+// been quiet for some seconds, which those with open streams never are, or for DrainTime: a gateway cannot
+// say goodbye on what it cannot read.
 func (g *Gateway) Serve(ctx context.Context, ln net.Listener) error {
-	stop := context.AfterFunc(ctx, func() { ln.Close() })
+	hard, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	stop := context.AfterFunc(ctx, func() {
+		ln.Close()
+		late := time.AfterFunc(g.cfg.DrainTime, cut)
+		<-hard.Done()
+		late.Stop()
+	})
 	defer stop()
 	var conns sync.WaitGroup
 	defer conns.Wait()
@@ -89,14 +107,15 @@ func (g *Gateway) Serve(ctx context.Context, ln net.Listener) error {
 		}
 		conns.Go(func() {
 			defer give()
-			g.serve(ctx, c)
+			g.serve(ctx, hard, c)
 		})
 	}
 }
 
-func (g *Gateway) serve(ctx context.Context, c net.Conn) {
+// serve carries one connection until hard ends; ctx ends when the gateway drains.
+func (g *Gateway) serve(ctx, hard context.Context, c net.Conn) {
 	defer c.Close()
-	stop := context.AfterFunc(ctx, func() { c.Close() })
+	stop := context.AfterFunc(hard, func() { c.Close() })
 	defer stop()
 	_ = c.SetReadDeadline(time.Now().Add(helloTimeout))
 	raw, name, err := readHello(c, make([]byte, 0, 2048))
@@ -114,7 +133,7 @@ func (g *Gateway) serve(ctx context.Context, c net.Conn) {
 		g.refuse(c, alertUnrecognizedName, name, err)
 		return
 	}
-	addr, ok := g.route(ctx, sni)
+	addr, ok := g.route(hard, sni)
 	if !ok {
 		g.refuse(c, alertUnrecognizedName, name, errors.New("no such slot is exported"))
 		return
@@ -123,13 +142,13 @@ func (g *Gateway) serve(ctx context.Context, c net.Conn) {
 	if g.cfg.Local.IsValid() {
 		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(g.cfg.Local, 0))
 	}
-	up, err := dialer.DialContext(ctx, "tcp", addr.String())
+	up, err := dialer.DialContext(hard, "tcp", addr.String())
 	if err != nil {
 		g.refuse(c, alertInternalError, name, err)
 		return
 	}
 	defer up.Close()
-	stopUp := context.AfterFunc(ctx, func() { up.Close() })
+	stopUp := context.AfterFunc(hard, func() { up.Close() })
 	defer stopUp()
 	if _, err := up.Write(raw); err != nil {
 		g.refuse(c, alertInternalError, name, err)
@@ -139,6 +158,14 @@ func (g *Gateway) serve(ctx context.Context, c net.Conn) {
 	defer g.passing.Add(-1)
 	g.bytesIn.Add(int64(len(raw)))
 	p := pass{idle: g.cfg.IdleTimeout}
+	over, end := context.WithCancel(hard)
+	defer end()
+	stopQuiet := context.AfterFunc(ctx, func() {
+		p.untilQuiet(over)
+		c.Close()
+		up.Close()
+	})
+	defer stopQuiet()
 	p.run(c, up, &g.bytesIn, &g.bytesOut)
 }
 

@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -35,6 +36,24 @@ func (p *pass) run(down, up net.Conn, in, out *atomic.Int64) {
 	inward.Go(func() { p.half(up, down, in) })
 	p.half(down, up, out)
 	inward.Wait()
+}
+
+// untilQuiet returns when nothing has moved for quietFor, or ctx has ended.
+func (p *pass) untilQuiet(ctx context.Context) {
+	look := time.NewTicker(quietFor)
+	defer look.Stop()
+	for seen := p.moved.Load(); ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-look.C:
+		}
+		now := p.moved.Load()
+		if now == seen {
+			return
+		}
+		seen = now
+	}
 }
 
 // half copies one direction and then closes the far side's half (RFC 9293 §3.6: the other may go

@@ -37,8 +37,10 @@ type ServerConfig struct {
 	MaxConns int
 	// Budget is where windows grow from; nil is one of the server's own.
 	Budget http2.Budget
-	Now    func() time.Time
-	Log    *slog.Logger
+	// DrainTime is how long requests may take to end once Serve's context has; 0 is 30 s.
+	DrainTime time.Duration
+	Now       func() time.Time
+	Log       *slog.Logger
 }
 
 const (
@@ -99,11 +101,13 @@ func (s *Server) nanos() int64 { return int64(s.cfg.Now().Sub(s.epoch)) }
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	stop := context.AfterFunc(ctx, func() { ln.Close() })
 	defer stop()
-	var conns sync.WaitGroup
-	defer conns.Wait()
-	ended, end := context.WithCancel(ctx)
+	var conns, watching sync.WaitGroup
+	defer watching.Wait()
+	// While connections drain they are judged as before.
+	ended, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
-	conns.Go(func() { s.watch(ended) })
+	watching.Go(func() { s.watch(ended) })
+	defer conns.Wait()
 	all := newPlaces(s.cfg.MaxConns, s.cfg.MaxConns)
 	strangers := newPlaces(handshakesMax, handshakesEach)
 	for {
@@ -160,15 +164,14 @@ func (s *Server) serve(ctx context.Context, raw net.Conn, shaken func()) {
 	below := newProgress(socket.New(raw), s.nanos)
 	defer below.end()
 	tc := tls.Server(below, s.tls)
-	hctx, stop := context.WithTimeout(ctx, handshakeTimeout)
+	// Who was accepted is served, also when ctx ends meanwhile: he is then told in order, by GOAWAY.
+	hctx, stop := context.WithTimeout(context.WithoutCancel(ctx), handshakeTimeout)
 	err := tc.HandshakeContext(hctx)
 	stop()
 	shaken()
 	if err != nil {
 		raw.Close()
-		if ctx.Err() == nil {
-			s.cfg.Log.Warn("a connection was refused", "remote", raw.RemoteAddr().String(), "reason", string(reasonOf(err)), "error", err)
-		}
+		s.cfg.Log.Warn("a connection was refused", "remote", raw.RemoteAddr().String(), "reason", string(reasonOf(err)), "error", err)
 		return
 	}
 	state := tc.ConnectionState()
@@ -185,7 +188,7 @@ func (s *Server) serve(ctx context.Context, raw net.Conn, shaken func()) {
 	s.add(v, material)
 	defer s.remove(v)
 	peer := Peer{id, sni}
-	err = http2.ServeConn(ctx, v, http2.Config{ConnectProtocol: true, Budget: s.cfg.Budget, IdleTimeout: serverIdle, Now: s.nanos,
+	err = http2.ServeConn(ctx, v, http2.Config{ConnectProtocol: true, Budget: s.cfg.Budget, IdleTimeout: serverIdle, DrainTimeout: s.cfg.DrainTime, Now: s.nanos,
 		Report: func(send func(uint64)) {
 			if !s.mute {
 				below.report.Store(&send)
