@@ -404,7 +404,8 @@ func (x *explainer) backend(b *ir.Backend, share float64) BackendChoice {
 		c.Outcome = refused(mesh.ReasonNoEndpoint, "service %s has no endpoint anywhere", b.Service)
 		return c
 	}
-	view := balance.NewView(nil, eps, func(n mesh.ClusterName) *ir.Cluster { return eval(x, compile.ClusterOf, n) }, balance.Place{Cluster: x.view.Cluster})
+	view := balance.NewView(balance.Config{Endpoints: eps, Clusters: func(n mesh.ClusterName) *ir.Cluster { return eval(x, compile.ClusterOf, n) },
+		Cluster: x.view.Cluster, Proxy: x.out.Source.Workload, Balancing: svc.Traffic.Balancing, Outlier: svc.Traffic.Outlier})
 	ask := &balance.Ask{Scope: x.scope, Strategy: svc.Traffic.Strategy, Now: x.now.UnixNano()}
 	for _, k := range view.Explain(ask) {
 		line := Candidate{Cluster: k.Cluster, Endpoint: k.Endpoint, Kept: k.Dropped == balance.Kept, Why: string(k.Dropped), Detail: k.Detail}

@@ -1,7 +1,7 @@
 package balance
 
 import (
-	"math"
+	"fmt"
 	"net/netip"
 	"sync/atomic"
 	"time"
@@ -25,32 +25,24 @@ type Key struct {
 type Endpoint struct {
 	Key
 	// Proxy is the server proxy where it is reached directly; invalid behind gateways.
-	Proxy  netip.AddrPort
-	Zone   mesh.Zone
-	Weight uint32
+	Proxy netip.AddrPort
+	Zone  mesh.Zone
+
+	// place seeds its places in tables: every proxy has the same. name is what sessions call it.
+	place, name uint64
+	group       *groupState
 
 	inFlight atomic.Int64
-	// service is the peak-sensitive EWMA of the service time, in nanoseconds, as float
-	// bits, and the time of its last sample.
-	service   atomic.Uint64
-	sampledAt atomic.Int64
+	service  ewma
+	reported load
 	// penalty ≥ 1 as float bits, as of penalizedAt.
 	penalty     atomic.Uint64
 	penalizedAt atomic.Int64
-	// failures never executed in a row; ejections in a row; ejected until.
-	failures     atomic.Int32
-	ejections    atomic.Int32
-	ejectedUntil atomic.Int64
-	// trial is set while the one request that tests an ejected endpoint is out.
-	trial atomic.Bool
-	group *groupState
-}
-
-// groupState is what was learnt of a cluster as a whole for one service.
-type groupState struct {
-	failures     atomic.Int32 // never executed, in a row, over all endpoints
-	trips        atomic.Int32
-	trippedUntil atomic.Int64
+	// since is when it was new or came back; 0 is long ago.
+	since atomic.Int64
+	// learnt is what a server proxy behind gateways said is its tag.
+	learnt atomic.Pointer[learnt]
+	health health
 }
 
 // Outcome is how a try ended, as far as it tells of the endpoint.
@@ -62,7 +54,8 @@ const (
 	Served Outcome = iota
 	// NeverExecuted: refused, unreachable, TLS, refused stream: counts towards ejection.
 	NeverExecuted
-	// Failed: executed, or perhaps, and failed: 5xx, reset. Costs a penalty, never an ejection.
+	// Failed: executed, or perhaps, and failed: 5xx, reset. Costs a penalty, and counts in the
+	// success rate.
 	Failed
 	// TimedOut: no answer in time while the path is alive: a penalty in latency.
 	TimedOut
@@ -83,145 +76,145 @@ type Pick struct {
 // that the making of a connection is not taken for the endpoint's own slowness.
 func (p *Pick) Opened(now int64) { p.start = now }
 
-// Done reports how the try ended. ejectAfter is the service's own limit. now is Unix
-// nanoseconds of the clock that Pick was given.
-func (p *Pick) Done(o Outcome, now int64, ejectAfter int) {
+// Done reports how the try ended. now is Unix nanoseconds of the clock that Pick was given.
+func (p *Pick) Done(o Outcome, now int64) {
 	e := p.Endpoint
 	e.inFlight.Add(-1)
 	switch o {
-	case Served, Shed:
-		e.alive()
-		if o == Served {
-			e.observe(now-p.start, now)
-		}
+	case Served:
+		e.alive(now, true)
+		e.service.peak(now-p.start, now)
+		e.group.typical.mean(now-p.start, now)
+		e.count(true, now)
+	case Shed:
+		e.alive(now, true)
 	case Failed:
-		e.alive()
+		e.alive(now, false)
 		e.punish(now)
+		e.count(false, now)
 	case TimedOut:
-		e.observe(now-p.start, now)
+		e.service.peak(now-p.start, now)
 		e.punish(now)
 	case NeverExecuted:
-		e.neverExecuted(now, ejectAfter)
+		e.neverExecuted(now)
 	}
 	if p.trial {
-		e.trial.Store(false)
+		e.health.trial.Store(false)
 	}
 }
 
-// alive ends the runs of failures.
-func (e *Endpoint) alive() {
-	if e.failures.Load() != 0 || e.ejections.Load() != 0 {
-		e.failures.Store(0)
-		e.ejections.Store(0)
-		e.ejectedUntil.Store(0)
-	}
-	if g := e.group; g.failures.Load() != 0 || g.trips.Load() != 0 {
-		g.failures.Store(0)
-		g.trips.Store(0)
-		g.trippedUntil.Store(0)
-	}
-}
-
-func (e *Endpoint) neverExecuted(now int64, ejectAfter int) {
-	again := e.ejections.Load() > 0 // a failed trial ejects at once
-	if n := e.failures.Add(1); int(n) >= ejectAfter || again {
-		if e.ejectedUntil.Load() <= now {
-			e.ejectedUntil.Store(now + int64(backoff(e.ejections.Add(1))))
-		}
-		e.failures.Store(0)
-	}
-	g := e.group
-	if n := g.failures.Add(1); n >= tripAfter || g.trips.Load() > 0 && n > 1 {
-		if g.trippedUntil.Load() <= now {
-			g.trippedUntil.Store(now + int64(backoff(g.trips.Add(1))))
-		}
-		g.failures.Store(0)
-	}
-}
-
-func backoff(n int32) time.Duration {
-	return min(ejectFirst<<min(n-1, 10), ejectMax)
-}
-
-// observe folds a service time into the average: at once when it is longer, with
-// ewmaTau when it is shorter (peak EWMA, as Finagle's).
-func (e *Endpoint) observe(took, now int64) {
-	sample := float64(max(took, 1))
-	for {
-		bits := e.service.Load()
-		old, next := math.Float64frombits(bits), sample
-		if old > sample {
-			w := math.Exp(-float64(now-e.sampledAt.Load()) / float64(ewmaTau))
-			next = old*w + sample*(1-w)
-		}
-		if e.service.CompareAndSwap(bits, math.Float64bits(next)) {
-			e.sampledAt.Store(now)
-			return
-		}
-	}
-}
-
-func (e *Endpoint) punish(now int64) {
-	p := min(e.penaltyAt(now)*penaltyStep, penaltyMax)
-	e.penalty.Store(math.Float64bits(p))
-	e.penalizedAt.Store(now)
-}
-
-func (e *Endpoint) penaltyAt(now int64) float64 {
-	bits := e.penalty.Load()
-	if bits == 0 {
-		return 1
-	}
-	age := float64(now - e.penalizedAt.Load())
-	p := 1 + (math.Float64frombits(bits)-1)*math.Exp(-age/float64(penaltyTau))
-	if p < 1.01 {
-		return 1
+func (e *Endpoint) begin(a *Ask) Pick {
+	e.inFlight.Add(1)
+	p := Pick{Endpoint: e, start: a.Now}
+	if e.health.out.Load() != isIn && e.health.trial.CompareAndSwap(false, true) {
+		p.trial = true
 	}
 	return p
 }
 
-// score is what a request sent there would wait, in nanoseconds, weighted: the lower
-// the better. typical stands for the service time of an endpoint that was never measured: taken for
-// faster than the others, a new one would be flocked to.
-func (e *Endpoint) score(now int64, typical float64) float64 {
-	s := e.measured(now)
-	if s == 0 {
-		s = typical
-	}
-	return s * float64(e.inFlight.Load()+1) * e.penaltyAt(now) / float64(e.Weight)
-}
-
-// measured is the service time to reckon with, in nanoseconds; 0 is none. What is not
-// chosen is not measured, and one slow answer would keep an endpoint out for ever: so a
-// measurement fades while no other comes. It fades to a floor, and no endpoint counts as faster:
-// below it the requests in flight tell more than the noise of short times.
-func (e *Endpoint) measured(now int64) float64 {
-	s := math.Float64frombits(e.service.Load())
-	switch {
-	case s == 0:
-		return 0
-	case s <= float64(floor):
-		return float64(floor)
-	}
-	idle := float64(max(0, now-e.sampledAt.Load()))
-	return max(s*math.Exp(-idle/float64(ewmaTau)), float64(floor))
-}
-
 // Stats is what was measured of an endpoint, for people.
 type Stats struct {
-	InFlight     int64
-	Service      time.Duration
-	Penalty      float64
+	InFlight int64
+	// Reported is what other proxies have in flight, as its server proxy last said.
+	Reported int64
+	Service  time.Duration
+	Penalty  float64
+	// Warmth is the part of its share that it gets, from 0.1 to 1.
+	Warmth float64
+	// Failures never executed in a row.
+	Failures int32
+	// Ejected is why it is out, "" if it is not; EjectedFor how long yet: 0 is until its trial.
+	Ejected      string `json:",omitempty"`
 	EjectedFor   time.Duration
 	ScoreSeconds float64
 }
 
 // Stats reads the measurements as of now.
 func (e *Endpoint) Stats(now int64) Stats {
-	return Stats{InFlight: e.inFlight.Load(), Service: time.Duration(math.Float64frombits(e.service.Load())), Penalty: e.penaltyAt(now),
-		EjectedFor: time.Duration(max(0, e.ejectedUntil.Load()-now)), ScoreSeconds: e.score(now, float64(unmeasured)) / 1e9}
+	f := e.group.frame.Load()
+	return Stats{InFlight: e.inFlight.Load(), Reported: e.reported.others.Load(), Service: e.service.read(), Penalty: e.penaltyAt(now),
+		Warmth: e.warmth(now, f.balancing.Warmup), Failures: e.health.failures.Load(), Ejected: e.health.why(),
+		EjectedFor: time.Duration(max(0, e.health.until.Load()-now)), ScoreSeconds: e.score(now, e.group.usual(now), 1) / 1e9}
 }
 
-func newEndpoint(k Key, e ir.Endpoint, g *groupState) *Endpoint {
-	return &Endpoint{Key: k, Proxy: e.Proxy, Zone: e.Zone, Weight: max(e.Weight, 1), group: g}
+// Service is the endpoint's usual service time, 0 if it has not answered yet.
+func (e *Endpoint) Service() time.Duration { return e.service.read() }
+
+// score is what a request sent there would wait, in nanoseconds: the lower the better.
+// usual stands for the service time of an endpoint that was never measured: taken for faster than
+// the others, a new one would be flocked to. weight is relative to the mean: what is in flight is
+// held against it, while the draw has given it its share already.
+func (e *Endpoint) score(now int64, usual, weight float64) float64 {
+	s := e.service.faded(now)
+	if s == 0 {
+		s = usual
+	}
+	return s * e.pressure(now, weight)
+}
+
+// pressure is score without service times.
+func (e *Endpoint) pressure(now int64, weight float64) float64 {
+	p := (e.load(now)/weight + 1) * e.penaltyAt(now)
+	if e.health.until.Load() > now { // drawn in panic: last among those drawn
+		p *= penaltyMax
+	}
+	return p
+}
+
+// learnt is an endpoint's tag as its server proxy said it.
+type learnt struct {
+	tag  string
+	name uint64
+}
+
+// Learn takes in what the server proxy says is its tag, and returns it as a string that lasts. It
+// allocates only when there is something new.
+func (e *Endpoint) Learn(service mesh.ServiceName, tag []byte) string {
+	if e.Tag != "" || len(tag) == 0 || len(tag) > tagMax {
+		return e.Tag
+	}
+	if l := e.learnt.Load(); l != nil && l.tag == string(tag) {
+		return l.tag
+	}
+	l := &learnt{tag: string(tag)}
+	l.name = nameOf(service, Key{Cluster: e.Cluster, Tag: l.tag})
+	e.learnt.Store(l)
+	return l.tag
+}
+
+// tagMax is the longest tag that is learnt, in bytes.
+const tagMax = 64
+
+// Label names the endpoint for people: by its tag, known or learnt, else by its slot.
+func (e *Endpoint) Label() string {
+	if e.Tag != "" {
+		return e.Tag
+	}
+	return fmt.Sprintf("slot %d", e.Slot)
+}
+
+func newEndpoint(service mesh.ServiceName, k Key, e ir.Endpoint, g *groupState) *Endpoint {
+	out := &Endpoint{Key: k, Proxy: e.Proxy, Zone: e.Zone, group: g}
+	out.name = nameOf(service, k)
+	if k.Tag == "" {
+		k.Moved = 0 // a slot keeps its places in tables, whoever it is given to
+	}
+	out.place = nameOf(service, k)
+	return out
+}
+
+// nameOf is a hash of an endpoint's key that is the same in every process.
+func nameOf(service mesh.ServiceName, k Key) uint64 {
+	h := hashString(hashSeed, service.Namespace)
+	h = hashString(hashByte(h, '/'), service.Name)
+	h = hashString(hashByte(h, 0), string(k.Cluster))
+	h = hashString(hashByte(h, 0), k.Tag)
+	if k.Tag == "" {
+		for _, n := range [...]uint64{uint64(k.Slot), k.Moved} {
+			for shift := 0; shift < 64; shift += 8 {
+				h = hashByte(h, byte(n>>shift))
+			}
+		}
+	}
+	return mix(h)
 }

@@ -2,7 +2,6 @@ package balance
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 	"time"
 
@@ -11,55 +10,142 @@ import (
 )
 
 // View is the endpoints of one service as a proxy of one cluster chooses among
-// them. The lists are immutable, the endpoints' measurements are not. It is safe for
+// them. The lists and tables are immutable, the endpoints' measurements are not. It is safe for
 // concurrent use.
 type View struct {
 	Service mesh.ServiceName
-	groups  []*group // nearest first
+	// Algorithm is the one in force.
+	Algorithm mesh.Algorithm
+	groups    []*group // nearest first
+	// names finds the endpoints of sessions; nil where nothing has sessions.
+	names map[uint64]*Endpoint
 }
 
 // group is one cluster's part of a service, with what is known of the cluster.
 type group struct {
-	cluster   *ir.Cluster
-	source    ir.Group
-	local     bool
-	endpoints []*Endpoint
+	cluster *ir.Cluster
+	source  ir.Group
+	local   bool
+	// all are the endpoints, and pool those that this proxy draws from.
+	all, pool *pool
+	table     *table // of ConsistentHash
 	state     *groupState
 }
 
-// Place tells a view where its proxy is.
-type Place struct {
+// Config is what a view is made of.
+type Config struct {
+	// Prev is the view before, nil for none: endpoints and clusters that it knew keep what was
+	// measured.
+	Prev      *View
+	Endpoints *ir.Endpoints
+	// Clusters resolves names; a group of an unknown cluster is left out.
+	Clusters func(mesh.ClusterName) *ir.Cluster
+	// Cluster is the proxy's own, and Proxy its ID, by which it draws from endpoints of its own
+	// where there are many.
 	Cluster mesh.ClusterName
+	Proxy   string
+	// Balancing and Outlier say how an endpoint is chosen and when it is taken out; zero fields are the
+	// defaults.
+	Balancing mesh.Balancing
+	Outlier   mesh.Outlier
+	// Sessions says that requests are expected to name an endpoint, which is then found at once.
+	Sessions bool
+	// Now is Unix nanoseconds: endpoints that Prev did not have begin then.
+	Now int64
 }
 
-// NewView builds the view of eps. clusters resolves names; a group of an unknown
-// cluster is left out. Endpoints and clusters that prev (nil for none) knew keep what was
-// measured.
-func NewView(prev *View, eps *ir.Endpoints, clusters func(mesh.ClusterName) *ir.Cluster, at Place) *View {
-	v := &View{Service: eps.Service}
-	for _, src := range eps.Groups {
-		c := clusters(src.Cluster)
-		if c == nil {
-			continue
+// NewView builds a view.
+func NewView(c Config) *View {
+	v := &View{Service: c.Endpoints.Service, Algorithm: c.Balancing.Algorithm}
+	if v.Algorithm == "" {
+		v.Algorithm = mesh.AlgorithmPeakEWMA
+	}
+	outlier := withDefaults(c.Outlier)
+	total := 0
+	for _, src := range c.Endpoints.Groups {
+		if cluster := c.Clusters(src.Cluster); cluster != nil {
+			total += len(src.Endpoints) + len(src.Slots)
+			v.groups = append(v.groups, &group{cluster: cluster, source: src, local: src.Cluster == c.Cluster, state: new(groupState)})
 		}
-		old := prev.group(src.Cluster)
-		g := &group{cluster: c, source: src, local: src.Cluster == at.Cluster, state: &groupState{}}
-		if old != nil {
-			g.state = old.state
+	}
+	for _, g := range v.groups {
+		weights := g.fill(&c, v.Service)
+		v.arrange(g, &c, weights, total)
+		g.state.frame.Store(&frame{c.Balancing, outlier, g.all.endpoints})
+	}
+	if c.Sessions {
+		v.names = make(map[uint64]*Endpoint, total)
+		for _, g := range v.groups {
+			for _, e := range g.all.endpoints {
+				v.names[e.name] = e
+			}
 		}
-		for _, e := range src.Endpoints {
-			g.add(old, Key{Cluster: src.Cluster, Tag: e.Tag}, e)
-		}
-		for i, moved := range src.Slots {
-			g.add(old, Key{Cluster: src.Cluster, Slot: uint32(i), Moved: moved}, ir.Endpoint{})
-		}
-		v.groups = append(v.groups, g)
 	}
 	slices.SortStableFunc(v.groups, func(a, b *group) int {
 		return cmp.Or(-compareBool(a.local, b.local), cmp.Compare(distance(a.cluster), distance(b.cluster)),
 			cmp.Compare(a.cluster.Name, b.cluster.Name))
 	})
 	return v
+}
+
+// fill lists the endpoints of a group, those that the view before knew with what was measured, and
+// returns their weights.
+func (g *group) fill(c *Config, service mesh.ServiceName) []uint32 {
+	old := c.Prev.group(g.source.Cluster)
+	known := map[Key]*Endpoint{}
+	if old != nil {
+		g.state = old.state
+		for _, e := range old.all.endpoints {
+			known[e.Key] = e
+		}
+	} else {
+		g.state.changes.Store(1)
+		g.state.turn.Store(mix(hashString(hashSeed, c.Proxy))) // proxies do not go round in step
+	}
+	n := len(g.source.Endpoints) + len(g.source.Slots)
+	weights := make([]uint32, 0, n)
+	g.all = &pool{endpoints: make([]*Endpoint, 0, n)}
+	add := func(k Key, e ir.Endpoint) {
+		weights = append(weights, max(e.Weight, 1))
+		if o := known[k]; o != nil && o.Proxy == e.Proxy && o.Zone == e.Zone {
+			g.all.endpoints = append(g.all.endpoints, o)
+			return
+		}
+		o := newEndpoint(service, k, e, g.state)
+		if old != nil {
+			o.since.Store(c.Now)
+		}
+		g.all.endpoints = append(g.all.endpoints, o)
+	}
+	for _, e := range g.source.Endpoints {
+		add(Key{Cluster: g.source.Cluster, Tag: e.Tag}, e)
+	}
+	for i, moved := range g.source.Slots {
+		add(Key{Cluster: g.source.Cluster, Slot: uint32(i), Moved: moved}, ir.Endpoint{})
+	}
+	return weights
+}
+
+// arrange makes what the algorithm needs. A table is over all endpoints, since all proxies must
+// agree on it; other algorithms draw from the proxy's subset.
+func (v *View) arrange(g *group, c *Config, weights []uint32, total int) {
+	g.all = newPool(g.all.endpoints, weights, v.Algorithm == mesh.AlgorithmRoundRobin)
+	if v.Algorithm == mesh.AlgorithmConsistentHash {
+		if old := c.Prev.group(g.source.Cluster); old != nil && old.table != nil && c.Balancing.Table == old.state.frame.Load().balancing.Table &&
+			slices.Equal(old.all.endpoints, g.all.endpoints) && slices.Equal(old.all.weights, g.all.weights) {
+			g.table = old.table
+		} else {
+			g.table = newTable(c.Balancing.Table, g.all.endpoints, weights)
+		}
+	}
+	n := len(g.all.endpoints)
+	if total > subsetAbove {
+		n = max(subsetLeast, (subsetAbove*n+total-1)/total)
+	}
+	if g.pool = g.all; n < len(g.all.endpoints) {
+		es, ws := subset(c.Proxy, g.all.endpoints, weights, n)
+		g.pool = newPool(es, ws, v.Algorithm == mesh.AlgorithmRoundRobin)
+	}
 }
 
 // distance is the RTT; unknown is far.
@@ -92,18 +178,6 @@ func (v *View) group(n mesh.ClusterName) *group {
 	return nil
 }
 
-func (g *group) add(old *group, k Key, e ir.Endpoint) {
-	if old != nil {
-		for _, o := range old.endpoints {
-			if o.Key == k && o.Proxy == e.Proxy && o.Weight == max(e.Weight, 1) && o.Zone == e.Zone {
-				g.endpoints = append(g.endpoints, o)
-				return
-			}
-		}
-	}
-	g.endpoints = append(g.endpoints, newEndpoint(k, e, g.state))
-}
-
 // Ask bounds one choice.
 type Ask struct {
 	// Scope cluster keeps to the proxy's own cluster; so does the strategy Local.
@@ -111,7 +185,13 @@ type Ask struct {
 	Strategy mesh.Strategy
 	// Tried endpoints are not chosen again while another is left.
 	Tried []*Endpoint
-	// Rand are two independent draws in [0, 2³²), one in each half.
+	// Session is the endpoint that the request's session stays with; nil for none. It is taken
+	// if it may be had at all.
+	Session *Endpoint
+	// Hash is that of the key of consistent hashing, if the request bears one.
+	Hash   uint64
+	Hashed bool
+	// Rand is 64 random bits.
 	Rand uint64
 	// Now is Unix nanoseconds.
 	Now int64
@@ -133,6 +213,9 @@ const (
 	DropTried        Dropped = "this request has tried it"
 	DropFarther      Dropped = "a nearer cluster serves"
 	DropAllEndpoints Dropped = "every endpoint is ejected or was tried"
+	DropSubset       Dropped = "another part of the proxies draws from it"
+	DropHash         Dropped = "the request's key belongs to another"
+	DropSession      Dropped = "the request's session stays with another"
 )
 
 // unlawful says whether a group may never be used for this request, whatever else
@@ -154,7 +237,7 @@ func (g *group) unwise(a *Ask) Dropped {
 	switch {
 	case !g.local && !g.cluster.Reach.Usable():
 		return DropUnreachable
-	case len(g.endpoints) == 0:
+	case len(g.all.endpoints) == 0:
 		return DropEmpty
 	case g.state.trippedUntil.Load() > a.Now:
 		return DropTripped
@@ -164,29 +247,34 @@ func (g *group) unwise(a *Ask) Dropped {
 
 func (e *Endpoint) unwise(a *Ask) Dropped {
 	switch {
-	case e.ejectedUntil.Load() > a.Now:
+	case e.ejected(a.Now):
 		return DropEjected
-	case e.ejections.Load() > 0 && e.trial.Load():
-		return DropEjected // one trial at a time
-	case slices.Contains(a.Tried, e):
+	case len(a.Tried) > 0 && slices.Contains(a.Tried, e):
 		return DropTried
 	}
 	return Kept
 }
 
-// Pick chooses an endpoint: the nearest lawful cluster with one that is neither ejected
-// nor tried, and in it the better of two drawn at random (Mitzenmacher's power of two
-// choices). When nothing wise is left it tries what is merely lawful and not yet tried
-// before it gives up: better a try than a refusal. The reason is empty when an endpoint
-// was chosen. It allocates nothing.
+// ejected reports whether an endpoint is out, or tested by another request.
+func (e *Endpoint) ejected(now int64) bool {
+	return e.health.out.Load() != isIn && (e.health.until.Load() > now || e.health.trial.Load())
+}
+
+// Pick chooses an endpoint: that of the session if it may be had, else one of the nearest lawful
+// cluster with one that is neither ejected nor tried, by the algorithm. When nothing wise is
+// left it tries what is merely lawful and not yet tried before it gives up: better a try than a
+// refusal. The reason is empty when an endpoint was chosen. It allocates nothing.
 func (v *View) Pick(a *Ask) (Pick, mesh.Reason) {
+	if v.stays(a) {
+		return a.Session.begin(a), mesh.ReasonNone
+	}
 	lawful, forbidden := false, false
 	for _, g := range v.groups {
 		if d := g.unlawful(a); d != Kept {
 			forbidden = forbidden || d == DropForbidden
 			continue
 		}
-		lawful = lawful || len(g.endpoints) > 0
+		lawful = lawful || len(g.all.endpoints) > 0
 		if g.unwise(a) != Kept {
 			continue
 		}
@@ -211,76 +299,13 @@ func (v *View) Pick(a *Ask) (Pick, mesh.Reason) {
 	return Pick{}, mesh.ReasonNoEndpoint
 }
 
-// choose draws two different eligible endpoints and returns the better.
-func (g *group) choose(a *Ask, desperate bool) *Endpoint {
-	n, known, typical := 0, 0, 0.0
-	for _, e := range g.endpoints {
-		if !e.eligible(a, desperate) {
-			continue
-		}
-		n++
-		if s := e.measured(a.Now); s > 0 {
-			known++
-			typical += s
-		}
+// stays reports whether the session's endpoint may be had: the law stands above sessions.
+func (v *View) stays(a *Ask) bool {
+	if a.Session == nil {
+		return false
 	}
-	if n == 0 {
-		return nil
-	}
-	if known > 0 {
-		typical /= float64(known)
-	} else {
-		typical = float64(unmeasured)
-	}
-	i, j := draw(uint32(a.Rand), n), 0
-	if n > 1 {
-		j = draw(uint32(a.Rand>>32), n-1)
-		if j >= i {
-			j++
-		}
-	}
-	var x, y *Endpoint
-	k := 0
-	for _, e := range g.endpoints {
-		if !e.eligible(a, desperate) {
-			continue
-		}
-		if k == i {
-			x = e
-		}
-		if k == j {
-			y = e
-		}
-		k++
-	}
-	switch { // measurements moved meanwhile
-	case x == nil:
-		return y
-	case y == nil || y == x:
-		return x
-	case y.score(a.Now, typical) < x.score(a.Now, typical):
-		return y
-	}
-	return x
-}
-
-func (e *Endpoint) eligible(a *Ask, desperate bool) bool {
-	if desperate {
-		return !slices.Contains(a.Tried, e)
-	}
-	return e.unwise(a) == Kept
-}
-
-// draw maps 32 random bits to [0, n).
-func draw(r uint32, n int) int { return int(uint64(r) * uint64(n) >> 32) }
-
-func (e *Endpoint) begin(a *Ask) Pick {
-	e.inFlight.Add(1)
-	p := Pick{Endpoint: e, start: a.Now}
-	if e.ejections.Load() > 0 && e.trial.CompareAndSwap(false, true) {
-		p.trial = true
-	}
-	return p
+	g := v.group(a.Session.Cluster)
+	return g != nil && g.unlawful(a) == Kept && g.unwise(a) == Kept && a.Session.unwise(a) == Kept
 }
 
 // Cluster is what the view knows of the endpoint's cluster, and the identities that may
@@ -291,61 +316,4 @@ func (v *View) Cluster(e *Endpoint) (*ir.Cluster, []mesh.Identity) {
 		return nil, nil
 	}
 	return g.cluster, g.source.Identities
-}
-
-// Candidate is one line of an explanation.
-type Candidate struct {
-	Cluster  mesh.ClusterName
-	Endpoint string // empty for the line of a cluster
-	Dropped  Dropped
-	// Detail names the policy or the state behind it.
-	Detail string
-	Stats  Stats
-}
-
-// Explain lists every cluster and endpoint in the order in which Pick considers them,
-// with the reason each was kept or dropped. Exactly the endpoints that Pick would draw from are
-// kept.
-func (v *View) Explain(a *Ask) []Candidate {
-	var out []Candidate
-	served := false
-	for _, g := range v.groups {
-		c := Candidate{Cluster: g.cluster.Name, Detail: g.detail()}
-		if c.Dropped = g.unlawful(a); c.Dropped == Kept {
-			c.Dropped = g.unwise(a)
-		}
-		if c.Dropped == Kept && !slices.ContainsFunc(g.endpoints, func(e *Endpoint) bool { return e.unwise(a) == Kept }) {
-			c.Dropped = DropAllEndpoints
-		}
-		if c.Dropped == Kept && served {
-			c.Dropped = DropFarther
-		}
-		out = append(out, c)
-		for _, e := range g.endpoints {
-			line := Candidate{Cluster: c.Cluster, Endpoint: e.name(), Dropped: c.Dropped, Stats: e.Stats(a.Now)}
-			if c.Dropped == Kept || c.Dropped == DropAllEndpoints {
-				line.Dropped = e.unwise(a)
-			}
-			out = append(out, line)
-		}
-		served = served || c.Dropped == Kept
-	}
-	return out
-}
-
-func (g *group) detail() string {
-	switch {
-	case g.source.Forbidden != "":
-		return g.source.Forbidden
-	case g.local:
-		return "own cluster"
-	}
-	return fmt.Sprintf("%s, rtt %s", g.cluster.Reach, g.cluster.RTT)
-}
-
-func (e *Endpoint) name() string {
-	if e.Tag != "" {
-		return e.Tag
-	}
-	return fmt.Sprintf("slot %d", e.Slot)
 }

@@ -331,7 +331,8 @@ func (s *store) service(n mesh.ServiceName, svc *ir.Service, old *proxy.State) *
 		before = prev.View
 	}
 	if eps != nil {
-		view = balance.NewView(before, eps, func(c mesh.ClusterName) *ir.Cluster { return s.clusters[c] }, balance.Place{Cluster: s.cfg.Cluster})
+		view = balance.NewView(balance.Config{Prev: before, Endpoints: eps, Clusters: func(c mesh.ClusterName) *ir.Cluster { return s.clusters[c] },
+			Cluster: s.cfg.Cluster, Proxy: s.cfg.ID, Balancing: svc.Traffic.Balancing, Outlier: svc.Traffic.Outlier, Sessions: hasSessions(svc), Now: s.now().UnixNano()})
 	}
 	out, err := proxy.NewService(svc, view, prev)
 	if err != nil {
@@ -340,6 +341,11 @@ func (s *store) service(n mesh.ServiceName, svc *ir.Service, old *proxy.State) *
 	}
 	s.built[n] = built{svc, eps, s.clustersSeen, out}
 	return out
+}
+
+// hasSessions reports whether a service keeps sessions with endpoints.
+func hasSessions(svc *ir.Service) bool {
+	return svc.Traffic.Affinity != nil || slices.ContainsFunc(svc.Routes, func(r ir.Route) bool { return r.Affinity != nil })
 }
 
 // whole reports whether everything that a service refers to has been spoken of.

@@ -99,7 +99,7 @@ func (r *request) deliverAnswer(pick *balance.Pick, a attempt) *refusal {
 }
 
 func (r *request) settle(pick *balance.Pick, o balance.Outcome) {
-	pick.Done(o, r.proxy.cfg.Now().UnixNano(), r.target.Traffic.Outlier.ConsecutiveFailures)
+	pick.Done(o, r.proxy.cfg.Now().UnixNano())
 }
 
 func (r *request) pick() (balance.Pick, mesh.Reason) {
@@ -134,7 +134,7 @@ func (r *request) another(t *tries, why *refusal) (balance.Pick, bool) {
 		return balance.Pick{}, false
 	}
 	if why.again == paid && !r.pay(t, next.Endpoint) {
-		next.Done(balance.Abandoned, r.ask.Now, r.target.Traffic.Outlier.ConsecutiveFailures)
+		next.Done(balance.Abandoned, r.ask.Now)
 		return balance.Pick{}, false
 	}
 	return next, true
@@ -221,7 +221,7 @@ func (r *request) tryDeadline(now time.Time, pick *balance.Pick, more bool) time
 	} else if limit == 0 && more && r.repeatable() && r.target.retry.timeout {
 		usual := r.target.Live.latency.P99()
 		if usual == 0 {
-			usual = pick.Endpoint.Stats(now.UnixNano()).Service
+			usual = pick.Endpoint.Service()
 		}
 		limit = max(tryFloor, tryFactor*usual)
 	}

@@ -124,9 +124,9 @@ func (c *fleetClient) update(table *mesh.SlotTable) {
 	}
 	c.have = table.Generation
 	cluster := &ir.Cluster{Name: "us-east", TrustDomain: east, RTT: time.Millisecond}
-	c.view.Store(balance.NewView(c.view.Load(), &ir.Endpoints{Service: ordersName, Groups: []ir.Group{{Cluster: "us-east", Exported: true,
+	c.view.Store(balance.NewView(balance.Config{Prev: c.view.Load(), Endpoints: &ir.Endpoints{Service: ordersName, Groups: []ir.Group{{Cluster: "us-east", Exported: true,
 		Identities: []mesh.Identity{orders, canary}, Slots: table.Moved}}},
-		func(mesh.ClusterName) *ir.Cluster { return cluster }, balance.Place{Cluster: "eu-west"}))
+		Clusters: func(mesh.ClusterName) *ir.Cluster { return cluster }, Cluster: "eu-west", Outlier: mesh.Outlier{ConsecutiveFailures: 5}}))
 }
 
 // request is what a proxy does with a request, as far as it matters here: pick, open, and
@@ -149,19 +149,19 @@ func (f *fleet) request(c *fleetClient) error {
 		now := time.Now().UnixNano()
 		switch {
 		case err == nil:
-			p.Done(balance.Served, now, 5)
+			p.Done(balance.Served, now)
 			return nil
 		case len(tried) == 8:
-			p.Done(balance.Failed, now, 5)
+			p.Done(balance.Failed, now)
 			return err
 		case errors.Is(err, message.ErrNotExecuted):
-			p.Done(balance.NeverExecuted, now, 5)
+			p.Done(balance.NeverExecuted, now)
 			f.retries.Add(1)
 		case errors.Is(err, message.ErrStale): // a GET
-			p.Done(balance.Failed, now, 5)
+			p.Done(balance.Failed, now)
 			f.again.Add(1)
 		default:
-			p.Done(balance.Failed, now, 5)
+			p.Done(balance.Failed, now)
 			return err
 		}
 		tried = append(tried, p.Endpoint)

@@ -1,0 +1,146 @@
+package balance
+
+import (
+	"fmt"
+
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// Candidate is one line of an explanation.
+type Candidate struct {
+	Cluster  mesh.ClusterName
+	Endpoint string // empty for the line of a cluster
+	Dropped  Dropped
+	// Detail names the policy or the state behind it.
+	Detail string
+	// Algorithm is how the cluster's endpoints are drawn from; on a cluster's line only.
+	Algorithm string `json:",omitempty"`
+	Weight    uint32
+	Stats     Stats
+}
+
+// Explain lists every cluster and endpoint in the order in which Pick considers them,
+// with the reason each was kept or dropped. Exactly the endpoints that Pick would draw from are
+// kept.
+func (v *View) Explain(a *Ask) []Candidate {
+	var out []Candidate
+	served := false
+	session := v.stays(a)
+	for _, g := range v.groups {
+		c := Candidate{Cluster: g.cluster.Name, Detail: g.detail(), Algorithm: v.algorithm(g, a)}
+		if c.Dropped = g.unlawful(a); c.Dropped == Kept {
+			c.Dropped = g.unwise(a)
+		}
+		verdicts := g.verdicts(a)
+		if session {
+			for i, e := range g.all.endpoints {
+				if verdicts[i] = DropSession; e == a.Session {
+					verdicts[i] = Kept
+				}
+			}
+		}
+		if c.Dropped == Kept && !kept(verdicts) {
+			if c.Dropped = DropAllEndpoints; session {
+				c.Dropped = DropSession
+			}
+		}
+		if c.Dropped == Kept && served {
+			c.Dropped = DropFarther
+		}
+		out = append(out, c)
+		for i, e := range g.all.endpoints {
+			line := Candidate{Cluster: c.Cluster, Endpoint: e.Label(), Dropped: c.Dropped, Weight: 1, Stats: e.Stats(a.Now)}
+			if g.all.weights != nil {
+				line.Weight = g.all.weights[i]
+			}
+			if l := e.learnt.Load(); e.Tag == "" && l != nil {
+				line.Detail = "tag " + l.tag
+			}
+			if c.Dropped == Kept || c.Dropped == DropAllEndpoints {
+				line.Dropped = verdicts[i]
+			}
+			out = append(out, line)
+		}
+		served = served || c.Dropped == Kept
+	}
+	return out
+}
+
+func kept(in []Dropped) bool {
+	for _, d := range in {
+		if d == Kept {
+			return true
+		}
+	}
+	return false
+}
+
+// verdicts says of each endpoint of the group whether a choice in it would draw from it.
+func (g *group) verdicts(a *Ask) []Dropped {
+	out := make([]Dropped, len(g.all.endpoints))
+	if g.table != nil && a.Hashed {
+		chosen := (&chooser{group: g, ask: a}).hashed()
+		for i, e := range g.all.endpoints {
+			if out[i] = e.unwise(a); out[i] == Kept {
+				out[i] = DropHash
+			}
+			if e == chosen {
+				out[i] = Kept
+			}
+		}
+		return out
+	}
+	in := make(map[*Endpoint]bool, len(g.pool.endpoints))
+	any := false
+	c := chooser{group: g, ask: a}
+	for _, e := range g.pool.endpoints {
+		in[e] = true
+		any = any || c.admits(e, g.pool)
+	}
+	among := g.pool
+	if !any {
+		among, c.panics = g.all, unasked
+	}
+	for i, e := range g.all.endpoints {
+		switch {
+		case c.admits(e, among) && (in[e] || !any):
+		case in[e] || !any:
+			out[i] = e.unwise(a)
+		default:
+			out[i] = DropSubset
+		}
+	}
+	return out
+}
+
+// algorithm says how a request would be given to an endpoint of the group.
+func (v *View) algorithm(g *group, a *Ask) string {
+	f := g.state.frame.Load().balancing
+	how := string(v.Algorithm)
+	if g.table != nil {
+		kind := f.Table
+		if kind == "" {
+			kind = mesh.HashMaglev
+		}
+		if how += " (" + string(kind) + ")"; !a.Hashed {
+			how += ", without a key " + string(mesh.AlgorithmPeakEWMA)
+		}
+	}
+	if f.Warmup > 0 {
+		how += fmt.Sprintf(", warm-up %s", f.Warmup)
+	}
+	if n := len(g.pool.endpoints); n < len(g.all.endpoints) {
+		how += fmt.Sprintf(", %d of %d endpoints", n, len(g.all.endpoints))
+	}
+	return how
+}
+
+func (g *group) detail() string {
+	switch {
+	case g.source.Forbidden != "":
+		return g.source.Forbidden
+	case g.local:
+		return "own cluster"
+	}
+	return fmt.Sprintf("%s, rtt %s", g.cluster.Reach, g.cluster.RTT)
+}
