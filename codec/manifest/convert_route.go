@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -30,6 +31,10 @@ func (s *scope) route(in routeParents, hostnames []string) *mesh.Route {
 		}
 		seen[ref] = true
 		out.Parents = append(out.Parents, ref)
+	}
+	gateway := slices.ContainsFunc(out.Parents, func(p mesh.ParentRef) bool { return p.Kind != "Service" && p.Kind != "ServiceImport" })
+	if len(hostnames) > 0 && len(out.Parents) > 0 && !gateway && s.kind.Kind != string(mesh.KindTLSRoute) { // which must have them
+		s.warn(spec("hostnames"), "a route of Services does not look at host names (GEP-1294)", "match the header Host in the rules instead")
 	}
 	return out
 }

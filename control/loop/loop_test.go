@@ -189,6 +189,7 @@ func TestScopeKeepsNodesApart(t *testing.T) {
 		{node("eu.isthmus.local", "shop", "catalog", "shop/catalog-0"), ir.TypeEndpoints, true},
 		{node("us.isthmus.local", "shop", "catalog", "shop/catalog-0"), ir.TypeEndpoints, false},
 		{node("eu.isthmus.local", "shop", "catalog", "bank/vault-0"), ir.TypeEndpoints, false},
+		{node("eu.isthmus.local", "shop", "catalog", "shop/catalog-0"), ir.TypeService, true}, // of what it calls, and of what it serves
 		{node("eu.isthmus.local", "shop", "catalog", "shop/catalog-0"), ir.TypeSlots, false},
 		{node("eu.isthmus.local", SystemNamespace, "gateway", SystemNamespace+"/gateway-0"), ir.TypeSlots, true},
 		{node("eu.isthmus.local", "shop", "catalog", "shop/catalog-0"), "type.example/Other", false},

@@ -74,7 +74,7 @@ func newBucket(routes []Route, list []int32) bucket {
 	for _, n := range list {
 		at := -1
 		for i := range routes[n].headers {
-			if h := &routes[n].headers[i]; h.re == nil && single(h.Value) {
+			if h := &routes[n].headers[i]; h.re == nil && single(h.Value) && h.Name != fieldHost {
 				at = i
 				break
 			}

@@ -49,6 +49,10 @@ type Route struct {
 	weight  uint32 // sum over backends
 }
 
+// fieldHost is the name by which routes of services speak of the authority (GEP-1294, hostnames);
+// no head bears it as a field.
+const fieldHost = "host"
+
 // matcher compares one value; re is nil where the comparison is exact.
 type matcher struct {
 	mesh.ValueMatch
@@ -337,6 +341,9 @@ func (a *Ask) matchesHeader(want *matcher) bool {
 	h := a.Head
 	var first []byte
 	lines := 0
+	if want.Name == fieldHost {
+		first, lines = h.Authority, 1
+	}
 	for i := range h.Fields {
 		f := &h.Fields[i]
 		if string(f.Name) != want.Name {

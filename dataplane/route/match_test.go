@@ -308,3 +308,25 @@ func TestConsumersRoutesReplaceTheProducers(t *testing.T) {
 		}
 	}
 }
+
+// TestHostIsMatchedAsAHeader: routes of services have no host names of their own, the API tells
+// people to match the header instead. More routes than a bucket is tried one by one for.
+func TestHostIsMatchedAsAHeader(t *testing.T) {
+	var routes []ir.Route
+	for i := range keyedFrom + 2 {
+		routes = append(routes, ir.Route{Rule: i, Match: mesh.RouteMatch{Headers: []mesh.ValueMatch{{Name: "host", Value: fmt.Sprintf("s%d.shop", i)}}}})
+	}
+	routes = append(routes, ir.Route{Rule: 99, Match: mesh.RouteMatch{Headers: []mesh.ValueMatch{{Name: "host", Value: `.*[.]example[.]com(:\d+)?`, Regex: true}}}})
+	tab := table(t, routes...)
+	for host, want := range map[string]int{"s9.shop": 9, "s0.shop": 0, "a.example.com:8080": 99, "example.com": -1} {
+		h := ask("GET", "/")
+		h.Authority = []byte(host)
+		got := -1
+		if r := tab.Match(&Ask{Head: h, Port: 80, Namespace: "shop"}); r != nil {
+			got = r.Rule
+		}
+		if got != want {
+			t.Errorf("%s: rule %d, want %d", host, got, want)
+		}
+	}
+}
