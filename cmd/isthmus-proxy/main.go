@@ -46,8 +46,9 @@ func run(ctx context.Context, path string, replace bool) error {
 	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	log := slog.New(slog.NewJSONHandler(os.Stderr, nil)).With("proxy", cfg.ID, "cluster", cfg.Cluster)
-	a, err := agent.New(cfg, log, agent.Options{Version: version, Replace: replace})
+	level := new(slog.LevelVar)
+	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level})).With("proxy", cfg.ID, "cluster", cfg.Cluster)
+	a, err := agent.New(cfg, log, agent.Options{Version: version, Replace: replace, Level: level})
 	if err != nil {
 		return err
 	}

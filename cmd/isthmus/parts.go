@@ -47,11 +47,15 @@ func workloads() *cobra.Command {
 }
 
 func part(name, short string, run func(context.Context, string, *slog.Logger) error) *cobra.Command {
+	return partAt(name, short, new(slog.LevelVar), run)
+}
+
+// partAt is part with the log's level in a variable that run may change.
+func partAt(name, short string, l *slog.LevelVar, run func(context.Context, string, *slog.Logger) error) *cobra.Command {
 	var config, level string
 	c := &cobra.Command{Use: name + " --config FILE", Short: short, Args: cobra.NoArgs, SilenceUsage: true, GroupID: groupParts,
 		Example: "  isthmus " + name + " --config " + name + ".json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var l slog.Level
 			if err := l.UnmarshalText([]byte(level)); err != nil {
 				return fmt.Errorf("--log-level %q: want debug, info, warn or error", level)
 			}
@@ -120,20 +124,21 @@ func controlPlane(ctx context.Context, config string, endpoints []string, files 
 // proxyCommand can replace a running proxy; so can SIGUSR2 sent to that.
 func proxyCommand() *cobra.Command {
 	var replace bool
-	c := part("proxy", "run a proxy: a sidecar or an east-west gateway", func(ctx context.Context, config string, log *slog.Logger) error {
-		return proxy(ctx, config, replace, log)
+	level := new(slog.LevelVar)
+	c := partAt("proxy", "run a proxy: a sidecar or an east-west gateway", level, func(ctx context.Context, config string, log *slog.Logger) error {
+		return proxy(ctx, config, replace, level, log)
 	})
 	c.Example += "\n  isthmus proxy --config proxy.json --replace   # take over from the one that runs"
 	c.Flags().BoolVar(&replace, "replace", false, "take over the ports of the running proxy of this configuration, which then drains")
 	return c
 }
 
-func proxy(ctx context.Context, config string, replace bool, log *slog.Logger) error {
+func proxy(ctx context.Context, config string, replace bool, level *slog.LevelVar, log *slog.Logger) error {
 	cfg, err := read(config, agent.ReadConfig)
 	if err != nil {
 		return err
 	}
-	a, err := agent.New(cfg, log.With("proxy", cfg.ID, "cluster", cfg.Cluster), agent.Options{Version: version, Replace: replace})
+	a, err := agent.New(cfg, log.With("proxy", cfg.ID, "cluster", cfg.Cluster), agent.Options{Version: version, Replace: replace, Level: level})
 	if err != nil {
 		return err
 	}

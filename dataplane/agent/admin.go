@@ -2,48 +2,109 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
 	"net"
 	"net/http"
-	"net/http/pprof"
+	"runtime"
 	"slices"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/core/balance"
+	"github.com/isthmus-mesh/isthmus/dataplane/admin"
+	"github.com/isthmus-mesh/isthmus/dataplane/tunnel"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
 // serveAdmin answers on the admin port: for people, probes and the control plane's
 // console. It is bound to an address of the workload itself.
 func (a *Agent) serveAdmin(ctx context.Context, ln net.Listener) error {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, _ *http.Request) {
-		if !a.Ready() {
-			http.Error(w, "no complete configuration or no certificate yet", http.StatusServiceUnavailable)
-			return
-		}
-		_, _ = w.Write([]byte("ready\n"))
-	})
-	mux.HandleFunc("GET /config", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, a.Dump()) })
-	mux.HandleFunc("GET /endpoints", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, a.endpoints()) })
-	mux.HandleFunc("GET /connections", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, a.dialer.Conns()) })
-	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-		_, _ = a.seen.metrics.WriteTo(w) // a scraper that left needs no answer
-	})
-	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
-	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
-	defer stop()
-	return srv.Serve(ln)
+	title := "Proxy " + a.cfg.ID + " of cluster " + string(a.cfg.Cluster) + " (" + a.cfg.Mode + "), " + a.cfg.Identity().String()
+	return admin.Serve(ctx, ln, title, a.pages())
 }
 
-func writeJSON(w http.ResponseWriter, v any) {
-	w.Header().Set("Content-Type", "application/json")
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	_ = e.Encode(v)
+// pages are what the admin port answers (docs/guides/proxy.md).
+func (a *Agent) pages() []admin.Page {
+	json := func(v func() any) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) { admin.JSON(w, v()) }
+	}
+	return []admin.Page{
+		{Method: "GET", Path: "/ready", Says: "200 when requests are served, else 503 and why not", Serve: func(w http.ResponseWriter, _ *http.Request) {
+			if why := a.Unready(); why != nil {
+				http.Error(w, why.Error(), http.StatusServiceUnavailable)
+				return
+			}
+			_, _ = io.WriteString(w, "ready\n")
+		}},
+		{Method: "GET", Path: "/healthz", Says: "200 while the process works, whatever it lacks", Serve: func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, "ok\n")
+		}},
+		{Method: "GET", Path: "/config", Says: "the resources in force, with their versions", Serve: json(func() any { return a.Dump() })},
+		{Method: "GET", Path: "/endpoints", Says: "candidates of each service, and why each is kept or dropped", Serve: json(func() any { return a.endpoints() })},
+		{Method: "GET", Path: "/connections", Says: "connections to other proxies", Serve: json(func() any { return a.dialer.Conns() })},
+		{Method: "GET", Path: "/stats", Says: "counters of the process, as JSON", Serve: json(func() any { return a.stats() })},
+		{Method: "GET", Path: "/metrics", Says: "metrics in Prometheus' text format", Serve: func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+			_, _ = a.seen.metrics.WriteTo(w) // a scraper that left needs no answer
+		}},
+		{Method: "GET", Path: "/log-level", Says: "the level of the log", Serve: func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, a.level.Level().String()+"\n")
+		}},
+		{Method: "POST", Path: "/log-level", Says: "sets it: ?level=debug, info, warn or error", Serve: a.setLevel},
+		{Method: "POST", Path: "/drain", Says: "become unready, accept no more, end what is in progress; ?wait=true answers when that is done", Serve: a.serveDrain},
+	}
+}
+
+func (a *Agent) setLevel(w http.ResponseWriter, r *http.Request) {
+	var l slog.Level
+	text := r.URL.Query().Get("level")
+	if err := l.UnmarshalText([]byte(text)); err != nil {
+		http.Error(w, fmt.Sprintf("level=%q: want debug, info, warn or error", text), http.StatusBadRequest)
+		return
+	}
+	old := a.level.Level()
+	a.level.Set(l)
+	a.log.Warn("the log's level was set", "from", old.String(), "to", l.String())
+	_, _ = io.WriteString(w, l.String()+"\n")
+}
+
+func (a *Agent) serveDrain(w http.ResponseWriter, r *http.Request) {
+	a.Drain()
+	if wait := r.URL.Query().Get("wait"); wait == "" || wait == "false" {
+		w.WriteHeader(http.StatusAccepted)
+		_, _ = io.WriteString(w, "draining\n")
+		return
+	}
+	select {
+	case <-a.Drained():
+		_, _ = io.WriteString(w, "drained\n")
+	case <-r.Context().Done(): // he asks no more; the proxy drains on
+	}
+}
+
+// Stats are counters of the process, for people and scripts.
+type Stats struct {
+	Version    string
+	Uptime     string
+	State      string // "ready", or why not
+	Goroutines int
+	HeapBytes  uint64
+	Services   int
+	Series     int
+	Upstream   []tunnel.ConnInfo
+	Gateway    tunnel.Stats
+}
+
+func (a *Agent) stats() Stats {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	s := Stats{Version: a.version, Uptime: a.clock.Now().Sub(a.born).Round(time.Second).String(), State: "ready", Goroutines: runtime.NumGoroutine(),
+		HeapBytes: m.HeapAlloc, Services: len(a.store.state.Load().Services), Series: a.seen.metrics.Series(), Upstream: a.dialer.Conns(), Gateway: a.gate.Stats()}
+	if why := a.Unready(); why != nil {
+		s.State = why.Error()
+	}
+	return s
 }
 
 // Dump is what the proxy runs, for people.

@@ -41,6 +41,10 @@ type Agent struct {
 	seen   observer
 	ports  handover.Ports
 	life   *life
+	// level is that of log, if whoever made log listens to it.
+	level   *slog.LevelVar
+	version string
+	born    time.Time
 }
 
 // Options are what a caller may add to a proxy.
@@ -51,6 +55,8 @@ type Options struct {
 	Version string
 	// Replace takes over from the process that offers its ports at Config.Handover.
 	Replace bool
+	// Level, if set, is the level of the log, which the admin port may change.
+	Level *slog.LevelVar
 }
 
 // New prepares a proxy from its configuration, and from its snapshot if there is one.
@@ -62,7 +68,10 @@ func New(cfg Config, log *slog.Logger, o Options) (*Agent, error) {
 	if o.Replace && cfg.Handover == "" {
 		return nil, fmt.Errorf("proxy %s: replace a running one: the configuration names no handover socket", cfg.ID)
 	}
-	a := &Agent{cfg: cfg, log: log, clock: clock.Real{}, life: newLife(o.Replace)}
+	a := &Agent{cfg: cfg, log: log, clock: clock.Real{}, life: newLife(o.Replace), level: o.Level, version: o.Version}
+	if a.born = a.clock.Now(); a.level == nil {
+		a.level = new(slog.LevelVar)
+	}
 	a.seen = observer{cfg: &a.cfg, log: log, also: o.Done}
 	if o.Done == nil {
 		a.seen.also = func(*proxy.Record) {}

@@ -59,7 +59,7 @@ type Config struct {
 	// does not depend on a control plane being there; 0 is 256.
 	Prefetch int `json:"prefetch,omitempty"`
 
-	// Handover is the Unix socket at which a successor is given the open ports (docs/guides/operations.md);
+	// Handover is the Unix socket at which a successor is given the open ports (docs/guides/proxy.md);
 	// empty: the proxy cannot be replaced without closing them.
 	Handover string `json:"handover,omitempty"`
 	// DrainDelay is how long a proxy that is told to end still accepts, unready, so that those who
