@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/isthmus-mesh/isthmus/codec/manifest"
 	"github.com/isthmus-mesh/isthmus/localmesh/link"
@@ -18,10 +19,12 @@ type Plan struct {
 	Layout   Layout
 	StateDir string
 	// MeshDir is where the mesh file lies: its commands run there.
-	MeshDir  string
-	Domain   string
-	Clusters []*Cluster
-	Links    []*Link
+	MeshDir string
+	Domain  string
+	// CertificateTTL is the life of certificates; 0 is the control plane's default.
+	CertificateTTL time.Duration
+	Clusters       []*Cluster
+	Links          []*Link
 	// Services are sorted by namespace and name: the place of one is the last octet of its
 	// addresses, the same in every cluster.
 	Services []mesh.ServiceName
@@ -67,7 +70,8 @@ func (l *Link) Name() string { return string(l.A.Name) + "--" + string(l.B.Name)
 
 // NewPlan plans the mesh of a configuration. All faults are reported at once.
 func NewPlan(c Config) (*Plan, error) {
-	p := &Plan{Layout: Layout(c.AddressBase), StateDir: c.StateDir, MeshDir: c.MeshDir, Domain: mesh.DefaultDomain}
+	p := &Plan{Layout: Layout(c.AddressBase), StateDir: c.StateDir, MeshDir: c.MeshDir, Domain: mesh.DefaultDomain,
+		CertificateTTL: c.Mesh.CertificateTTL}
 	var faults []error
 	if len(c.Mesh.Clusters) == 0 {
 		return nil, errors.New("plan the mesh: it has no cluster; write at least one under clusters")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/isthmus-mesh/isthmus/localmesh/app"
 	"github.com/isthmus-mesh/isthmus/localmesh/link"
@@ -65,6 +66,7 @@ type planeConfig struct {
 	API          netip.AddrPort   `json:"api"`
 	TokenFile    string           `json:"tokenFile"`
 	ServiceRange netip.Prefix     `json:"serviceRange"`
+	TTL          time.Duration    `json:"certificateTTL,omitempty"`
 }
 
 // proxyConfig is what `isthmus proxy --config` reads. Like planeConfig it is written out here
@@ -137,7 +139,7 @@ func (p *Plan) planeSpec(c *Cluster) Spec {
 		Config: planeConfig{
 			Cluster: c.Name, Domain: p.Domain, Network: c.Network, StateDir: p.clusterDir(c), SealFD: fdSeal, Local: own,
 			Control: at(own, portControl), Federation: at(own, portFederation), API: p.api(c), TokenFile: p.tokenFile(),
-			ServiceRange: p.Layout.Net(c.N, systemNet),
+			ServiceRange: p.Layout.Net(c.N, systemNet), TTL: p.CertificateTTL,
 		},
 	}
 }

@@ -17,6 +17,8 @@ type LocalMesh struct {
 	// Manifests are files and folders of objects applied after start, as written: relative
 	// to mesh.yaml.
 	Manifests []string
+	// CertificateTTL is the life of certificates, for drills; 0 is that of a real cluster.
+	CertificateTTL time.Duration
 }
 
 // LocalCluster is one cluster. Network and Region are the name unless set, so that
@@ -84,6 +86,7 @@ type localMesh struct {
 	Links     []localLink     `json:"links"`
 	Workloads []localWorkload `json:"workloads"`
 	Manifests []string        `json:"manifests" is:"len=1..4096"`
+	TTL       string          `json:"certificateTTL" is:"duration"`
 }
 
 type localLink struct {
@@ -163,8 +166,18 @@ func (x *command) decodeValue(d *decoder, v *value, p *path) {
 	}
 }
 
+// The lives of certificates that a local mesh may ask for: below the first, a machine under load
+// renews too late.
+const (
+	certificateTTLMin = 10 * time.Second
+	certificateTTLMax = 7 * 24 * time.Hour
+)
+
 func (s *scope) localMesh(in *localMesh) *LocalMesh {
-	out := &LocalMesh{Manifests: in.Manifests}
+	out := &LocalMesh{Manifests: in.Manifests, CertificateTTL: duration(in.TTL)}
+	if in.TTL != "" && isDuration(in.TTL) && (out.CertificateTTL < certificateTTLMin || out.CertificateTTL > certificateTTLMax) {
+		s.fault((*path)(nil).field("certificateTTL"), quote(in.TTL)+" is out of range", "write 10s to 168h, or remove it for 24h")
+	}
 	var names []string
 	for _, c := range in.Clusters {
 		lc := LocalCluster{Name: mesh.ClusterName(c.Name), Region: mesh.Region(c.Region), Zones: convert[mesh.Zone](c.Zones),
