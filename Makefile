@@ -9,7 +9,7 @@ PACKAGES := ./...
 # Packages with tests that count allocations, which the race detector makes meaningless.
 COUNTED := ./core/balance ./dataplane/... ./internal/failpoint ./telemetry ./xds
 
-.PHONY: bench-dataplane bench-peers bench-local bench-detection help build up down test unit e2e check fmt vet staticcheck generate generated vuln sim fuzz bench clean
+.PHONY: soak bench-dataplane bench-peers bench-local bench-detection help build up down test unit e2e check fmt vet staticcheck generate generated vuln sim fuzz bench clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,11 @@ bench-peers: # rows without a peer say so, where these cannot be installed
 
 bench-detection: ## the curve of detection time against false trips, into docs/
 	$(GO) run ./bench/detection -out docs
+
+SOAK ?= 30m
+RATE ?= 300
+soak: build ## a local mesh under load, churn, renewals, policy swaps and kills for SOAK=30m at RATE requests a second and client
+	ISTHMUS_E2E=$(CURDIR)/$(BIN)/isthmus $(GO) test -count=1 -timeout 0 -v ./localmesh/e2e -run TestSoak -soak=$(SOAK) -soak-rate=$(RATE)
 
 SEEDS ?= 200
 sim: ## SEEDS=N simulated meshes
