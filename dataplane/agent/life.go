@@ -190,6 +190,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	end()
 	p.leaning.Wait()
+	a.proxy.Wait() // copies of requests: the connections they were on are gone
 	closing, done := context.WithTimeout(context.Background(), time.Second)
 	defer done()
 	return errors.Join(cause, a.apps.pool.Close(closing), a.apps.http2.Close(closing))

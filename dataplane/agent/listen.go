@@ -17,6 +17,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/dataplane/http2"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
+	"github.com/isthmus-mesh/isthmus/dataplane/raw"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -201,7 +202,7 @@ func (f *front) bytes(c net.Conn, via proxy.Via) {
 	defer c.Close()
 	stop := context.AfterFunc(f.hard, func() { c.Close() })
 	defer stop()
-	f.proxy.Outbound(proxy.RawExchange(c, fmt.Sprintf("%s.%s:%d", via.Service.Name, via.Service.Namespace, via.Port)), via)
+	f.proxy.Outbound(raw.Exchange(c, fmt.Sprintf("%s.%s:%d", via.Service.Name, via.Service.Namespace, via.Port)), via)
 }
 
 // apps opens streams to the own application.
@@ -234,5 +235,5 @@ func (a *apps) open(target string, p mesh.Protocol) (message.Stream, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", message.ErrNotExecuted, err)
 	}
-	return proxy.RawStream(c), nil
+	return raw.Stream(c), nil
 }

@@ -242,10 +242,24 @@ func (s *store) ask(n mesh.ServiceName) bool {
 func backends(svc *ir.Service) []mesh.ServiceName {
 	var out []mesh.ServiceName
 	for _, r := range svc.Routes {
+		out = append(out, mirrors(r.Filters)...)
 		for _, b := range r.Backends {
-			if b.Missing == "" && b.Service != svc.Name && !slices.Contains(out, b.Service) {
+			out = append(out, mirrors(b.Filters)...)
+			if b.Missing == "" && b.Service != svc.Name {
 				out = append(out, b.Service)
 			}
+		}
+	}
+	slices.SortFunc(out, mesh.ServiceName.Compare)
+	return slices.Compact(out)
+}
+
+// mirrors lists where filters send copies to.
+func mirrors(filters []mesh.RouteFilter) []mesh.ServiceName {
+	var out []mesh.ServiceName
+	for i := range filters {
+		if f := &filters[i]; f.Kind == mesh.FilterMirror && f.Backend != nil {
+			out = append(out, f.Backend.Service)
 		}
 	}
 	return out

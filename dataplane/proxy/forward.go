@@ -52,6 +52,7 @@ func (r *request) forward() *refusal {
 	if ref := r.takeBody(); ref != nil {
 		return ref
 	}
+	r.mirror()
 	r.target.Live.retries.Earn(r.target.budget)
 	r.target.Live.across.Earn(r.target.budget.Across())
 	r.ask = balance.Ask{Scope: r.scope, Strategy: r.target.Traffic.Strategy, Tried: r.tried[:0]}
@@ -184,13 +185,19 @@ func (r *request) limit() {
 	if routed {
 		timeout = max(r.matched.RequestTimeout, 0)
 	}
-	if t, ok := message.GRPCTimeout(r.head.Get("grpc-timeout")); ok && isGRPC(r.head.Get("content-type")) {
+	if t, ok := message.GRPCTimeout(r.head.Get("grpc-timeout")); ok && message.IsGRPC(r.head.Get("content-type")) {
 		// The caller's own deadline bounds all of the call, streams included, and is not shortened
 		// by what is meant for those that have none; a route's is.
 		if !routed || timeout == 0 || t < timeout {
 			timeout = max(t, 1)
 		}
 		r.absolute = true
+	}
+	if r.rec.Mirror { // nobody else would end it
+		r.absolute = true
+		if timeout == 0 {
+			timeout = mesh.DefaultRequestTimeout
+		}
 	}
 	r.deadline = time.Time{}
 	if timeout > 0 {
@@ -205,6 +212,9 @@ func (r *request) tunnels() bool { return r.head.IsConnect() || len(r.head.Upgra
 func (r *request) carriesBytes() bool { return r.head.IsConnect() && len(r.head.Upgrade) == 0 }
 
 func (r *request) retries() int {
+	if r.rec.Mirror {
+		return 0
+	}
 	if r.matched != nil && r.matched.Retry != nil {
 		return r.matched.Retry.Attempts // Gateway API GEP-1731; 0 is none
 	}

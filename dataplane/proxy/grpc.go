@@ -16,50 +16,18 @@ import (
 // grpcClient reports whether the own application asks, and asks in gRPC. Between proxies a
 // refusal stays as it is: the client proxy decides on it before it translates it.
 func (r *request) grpcClient() bool {
-	return !r.rec.Inbound && r.head.HTTP2 && isGRPC(r.head.Get("content-type"))
+	return !r.rec.Inbound && r.head.HTTP2 && message.IsGRPC(r.head.Get("content-type"))
 }
 
-// isGRPC reports whether a content-type is application/grpc, with or without a suffix that
-// says how messages are encoded. grpc-web is another protocol.
-func isGRPC(contentType []byte) bool {
-	rest, ok := bytes.CutPrefix(contentType, []byte("application/grpc"))
-	return ok && (len(rest) == 0 || rest[0] == '+' || rest[0] == ';')
-}
-
-// The codes of gRPC that a proxy has a use for.
-const (
-	grpcUnknown           = 2
-	grpcDeadlineExceeded  = 4
-	grpcPermissionDenied  = 7
-	grpcResourceExhausted = 8
-	grpcUnimplemented     = 12
-	grpcInternal          = 13
-	grpcUnavailable       = 14
-	grpcUnauthenticated   = 16
-)
-
-// grpcCode is what a refusal is in gRPC: by its status, as the gRPC project maps HTTP statuses
-// ("HTTP to gRPC Status Code Mapping"), unless the reason says more.
+// grpcCode is what a refusal is in gRPC: by its status, unless the reason says more.
 func grpcCode(reason mesh.Reason, status int) int {
 	switch reason {
 	case mesh.ReasonTimeout, mesh.ReasonTryTimeout:
-		return grpcDeadlineExceeded
+		return message.GRPCDeadlineExceeded
 	case mesh.ReasonBodyTooLarge, mesh.ReasonHeadTooLarge:
-		return grpcResourceExhausted
+		return message.GRPCResourceExhausted
 	}
-	switch status {
-	case 400:
-		return grpcInternal
-	case 401:
-		return grpcUnauthenticated
-	case 403:
-		return grpcPermissionDenied
-	case 404:
-		return grpcUnimplemented
-	case 429, 502, 503, 504:
-		return grpcUnavailable
-	}
-	return grpcUnknown
+	return message.GRPCCode(status)
 }
 
 // grpcMessageMax bounds grpc-message, in octets before they are escaped.
@@ -78,7 +46,7 @@ func (r *request) refuseGRPC(ref *refusal) {
 	r.scratch = strconv.AppendInt(r.scratch[:0], int64(code), 10)
 	addBytes(h, "grpc-status", r.scratch)
 	text := string(ref.reason) + ": " + ref.detail
-	r.scratch = appendGRPCMessage(r.scratch[:0], text[:min(len(text), grpcMessageMax)])
+	r.scratch = message.AppendGRPCMessage(r.scratch[:0], text[:min(len(text), grpcMessageMax)])
 	addBytes(h, "grpc-message", r.scratch)
 	if ref.reason != mesh.ReasonNone {
 		h.Add(FieldReason, string(ref.reason))
@@ -89,20 +57,6 @@ func (r *request) refuseGRPC(ref *refusal) {
 		return
 	}
 	r.clean = r.body.read
-}
-
-// appendGRPCMessage appends s with all but the printable ASCII characters, and '%', escaped by
-// their octets.
-func appendGRPCMessage(b []byte, s string) []byte {
-	const digits = "0123456789ABCDEF"
-	for i := range len(s) {
-		if c := s[i]; c < ' ' || c > '~' || c == '%' {
-			b = append(b, '%', digits[c>>4], digits[c&15])
-		} else {
-			b = append(b, c)
-		}
-	}
-	return b
 }
 
 // translate turns an answer that the client could not read into a refusal that it can. Such

@@ -29,6 +29,8 @@ type Record struct {
 	Port             uint16
 	// Protocol of the service's port; empty if there is none.
 	Protocol mesh.Protocol
+	// Mirror says that it is a copy, whose answer nobody heard.
+	Mirror bool
 	// Tunnel says that bytes were carried: CONNECT, a connection, or an upgrade.
 	Tunnel bool
 	// Route names the object and rule that chose, Backend what it chose.

@@ -67,12 +67,14 @@ type Proxy struct {
 	cfg      Config
 	requests sync.Pool
 	buffers  sync.Pool // *[]byte of copyBuffer
+	mirrors  mirrors
 	hosts    *route.Hosts
 }
 
-// New returns a proxy; it owns no goroutine.
+// New returns a proxy; the goroutines that it owns are those of Wait.
 func New(cfg Config) *Proxy {
 	p := &Proxy{cfg: cfg, hosts: route.NewHosts(cfg.Namespace)}
+	p.mirrors.stages = copying[:]
 	p.requests.New = func() any {
 		r := &request{proxy: p, buf: make([]byte, copyBuffer), wake: make(chan struct{}, 1)}
 		r.lost = [2]func(){func() { r.clientLeft(0) }, func() { r.clientLeft(1) }}
@@ -152,6 +154,9 @@ type request struct {
 	bandwidth int64
 	// entered is left when the request has ended.
 	entered *limit.Gauge
+	// copies are to be made of the request, with the body that was kept.
+	copies []*mesh.RouteBackend
+	kept   []byte
 
 	// Outbound.
 	via     Via
@@ -264,6 +269,7 @@ func (r *request) end() {
 	r.ex, r.state, r.rec = nil, nil, Record{}
 	r.deadline, r.absolute, r.answered, r.clean, r.body = time.Time{}, false, false, false, body{small: r.body.small[:0]}
 	r.limits, r.idle, r.bandwidth, r.entered = nil, 0, 0, nil
+	r.copies, r.kept = r.copies[:0], nil
 	if cap(r.body.small) > replayKeep {
 		r.body.small = nil
 	}

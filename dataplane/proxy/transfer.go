@@ -217,7 +217,7 @@ func (r *request) guard() {
 }
 
 // uploadBody copies until the body ends or either side fails. It touches of r what is under
-// mu, and RequestBytes and body.read, which others read after it has ended.
+// mu, and RequestBytes, body.read and copies, which others look at after it has ended.
 func (r *request) uploadBody(s message.Stream) {
 	pooled := r.proxy.buffers.Get().(*[]byte)
 	defer r.proxy.buffers.Put(pooled)
@@ -229,6 +229,7 @@ func (r *request) uploadBody(s message.Stream) {
 			return
 		}
 		if n > 0 {
+			r.keep(buf[:n])
 			r.pace(n)
 			if _, werr := s.Write(buf[:n]); werr != nil {
 				return // the server has answered, or Receive says why not
@@ -237,6 +238,7 @@ func (r *request) uploadBody(s message.Stream) {
 		switch {
 		case errors.Is(err, io.EOF):
 			r.body.read = true
+			r.sendCopies(r.kept)
 			_ = s.CloseWrite(route.StripTrailers(r.ex.Trailers()))
 			r.uploaded(s)
 			return

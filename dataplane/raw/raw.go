@@ -1,0 +1,120 @@
+// Package raw presents a connection of bytes as HTTP's two ends. Its one idea is that a TCP
+// connection is to the request pipeline a CONNECT whose answer nobody sees, so that it needs no second
+// pipeline.
+//
+// It accepts and dials nothing. Read Exchange first, then Stream.
+package raw
+
+import (
+	"errors"
+	"io"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/dataplane/message"
+)
+
+// Exchange presents an accepted connection as an exchange that asks for a tunnel to
+// authority ("service.namespace:port", for the record). The caller closes the connection.
+func Exchange(c net.Conn, authority string) message.Exchange {
+	e := &exchange{conn: c}
+	e.head.Reset()
+	e.head.Method, e.head.Authority = []byte("CONNECT"), []byte(authority)
+	return e
+}
+
+type exchange struct {
+	conn     net.Conn
+	head     message.Head
+	accepted bool
+}
+
+func (e *exchange) Request() *message.Head     { return &e.head }
+func (e *exchange) Trailers() []message.Field  { return nil }
+func (e *exchange) SetDeadline(t time.Time)    { _ = e.conn.SetDeadline(t) }
+func (e *exchange) Abort(error)                { reset(e.conn) }
+func (e *exchange) Read(p []byte) (int, error) { return e.conn.Read(p) }
+
+// Respond accepts with 2xx; any other answer can only be shown as a reset.
+func (e *exchange) Respond(h *message.Head, end bool) error {
+	if h.Status/100 != 2 {
+		reset(e.conn)
+		return nil
+	}
+	e.accepted = true
+	if end {
+		return e.Finish(nil)
+	}
+	return nil
+}
+
+func (e *exchange) Write(p []byte) (int, error) {
+	if !e.accepted {
+		return len(p), nil // the text of a refusal, which has nobody to read it
+	}
+	return e.conn.Write(p)
+}
+
+func (e *exchange) Finish([]message.Field) error {
+	if !e.accepted {
+		return nil
+	}
+	return closeWrite(e.conn)
+}
+
+// Stream presents a connection that was made as a stream whose tunnel was granted. Close
+// resets the connection unless both directions have ended.
+func Stream(c net.Conn) message.Stream { return &stream{conn: c} }
+
+type stream struct {
+	conn          net.Conn
+	wrote, readTo atomic.Bool // either direction has ended
+}
+
+func (s *stream) Send(*message.Head, bool) error { return nil }
+func (s *stream) Write(p []byte) (int, error)    { return s.conn.Write(p) }
+func (s *stream) Trailers() []message.Field      { return nil }
+func (s *stream) SetDeadline(t time.Time)        { _ = s.conn.SetDeadline(t) }
+
+func (s *stream) CloseWrite([]message.Field) error {
+	s.wrote.Store(true)
+	return closeWrite(s.conn)
+}
+
+func (s *stream) Read(p []byte) (int, error) {
+	n, err := s.conn.Read(p)
+	if err == io.EOF {
+		s.readTo.Store(true)
+	}
+	return n, err
+}
+
+func (s *stream) Close() {
+	if s.wrote.Load() && s.readTo.Load() {
+		_ = s.conn.Close()
+		return
+	}
+	reset(s.conn) // what was cut off must not look whole
+}
+
+func (s *stream) Receive(h *message.Head) (bool, error) {
+	h.Reset()
+	h.Status, h.Length = 200, message.LengthUnknown
+	return false, nil
+}
+
+func closeWrite(c net.Conn) error {
+	if w, ok := c.(interface{ CloseWrite() error }); ok {
+		return w.CloseWrite()
+	}
+	return errors.Join(io.ErrClosedPipe, c.Close())
+}
+
+// reset closes a connection so that the other side sees it as broken.
+func reset(c net.Conn) {
+	if t, ok := c.(*net.TCPConn); ok {
+		_ = t.SetLinger(0)
+	}
+	_ = c.Close()
+}
