@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/textproto"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"github.com/isthmus-mesh/isthmus/codec/manifest"
@@ -26,6 +27,8 @@ type Client struct {
 	Token   string
 	// HTTP is nil for http.DefaultClient.
 	HTTP *http.Client
+	// Warn, where set, is told what a server warns of beside its answer.
+	Warn func(string)
 }
 
 // answerBytesMax bounds an answer that is not a stream.
@@ -74,6 +77,7 @@ func (c *Client) send(ctx context.Context, method, path string, body io.Reader, 
 		}
 		return nil, fmt.Errorf("call the API at %s: %w", c.BaseURL, err)
 	}
+	c.warn(resp.Header)
 	if resp.StatusCode/100 == 2 {
 		return resp, nil
 	}
@@ -85,6 +89,17 @@ func (c *Client) send(ctx context.Context, method, path string, body io.Reader, 
 	}
 	e.Status = resp.StatusCode
 	return nil, e
+}
+
+// warn passes on warnings: code, agent, then a quoted text.
+func (c *Client) warn(h http.Header) {
+	for _, v := range h.Values("Warning") {
+		if _, quoted, ok := strings.Cut(v, " - "); ok && c.Warn != nil {
+			if text, err := strconv.Unquote(quoted); err == nil {
+				c.Warn(text)
+			}
+		}
+	}
 }
 
 func (c *Client) get(ctx context.Context, path string, out any) error {

@@ -39,11 +39,12 @@ func (s *Server) decode(o store.Object) (item, error) {
 }
 
 func (s *Server) stored(ctx context.Context, key store.Key) (item, error) {
-	o, err := s.cfg.Objects.Get(ctx, key)
-	if err != nil {
+	o, stale := s.cfg.Objects.Get(ctx, key)
+	if err := unlessStale(stale); err != nil {
 		return item{}, err
 	}
-	return s.decode(o)
+	it, err := s.decode(o)
+	return it, errors.Join(err, stale)
 }
 
 // foreign reads another cluster's object; false if its content is not known here.
@@ -130,7 +131,7 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request) error {
 		return s.watch(w, r, q)
 	}
 	items, err := s.find(r.Context(), q)
-	if err != nil {
+	if err = s.tolerate(w, err); err != nil {
 		return err
 	}
 	st := s.statuses(with(s.cfg.World(), items))
@@ -148,8 +149,8 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request) error {
 // find lists this cluster's objects, and other clusters' where this one has none of the
 // name.
 func (s *Server) find(ctx context.Context, q question) ([]item, error) {
-	stored, _, err := s.cfg.Objects.List(ctx, store.Scope{Kind: object.KindKey(q.kind), Namespace: q.namespace})
-	if err != nil {
+	stored, _, stale := s.cfg.Objects.List(ctx, store.Scope{Kind: object.KindKey(q.kind), Namespace: q.namespace})
+	if err := unlessStale(stale); err != nil {
 		return nil, s.about("list", store.Key{Kind: "all", Name: q.kind.Plural}, err)
 	}
 	var out []item
@@ -173,7 +174,31 @@ func (s *Server) find(ctx context.Context, q question) ([]item, error) {
 	slices.SortFunc(out, func(a, b item) int {
 		return cmp.Or(cmp.Compare(a.object.Namespace, b.object.Namespace), cmp.Compare(a.object.Name, b.object.Name))
 	})
-	return out, nil
+	return out, stale
+}
+
+// unlessStale is err, but nil of an answer that is only old.
+func unlessStale(err error) error {
+	if stale := (*store.StaleError)(nil); errors.As(err, &stale) && !errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// tolerate answers a reader from what is known while the store is away, and says so in a header that any
+// client may show (RFC 9111 §5.5, whose form Kubernetes' API uses too); other errors come back.
+func (s *Server) tolerate(w http.ResponseWriter, err error) error {
+	stale := (*store.StaleError)(nil)
+	if !errors.As(err, &stale) {
+		return err
+	}
+	age := "never heard"
+	if !stale.Heard.IsZero() {
+		age = "last heard " + s.cfg.Now().Sub(stale.Heard).Round(time.Second).String() + " ago"
+	}
+	text := fmt.Sprintf("cluster %s: the store is away (%s): shown is what is known of revision %d: %v", s.cfg.Cluster, age, stale.Revision, stale.Cause)
+	w.Header().Add("Warning", "299 - "+strconv.QuoteToASCII(text))
+	return unlessStale(err)
 }
 
 // others are the objects in force that only other clusters state.
@@ -218,6 +243,7 @@ func (s *Server) get(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	it, err := s.stored(r.Context(), key)
+	err = s.tolerate(w, err)
 	if errors.Is(err, store.ErrNotFound) {
 		if facts := s.elsewhere(key, q); len(facts) > 0 {
 			if other, ok := foreign(compile.Winner(facts)); ok {

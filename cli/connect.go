@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/isthmus-mesh/isthmus/api"
 )
@@ -63,7 +64,21 @@ func (a *app) console() (*api.Client, summary, error) {
 	if err != nil {
 		return nil, s, err
 	}
-	return &api.Client{BaseURL: s.Console, Token: token, HTTP: a.HTTP}, s, nil
+	return &api.Client{BaseURL: s.Console, Token: token, HTTP: a.HTTP, Warn: a.warner()}, s, nil
+}
+
+// warner prints what servers warn of, each text once a command.
+func (a *app) warner() func(string) {
+	var mu sync.Mutex
+	said := map[string]bool{}
+	return func(text string) {
+		mu.Lock()
+		defer mu.Unlock()
+		if !said[text] {
+			said[text] = true
+			fmt.Fprintln(a.Err, "warning: "+text)
+		}
+	}
 }
 
 func (a *app) readToken(dir string) (string, error) {
@@ -95,7 +110,7 @@ func (a *app) all(ctx context.Context) ([]target, error) {
 		if err != nil {
 			return nil, err
 		}
-		c = &api.Client{BaseURL: strings.TrimSuffix(a.apiURL, "/"), Token: token, HTTP: a.HTTP}
+		c = &api.Client{BaseURL: strings.TrimSuffix(a.apiURL, "/"), Token: token, HTTP: a.HTTP, Warn: a.warner()}
 		err = c.Do(ctx, http.MethodGet, "/v1/local", nil, "", &s)
 		var refused *api.Error
 		if errors.As(err, &refused) && refused.Status == http.StatusNotFound { // a control plane's own
@@ -108,7 +123,7 @@ func (a *app) all(ctx context.Context) ([]target, error) {
 	}
 	var out []target
 	for _, x := range s.Clusters {
-		out = append(out, target{x.Name, &api.Client{BaseURL: c.BaseURL + "/v1/clusters/" + x.Name, Token: c.Token, HTTP: c.HTTP}})
+		out = append(out, target{x.Name, &api.Client{BaseURL: c.BaseURL + "/v1/clusters/" + x.Name, Token: c.Token, HTTP: c.HTTP, Warn: c.Warn}})
 	}
 	if len(out) == 0 {
 		return nil, fmt.Errorf("the API at %s names no cluster", c.BaseURL)

@@ -192,11 +192,11 @@ func (a *app) printObjects(all []found, s scope, single bool) error {
 		return nil
 	}
 	if len(all) == 0 {
-		where := "in namespace " + s.namespace
+		where := "in namespace " + s.namespace + "; try -A for all namespaces"
 		if s.all {
 			where = "in any namespace"
 		}
-		_, err := fmt.Fprintf(a.Err, "nothing found %s\n", where)
+		_, err := fmt.Fprintf(a.Err, "no resources found %s\n", where)
 		return err
 	}
 	for i := 0; i < len(all); {

@@ -73,15 +73,6 @@ func decodeGone(b []byte) (mesh.Stamp, error) {
 	return mesh.Stamp{WallMillis: d.WallMillis, Counter: d.Counter, Origin: d.Origin}, nil
 }
 
-// Objects is the store as people write to it: one that states what policies it deletes.
-type Objects struct {
-	*store.Store
-	plane *Plane
-}
-
-// Objects is where configured objects are.
-func (p *Plane) Objects() Objects { return Objects{p.store, p} }
-
 // Delete removes an object as store.Store does; of a policy that travelled it leaves the statement of its
 // deletion behind, in the same transaction.
 func (o Objects) Delete(ctx context.Context, key store.Key, pre store.Precondition) (int64, error) {

@@ -45,6 +45,9 @@ type Plane struct {
 	peers   *peers
 	teller  *teller
 	recover *recovery
+	mirror  mirror
+	// away says that the store did not answer a person's last read.
+	away atomic.Bool
 	// federation tells peers; it is nil in tests of parts.
 	federation *peer.Server
 

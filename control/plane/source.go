@@ -45,6 +45,7 @@ type follower struct {
 // apply takes one consistent step of the store into the world.
 func (f *follower) apply(ctx context.Context, e store.Events) error {
 	p := f.plane
+	p.mirror.apply(e)
 	before := f.epoch
 	if err := f.knowEpoch(ctx, e); err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/codes"
@@ -74,6 +75,28 @@ func (e *Error) Unwrap() []error {
 		}
 	}
 	return all
+}
+
+// A StaleError comes with what was asked for: the store is away, and the answer is what was last heard of it.
+// Who wants to write must not act on that.
+type StaleError struct {
+	// Revision is that of the answer, Heard when the store was last heard.
+	Revision int64
+	Heard    time.Time
+	// Cause is why the store did not answer.
+	Cause error
+}
+
+func (e *StaleError) Error() string {
+	return fmt.Sprintf("the store is away, and what is known is of revision %d: %v", e.Revision, e.Cause)
+}
+
+// Unwrap makes errors.Is see the cause.
+func (e *StaleError) Unwrap() error { return e.Cause }
+
+// Away reports whether a call failed because the store did not answer in the time that the call had.
+func Away(err error) bool {
+	return errors.Is(err, ErrUnavailable) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // fail turns what etcd's client returned into an *Error. ctx is the caller's,

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -169,6 +170,17 @@ type Store struct {
 	where  string // the endpoints, for messages
 
 	randomMu sync.Mutex // guards reads of cfg.Random
+
+	heard atomic.Int64 // when a watch last heard the store, in Unix nanoseconds
+}
+
+// Heard is when a watch of this Store last heard from the store; the zero time is never. A store that
+// answers is heard once in Config.ProgressInterval at least.
+func (s *Store) Heard() time.Time {
+	if ns := s.heard.Load(); ns != 0 {
+		return time.Unix(0, ns)
+	}
+	return time.Time{}
 }
 
 // Open returns a Store. It does not wait for the store to be there: a control

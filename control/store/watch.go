@@ -102,6 +102,7 @@ func (w *watcher) take() (Events, bool) {
 
 // advance is the receiver's side of held.
 func (w *watcher) advance(changes []change, revision int64) error {
+	w.store.heard.Store(time.Now().UnixNano())
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	defer signal(w.ready)

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -42,6 +43,7 @@ func TestFullDisk(t *testing.T) {
 	m.up("-f", write(t, "mesh.yaml", oneMesh))
 	l := m.load(0, echo+"/", 100)
 	defer l.stop()
+	watched := m.watch(t, "get", "namespaces", "-A", "-w", "-o", "name")
 	filler := filepath.Join(disk, "filler")
 	fill(t, filler)
 	// A store has room set aside, which has to be used up first.
@@ -61,16 +63,44 @@ func TestFullDisk(t *testing.T) {
 	if !strings.Contains(refusal, "free some space") {
 		t.Errorf("the refusal does not say what to do: %s", refusal)
 	}
+	readsGoOn(t, m)
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}
-	took := eventually(t, 20*time.Second, "writing goes on", func() (string, bool) {
+	took := eventually(t, 10*time.Second, "writing goes on", func() (string, bool) {
 		out, code := m.apply("eu-west", "apiVersion: v1\nkind: Namespace\nmetadata: {name: again}\n")
 		return out, code == 0
 	})
 	t.Logf("writing again %v after there was space", took.Round(time.Millisecond))
+	eventually(t, 20*time.Second, "a watch that began before goes on", func() (string, bool) {
+		out := watched()
+		return out, strings.Contains(out, "namespace/again")
+	})
+	eventually(t, 10*time.Second, "reads are fresh again", func() (string, bool) {
+		_, warnings, code := m.apart("get", "services", "-A")
+		return warnings, code == 0 && warnings == ""
+	})
 	l.stop().mustNotFail(t)
 	m.inSync(t, 20*time.Second)
+}
+
+// readsGoOn reads while the store of the mesh is away: what is known is shown, with a warning beside it.
+func readsGoOn(t *testing.T, m *meshUnder) {
+	t.Helper()
+	for _, args := range [][]string{{"get", "services", "-A"}, {"get", "service", "echo", "-n", "demo"}, {"describe", "service", "echo", "-n", "demo"}} {
+		out, warnings, code := m.apart(args...)
+		if code != 0 || !strings.Contains(out, "echo") {
+			t.Errorf("%v: exit %d:\n%s%s", args, code, out, warnings)
+		}
+		if !strings.Contains(warnings, "the store is away") || !strings.Contains(warnings, "is full") || !strings.Contains(warnings, "revision") {
+			t.Errorf("%v warned %q", args, warnings)
+		}
+	}
+	out, _, code := m.apart("get", "services", "-A", "-o", "json")
+	var list struct{ Items []any }
+	if err := json.Unmarshal([]byte(out), &list); err != nil || code != 0 || len(list.Items) == 0 {
+		t.Errorf("-o json: exit %d, %v:\n%s", code, err, out)
+	}
 }
 
 // fill makes a file that takes all space there is.

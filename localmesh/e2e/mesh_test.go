@@ -97,6 +97,44 @@ func (m *meshUnder) try(args ...string) (string, int) {
 	return string(out), cmd.ProcessState.ExitCode()
 }
 
+// apart is try with what it prints to standard output and error apart.
+func (m *meshUnder) apart(args ...string) (stdout, stderr string, code int) {
+	ctx, stop := context.WithTimeout(context.Background(), 60*time.Second)
+	defer stop()
+	cmd := exec.CommandContext(ctx, binary, append(args, "--state-dir", m.dir)...)
+	cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+m.runtime, "NO_COLOR=1")
+	var out, complaints bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &complaints
+	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
+		return "", err.Error(), -1
+	}
+	return out.String(), complaints.String(), cmd.ProcessState.ExitCode()
+}
+
+// watch runs a command until the test ends, and returns what tells what it has printed.
+func (m *meshUnder) watch(t *testing.T, args ...string) func() string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "watched")
+	out, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(binary, append(args, "--state-dir", m.dir)...)
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill() // it may have ended
+		_ = cmd.Wait()
+		out.Close()
+	})
+	return func() string {
+		b, _ := os.ReadFile(path)
+		return string(b)
+	}
+}
+
 // run is try that must succeed.
 func (m *meshUnder) run(args ...string) string {
 	m.t.Helper()
