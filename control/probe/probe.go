@@ -53,7 +53,15 @@ type Prober struct {
 	detector liveness.Detector
 	places   [liveness.Places]*attempt
 	told     liveness.State
+
+	// began is when Run did, settled that what changes is news: of Run.
+	began   time.Time
+	settled bool
 }
+
+// startGrace is how long a start may take before a peer that is not reached is a warning: certificates and
+// bundles are on their way.
+const startGrace = 10 * time.Second
 
 // attempt is a dial and the connection that came of it.
 type attempt struct {
@@ -104,6 +112,7 @@ func (p *Prober) Run(ctx context.Context) error {
 	defer p.tasks.Wait()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
+	p.began = p.cfg.Clock.Now()
 	timer := p.cfg.Clock.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -157,13 +166,29 @@ func (p *Prober) step(ctx context.Context) time.Duration {
 			p.broke(a, err)
 		}
 	}
-	if after.Reach() != before.Reach() {
-		p.cfg.Log.Warn("the reachability of a cluster changed", "peer", p.cfg.Peer.Name, "from", before.Reach().String(), "to", after.Reach().String())
-	}
+	p.say(ctx, now, before.Reach(), after.Reach())
 	if after.Reach() != before.Reach() || after.RTT != before.RTT || after.Since != before.Since {
 		p.cfg.Changed(p.cfg.Peer.Name, after)
 	}
 	return do.Next
+}
+
+// say logs a change; of a start only what lasts is a warning.
+func (p *Prober) say(ctx context.Context, now time.Time, before, after mesh.Reachability) {
+	level, starting := slog.LevelWarn, !p.settled && now.Sub(p.began) < startGrace
+	if starting {
+		level = slog.LevelInfo
+	}
+	if after != before {
+		p.cfg.Log.Log(ctx, level, "the reachability of a cluster changed", "peer", p.cfg.Peer.Name, "from", before.String(), "to", after.String())
+	}
+	if starting || p.settled {
+		return
+	}
+	p.settled = true
+	if after == before && after != mesh.Alive {
+		p.cfg.Log.Warn("a cluster is not reached since this process started", "peer", p.cfg.Peer.Name, "state", after.String())
+	}
 }
 
 // dial begins an attempt at the next gateway. The caller holds mu.

@@ -47,6 +47,8 @@ type Gateway struct {
 
 	passing, refused  atomic.Int64
 	bytesIn, bytesOut atomic.Int64
+
+	complaints complaints
 }
 
 const (
@@ -206,7 +208,7 @@ func (g *Gateway) answer(ctx context.Context, c net.Conn) {
 	hctx, stop := context.WithTimeout(ctx, handshakeTimeout)
 	defer stop()
 	if err := tc.HandshakeContext(hctx); err != nil {
-		g.cfg.Log.Warn("a connection to the gateway itself was refused", "remote", c.RemoteAddr().String(), "error", err)
+		g.complaints.handshake(ctx, g.cfg.Log, time.Now(), c.RemoteAddr(), err)
 		return
 	}
 	err := http2.ServeConn(ctx, tc, http2.Config{ControlRate: 200, DrainTimeout: time.Second, IdleTimeout: serverIdle}, func(ex message.Exchange) {
