@@ -248,6 +248,7 @@ func (x *explainer) run() {
 	}
 	x.head.Authority = x.head.KeepString(authority)
 	x.out.Traffic = trafficInForce(&x.service.Traffic)
+	x.faults()
 	if o, ok := x.route(); !ok {
 		x.out.Outcome = o
 		return

@@ -8,7 +8,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/core/compile"
 	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/core/policy"
+	"github.com/isthmus-mesh/isthmus/dataplane/route"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -62,6 +65,27 @@ func (t *TrafficInForce) Summary() string {
 		retries = fmt.Sprintf("%d retries", t.Retries)
 	}
 	return fmt.Sprintf("strategy %s, timeout %s, %s, %s", t.Strategy, t.RequestTimeout, retries, t.Balancing)
+}
+
+// faults says of each fault that is not for this request that it is not, as the proxy decides it.
+func (x *explainer) faults() {
+	id := x.out.Source.id
+	at := ir.Caller{TrustDomain: id.TrustDomain, Cluster: x.view.Cluster}
+	if c := eval(x, compile.ClusterOf, x.view.Cluster); c != nil {
+		at.Jurisdiction = c.Jurisdiction
+	}
+	i := x.portIndex(x.out.Request.Port)
+	bytes := i >= 0 && !x.service.Ports[i].Protocol.IsHTTP()
+	for i := range x.service.Traffic.Faults {
+		f := &x.service.Traffic.Faults[i].Fault
+		takes, err := route.NewSelector(f.Match)
+		switch {
+		case err != nil || !bytes && !takes.Takes(&route.Ask{Head: &x.head}) || bytes && requestsText(&f.Match) != "":
+			x.out.Traffic.Faults[i] += "; not this request"
+		case !policy.MatchesSources(f.Sources, id, &at):
+			x.out.Traffic.Faults[i] += "; not this caller"
+		}
+	}
 }
 
 // narrate writes it for people.

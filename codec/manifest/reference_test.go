@@ -16,6 +16,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/isthmus-mesh/isthmus/codec/manifest"
+	"github.com/isthmus-mesh/isthmus/core/compile"
+	"github.com/isthmus-mesh/isthmus/core/derive"
+	"github.com/isthmus-mesh/isthmus/core/world"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -195,8 +198,16 @@ func TestReferenceStatesTheDefaults(t *testing.T) {
 	short := func(d time.Duration) string {
 		return strings.TrimSuffix(strings.Replace(d.String(), "1m0s", "60s", 1), "m0s")
 	}
+	name := mesh.ServiceName{Namespace: "shop", Name: "a"}
+	w, _ := world.New("eu").Edit([]world.Edit{world.Put(&mesh.Fact{Key: mesh.Key{Kind: mesh.KindService, Origin: "eu", Namespace: "shop", Name: "a"}, Value: &mesh.Service{ServiceName: name}})})
+	plain, err := derive.Eval(w, compile.ServiceOf, compile.In{Service: name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	on := plain.Traffic.Retry.On
 	for kind, defaults := range map[string]map[string]string{
 		"trafficpolicy": {
+			"retry.conditions": strings.Join(on[:len(on)-1], ", ") + " and " + on[len(on)-1],
 			"timeouts.connect": short(mesh.DefaultConnectTimeout), "timeouts.request": short(mesh.DefaultRequestTimeout), "timeouts.idle": short(mesh.DefaultIdleTimeout),
 			"retry.attempts": fmt.Sprint(mesh.DefaultRetries), "retry.budget.percent": fmt.Sprint(mesh.DefaultBudgetPercent), "retry.budget.burst": fmt.Sprint(mesh.DefaultBudgetBurst),
 			"outlierDetection.consecutiveFailures": fmt.Sprint(mesh.DefaultEjectAfter), "outlierDetection.baseEjection": short(mesh.DefaultBaseEjection),
