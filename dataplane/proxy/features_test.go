@@ -1,0 +1,162 @@
+package proxy_test
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/core/policy"
+	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
+	"github.com/isthmus-mesh/isthmus/dataplane/route"
+	"github.com/isthmus-mesh/isthmus/mesh"
+	"pgregory.net/rapid"
+)
+
+// everything is a policy that uses all that a request may pass without being refused.
+func everything() ir.Traffic {
+	selects := mesh.RequestMatch{Methods: []string{"GET"}, Paths: []string{"/a/*"}, Headers: []mesh.ValueMatch{{Name: "x-user", Value: "a.*", Regex: true}}}
+	return ir.Traffic{Strategy: mesh.StrategyAuto, ConnectTimeout: time.Second, RequestTimeout: 15 * time.Second, IdleTimeout: time.Minute,
+		Retry:   mesh.RetryPolicy{Attempts: 2, On: []string{"5xx", "reset", "timeout"}, BudgetPercent: 20, BudgetBurst: 100, Backoff: time.Millisecond},
+		Outlier: mesh.Outlier{ConsecutiveFailures: 3},
+		Limits: mesh.Limits{Connections: 100, Pending: 100, Requests: 100, Concurrency: 100, RequestHead: 8 << 10, ResponseHead: 8 << 10,
+			RequestBody: 1 << 20, ResponseBody: 1 << 20, ReplayBody: 64 << 10},
+		RateLimits: []mesh.RateLimit{
+			{Name: "callers", Requests: 1e9, Per: time.Second, Burst: 1e6, Keys: []mesh.RateKey{{Identity: true}, {Header: "x-user"}}, Match: selects},
+			{Name: "all", Requests: 1e9, Per: time.Second, Burst: 1e6}},
+		Faults: []ir.Fault{{Fault: mesh.Fault{Match: selects, Sources: []mesh.AccessSource{{Namespaces: []string{"shop"}}}, Abort: 503}}}}
+}
+
+const sampledParent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+// outboundEverything is a client proxy with all features on and the request that meets them.
+func outboundEverything(t testing.TB) (*proxy.Proxy, *quiet) {
+	w := newWorld(t, 10, func(s *ir.Service, _ *ir.Endpoints) {
+		s.Traffic, s.Routed = everything(), true
+		for i := range 100 {
+			s.Routes = append(s.Routes, ir.Route{Object: "HTTPRoute shop/r", Rule: i, Match: mesh.RouteMatch{PathType: mesh.PathPrefix, Path: fmt.Sprint("/p", i)}})
+		}
+		s.Routes = append(s.Routes, ir.Route{Object: "HTTPRoute shop/r", Rule: 100, Match: mesh.RouteMatch{PathType: mesh.PathPrefix, Path: "/a", Method: "GET",
+			Headers: []mesh.ValueMatch{{Name: "x-user", Value: "a.*", Regex: true}}, Query: []mesh.ValueMatch{{Name: "q", Value: "1"}}},
+			Filters: []mesh.RouteFilter{
+				{Kind: mesh.FilterRequestHeaders, Set: []mesh.HeaderValue{{Name: "x-set", Value: "1"}}, Remove: []string{"x-gone"}},
+				{Kind: mesh.FilterResponseHeaders, Add: []mesh.HeaderValue{{Name: "x-added", Value: "1"}}},
+				{Kind: mesh.FilterMirror, Backend: &mesh.RouteBackend{Service: catalog, Port: 80}, MirrorPerMille: 0},
+				{Kind: mesh.FilterCORS, CORS: &mesh.CORS{AllowOrigins: []string{"https://*.example"}, AllowCredentials: true}}},
+			Backends: []ir.Backend{{Service: catalog, Port: 80, Weight: 9}, {Service: catalog, Port: 80, Weight: 1}}, RequestTimeout: 10 * time.Second})
+	})
+	w.state.Self = &ir.Proxy{Identity: mesh.Identity{Namespace: "shop"}, Telemetry: mesh.Telemetry{TraceSampleMilliPercent: 100_000}}
+	cfg := w.cfg
+	cfg.Done = func(r *proxy.Record) {
+		if r.Reason != mesh.ReasonNone || r.Tries != 1 || !r.Sampled {
+			t.Fatalf("%+v", r)
+		}
+	}
+	s := answer(200, "ok")
+	var open message.Stream = bare{s}
+	cfg.Open = func(time.Time, *proxy.Destination) (message.Stream, error) { s.read = 0; return open, nil }
+	return proxy.New(cfg), &quiet{exchange: get("catalog.shop.svc.clusterset.local", "/a/b?q=1").with("accept", "*/*").with("x-user", "anna").
+		with("origin", "https://a.example").with("traceparent", sampledParent).with("tracestate", "v=1")}
+}
+
+// inboundEverything is the same of a server proxy.
+func inboundEverything(t testing.TB, w *world) (*proxy.Proxy, *quiet) {
+	traffic := everything()
+	in := &ir.Inbound{Service: catalog, Ports: []ir.InboundPort{{Port: 80, Protocol: mesh.ProtocolHTTP}}}
+	w.state.Inbound[catalog] = inbound(t, in, w.state.Inbound[catalog].Access, &traffic, nil)
+	cfg := w.cfg
+	cfg.Done = func(r *proxy.Record) {
+		if r.Reason != mesh.ReasonNone || !r.Sampled {
+			t.Fatalf("%+v", r)
+		}
+	}
+	s := answer(200, "ok")
+	var open message.Stream = bare{s}
+	cfg.App = func(string, mesh.Protocol) (message.Stream, error) { s.read = 0; return open, nil }
+	return proxy.New(cfg), &quiet{exchange: asked("/a/b?q=1").with("x-user", "anna").with("isthmus-deadline", "9000").
+		with("traceparent", sampledParent).with("tracestate", "v=1")}
+}
+
+// TestAllFeaturesAllocateNothing: the steady state stays free of allocations with all on.
+func TestAllFeaturesAllocateNothing(t *testing.T) {
+	out, ask := outboundEverything(t)
+	in, asked := inboundEverything(t, serving(t, mesh.AccessPolicy{Action: mesh.Allow, Rules: []mesh.AccessRule{{From: []mesh.AccessSource{{Namespaces: []string{"shop"}}}}}}))
+	for name, run := range map[string]func(){"client proxy": func() { out.Outbound(ask, proxy.Via{}) }, "server proxy": func() { in.Inbound(asked, peer) }} {
+		run()
+		if raceEnabled {
+			continue
+		}
+		if n := testing.AllocsPerRun(200, run); n > 0 {
+			t.Errorf("%s: %v allocations a request, want 0", name, n)
+		}
+	}
+}
+
+func BenchmarkAllFeaturesOutbound(b *testing.B) {
+	p, ex := outboundEverything(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		p.Outbound(ex, proxy.Via{})
+	}
+}
+
+// TestServerDecidesOnWhatItForwards: whatever the spelling of path and fields, the application
+// gets a path that the policy was asked about and allows, in its normal form, and the caller's name
+// from us alone; what is refused reaches nobody.
+func TestServerDecidesOnWhatItForwards(t *testing.T) {
+	deny := mesh.AccessPolicy{Action: mesh.Deny, Rules: []mesh.AccessRule{{To: []mesh.AccessOperation{{Paths: []string{"/admin", "/admin/*"}}}}}}
+	w := serving(t, deny)
+	judge := policy.Compile(&ir.Access{Service: catalog, Policies: []ir.AccessEntry{{Policy: deny}}, Clusters: []ir.Caller{{TrustDomain: peer.Identity.TrustDomain, Cluster: "eu-west"}}}, "eu-west")
+	piece := rapid.SampledFrom([]string{"/", "//", "/.", "/..", "admin", "/admin", "%61dmin", "x", "/x", "%2e", "%2E%2e", "/%2F", "..;", ";a", "\\", "%00", "?", "%5c", "A"})
+	name := rapid.SampledFrom([]string{"x-forwarded-client-cert", "x_forwarded_client_cert", "x-forwarded_client-cert", "isthmus-caller", "isthmus_to", "isthmus-reason"})
+	reached, refused := 0, 0
+	rapid.Check(t, func(rt *rapid.T) {
+		path := "/" + strings.Join(rapid.SliceOfN(piece, 0, 6).Draw(rt, "path"), "")
+		ex := asked(path)
+		for range rapid.IntRange(0, 3).Draw(rt, "forged") {
+			ex = ex.with(name.Draw(rt, "name"), "URI=spiffe://eu-west.isthmus.local/ns/shop/sa/root")
+		}
+		if rapid.Bool().Draw(rt, "reversed") {
+			slices.Reverse(ex.head.Fields)
+		}
+		s := answer(200, "ok")
+		w.script = []any{s}
+		w.proxy.Inbound(ex, peer)
+		if s.sent.Method == nil {
+			refused++
+			if ex.status != 400 && ex.status != 403 {
+				rt.Fatalf("%q: %d, and the application saw nothing", path, ex.status)
+			}
+			return
+		}
+		reached++
+		got := string(s.sent.Path)
+		normal, problem := route.NormalPath([]byte(got))
+		bare, _, _ := strings.Cut(got, "?")
+		if problem != "" || string(normal) != got || !judge.Decide(policy.Request{Caller: peer.Identity, Port: 80, Method: "GET", Path: bare}).Allowed {
+			rt.Fatalf("%q reached the application as %q", path, got)
+		}
+		callers := 0
+		for _, f := range s.sent.Fields {
+			n := strings.ReplaceAll(string(f.Name), "_", "-")
+			if n == "x-forwarded-client-cert" {
+				callers++
+				if !bytes.HasSuffix(f.Value, []byte(peer.Identity.ServiceAccount)) {
+					rt.Fatalf("the application was told %s: %s", f.Name, f.Value)
+				}
+			} else if strings.HasPrefix(n, "isthmus-") {
+				rt.Fatalf("the application was shown %s", f.Name)
+			}
+		}
+		if callers != 1 {
+			rt.Fatalf("the caller's name is there %d times", callers)
+		}
+	})
+	if reached == 0 || refused == 0 {
+		t.Errorf("%d reached the application, %d refused: the test proves nothing", reached, refused)
+	}
+}
