@@ -264,3 +264,33 @@ func TestInboundAllocatesNothing(t *testing.T) {
 		t.Errorf("%v allocations a request, want 0", n)
 	}
 }
+
+// TestBytesGoByTheRoutesOfTheirPort: a connection takes a TCPRoute's backends by their weights, and
+// the routes of the service's HTTP are nothing to it.
+func TestBytesGoByTheRoutesOfTheirPort(t *testing.T) {
+	replica := mesh.ServiceName{Namespace: "shop", Name: "replica"}
+	w := newWorld(t, 2, func(s *ir.Service, _ *ir.Endpoints) {
+		s.Routed = true
+		s.Routes = []ir.Route{
+			{Object: "HTTPRoute shop/web", Port: 80, Match: mesh.RouteMatch{PathType: mesh.PathPrefix, Path: "/only"}, Backends: []ir.Backend{{Service: catalog, Port: 80, Weight: 1}}},
+			{Object: "TCPRoute shop/db", Port: 5432, Backends: []ir.Backend{{Service: catalog, Port: 5432, Weight: 3}, {Service: replica, Port: 5432, Weight: 1}}},
+		}
+	})
+	other := newWorld(t, 2, func(s *ir.Service, e *ir.Endpoints) { s.Name, e.Service = replica, replica })
+	w.state.Names[replica], w.state.Services[replica] = &ir.Name{Service: replica}, other.state.Services[catalog]
+	count := map[mesh.ServiceName]int{}
+	for range 400 {
+		w.script = []any{answer(200, "granted")}
+		ex := get("catalog.shop:5432", "")
+		ex.head.Method, ex.head.Path, ex.body = []byte("CONNECT"), nil, strings.NewReader("bytes")
+		w.opened = nil
+		w.proxy.Outbound(ex, proxy.Via{Service: catalog, Port: 5432})
+		if len(w.opened) != 1 {
+			t.Fatalf("%d opened, %s: %s", len(w.opened), w.last.Reason, w.last.Detail)
+		}
+		count[w.opened[0].Service]++
+	}
+	if n := count[replica]; n < 70 || n > 130 || count[catalog] != 400-n {
+		t.Errorf("connections %v, want a quarter to the replica", count)
+	}
+}
