@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/isthmus-mesh/isthmus/dataplane/agent"
+	"github.com/isthmus-mesh/isthmus/dataplane/capture"
 	"github.com/isthmus-mesh/isthmus/internal/parallel"
 	"github.com/isthmus-mesh/isthmus/internal/parent"
 )
@@ -21,6 +22,10 @@ import (
 var version = "dev"
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == "capture" {
+		rules(os.Args[2:])
+		return
+	}
 	config := flag.String("config", "", "configuration, a JSON file")
 	replace := flag.Bool("replace", false, "take over the ports of the running proxy of this configuration, which then drains")
 	show := flag.Bool("version", false, "print the version and exit")
@@ -33,6 +38,22 @@ func main() {
 	defer stop()
 	if err := run(parent.Watch(ctx), *config, *replace); err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, parent.ErrGone) {
 		fmt.Fprintln(os.Stderr, "isthmus-proxy:", err)
+		os.Exit(2)
+	}
+}
+
+// rules is the command of an init container: it makes the rules of nftables that take the workload's
+// connections, and ends.
+func rules(args []string) {
+	c := capture.Command{Rules: capture.Defaults()}
+	f := flag.NewFlagSet("isthmus-proxy capture", flag.ExitOnError)
+	c.Bind(f)
+	_ = f.Parse(args) // ends the process at a fault
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := c.Run(ctx, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "isthmus-proxy:", err)
+		stop()
 		os.Exit(2)
 	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,6 +14,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/control/plane"
 	"github.com/isthmus-mesh/isthmus/control/storeserver"
 	"github.com/isthmus-mesh/isthmus/dataplane/agent"
+	"github.com/isthmus-mesh/isthmus/dataplane/capture"
 	"github.com/isthmus-mesh/isthmus/internal/parallel"
 	"github.com/isthmus-mesh/isthmus/internal/parent"
 	"github.com/isthmus-mesh/isthmus/localmesh/app"
@@ -130,7 +132,24 @@ func proxyCommand() *cobra.Command {
 	})
 	c.Example += "\n  isthmus proxy --config proxy.json --replace   # take over from the one that runs"
 	c.Flags().BoolVar(&replace, "replace", false, "take over the ports of the running proxy of this configuration, which then drains")
+	c.AddCommand(captureCommand())
 	return c
+}
+
+// captureCommand is what an init container runs beside the proxy.
+func captureCommand() *cobra.Command {
+	rules := capture.Command{Rules: capture.Defaults()}
+	take := &cobra.Command{Use: "capture", Short: "make the nftables rules that take a workload's connections", Args: cobra.NoArgs, SilenceUsage: true,
+		Long: "Makes the nftables rules that redirect the TCP connections of this network namespace to its proxy, and ends.\n" +
+			"While the proxy is down they fail: the rules stand until --undo. Run it before the workload, as root: as an\n" +
+			"init container, or by ExecStartPre= of a unit file (and --undo by ExecStopPost=, where that is wanted).",
+		Example: "  isthmus proxy capture --proxy-uid 1337 --exclude-outbound-ports 22,5432 --exclude-outbound-cidrs 169.254.169.254/32\n" +
+			"  isthmus proxy capture --dry-run\n  isthmus proxy capture --undo",
+		RunE: func(cmd *cobra.Command, _ []string) error { return rules.Run(cmd.Context(), cmd.OutOrStdout()) }}
+	flags := flag.NewFlagSet("", flag.ContinueOnError)
+	rules.Bind(flags)
+	take.Flags().AddGoFlagSet(flags)
+	return take
 }
 
 func proxy(ctx context.Context, config string, replace bool, level *slog.LevelVar, log *slog.Logger) error {

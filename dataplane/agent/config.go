@@ -52,6 +52,12 @@ type Config struct {
 	Gateway  netip.AddrPort `json:"gateway,omitzero"`
 	Admin    netip.AddrPort `json:"admin,omitzero"`
 	DNS      netip.AddrPort `json:"dns,omitzero"`
+	// Capture says that Outbound also takes connections that nftables redirects to it; package capture
+	// makes the rules. Then only this host may use it.
+	Capture bool `json:"capture,omitempty"`
+	// Captured (15006) takes connections to the workload that nftables redirects. What is plaintext to a
+	// port of a service is refused.
+	Captured netip.AddrPort `json:"captured,omitzero"`
 	// ServiceNet, a /24, is where services have addresses of their own for this workload: the
 	// last octet is that of the service's address. Invalid: they have none.
 	ServiceNet netip.Prefix `json:"serviceNet,omitzero"`
@@ -140,6 +146,9 @@ func (c *Config) Validate() error {
 	}
 	if c.Mode == ModeGateway && !c.Gateway.IsValid() {
 		fault("gateway: missing: mode is gateway")
+	}
+	if c.Capture && !c.Outbound.IsValid() {
+		fault("outbound: missing: capture is set")
 	}
 	if c.ServiceNet.IsValid() && (c.ServiceNet.Bits() != 24 || !c.ServiceNet.Addr().Is4()) {
 		fault("serviceNet: %s: want an IPv4 /24", c.ServiceNet)

@@ -373,6 +373,7 @@ func (a *Agent) listen(ctx context.Context) ([]bound, error) {
 	names := dns.New(dns.Config{Resolve: a.resolve, Log: a.log})
 	open("outbound", a.cfg.Outbound, a.serveOutbound)
 	open("inbound", a.cfg.Inbound, a.server.Serve)
+	open("captured", a.cfg.Captured, a.serveCaptured)
 	open("gateway", a.cfg.Gateway, a.gate.Serve)
 	open("admin", a.cfg.Admin, a.serveAdmin)
 	open("dns", a.cfg.DNS, names.ServeTCP)

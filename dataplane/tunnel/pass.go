@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/isthmus-mesh/isthmus/dataplane/socket"
 )
 
 const (
@@ -22,6 +24,16 @@ const (
 	// spliceIdle is after how long a splice, and the pipe that it holds, is given up.
 	spliceIdle = 200 * time.Millisecond
 )
+
+// Pass copies between two connections both ways until both directions have ended, one of them broke, or
+// nothing has moved for the idle time, and closes both. It adds up what went down to up (out) and back
+// (in), in bytes. An idle pair holds no buffer; bulk between two TCP connections is copied by the kernel.
+func Pass(down, up net.Conn, idle time.Duration, in, out *atomic.Int64) {
+	p := pass{idle: idle}
+	p.run(down, up, in, out)
+	down.Close()
+	up.Close()
+}
 
 // pass is a pair of connections whose bytes are copied both ways.
 type pass struct {
@@ -63,15 +75,20 @@ func (p *pass) half(to, from net.Conn, count *atomic.Int64) {
 	if w, ok := to.(interface{ CloseWrite() error }); ok && errors.Is(err, io.EOF) && w.CloseWrite() == nil {
 		return
 	}
-	to.Close()
-	from.Close()
+	for _, c := range []net.Conn{to, from} {
+		// What broke must not look whole to the other side; what fell idle has ended.
+		if t, ok := c.(*net.TCPConn); ok && !errors.Is(err, os.ErrDeadlineExceeded) {
+			_ = t.SetLinger(0)
+		}
+		c.Close()
+	}
 }
 
 // copy copies until an error, which for the end of from is io.EOF.
 func (p *pass) copy(to, from net.Conn, count *atomic.Int64) error {
-	buf := make([]byte, passBuffer)
+	src, dst := newSource(from), socket.New(to)
 	for {
-		if err := p.small(to, from, buf, count); err != nil {
+		if err := p.small(dst, src, count); err != nil {
 			return err
 		}
 		if err := p.large(to, from, count); err != nil {
@@ -82,20 +99,22 @@ func (p *pass) copy(to, from net.Conn, count *atomic.Int64) error {
 
 // small copies through a buffer until there is bulk. Its read deadline is only looked at when it
 // passes, and then put off if anything has moved either way: a message costs no clock.
-func (p *pass) small(to, from net.Conn, buf []byte, count *atomic.Int64) error {
+func (p *pass) small(to net.Conn, from *source, count *atomic.Int64) error {
 	if err := from.SetReadDeadline(time.Now().Add(p.idle)); err != nil {
 		return err
 	}
 	seen := p.moved.Load()
 	for sum := 0; sum < spliceAfter; {
-		n, err := from.Read(buf)
-		if n > 0 {
+		b, err := from.next()
+		if n := len(b); n > 0 {
 			count.Add(int64(n))
 			p.moved.Add(int64(n))
 			if sum += n; n < passBuffer/4 {
 				sum = 0 // messages, not bulk
 			}
-			if _, err := to.Write(buf[:n]); err != nil {
+			_, err := to.Write(b)
+			from.release()
+			if err != nil {
 				return err
 			}
 		}

@@ -34,8 +34,11 @@ func TestRequestsShareAConnection(t *testing.T) {
 			t.Fatalf("the server saw the name %q", got)
 		}
 	}
-	if l.dials != 1 || len(d.Conns()) != 1 {
-		t.Errorf("%d connections made, %d live, want 1", l.dials, len(d.Conns()))
+	l.mu.Lock()
+	dials := l.dials
+	l.mu.Unlock()
+	if dials != 1 || len(d.Conns()) != 1 {
+		t.Errorf("%d connections made, %d live, want 1", dials, len(d.Conns()))
 	}
 }
 

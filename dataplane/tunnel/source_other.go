@@ -1,0 +1,5 @@
+//go:build !unix
+
+package tunnel
+
+func (s *source) tryRead(uintptr) bool { return true }
