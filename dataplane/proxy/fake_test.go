@@ -366,7 +366,7 @@ func (w *world) next() (message.Stream, error) {
 	if err, ok := step.(error); ok {
 		return nil, err
 	}
-	return step.(*stream), nil
+	return step.(message.Stream), nil
 }
 
 var (

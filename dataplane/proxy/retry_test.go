@@ -4,11 +4,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
@@ -258,6 +260,37 @@ func TestIdleStreamsEnd(t *testing.T) {
 			t.Errorf("%d after %v, want it ended after 10 s", ex.status, took)
 		}
 	})
+}
+
+// TestIdleTunnelsEnd where a policy says so, and no sooner than nothing moves either way.
+func TestIdleTunnelsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 3, func(s *ir.Service, _ *ir.Endpoints) { s.Traffic.IdleTimeout = 10 * time.Second })
+		ex, s := get("catalog.shop:5432", ""), answer(200, "")
+		ex.head.Method, ex.head.Path, ex.more = []byte("CONNECT"), nil, make(chan []byte, 9)
+		w.script = []any{listening{s}}
+		for i := range 4 {
+			time.AfterFunc(time.Duration(i)*5*time.Second, func() { ex.more <- []byte("x") })
+		}
+		began := time.Now()
+		w.proxy.Outbound(ex, proxy.Via{})
+		if took := time.Since(began); took < 24*time.Second || took > 25*time.Second || w.last.Reason != mesh.ReasonTimeout || s.in.String() != "xxxx" {
+			t.Errorf("%s (%s) after %v, %q came through", w.last.Reason, w.last.Detail, took, s.in.String())
+		}
+	})
+}
+
+// listening is a tunnel's far end that only listens.
+type listening struct{ *stream }
+
+func (l listening) Receive(h *message.Head) (bool, error) {
+	h.Reset()
+	h.Status, h.Length = 200, message.LengthUnknown
+	return false, nil
+}
+func (l listening) Read([]byte) (int, error) {
+	<-l.wait()
+	return 0, os.ErrDeadlineExceeded
 }
 
 // TestCORS: preflights are answered here, and answers are shared, our own refusals too.

@@ -42,8 +42,12 @@ func (r *request) tunnel() (balance.Outcome, *refusal) {
 	if err := r.ex.Respond(&r.reply, false); err != nil {
 		return r.unheard(err)
 	}
-	r.ex.SetDeadline(time.Time{})
-	r.bound(time.Time{})
+	if r.idles() {
+		r.moving()
+	} else {
+		r.ex.SetDeadline(time.Time{})
+		r.bound(time.Time{})
+	}
 	if f := r.proxy.cfg.Opened; f != nil {
 		f(&r.rec)
 	}
@@ -62,38 +66,56 @@ func (r *request) splice() *refusal {
 		defer r.guard()
 		pooled := r.proxy.buffers.Get().(*[]byte)
 		defer r.proxy.buffers.Put(pooled)
-		if upErr = copyBytes(s, r.ex, &r.rec.RequestBytes, *pooled); upErr == nil {
+		if upErr = r.copyBytes(s, r.ex, &r.rec.RequestBytes, *pooled); upErr == nil {
 			upErr = s.CloseWrite(nil)
 		}
 		if upErr != nil {
-			r.bound(past()) // the other direction has nobody to talk to
+			r.breakOff() // the other direction has nobody to talk to
 		}
 	})
-	err := copyBytes(r.ex, s, &r.rec.ResponseBytes, r.buf)
+	err := r.copyBytes(r.ex, s, &r.rec.ResponseBytes, r.buf)
 	if err == nil {
 		err = r.ex.Finish(nil)
 	}
 	if err != nil {
+		r.breakOff()
 		r.ex.SetDeadline(past())
-		r.bound(past())
 	}
 	up.Wait()
 	if gone := r.lostClient(); gone != nil {
 		return refuse(mesh.ReasonClientGone, "the tunnel broke: "+gone.Error())
 	}
 	if err := errors.Join(upErr, err); err != nil {
+		if r.idles() && timedOut(upErr) && timedOut(err) {
+			return refuse(mesh.ReasonTimeout, "nothing moved in the tunnel for "+r.idle.String())
+		}
 		return refuse(mesh.ReasonReset, "the tunnel broke: "+err.Error())
 	}
 	r.clean = true
 	return nil
 }
 
+// idles reports whether a policy ends a tunnel on which nothing moves. Without one it may be
+// silent for as long as its ends bear it.
+func (r *request) idles() bool { return r.idle != stall }
+
+// breakOff ends what waits for the server; from now on nothing extends its time.
+func (r *request) breakOff() {
+	r.mu.Lock()
+	r.ended = true
+	r.mu.Unlock()
+	r.bound(past())
+}
+
 // copyBytes copies until from ends; the error says which side failed.
-func copyBytes(to io.Writer, from io.Reader, count *int64, buf []byte) error {
+func (r *request) copyBytes(to io.Writer, from io.Reader, count *int64, buf []byte) error {
 	for {
 		n, err := from.Read(buf)
 		*count += int64(n)
 		if n > 0 {
+			if r.idles() {
+				r.moving() // either way counts for both
+			}
 			if _, werr := to.Write(buf[:n]); werr != nil {
 				return fmt.Errorf("write: %w", werr)
 			}
