@@ -18,7 +18,6 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/policy"
 	"github.com/isthmus-mesh/isthmus/core/world"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
-	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
 	"github.com/isthmus-mesh/isthmus/dataplane/route"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
@@ -233,7 +232,7 @@ func (x *explainer) destination(q ExplainRequest) error {
 }
 
 func refused(r mesh.Reason, format string, args ...any) Outcome {
-	return Outcome{Refusal, proxy.StatusOf(r), r, fmt.Sprintf(format, args...)}
+	return Outcome{Refusal, r.Status(), r, fmt.Sprintf(format, args...)}
 }
 
 // run follows the stages of the proxy's outbound side.

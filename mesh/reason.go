@@ -38,3 +38,32 @@ const (
 	ReasonRateLimited       Reason = "rate_limited"          // 429
 	ReasonPolicyUnsupported Reason = "policy_not_understood" // 403: newer than this proxy
 )
+
+// Status is the HTTP status that a reason is answered with, 503 if it says nothing else.
+func (r Reason) Status() int {
+	switch r {
+	case ReasonMalformed:
+		return 400
+	case ReasonDenied, ReasonPolicyInvalid, ReasonPolicyUnsupported:
+		return 403
+	case ReasonNoRoute:
+		return 404
+	case ReasonBodyTooLarge:
+		return 413
+	case ReasonMisdirected:
+		return 421
+	case ReasonRateLimited:
+		return 429
+	case ReasonHeadTooLarge:
+		return 431
+	case ReasonNoBackend:
+		return 500
+	case ReasonUpgradeRefused:
+		return 501
+	case ReasonUnknownHost, ReasonOutsideMesh, ReasonUnknownPort, ReasonReset, ReasonProtocol:
+		return 502
+	case ReasonTimeout, ReasonTryTimeout:
+		return 504
+	}
+	return 503
+}

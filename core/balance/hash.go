@@ -18,16 +18,17 @@ func hashString(h uint64, s string) uint64 {
 	return h
 }
 
-// HashBytes folds b into a hash that began with HashBytes(0, …), for Ask.Hash.
-func HashBytes(h uint64, b []byte) uint64 {
-	if h == 0 {
-		h = hashSeed
-	}
+// HashBytes is the hash of a key, for Ask.Hash.
+func HashBytes(b []byte) uint64 {
+	h := uint64(hashSeed)
 	for _, c := range b {
 		h = (h ^ uint64(c)) * hashPrime
 	}
-	return h
+	return mix(h)
 }
+
+// HashString is HashBytes of a string.
+func HashString(s string) uint64 { return mix(hashString(hashSeed, s)) }
 
 // mix is the finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): each bit of the input
 // moves each of the output.

@@ -52,7 +52,7 @@ func ParseSession(text []byte) (Session, bool) {
 
 // sessionSum tells what was damaged or made up carelessly; it is no signature.
 func sessionSum(b []byte) [3]byte {
-	h := mix(HashBytes(0, b))
+	h := HashBytes(b)
 	return [3]byte{byte(h >> 16), byte(h >> 8), byte(h)}
 }
 

@@ -2,8 +2,6 @@ package compile
 
 import (
 	"cmp"
-	"crypto/sha256"
-	"encoding/hex"
 	"net/netip"
 	"slices"
 
@@ -118,7 +116,7 @@ var serving = derive.NewFunc("serving", slices.Equal[[]local], func(c *derive.Ct
 		if w.Unready || !w.Proxy.IsValid() {
 			continue
 		}
-		out = append(out, local{workload: w.Name, account: w.ServiceAccount, tag: tag(self, w), proxy: w.Proxy, zone: w.Zone,
+		out = append(out, local{workload: w.Name, account: w.ServiceAccount, tag: ir.EndpointTag(self, w.Namespace, w.Name, w.Proxy), proxy: w.Proxy, zone: w.Zone,
 			weight: max(w.Weight, 1), lanes: w.Lanes})
 	}
 	return out
@@ -162,12 +160,6 @@ func selects(selector, labels map[string]string) bool {
 		}
 	}
 	return true
-}
-
-// tag names an endpoint to other clusters without saying what or where it is.
-func tag(self mesh.ClusterName, w *mesh.Workload) string {
-	sum := sha256.Sum256([]byte(string(self) + "\x00" + w.Namespace + "\x00" + w.Name + "\x00" + w.Proxy.String()))
-	return hex.EncodeToString(sum[:6])
 }
 
 // identitiesOf lists the identities that may serve a service in this cluster, those

@@ -8,6 +8,8 @@
 package ir
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"net/netip"
 	"time"
 
@@ -181,6 +183,13 @@ type Endpoint struct {
 	Zone   mesh.Zone
 	Weight uint32
 	Lanes  uint32
+}
+
+// EndpointTag names the endpoint that a workload is, without saying what or where: the control
+// plane tells clients by it whom they call, and a server proxy says by it who answered.
+func EndpointTag(cluster mesh.ClusterName, namespace, workload string, proxy netip.AddrPort) string {
+	sum := sha256.Sum256([]byte(string(cluster) + "\x00" + namespace + "\x00" + workload + "\x00" + proxy.String()))
+	return hex.EncodeToString(sum[:6])
 }
 
 // Proxy is what is one proxy's own.

@@ -108,7 +108,7 @@ func (a *Agent) build() {
 	a.apps.pool = http1.NewPool(http1.PoolConfig{Conn: &http1.Config{}, Dial: a.apps.dial, DialTimeout: mesh.DefaultConnectTimeout})
 	a.apps.http2 = http2.NewPool(http2.PoolConfig{Dial: a.apps.dial, DialTimeout: mesh.DefaultConnectTimeout})
 	a.proxy = proxy.New(proxy.Config{State: a.store.state.Load, Demand: a.store.Demand, Open: a.open, App: a.apps.open, Outside: a.apps.open,
-		Namespace: a.cfg.Identity().Namespace, Now: a.clock.Now, Rand: rand.Uint64,
+		Tag: a.tag(), Namespace: a.cfg.Identity().Namespace, Now: a.clock.Now, Rand: rand.Uint64,
 		Opened: a.seen.opened, Done: a.seen.done, Panicked: a.seen.panicked})
 	a.server = tunnel.NewServer(tunnel.ServerConfig{Source: a.source, Now: a.clock.Now, Log: a.log, DrainTime: a.cfg.drainTime(),
 		Serves: func(n mesh.SNI) bool {
@@ -120,6 +120,15 @@ func (a *Agent) build() {
 		}})
 	a.gate = tunnel.NewGateway(tunnel.GatewayConfig{Route: a.slot, Source: a.source, Local: a.cfg.Local, Log: a.log, DrainTime: a.cfg.drainTime(),
 		Domain: func() mesh.TrustDomain { return a.cfg.TrustDomain }})
+}
+
+// tag is the proxy's as an endpoint; none for one that serves nothing.
+func (a *Agent) tag() string {
+	if !a.cfg.Inbound.IsValid() {
+		return ""
+	}
+	n, _ := mesh.ParseServiceName(a.cfg.ID)
+	return ir.EndpointTag(a.cfg.Cluster, n.Namespace, n.Name, a.cfg.Inbound)
 }
 
 // open turns a destination into a target of the tunnel.

@@ -167,7 +167,7 @@ func policyOf(name, value []byte) policy {
 	switch string(name) {
 	case ":path", "age", "content-length", "content-range", "date", "etag", "expires", "if-match", "if-modified-since",
 		"if-none-match", "if-range", "if-unmodified-since", "last-modified", "location", "range", "referer", "traceparent",
-		"x-request-id", "x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "grpc-timeout", "grpc-message":
+		"x-request-id", "isthmus-load", "x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "grpc-timeout", "grpc-message":
 		return indexNot
 	case "set-cookie":
 		return indexNever

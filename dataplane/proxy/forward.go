@@ -56,6 +56,7 @@ func (r *request) forward() *refusal {
 	r.target.Live.retries.Earn(r.target.budget)
 	r.target.Live.across.Earn(r.target.budget.Across())
 	r.ask = balance.Ask{Scope: r.scope, Strategy: r.target.Traffic.Strategy, Tried: r.tried[:0]}
+	r.belong()
 	tries := tries{free: freeTries, paid: r.retries()}
 	pick, reason := r.pick()
 	if reason != mesh.ReasonNone {

@@ -207,6 +207,8 @@ func (r *request) deliver() *refusal {
 	case !r.far.IsHTTP(): // a request to a port that nobody said takes any
 		r.far = mesh.ProtocolHTTP
 	}
+	r.proxy.meter.Begin()
+	defer r.proxy.meter.End()
 	for try := 1; ; try++ {
 		s, err := r.proxy.cfg.App(r.to.target, r.far)
 		if err != nil {
@@ -214,6 +216,7 @@ func (r *request) deliver() *refusal {
 		}
 		r.prepareSocket()
 		r.hold(s, r.deadline)
+		began := r.proxy.cfg.Now()
 		end, err := r.exchange(s)
 		switch {
 		case err != nil && r.deliverAgain(err) && try < staleTries:
@@ -222,6 +225,9 @@ func (r *request) deliver() *refusal {
 		case err != nil:
 			r.drop()
 			return r.failed(err, mesh.ReasonReset).refusal
+		}
+		if now := r.proxy.cfg.Now(); !r.tunnels() {
+			r.proxy.meter.Served(now.Sub(began), now.UnixNano())
 		}
 		if most := r.limits.ResponseHead; most > 0 && headSize(&r.reply) > most {
 			r.drop()

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"unsafe"
 
+	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/dataplane/route"
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -217,7 +218,12 @@ func (r *request) draw() *refusal {
 	if r.matched == nil {
 		return nil
 	}
-	b := r.matched.Backend(uint32(r.proxy.cfg.Rand()))
+	var b *ir.Backend
+	if i := r.stayingBackend(); i >= 0 {
+		b = &r.matched.Backends[i]
+	} else {
+		b = r.matched.Backend(uint32(r.proxy.cfg.Rand()))
+	}
 	if b == nil {
 		return refuse(mesh.ReasonNoBackend, r.rec.Route+" has no backend with a weight")
 	}

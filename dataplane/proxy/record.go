@@ -79,43 +79,11 @@ type refusal struct {
 	grpc int
 }
 
-// statusOf is the status that a reason is answered with (mesh.Reason).
-func statusOf(r mesh.Reason) int {
-	switch r {
-	case mesh.ReasonMalformed:
-		return 400
-	case mesh.ReasonDenied, mesh.ReasonPolicyInvalid, mesh.ReasonPolicyUnsupported:
-		return 403
-	case mesh.ReasonNoRoute:
-		return 404
-	case mesh.ReasonBodyTooLarge:
-		return 413
-	case mesh.ReasonMisdirected:
-		return 421
-	case mesh.ReasonRateLimited:
-		return 429
-	case mesh.ReasonHeadTooLarge:
-		return 431
-	case mesh.ReasonNoBackend:
-		return 500
-	case mesh.ReasonUpgradeRefused:
-		return 501
-	case mesh.ReasonUnknownHost, mesh.ReasonOutsideMesh, mesh.ReasonUnknownPort, mesh.ReasonReset, mesh.ReasonProtocol:
-		return 502
-	case mesh.ReasonTimeout, mesh.ReasonTryTimeout:
-		return 504
-	}
-	return 503
-}
-
-// StatusOf is the status that a reason is answered with.
-func StatusOf(r mesh.Reason) int { return statusOf(r) }
-
 func refuse(r mesh.Reason, detail string) *refusal {
-	return &refusal{status: statusOf(r), reason: r, detail: detail}
+	return &refusal{status: r.Status(), reason: r, detail: detail}
 }
 
 // notExecuted is refuse for what no application has seen.
 func notExecuted(r mesh.Reason, detail string) *refusal {
-	return &refusal{status: statusOf(r), reason: r, detail: detail, notExecuted: true, again: freely}
+	return &refusal{status: r.Status(), reason: r, detail: detail, notExecuted: true, again: freely}
 }

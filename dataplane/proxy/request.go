@@ -49,6 +49,8 @@ type Config struct {
 	// Outside opens a stream to "host:port" outside the mesh, when the mesh allows it; nil
 	// never.
 	Outside func(host string, p mesh.Protocol) (message.Stream, error)
+	// Tag names the proxy as an endpoint to client proxies (ir.EndpointTag); "" nothing.
+	Tag string
 	// Namespace is home: short names resolve in it.
 	Namespace string
 	Now       func() time.Time
@@ -68,6 +70,7 @@ type Proxy struct {
 	requests sync.Pool
 	buffers  sync.Pool // *[]byte of copyBuffer
 	mirrors  mirrors
+	meter    balance.Meter
 	hosts    *route.Hosts
 }
 
@@ -171,6 +174,7 @@ type request struct {
 	ask     balance.Ask
 	tried   [8]*balance.Endpoint
 	dest    Destination
+	session route.Session
 
 	// Inbound.
 	peer Peer
@@ -274,7 +278,7 @@ func (r *request) end() {
 		r.body.small = nil
 	}
 	r.via, r.scope, r.service, r.matched, r.backend, r.target, r.port, r.trusted = Via{}, 0, nil, nil, nil, nil, 0, false
-	r.ask, r.dest = balance.Ask{}, Destination{}
+	r.ask, r.dest, r.session = balance.Ask{}, Destination{}, route.Session{}
 	r.far, r.socket = "", socket{}
 	clear(r.tried[:])
 	r.peer, r.in, r.to = Peer{}, nil, inboundPort{}

@@ -353,15 +353,14 @@ func (r *request) prepareReply() {
 		if why := r.reply.Get(FieldReason); why != nil {
 			reason = mesh.Reason(why)
 		}
-		if tag := r.reply.Get(FieldTag); tag != nil {
-			r.rec.Endpoint = string(tag)
-		}
+		r.learn()
 	}
 	route.Strip(&r.reply)
 	r.rec.Status, r.rec.Reason = r.reply.Status, reason
 	if reason != mesh.ReasonNone {
 		r.reply.Add(FieldReason, string(reason))
 	}
+	r.tell()
 	if r.rec.Inbound && r.tunnels() && r.reply.Status/100 == 2 && !r.granted() {
 		r.reply.Add(FieldNotSwitched, "1")
 	}
