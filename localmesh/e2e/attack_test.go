@@ -91,10 +91,7 @@ func flood(start func(*h2), step func(f *h2, stream uint32)) func(net.Conn) {
 // block encodes a request for the service, with more fields.
 func (f *h2) block(method string, more ...string) []byte {
 	f.head.Reset()
-	for _, p := range []string{":method", method, ":scheme", "http", ":authority", "echo.demo", ":path", "/", "isthmus-to", "demo/echo:80"} {
-		more = append(more, p)
-	}
-	more = append(more[len(more)-10:], more[:len(more)-10]...)
+	more = append([]string{":method", method, ":scheme", "http", ":authority", "echo.demo", ":path", "/", "isthmus-to", "demo/echo:80"}, more...)
 	for i := 0; i+1 < len(more); i += 2 {
 		_ = f.enc.WriteField(hpack.HeaderField{Name: more[i], Value: more[i+1]})
 	}
