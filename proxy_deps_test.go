@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// proxyDeps is the committed list of what isthmus-proxy links beside the standard library: a
+// proxyDeps is the committed list of what isthmus-proxy links beside the standard library and our own
+// packages, which have laws of their own: a
 // dependency that comes by way of another is seen in review, with what it costs each sidecar.
 const proxyDeps = "testdata/proxy-deps.txt"
 
@@ -24,6 +25,7 @@ func TestProxyLinksWhatIsCommitted(t *testing.T) {
 		t.Fatalf("list dependencies of cmd/isthmus-proxy: %v", err)
 	}
 	got := strings.Fields(string(out))
+	got = slices.DeleteFunc(got, isModule)
 	slices.Sort(got)
 	if os.Getenv("ISTHMUS_UPDATE_DEPS") != "" {
 		if err := os.WriteFile(proxyDeps, []byte(strings.Join(got, "\n")+"\n"), 0o644); err != nil {
@@ -37,7 +39,7 @@ func TestProxyLinksWhatIsCommitted(t *testing.T) {
 	want := strings.Fields(string(text))
 	for _, d := range got {
 		if !slices.Contains(want, d) {
-			t.Errorf("isthmus-proxy links %s, which %s does not list", d, proxyDeps)
+			t.Errorf("isthmus-proxy links %s, which %s does not list: on purpose, run ISTHMUS_UPDATE_DEPS=1 go test -run TestProxyLinksWhatIsCommitted .", d, proxyDeps)
 		}
 	}
 	for _, d := range want {

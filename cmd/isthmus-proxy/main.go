@@ -69,7 +69,7 @@ func run(ctx context.Context, path string, replace bool) error {
 	}
 	level := new(slog.LevelVar)
 	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level})).With("proxy", cfg.ID, "cluster", cfg.Cluster)
-	a, err := agent.New(cfg, log, agent.Options{Version: version, Replace: replace, Level: level})
+	a, err := agent.New(cfg, log, agent.Options{Version: version, Replace: replace, Level: level, AccessLog: os.Stdout})
 	if err != nil {
 		return err
 	}

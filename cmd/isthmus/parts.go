@@ -157,7 +157,7 @@ func proxy(ctx context.Context, config string, replace bool, level *slog.LevelVa
 	if err != nil {
 		return err
 	}
-	a, err := agent.New(cfg, log.With("proxy", cfg.ID, "cluster", cfg.Cluster), agent.Options{Version: version, Replace: replace, Level: level})
+	a, err := agent.New(cfg, log.With("proxy", cfg.ID, "cluster", cfg.Cluster), agent.Options{Version: version, Replace: replace, Level: level, AccessLog: os.Stdout})
 	if err != nil {
 		return err
 	}

@@ -47,6 +47,7 @@ func (a *Agent) pages() []admin.Page {
 		{Method: "GET", Path: "/metrics", Says: "metrics in Prometheus' text format", Serve: func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 			_, _ = a.seen.metrics.WriteTo(w) // a scraper that left needs no answer
+			a.seen.drops(w)
 		}},
 		{Method: "GET", Path: "/log-level", Says: "the level of the log", Serve: func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = io.WriteString(w, a.level.Level().String()+"\n")

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -38,7 +39,7 @@ type Agent struct {
 	gate   *tunnel.Gateway
 	front  *front
 	up     *upstream
-	seen   observer
+	seen   *observer
 	ports  handover.Ports
 	life   *life
 	// level is that of log, if whoever made log listens to it.
@@ -55,6 +56,8 @@ type Options struct {
 	Version string
 	// Replace takes over from the process that offers its ports at Config.Handover.
 	Replace bool
+	// AccessLog takes the access log; nil is nowhere.
+	AccessLog io.Writer
 	// Level, if set, is the level of the log, which the admin port may change.
 	Level *slog.LevelVar
 }
@@ -72,10 +75,7 @@ func New(cfg Config, log *slog.Logger, o Options) (*Agent, error) {
 	if a.born = a.clock.Now(); a.level == nil {
 		a.level = new(slog.LevelVar)
 	}
-	a.seen = observer{cfg: &a.cfg, log: log, also: o.Done}
-	if o.Done == nil {
-		a.seen.also = func(*proxy.Record) {}
-	}
+	a.seen = newObserver(&a.cfg, log, &o)
 	a.source = trust.NewSource(a.clock)
 	a.store = newStore(&a.cfg, a.source, a.clock.Now, log)
 	a.up = &upstream{cfg: &a.cfg, source: a.source, clock: a.clock}

@@ -165,6 +165,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	p.lean("certificates", renewer.Run)
 	p.lean("discovery", a.discover)
 	p.lean("snapshot", a.keeper.run)
+	p.lean("access log", a.seen.lines.Run)
+	p.lean("telemetry", a.report)
 	p.lean("connections", a.dialer.Run)
 	p.lean("application connections", a.apps.pool.Run)
 	p.lean("application connections of HTTP/2", a.apps.http2.Run)

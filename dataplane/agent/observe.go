@@ -1,8 +1,11 @@
 package agent
 
 import (
+	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,8 +24,27 @@ type observer struct {
 	metrics telemetry.Requests
 	// also is told of each request that ended.
 	also func(*proxy.Record)
-	// second is the Unix second of the last line, and lines how many it has had.
-	second, lines atomic.Int64
+	// second is the Unix second of the last line of a failure, and told how many it has had.
+	second, told atomic.Int64
+	reporting    atomic.Pointer[reporting]
+	lines        *telemetry.Lines
+	rand         func() uint64
+	buffers      sync.Pool // *[]byte, of a line
+}
+
+func newObserver(cfg *Config, log *slog.Logger, o *Options) *observer {
+	out := &observer{cfg: cfg, log: log, also: o.Done, rand: rand.Uint64}
+	if out.also == nil {
+		out.also = func(*proxy.Record) {}
+	}
+	w := o.AccessLog
+	if w == nil {
+		w = io.Discard
+	}
+	out.lines = telemetry.NewLines(w)
+	out.reporting.Store(&reporting{})
+	out.buffers.New = func() any { b := make([]byte, 0, 1024); return &b }
+	return out
 }
 
 // linesMax bounds the access log's lines a second: a storm of failures is told by the metrics
@@ -33,9 +55,9 @@ const linesMax = 100
 // goroutines that begin a second together may give it a few lines more.
 func (o *observer) room(now time.Time) bool {
 	if s := now.Unix(); o.second.Swap(s) != s {
-		o.lines.Store(0)
+		o.told.Store(0)
 	}
-	return o.lines.Add(1) <= linesMax
+	return o.told.Add(1) <= linesMax
 }
 
 // edge is the series of a request.
@@ -59,8 +81,7 @@ func (o *observer) opened(r *proxy.Record) {
 	o.metrics.Opened(&e)
 }
 
-// done counts a request and writes a line for one that was refused or failed: what works
-// is in the metrics. A tunnel counts as a connection.
+// done counts a request and tells of it. A tunnel counts as a connection.
 func (o *observer) done(r *proxy.Record) {
 	e := o.edge(r)
 	q := telemetry.Request{Duration: r.Duration, RequestBytes: r.RequestBytes, ResponseBytes: r.ResponseBytes}
@@ -72,22 +93,8 @@ func (o *observer) done(r *proxy.Record) {
 	} else {
 		o.metrics.Observe(&e, &q)
 	}
-	if r.Reason != mesh.ReasonNone && r.Reason != mesh.ReasonClientGone && o.room(r.Start.Add(r.Duration)) {
-		o.line(r)
-	}
+	o.tell(&e, r)
 	o.also(r)
-}
-
-// line is one access log line, for a request that was refused or failed.
-func (o *observer) line(r *proxy.Record) {
-	side := "outbound"
-	if r.Inbound {
-		side = "inbound"
-	}
-	o.log.Info("a request was refused or failed", "reason", string(r.Reason), "status", r.Status, "side", side,
-		"method", string(r.Method), "host", string(r.Host), "path", string(r.Path), "service", r.Service.String(), "port", r.Port,
-		"route", r.Route, "cluster", string(r.Cluster), "endpoint", r.Endpoint, "caller", r.Caller.String(), "policy", r.Policy,
-		"tries", r.Tries, "duration", r.Duration, "request_id", string(r.RequestID), "error", r.Detail)
 }
 
 // refused counts what was no request.
