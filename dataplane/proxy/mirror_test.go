@@ -132,11 +132,10 @@ func TestMirrorNeverDelaysOrFails(t *testing.T) {
 			t.Errorf("100 requests took %v beside copies that hang", took)
 		}
 		m.mu.Lock()
-		refused := len(m.records)
-		m.mu.Unlock()
-		if len(m.copies) != 64 || refused != 36 || m.records[0].Reason != mesh.ReasonOverloaded {
-			t.Errorf("%d copies under way and %d not made, want 64 and 36", len(m.copies), refused)
+		if len(m.copies) != 64 || len(m.records) != 36 || m.records[0].Reason != mesh.ReasonOverloaded {
+			t.Errorf("%d copies under way and %d not made, want 64 and 36", len(m.copies), len(m.records))
 		}
+		m.mu.Unlock()
 		m.proxy.Wait()
 		if took := time.Since(began); took != 15*time.Second {
 			t.Errorf("the last copy ended after %v", took)
