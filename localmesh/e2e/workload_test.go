@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -26,6 +27,8 @@ func workload(which string) error {
 		return err
 	}
 	switch which {
+	case "bulk":
+		return bulk(ln)
 	case "tcp":
 		for {
 			c, err := ln.Accept()
@@ -43,6 +46,9 @@ func workload(which string) error {
 		mux.HandleFunc("/fetch", fetch)
 		mux.HandleFunc("/socket", socket)
 		return (&http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}).Serve(ln)
+	}
+	if filepath.IsAbs(which) {
+		return relayTo(ln, which)
 	}
 	return fmt.Errorf("no workload %q", which)
 }
