@@ -102,8 +102,8 @@ type RetryPolicy struct {
 	// Attempts is the number of retries; -1 is none.
 	Attempts int
 	// On lists conditions and statuses that are tried again: "reset", "timeout", "5xx",
-	// "gateway-error" (502, 503, 504), or a status. Empty is reset, timeout and
-	// gateway-error.
+	// "gateway-error" (502, 503, 504), a status, or one of gRPC such as "unavailable". Empty is
+	// reset, timeout and gateway-error.
 	On []string
 	// AnyMethod retries methods that are not idempotent too.
 	AnyMethod bool

@@ -135,7 +135,8 @@ func (s *scope) affinity(in *sessionPersistence, at *path) *mesh.Affinity {
 // retryOn is a condition, or a status as a number or text.
 type retryOn string
 
-var retryConditions = []string{"reset", "timeout", "5xx", "gateway-error"}
+var retryConditions = []string{"reset", "timeout", "5xx", "gateway-error",
+	"cancelled", "deadline-exceeded", "resource-exhausted", "internal", "unavailable"}
 
 func (x *retryOn) decodeValue(d *decoder, v *value, p *path) {
 	n, err := strconv.Atoi(v.text)

@@ -80,7 +80,7 @@ type hashKey struct {
 type retryPolicy struct {
 	// How many retries a request may have; 0 is none. Default: 2.
 	Attempts *int `json:"attempts" is:"0..10"`
-	// What is tried again: reset (the connection broke before an answer), timeout (of one try), 5xx, gateway-error (502, 503, 504), or a status. Taken together with anyMethod from one policy. Default: reset, timeout and gateway-error.
+	// What is tried again: reset (the connection broke before an answer), timeout (of one try), 5xx, gateway-error (502, 503, 504), a status, or of gRPC, whatever the method: cancelled, deadline-exceeded, resource-exhausted, internal, unavailable. Taken together with anyMethod from one policy. Default: reset, timeout and gateway-error.
 	Conditions []retryOn `json:"conditions" is:"items=1..32"` // not on: to YAML 1.1 an unquoted on is a boolean
 	// Retries methods that are not idempotent too. Only for services where doing it twice does no harm. Default: false.
 	AnyMethod bool `json:"anyMethod"`

@@ -115,13 +115,17 @@ type tries struct{ free, paid, again int }
 // another finds the endpoint of another try, if the rules, the budget, the clock and the
 // client allow one.
 func (r *request) another(t *tries, why *refusal) (balance.Pick, bool) {
-	if why.again == never || r.body.spent || r.expired() || r.lostClient() != nil {
+	if why.again == never {
+		return balance.Pick{}, false
+	}
+	r.stopUpload()
+	if r.isSpent() || r.expired() || r.lostClient() != nil {
 		return balance.Pick{}, false
 	}
 	switch {
 	case why.again == freely && t.free > 0:
 		t.free--
-	case why.again == paid && t.paid > 0 && (why.notExecuted || r.repeatable()):
+	case why.again == paid && t.paid > 0 && (why.notExecuted || why.asked || r.repeatable()):
 		t.paid--
 	default:
 		return balance.Pick{}, false
@@ -281,6 +285,10 @@ func (r *request) try(pick *balance.Pick, more bool) attempt {
 	if why := r.reply.Get(FieldNotExecuted); why != nil {
 		return r.declined(why)
 	}
+	if end && r.target.retry.hasGRPC(&r.reply) && message.IsGRPC(r.head.Get("content-type")) {
+		return attempt{answer: true, end: end, outcome: balance.Failed, refusal: &refusal{status: r.reply.Status, again: paid, asked: true,
+			detail: "the application answered grpc-status " + string(r.reply.Get("grpc-status"))}}
+	}
 	if r.granted() || !r.retriable(r.reply.Status) {
 		if r.reply.Status < 500 && !r.tunnels() {
 			r.target.Live.latency.Observe(r.proxy.cfg.Now().Sub(began))
@@ -368,7 +376,7 @@ func (r *request) failed(err error, reason mesh.Reason) attempt {
 		return attempt{outcome: balance.Shed, refusal: ref}
 	case errors.Is(err, message.ErrNotExecuted):
 		return attempt{outcome: balance.NeverExecuted, refusal: notExecuted(reason, detail)}
-	case timedOut(err) && (r.expired() || r.body.spent):
+	case timedOut(err) && (r.expired() || r.isSpent()):
 		return attempt{outcome: balance.TimedOut, refusal: refuse(mesh.ReasonTimeout, detail)}
 	case timedOut(err):
 		ref := refuse(mesh.ReasonTryTimeout, detail)
@@ -416,7 +424,7 @@ func (r *request) leave(host string, port uint16) *refusal {
 	if err != nil {
 		return r.failed(err, mesh.ReasonUnreachable).refusal
 	}
-	r.prepareSocket()
+	r.socket.Prepare(&r.head, r.far.IsHTTP2(), r.proxy.cfg.Rand)
 	r.hold(s, r.deadline)
 	defer r.drop()
 	return r.relay(s)

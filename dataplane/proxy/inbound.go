@@ -185,7 +185,8 @@ const staleTries = 3
 // another connection because this one had been closed or was just closing, or in HTTP/1.1
 // because the application does not take a WebSocket in HTTP/2 (RFC 8441 §3), as few do.
 func (r *request) deliverAgain(err error) bool {
-	if r.body.spent {
+	r.stopUpload()
+	if r.isSpent() {
 		return false
 	}
 	if errors.Is(err, http2.ErrNoConnectProtocol) {
@@ -214,7 +215,7 @@ func (r *request) deliver() *refusal {
 		if err != nil {
 			return notExecuted(mesh.ReasonAppUnreachable, "the application at "+r.to.target+": "+err.Error())
 		}
-		r.prepareSocket()
+		r.socket.Prepare(&r.head, r.far.IsHTTP2(), r.proxy.cfg.Rand)
 		r.hold(s, r.deadline)
 		began := r.proxy.cfg.Now()
 		end, err := r.exchange(s)

@@ -75,6 +75,8 @@ type refusal struct {
 	again       again
 	// retryAfter, if not 0, is when to ask again.
 	retryAfter time.Duration
+	// asked says that the policy names this very outcome, whatever the method.
+	asked bool
 	// grpc is the status of gRPC to answer a request of gRPC with; 0 is derived.
 	grpc int
 }

@@ -150,7 +150,7 @@ type request struct {
 	// far is what the other side speaks where it is an application or outside the mesh, and
 	// empty where it is a proxy.
 	far    mesh.Protocol
-	socket socket
+	socket message.Handshake
 	// limits and idle are the service's; bandwidth, in bytes a second, a fault's, 0 for none.
 	limits    *mesh.Limits
 	idle      time.Duration
@@ -279,7 +279,7 @@ func (r *request) end() {
 	}
 	r.via, r.scope, r.service, r.matched, r.backend, r.target, r.port, r.trusted = Via{}, 0, nil, nil, nil, nil, 0, false
 	r.ask, r.dest, r.session = balance.Ask{}, Destination{}, route.Session{}
-	r.far, r.socket = "", socket{}
+	r.far, r.socket = "", message.Handshake{}
 	clear(r.tried[:])
 	r.peer, r.in, r.to = Peer{}, nil, inboundPort{}
 	r.stream, r.ended, r.headed, r.extended, r.upload = nil, false, false, time.Time{}, nil

@@ -8,6 +8,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/balance"
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/core/limit"
+	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/dataplane/route"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
@@ -28,6 +29,21 @@ type Live struct {
 type retryRules struct {
 	reset, timeout bool
 	statuses       [10]uint64 // a bit for each status below 640
+	grpc           uint32     // a bit for each status of gRPC
+}
+
+// grpcConditions are the statuses of gRPC that a policy may name. They are told by an answer that
+// is a head and nothing more; one in trailers comes too late.
+var grpcConditions = map[string]int{"cancelled": 1, "deadline-exceeded": message.GRPCDeadlineExceeded, "resource-exhausted": message.GRPCResourceExhausted,
+	"internal": message.GRPCInternal, "unavailable": message.GRPCUnavailable}
+
+// hasGRPC reports whether an answer bears a status of gRPC that is tried again.
+func (r *retryRules) hasGRPC(answer *message.Head) bool {
+	if r.grpc == 0 {
+		return false
+	}
+	code, err := strconv.ParseUint(string(answer.Get("grpc-status")), 10, 5)
+	return err == nil && r.grpc&(1<<code) != 0
 }
 
 func (r *retryRules) add(first, last int) {
@@ -58,6 +74,10 @@ func newRetryRules(on []string) (retryRules, error) {
 		case "5xx":
 			r.add(500, 599)
 		default:
+			if code, ok := grpcConditions[word]; ok {
+				r.grpc |= 1 << code
+				continue
+			}
 			status, err := strconv.Atoi(word)
 			if err != nil || status < 100 || status > 599 {
 				return r, fmt.Errorf("retry on %q: it is not understood", word)

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"runtime"
-	"runtime/debug"
 	"strconv"
 	"time"
 
@@ -20,16 +19,19 @@ import (
 // all the same (RFC 9110 §10.1.1 asks clients not to wait for ever; curl waits as long).
 const continueTime = time.Second
 
-// body is the request's body: whole in memory if it is small, so that it can be sent
-// again, else a stream that can be sent once.
+// body is the request's body: whole in memory if it is announced to be small, else a stream
+// whose beginning is kept. Either can be sent again while all that was read of it is there.
 type body struct {
+	// small is the whole, or the beginning of a stream; the latter belongs to the upload.
 	small []byte
 	// stream says that the body is read from the exchange while it is sent.
 	stream bool
 	// waits says that it is not read before the other side wants it.
 	waits bool
-	// spent says that reading has begun: there is no other try.
+	// spent says that more was read than is kept: there is no other try. Guarded by request.mu.
 	spent bool
+	// begun says, of a body that is known to be larger than what is kept, that nothing of it is.
+	begun bool
 	// read says that the client's end of the body was seen.
 	read bool
 }
@@ -48,6 +50,7 @@ func (r *request) takeBody() *refusal {
 		return r.bodyTooLarge()
 	case h.Length < 0 || h.Length > r.replayable() || h.Expect100:
 		b.stream, b.waits = true, h.Expect100
+		b.begun = h.Length > r.replayable()
 		return nil
 	}
 	n := int(h.Length)
@@ -191,85 +194,6 @@ func earlier(a, b time.Time) time.Time {
 	return b
 }
 
-// startUpload sends the body beside the answer, on a goroutine that drop waits for.
-func (r *request) startUpload(s message.Stream) {
-	r.body.spent = true
-	done := make(chan struct{})
-	r.mu.Lock()
-	r.upload = done
-	r.mu.Unlock()
-	r.moving() // here and not there: the next wait for the answer must find its new deadline
-	go func() {
-		defer close(done)
-		defer r.guard()
-		r.uploadBody(s)
-	}()
-}
-
-// guard keeps a panic of ours on a request's second goroutine to that request.
-func (r *request) guard() {
-	if v := recover(); v != nil {
-		if f := r.proxy.cfg.Panicked; f != nil {
-			f(v, debug.Stack())
-		}
-		r.lose(fmt.Errorf("this proxy met a fault of its own: %v", v))
-	}
-}
-
-// uploadBody copies until the body ends or either side fails. It touches of r what is under
-// mu, and RequestBytes, body.read and copies, which others look at after it has ended.
-func (r *request) uploadBody(s message.Stream) {
-	pooled := r.proxy.buffers.Get().(*[]byte)
-	defer r.proxy.buffers.Put(pooled)
-	buf := *pooled
-	for r.moving() {
-		n, err := r.ex.Read(r.paced(buf))
-		if r.rec.RequestBytes += int64(n); r.tooLarge(r.rec.RequestBytes) {
-			r.lose(errBodyTooLarge)
-			return
-		}
-		if n > 0 {
-			r.keep(buf[:n])
-			r.pace(n)
-			if _, werr := s.Write(buf[:n]); werr != nil {
-				return // the server has answered, or Receive says why not
-			}
-		}
-		switch {
-		case errors.Is(err, io.EOF):
-			r.body.read = true
-			r.sendCopies(r.kept)
-			_ = s.CloseWrite(route.StripTrailers(r.ex.Trailers()))
-			r.uploaded(s)
-			return
-		case err != nil:
-			r.mu.Lock()
-			if !r.ended { // a body that broke off must not look whole
-				r.cutLocked(err)
-			}
-			r.mu.Unlock()
-			return
-		}
-	}
-}
-
-// uploaded starts the clock of the answer.
-func (r *request) uploaded(s message.Stream) {
-	var end time.Time
-	switch {
-	case r.deadline.IsZero():
-	case r.absolute:
-		end = r.deadline
-	default:
-		end = r.proxy.cfg.Now().Add(r.deadline.Sub(r.rec.Start))
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if !r.headed && !r.ended && r.cut == nil {
-		s.SetDeadline(end)
-	}
-}
-
 // pass hands the answer on. From its first byte there is no other try.
 func (r *request) pass(end bool) (balance.Outcome, *refusal) {
 	s := r.stream
@@ -288,6 +212,7 @@ func (r *request) pass(end bool) (balance.Outcome, *refusal) {
 		outcome = balance.Shed // a refusal is quick, and says nothing of how quick an answer is
 	}
 	r.answered = true
+	r.spend()
 	r.moving()
 	cork(r.ex)
 	if err := r.ex.Respond(&r.reply, end); err != nil {

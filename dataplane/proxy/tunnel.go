@@ -28,8 +28,8 @@ func (r *request) granted() bool {
 // tunnel tells the client that the tunnel is open and copies bytes both ways until both
 // directions have ended.
 func (r *request) tunnel() (balance.Outcome, *refusal) {
-	if ref := r.settleSocket(); ref != nil {
-		return balance.Failed, ref
+	if err := r.socket.Settle(&r.reply, r.far.IsHTTP2()); err != nil {
+		return balance.Failed, refuse(mesh.ReasonProtocol, "the application broke the protocol: "+err.Error())
 	}
 	r.prepareReply()
 	if len(r.head.Upgrade) > 0 { // extended CONNECT answers 200 where HTTP/1.1 says 101 (RFC 8441 §5)
