@@ -185,6 +185,9 @@ type Ask struct {
 	Strategy mesh.Strategy
 	// Tried endpoints are not chosen again while another is left.
 	Tried []*Endpoint
+	// Silent is a cluster that did not answer this request's dial in time: its other slots are behind the same
+	// path, so it is passed over while another cluster is left; "" is none.
+	Silent mesh.ClusterName
 	// Session is the endpoint that the request's session stays with; nil for none. It is taken
 	// if it may be had at all.
 	Session *Endpoint
@@ -211,6 +214,7 @@ const (
 	DropEmpty        Dropped = "no endpoint is ready"
 	DropEjected      Dropped = "ejected after failures"
 	DropTried        Dropped = "this request has tried it"
+	DropSilent       Dropped = "its gateways did not answer this request in time"
 	DropFarther      Dropped = "a nearer cluster serves"
 	DropAllEndpoints Dropped = "every endpoint is ejected or was tried"
 	DropSubset       Dropped = "another part of the proxies draws from it"
@@ -239,6 +243,8 @@ func (g *group) unwise(a *Ask) Dropped {
 		return DropUnreachable
 	case len(g.all.endpoints) == 0:
 		return DropEmpty
+	case !g.local && a.Silent != "" && g.cluster.Name == a.Silent:
+		return DropSilent
 	case g.state.trippedUntil.Load() > a.Now:
 		return DropTripped
 	}

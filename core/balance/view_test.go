@@ -163,6 +163,25 @@ func TestARetryGoesElsewhereWhileItCan(t *testing.T) {
 	}
 }
 
+// TestASilentClusterIsPassedOver: the slots of a cluster are behind the same path, so what one dial did not
+// reach in time another will not; but it is better than nothing.
+func TestASilentClusterIsPassedOver(t *testing.T) {
+	v := view(groups(0, 3, 1), nil)
+	first := pick(t, v, Ask{})
+	if first.Endpoint.Cluster != "us" {
+		t.Fatalf("the first try is in %s, want us", first.Endpoint.Cluster)
+	}
+	tried := []*Endpoint{first.Endpoint}
+	second := pick(t, v, Ask{Tried: tried, Silent: "us"})
+	if second.Endpoint.Cluster != "in" {
+		t.Errorf("after us was silent the next try is in %s, want in", second.Endpoint.Cluster)
+	}
+	third := pick(t, v, Ask{Tried: append(tried, second.Endpoint), Silent: "us"})
+	if third.Endpoint.Cluster != "us" {
+		t.Errorf("with nothing else left the try is in %s, want us", third.Endpoint.Cluster)
+	}
+}
+
 func TestMeasurementsOutliveAChange(t *testing.T) {
 	v := view(groups(2, 2, 0), nil)
 	p := pick(t, v, Ask{})

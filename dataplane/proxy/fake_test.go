@@ -326,7 +326,8 @@ func newWorld(t testing.TB, endpoints int, change func(*ir.Service, *ir.Endpoint
 	if change != nil {
 		change(svc, eps)
 	}
-	clusters := map[mesh.ClusterName]*ir.Cluster{"eu-west": {Name: "eu-west"}, "us-east": {Name: "us-east", RTT: 80 * time.Millisecond}}
+	clusters := map[mesh.ClusterName]*ir.Cluster{"eu-west": {Name: "eu-west"}, "us-east": {Name: "us-east", RTT: 80 * time.Millisecond},
+		"ap-south": {Name: "ap-south", RTT: 120 * time.Millisecond}}
 	view := balance.NewView(balance.Config{Endpoints: eps, Clusters: func(c mesh.ClusterName) *ir.Cluster { return clusters[c] }, Cluster: "eu-west",
 		Balancing: svc.Traffic.Balancing, Outlier: svc.Traffic.Outlier, Sessions: true})
 	s, err := proxy.NewService(svc, view, nil)

@@ -134,6 +134,9 @@ func (r *request) another(t *tries, why *refusal) (balance.Pick, bool) {
 	if n := len(tried); n < cap(tried) {
 		r.ask.Tried = append(tried, r.dest.Endpoint)
 	}
+	if why.reason == mesh.ReasonConnectTimeout && !r.dest.Endpoint.Proxy.IsValid() {
+		r.ask.Silent = r.dest.Endpoint.Cluster
+	}
 	next, reason := r.pick()
 	r.ask.Tried = tried
 	if reason != mesh.ReasonNone {

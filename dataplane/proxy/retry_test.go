@@ -12,6 +12,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
+	"github.com/isthmus-mesh/isthmus/dataplane/tunnel"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -321,5 +322,20 @@ func TestCORS(t *testing.T) {
 	}
 	if ex := put("https://a.example", answer2(errBroken)); ex.status < 500 || ex.field("access-control-allow-origin") != "https://a.example" {
 		t.Errorf("a refusal of ours: %d %q", ex.status, ex.fields)
+	}
+}
+
+// TestASilentClusterDoesNotUseUpTheTries: with the own endpoints dead and the nearest other cluster behind a gateway
+// that does not answer, the tries must reach the third.
+func TestASilentClusterDoesNotUseUpTheTries(t *testing.T) {
+	w := newWorld(t, 2, func(_ *ir.Service, eps *ir.Endpoints) {
+		eps.Groups = append(eps.Groups, ir.Group{Cluster: "us-east", Exported: true, Slots: make([]uint64, 4)},
+			ir.Group{Cluster: "ap-south", Exported: true, Slots: make([]uint64, 4)})
+	})
+	silent := &tunnel.Error{Why: mesh.ReasonConnectTimeout, Err: os.ErrDeadlineExceeded}
+	w.script = []any{errRefused, errRefused, silent, answer(200, "")}
+	w.proxy.Outbound(get("catalog", "/"), proxy.Via{})
+	if w.last.Status != 200 || w.last.Cluster != "ap-south" || w.last.Tries != 4 {
+		t.Errorf("%d in %s after %d tries, want 200 in ap-south after 4", w.last.Status, w.last.Cluster, w.last.Tries)
 	}
 }
