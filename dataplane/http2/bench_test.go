@@ -185,3 +185,16 @@ func BenchmarkDecodeHead(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkFrame writes and parses the fixed part of a frame.
+func BenchmarkFrame(b *testing.B) {
+	f := frame{16384, frameData, flagEndStream, 7}
+	var buf []byte
+	b.ReportAllocs()
+	for b.Loop() {
+		buf = appendFrame(buf[:0], f)
+		if parseFrame(buf) != f {
+			b.Fatal("another frame came back")
+		}
+	}
+}
