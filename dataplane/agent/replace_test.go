@@ -178,7 +178,8 @@ func (w *world) pair(drain time.Duration) (client, server *member) {
 	echo := echoing(w.t).Addr().(*net.TCPAddr).AddrPort()
 	inbound := freePort(w.t)
 	w.script.set("shop/catalog-0", &ir.Proxy{ID: "shop/catalog-0", Inbound: []ir.Inbound{{Service: catalog, Ports: []ir.InboundPort{
-		{Port: 80, Protocol: mesh.ProtocolHTTP, Target: app(w.t, "catalog-0")}, {Port: 81, Protocol: mesh.ProtocolTCP, Target: echo}}}}})
+		{Port: 80, Protocol: mesh.ProtocolHTTP, Target: app(w.t, "catalog-0")}, {Port: 81, Protocol: mesh.ProtocolTCP, Target: echo},
+		{Port: 8082, Protocol: mesh.ProtocolHTTP2, Target: echoingCalls(w.t)}}}}})
 	set := replaceable(w.t, drain)
 	server = w.start("eu-west", "shop/catalog-0", "catalog", func(c *agent.Config) { c.Inbound = inbound; set(c) })
 	w.service(catalog, []ir.Group{{Cluster: "eu-west", Exported: true, Identities: w.identity("eu-west", catalog),
@@ -195,7 +196,9 @@ const catalogURL = "http://catalog.shop.svc.clusterset.local/"
 
 // TestLoadedProxiesAreReplacedWithoutAFailedRequest replaces both proxies of a loaded pair three times
 // each. Requests that must not be repeated are among the load, and there is one endpoint: nothing
-// that fails is hidden by a retry.
+// that fails is hidden by a retry of the mesh's. Of the clients', net/http's and grpc-go's send again what a
+// server said that it has not begun (RFC 9113 §8.7). A connection and a call from before the first
+// replacement go on to the end.
 func TestLoadedProxiesAreReplacedWithoutAFailedRequest(t *testing.T) {
 	w := newWorld(t)
 	client, server := w.pair(time.Minute)
@@ -208,10 +211,18 @@ func TestLoadedProxiesAreReplacedWithoutAFailedRequest(t *testing.T) {
 	if err := long.say("before"); err != nil {
 		t.Fatal(err)
 	}
+	callers := caller(t, outbound)
+	stream, err := dialCall(callers)
+	if err == nil {
+		err = stream.say("before")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	first := [2]*member{client, server}
 	c := via(t, client)
 	fresh := &http.Client{Transport: &http.Transport{Proxy: c.Transport.(*http.Transport).Proxy, DisableKeepAlives: true}, Timeout: 10 * time.Second}
-	kinds := []*traffic{{what: "GET"}, {what: "POST"}, {what: "POST on new connections"}, {what: "CONNECT"}}
+	kinds := []*traffic{{what: "GET"}, {what: "POST"}, {what: "POST on new connections"}, {what: "CONNECT"}, {what: "gRPC"}}
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
 	var work sync.WaitGroup
@@ -219,22 +230,29 @@ func TestLoadedProxiesAreReplacedWithoutAFailedRequest(t *testing.T) {
 	kinds[1].drive(ctx, &work, func() error { return request(c, "POST", catalogURL) })
 	kinds[2].drive(ctx, &work, func() error { return request(fresh, "POST", catalogURL) })
 	kinds[3].drive(ctx, &work, func() error { return tunnels(outbound) })
+	kinds[4].drive(ctx, &work, func() error { return calls(callers) })
 	more := func() {
 		for _, k := range kinds {
 			want := k.count() + 15
 			eventually(t, "more "+k.what, func() bool { return k.count() >= want })
 		}
 	}
-	for range 3 {
+	for i := range 3 {
 		more()
 		server = w.replace(server)
 		more()
 		client = w.replace(client)
+		if err := stream.say(fmt.Sprint("after replacement ", i)); err != nil {
+			t.Fatalf("a call from before, after replacement %d: %v", i, err)
+		}
 	}
 	more()
 	// What was long before is there still, in processes that drain.
 	if err := long.say("after"); err != nil {
 		t.Errorf("a connection from before: %v", err)
+	}
+	if err := stream.end(); err != nil {
+		t.Errorf("a call from before: %v", err)
 	}
 	stop()
 	work.Wait()
@@ -245,6 +263,7 @@ func TestLoadedProxiesAreReplacedWithoutAFailedRequest(t *testing.T) {
 		t.Logf("%s: %d", k.what, k.n)
 	}
 	long.Close()
+	callers.Close()
 	c.CloseIdleConnections()
 	for _, m := range first {
 		if err := m.wait(); !errors.Is(err, agent.ErrReplaced) {
