@@ -16,7 +16,8 @@ type encoder struct {
 	seed    maphash.Seed
 	statics map[string]uint8
 	slots   [256]uint32 // by place: the number of an insertion, from 1
-	seen    [256]uint32 // by hash: the hash of a field seen once and not inserted
+	seen    [256]uint32 // by seenAt: the hash of a field seen once and not inserted
+	novels  uint32      // how often seen was asked
 }
 
 func newEncoder(limit int) encoder {
@@ -67,8 +68,8 @@ func (e *encoder) novel(dst, name, value []byte) []byte {
 	if policy != indexRepeated {
 		return e.literal(dst, policy, name, value)
 	}
-	h := maphash.Bytes(e.seed, name)*31 ^ maphash.Bytes(e.seed, value)
-	seen := &e.seen[h&255]
+	h := e.hash(name, value)
+	seen := &e.seen[e.seenAt(h)]
 	if *seen != uint32(h>>32)|1 {
 		*seen = uint32(h>>32) | 1
 		return e.literal(dst, indexNot, name, value)
@@ -84,6 +85,18 @@ func (e *encoder) novel(dst, name, value []byte) []byte {
 		e.setSlot(name, value, e.t.inserted)
 	}
 	return dst
+}
+
+func (e *encoder) hash(name, value []byte) uint64 {
+	return maphash.Bytes(e.seed, name)*31 ^ maphash.Bytes(e.seed, value)
+}
+
+// seenAt is a field's place in seen. Which octet of the hash says so changes now and then: two
+// fields that repeat by turns and share a place would push each other out for ever.
+func (e *encoder) seenAt(hash uint64) uint8 {
+	turn := e.novels / uint32(len(e.seen))
+	e.novels++
+	return uint8(hash >> (turn % 4 * 8))
 }
 
 // indexed appends the index of a field that stands in the dynamic table, and reports whether

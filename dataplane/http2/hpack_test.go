@@ -137,3 +137,18 @@ func TestEncoderIndexesOnlyWhatRepeats(t *testing.T) {
 		t.Errorf("a short secret begins with %#x; want never indexed", b[0])
 	}
 }
+
+func TestFieldsThatShareAPlaceAreIndexedAllTheSame(t *testing.T) {
+	e := newEncoder(4096)
+	name, first := []byte("x-kind"), []byte("first")
+	second := []byte("second")
+	for i := 0; uint8(e.hash(name, first)) != uint8(e.hash(name, second)); i++ {
+		second = fmt.Append(nil, "second-", i)
+	}
+	for range 2 * len(e.seen) {
+		e.field(e.field(nil, name, first), name, second)
+	}
+	if e.t.n != 2 {
+		t.Errorf("%d of 2 fields that repeat by turns are in the table", e.t.n)
+	}
+}
