@@ -188,6 +188,9 @@ type Ask struct {
 	// Silent is a cluster that did not answer this request's dial in time: its other slots are behind the same
 	// path, so it is passed over while another cluster is left; "" is none.
 	Silent mesh.ClusterName
+	// Spent is a cluster that refused all of this request's tries but the last, which therefore leaves it
+	// while another cluster is left; "" is none.
+	Spent mesh.ClusterName
 	// Session is the endpoint that the request's session stays with; nil for none. It is taken
 	// if it may be had at all.
 	Session *Endpoint
@@ -215,6 +218,7 @@ const (
 	DropEjected      Dropped = "ejected after failures"
 	DropTried        Dropped = "this request has tried it"
 	DropSilent       Dropped = "its gateways did not answer this request in time"
+	DropSpent        Dropped = "it refused all other tries of this request"
 	DropFarther      Dropped = "a nearer cluster serves"
 	DropAllEndpoints Dropped = "every endpoint is ejected or was tried"
 	DropSubset       Dropped = "another part of the proxies draws from it"
@@ -245,6 +249,8 @@ func (g *group) unwise(a *Ask) Dropped {
 		return DropEmpty
 	case !g.local && a.Silent != "" && g.cluster.Name == a.Silent:
 		return DropSilent
+	case a.Spent != "" && g.cluster.Name == a.Spent:
+		return DropSpent
 	case g.state.trippedUntil.Load() > a.Now:
 		return DropTripped
 	}

@@ -137,6 +137,9 @@ func (r *request) another(t *tries, why *refusal) (balance.Pick, bool) {
 	if why.reason == mesh.ReasonConnectTimeout && !r.dest.Endpoint.Proxy.IsValid() {
 		r.ask.Silent = r.dest.Endpoint.Cluster
 	}
+	if t.free == 0 && !slices.ContainsFunc(r.ask.Tried, func(e *balance.Endpoint) bool { return e.Cluster != r.dest.Endpoint.Cluster }) {
+		r.ask.Spent = r.dest.Endpoint.Cluster
+	}
 	next, reason := r.pick()
 	r.ask.Tried = tried
 	if reason != mesh.ReasonNone {

@@ -339,3 +339,15 @@ func TestASilentClusterDoesNotUseUpTheTries(t *testing.T) {
 		t.Errorf("%d in %s after %d tries, want 200 in ap-south after 4", w.last.Status, w.last.Cluster, w.last.Tries)
 	}
 }
+
+// TestTheLastFreeTryLeavesACluster: a cluster may have more dead endpoints than a request has tries.
+func TestTheLastFreeTryLeavesACluster(t *testing.T) {
+	w := newWorld(t, 8, func(_ *ir.Service, eps *ir.Endpoints) {
+		eps.Groups = append(eps.Groups, ir.Group{Cluster: "us-east", Exported: true, Slots: make([]uint64, 4)})
+	})
+	w.script = []any{errRefused, errRefused, errRefused, answer(200, "")}
+	w.proxy.Outbound(get("catalog", "/"), proxy.Via{})
+	if w.last.Status != 200 || w.last.Cluster != "us-east" || w.last.Tries != 4 {
+		t.Errorf("%d in %s after %d tries, want 200 in us-east after 4", w.last.Status, w.last.Cluster, w.last.Tries)
+	}
+}
