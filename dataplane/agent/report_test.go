@@ -189,10 +189,10 @@ func TestARequestIsOneTreeOfSpansAcrossTwoSidecars(t *testing.T) {
 	eventually(t, "the failure is told", func() bool {
 		c.mu.Lock()
 		defer c.mu.Unlock()
+		c.logs.mu.Lock()
+		defer c.logs.mu.Unlock()
 		for _, s := range c.spans {
 			if s.Status.GetCode() == spanpb.Status_STATUS_CODE_ERROR && text(s.Attributes, "isthmus.reason") != "" {
-				c.logs.mu.Lock()
-				defer c.logs.mu.Unlock()
 				for _, r := range c.logs.records {
 					if text(r.Attributes, "isthmus.reason") != "" && r.SeverityText == "WARN" && string(r.TraceId) == string(s.TraceId) {
 						return true
