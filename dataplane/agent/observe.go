@@ -11,8 +11,10 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/dataplane/dns"
 	"github.com/isthmus-mesh/isthmus/dataplane/http1"
+	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
 	"github.com/isthmus-mesh/isthmus/dataplane/route"
+	"github.com/isthmus-mesh/isthmus/dataplane/trace"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/telemetry"
 )
@@ -97,9 +99,15 @@ func (o *observer) done(r *proxy.Record) {
 	o.also(r)
 }
 
+// number gives the answer to what was no request an ID, by which it is found in the log.
+func (o *observer) number(e *http1.ParseError, h *message.Head) {
+	e.RequestID = string(trace.AppendRequestID(nil, o.rand(), o.rand()))
+	h.Add(proxy.FieldRequestID, e.RequestID)
+}
+
 // refused counts what was no request.
 func (o *observer) refused(e *http1.ParseError) {
-	r := proxy.Record{Status: e.Status, Reason: e.Reason, Detail: e.Detail, Protocol: mesh.ProtocolHTTP}
+	r := proxy.Record{Status: e.Status, Reason: e.Reason, Detail: e.Detail, Protocol: mesh.ProtocolHTTP, RequestID: []byte(e.RequestID)}
 	o.done(&r)
 }
 

@@ -194,7 +194,7 @@ func (s *Stream) Receive(h *message.Head) (end bool, err error) {
 	if h.Status < 200 && fr != framingTunnel {
 		if s.interim++; s.interim > interimMax {
 			c.dead = true
-			return false, &ParseError{502, mesh.ReasonProtocol, "too many 1xx responses"}
+			return false, &ParseError{Status: 502, Reason: mesh.ReasonProtocol, Detail: "too many 1xx responses"}
 		}
 		return false, nil
 	}
@@ -215,7 +215,7 @@ func (s *Stream) receiveFailed(err error) error {
 	s.closes = true
 	var perr *ParseError
 	if errors.As(err, &perr) {
-		return &ParseError{502, mesh.ReasonProtocol, perr.Detail}
+		return &ParseError{Status: 502, Reason: mesh.ReasonProtocol, Detail: perr.Detail}
 	}
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
@@ -230,7 +230,7 @@ func (s *Stream) Read(p []byte) (int, error) {
 	}
 	n, err := s.c.in.read(p)
 	if perr, ok := err.(*ParseError); ok {
-		err = &ParseError{502, mesh.ReasonProtocol, perr.Detail}
+		err = &ParseError{Status: 502, Reason: mesh.ReasonProtocol, Detail: perr.Detail}
 	}
 	return n, err
 }

@@ -140,6 +140,8 @@ type ParseError struct {
 	Status int         // what a server answers; 502 if a response was at fault
 	Reason mesh.Reason // for the header isthmus-reason and the log
 	Detail string      // constant, never the peer's bytes: safe to log
+	// RequestID is what Config.Refused, if it does, called the request in its answer.
+	RequestID string
 }
 
 func (e *ParseError) Error() string {
@@ -147,7 +149,7 @@ func (e *ParseError) Error() string {
 }
 
 func malformed(detail string) *ParseError {
-	return &ParseError{400, mesh.ReasonMalformed, detail}
+	return &ParseError{Status: 400, Reason: mesh.ReasonMalformed, Detail: detail}
 }
 
 func refuse(status int, detail string) *ParseError {
@@ -155,7 +157,7 @@ func refuse(status int, detail string) *ParseError {
 	if status == 431 || status == 414 {
 		reason = mesh.ReasonHeadTooLarge
 	}
-	return &ParseError{status, reason, detail}
+	return &ParseError{Status: status, Reason: reason, Detail: detail}
 }
 
 // Errors of connections.

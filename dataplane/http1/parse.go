@@ -559,7 +559,7 @@ const (
 func parseResponse(h *message.Head, block []byte, fieldsMax int, a asked) (fr framing, closes bool, perr *ParseError) {
 	fr, closes, perr = parseResponseHead(h, block, fieldsMax, a)
 	if perr != nil {
-		perr = &ParseError{502, mesh.ReasonProtocol, perr.Detail}
+		perr = &ParseError{Status: 502, Reason: mesh.ReasonProtocol, Detail: perr.Detail}
 	}
 	return fr, closes, perr
 }

@@ -236,7 +236,7 @@ func (c *ServerConn) end(err error) error {
 	case errors.As(err, &perr):
 		c.answer(perr)
 	case errors.Is(err, os.ErrDeadlineExceeded) && partial: // RFC 9110 §15.5.9
-		perr = &ParseError{408, mesh.ReasonTimeout, "the head did not come in time"}
+		perr = &ParseError{Status: 408, Reason: mesh.ReasonTimeout, Detail: "the head did not come in time"}
 		c.answer(perr)
 		err = perr
 	case err == io.EOF && partial:

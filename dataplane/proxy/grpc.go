@@ -51,6 +51,7 @@ func (r *request) refuseGRPC(ref *refusal) {
 	if ref.reason != mesh.ReasonNone {
 		h.Add(FieldReason, string(ref.reason))
 	}
+	addBytes(h, FieldRequestID, r.rec.RequestID)
 	r.ex.SetDeadline(r.proxy.cfg.Now().Add(answerTime))
 	if err := r.ex.Respond(h, true); err != nil {
 		r.ex.Abort(err)

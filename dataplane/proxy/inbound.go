@@ -81,7 +81,7 @@ func NewInbound(in *ir.Inbound, access *Access, traffic *ir.Traffic, prev *Inbou
 // asked finds the service and port that the client proxy wants, and holds them against
 // the name that the connection was made for.
 func (r *request) asked() *refusal {
-	r.rec.RequestID = r.head.Get("x-request-id")
+	r.rec.RequestID = r.head.Get(FieldRequestID)
 	service := r.peer.SNI.Service
 	r.rec.Service = service
 	to, ref := r.oneTo()

@@ -8,6 +8,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/dataplane/route"
+	"github.com/isthmus-mesh/isthmus/dataplane/trace"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -85,17 +86,23 @@ func (r *request) outside(host []byte, port uint16) *refusal {
 func (r *request) complete() *refusal {
 	h := &r.head
 	route.Strip(h)
-	if id := h.Get("x-request-id"); id != nil {
-		r.rec.RequestID = id
-	} else {
-		r.scratch = appendRequestID(r.scratch[:0], r.proxy.cfg.Rand(), r.proxy.cfg.Rand())
-		r.rec.RequestID = addBytes(h, "x-request-id", r.scratch)
-	}
+	r.number()
 	if len(h.Scheme) == 0 {
 		h.Scheme = h.KeepString("http")
 	}
 	r.dropUpgrade()
 	return nil
+}
+
+// number gives the request an ID, unless it bears one.
+func (r *request) number() {
+	if r.rec.RequestID != nil {
+		return
+	}
+	if r.rec.RequestID = r.head.Get(FieldRequestID); r.rec.RequestID == nil {
+		r.scratch = trace.AppendRequestID(r.scratch[:0], r.proxy.cfg.Rand(), r.proxy.cfg.Rand())
+		r.rec.RequestID = addBytes(&r.head, FieldRequestID, r.scratch)
+	}
 }
 
 // dropUpgrade makes a plain request of one whose upgrade the mesh does not carry, as RFC
@@ -140,22 +147,6 @@ func addBytes(h *message.Head, name string, value []byte) []byte {
 	v := h.Keep(value)
 	h.Fields = append(h.Fields, message.Field{Name: h.KeepString(name), Value: v})
 	return v
-}
-
-// appendRequestID appends a random UUID (RFC 9562 §5.4).
-func appendRequestID(b []byte, x, y uint64) []byte {
-	x = x&^0xf000 | 0x4000
-	y = y&^(3<<62) | 2<<62
-	const digits = "0123456789abcdef"
-	for i, v := range [2]uint64{x, y} {
-		for shift := 60; shift >= 0; shift -= 4 {
-			if i == 0 && (shift == 28 || shift == 12) || i == 1 && (shift == 60 || shift == 44) {
-				b = append(b, '-')
-			}
-			b = append(b, digits[v>>shift&15])
-		}
-	}
-	return b
 }
 
 // choose finds the rule that takes the request.

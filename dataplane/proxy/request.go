@@ -301,6 +301,7 @@ func (r *request) refuse(ref *refusal) {
 	}
 	r.answered = true
 	r.rec.Status = ref.status
+	r.number() // it may have been refused before that was done
 	if r.grpcClient() {
 		r.refuseGRPC(ref)
 		return
@@ -311,6 +312,7 @@ func (r *request) refuse(ref *refusal) {
 	if ref.reason != mesh.ReasonNone {
 		h.Add(FieldReason, string(ref.reason))
 	}
+	addBytes(h, FieldRequestID, r.rec.RequestID)
 	if ref.notExecuted && r.rec.Inbound { // an application is not shown what is between proxies
 		h.Add(FieldNotExecuted, string(ref.reason))
 	}

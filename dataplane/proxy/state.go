@@ -99,6 +99,9 @@ const (
 	FieldNotSwitched = "isthmus-not-switched"
 	// FieldReason on a response to an application says why a request was refused or failed.
 	FieldReason = "isthmus-reason"
+	// FieldRequestID names a request in logs and spans of every hop, and on a response that says
+	// why the request was refused or failed.
+	FieldRequestID = "x-request-id"
 	// FieldCaller tells the application who called: the SPIFFE ID that was authenticated.
 	FieldCaller = route.FieldCaller
 )

@@ -149,3 +149,19 @@ func validMember(m []byte) bool {
 	}
 	return value[len(value)-1] != ' '
 }
+
+// AppendRequestID appends a random UUID (RFC 9562 §5.4) made of x and y.
+func AppendRequestID(b []byte, x, y uint64) []byte {
+	x = x&^0xf000 | 0x4000
+	y = y&^(3<<62) | 2<<62
+	const digits = "0123456789abcdef"
+	for i, v := range [2]uint64{x, y} {
+		for shift := 60; shift >= 0; shift -= 4 {
+			if i == 0 && (shift == 28 || shift == 12) || i == 1 && (shift == 60 || shift == 44) {
+				b = append(b, '-')
+			}
+			b = append(b, digits[v>>shift&15])
+		}
+	}
+	return b
+}
