@@ -62,8 +62,10 @@ func TestExpositionIsReadByPrometheusOwnParser(t *testing.T) {
 	if got := families["isthmus_response_bytes_total"].Metric[0].GetCounter().GetValue(); got != 101 {
 		t.Errorf("response bytes: %v, want 101", got)
 	}
-	if got := families["isthmus_tcp_connections_opened_total"].Metric[0].GetCounter().GetValue(); got != 1 {
-		t.Errorf("opened: %v, want 1", got)
+	for _, name := range []string{"isthmus_tcp_connections_total", "isthmus_tcp_connections_opened_total", "isthmus_tcp_connections_closed_total"} {
+		if f := families[name]; f == nil || len(f.Metric) != 1 || f.Metric[0].GetCounter().GetValue() != 1 {
+			t.Errorf("%s: %v, want one series of 1", name, f)
+		}
 	}
 }
 

@@ -24,6 +24,7 @@ func (r *Requests) WriteTo(w io.Writer) (int64, error) {
 	histogram(b, lines)
 	counter(b, "isthmus_request_bytes_total", "Bytes of request bodies and of connections towards the service.", lines, func(s *series) uint64 { return s.in.Load() })
 	counter(b, "isthmus_response_bytes_total", "Bytes of response bodies and of connections from the service.", lines, func(s *series) uint64 { return s.out.Load() })
+	counter(b, "isthmus_tcp_connections_total", "Connections and upgrades that carry or carried bytes.", lines, func(s *series) uint64 { return max(s.opened.Load(), s.closed.Load()) })
 	counter(b, "isthmus_tcp_connections_opened_total", "Connections and upgrades that began to carry bytes.", lines, func(s *series) uint64 { return s.opened.Load() })
 	counter(b, "isthmus_tcp_connections_closed_total", "Connections and upgrades that ended.", lines, func(s *series) uint64 { return s.closed.Load() })
 	b.text("# HELP isthmus_telemetry_series Edges that requests are counted by.\n# TYPE isthmus_telemetry_series gauge\nisthmus_telemetry_series ")
