@@ -37,6 +37,11 @@ type Config struct {
 	// MaxHeaderBytes bounds a decoded field section, counted as RFC 9113 §6.5.2
 	// does; it is announced. Default 64 KiB.
 	MaxHeaderBytes int
+	// OpenHeadBytes bounds, counted in the same way, the heads of all requests that a server works
+	// on: further streams are refused, unexecuted. While more than 32 handlers wait for
+	// the client to take what it has asked for, an eighth of it holds. Default 2 MiB,
+	// at least eight heads; negative is none.
+	OpenHeadBytes int
 	// MaxContinuations bounds CONTINUATION frames in one field section. Default 8.
 	MaxContinuations int
 	// HeaderTableBytes bounds both HPACK tables, at most 4,096, which is also the
@@ -114,6 +119,7 @@ func (cfg Config) withDefaults() Config {
 	orInt(&cfg.MaxWindow, 16<<20)
 	orInt(&cfg.ConnBuffer, 3<<20)
 	orInt(&cfg.MaxHeaderBytes, 64<<10)
+	orInt(&cfg.OpenHeadBytes, max(2<<20, 8*cfg.MaxHeaderBytes))
 	orInt(&cfg.MaxContinuations, 8)
 	orInt(&cfg.HeaderTableBytes, defaultTableBytes)
 	orInt(&cfg.ControlRate, 500)
@@ -145,6 +151,9 @@ func (cfg Config) Validate() error {
 	within("InitialWindow", cfg.InitialWindow, defaultWindow, cfg.MaxWindow)
 	within("ConnBuffer", cfg.ConnBuffer, cfg.InitialWindow, 1<<30)
 	within("MaxHeaderBytes", cfg.MaxHeaderBytes, 1<<10, 16<<20)
+	if cfg.OpenHeadBytes >= 0 {
+		within("OpenHeadBytes", cfg.OpenHeadBytes, 8*cfg.MaxHeaderBytes, 1<<30)
+	}
 	within("MaxContinuations", cfg.MaxContinuations, 1, 1<<10)
 	within("HeaderTableBytes", cfg.HeaderTableBytes, 0, defaultTableBytes)
 	within("ControlRate", cfg.ControlRate, 1, 1<<20)

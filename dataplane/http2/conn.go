@@ -66,6 +66,7 @@ type conn struct {
 	sendWin     int // RFC 9113 §6.9
 	sendMax     int // the largest that sendWin has been
 	maxFrame    int
+	waiting     int      // writers that wait, for their own window too
 	windowWait  waitList // writers that wait for sendWin
 	spaceWait   waitList // writers that wait for room in out
 

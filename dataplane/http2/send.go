@@ -98,7 +98,9 @@ func (s *stream) awaitSpace() error {
 			return nil
 		}
 		c.spaceWait.push(s)
+		c.waiting++
 		s.wcond.Wait()
+		c.waiting--
 		c.spaceWait.remove(s)
 	}
 }
@@ -126,7 +128,9 @@ func (s *stream) awaitWindow(n int) (int, error) {
 		if l != nil {
 			l.push(s)
 		}
+		c.waiting++
 		s.wcond.Wait()
+		c.waiting--
 		if l != nil {
 			l.remove(s)
 		}

@@ -21,6 +21,7 @@ type server struct {
 	// Guarded by conn.mu.
 	lastID     uint32 // highest identifier seen
 	running    int    // handlers, also those whose stream was reset
+	heads      int    // octets of the heads that they hold, by RFC 9113 §6.5.2
 	free       []*exchange
 	draining   bool
 	drained    bool // the second GOAWAY was sent: streams above goAwayLast are not answered
@@ -106,7 +107,8 @@ func (s *server) opened(f frame, fault string) *ConnError {
 	switch {
 	case fault != "":
 		return s.refuse(f.stream, ProtocolError)
-	case s.streams.n >= limit, s.running >= 2*limit: // handlers outlive streams that were reset
+	case s.streams.n >= limit, s.running >= 2*limit, // handlers outlive streams that were reset
+		s.heads+s.parser.size > s.headsMax():
 		return s.refuse(f.stream, RefusedStream)
 	}
 	x := s.takeWorker()
@@ -115,6 +117,8 @@ func (s *server) opened(f frame, fault string) *ConnError {
 	x.isHead = string(h.Method) == "HEAD"
 	x.isConnect = h.IsConnect()
 	x.gotHead, x.gotFinal = true, true
+	x.headSize = s.parser.size
+	s.heads += x.headSize
 	x.enter(f.stream)
 	if f.has(flagEndStream) {
 		if h.Length == message.LengthUnknown {
@@ -140,6 +144,22 @@ func (s *server) opened(f frame, fault string) *ConnError {
 	}
 	x.wake <- struct{}{}
 	return nil
+}
+
+// stuckMax is how many handlers may wait for their client before it is taken for one that does
+// not drain, who may not ask for much more.
+const stuckMax = 32
+
+// headsMax bounds the heads of requests in progress now, in octets.
+func (s *server) headsMax() int {
+	switch most := s.cfg.OpenHeadBytes; {
+	case most < 0:
+		return maxWindowSize
+	case s.waiting > stuckMax:
+		return most / 8
+	default:
+		return most
+	}
 }
 
 // refuse resets a stream that never came to be.
@@ -237,6 +257,7 @@ type exchange struct {
 	stream
 	wake      chan struct{} // one per request; closed to end the goroutine
 	continued bool          // 100 (Continue) was sent
+	headSize  int           // of server.heads
 }
 
 // takeWorker returns a parked exchange or starts one. mu is held.
@@ -265,6 +286,7 @@ const parkMax = 256
 // putBack parks x, or ends it. mu is held; x is not in the table.
 func (s *server) putBack(x *exchange) {
 	s.running--
+	s.heads -= x.headSize
 	x.letGo()
 	if !x.reusable() || s.err != nil || len(s.free) >= parkMax {
 		if x.timer != nil {
@@ -392,6 +414,15 @@ func (x *exchange) Respond(h *message.Head, end bool) error {
 }
 
 var errStatus = errors.New("no such status in HTTP/2")
+
+// Room reports whether Write could send something at once. Who has much to write may take a large
+// buffer for it only then.
+func (x *exchange) Room() bool {
+	c := x.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return x.discard || x.sendWin > 0 && c.sendWin > 0 && len(c.out) < c.cfg.SendBuffer
+}
 
 // Write implements message.Exchange.
 func (x *exchange) Write(p []byte) (int, error) { return x.sendData(p) }

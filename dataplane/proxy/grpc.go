@@ -77,8 +77,8 @@ func (r *request) translate(s message.Stream, end bool) *refusal {
 	ref := &refusal{status: r.reply.Status, reason: mesh.Reason(why)}
 	if !end {
 		r.moving()
-		n, _ := io.ReadFull(s, r.buf[:grpcMessageMax]) // its text, as far as it came
-		text := bytes.TrimPrefix(r.buf[:n], append(why[:len(why):len(why)], ": "...))
+		n, _ := io.ReadFull(s, r.small[:grpcMessageMax]) // its text, as far as it came
+		text := bytes.TrimPrefix(r.small[:n], append(why[:len(why):len(why)], ": "...))
 		ref.detail = string(bytes.TrimRight(text, "\n"))
 	}
 	return ref

@@ -79,7 +79,7 @@ func New(cfg Config) *Proxy {
 	p := &Proxy{cfg: cfg, hosts: route.NewHosts(cfg.Namespace)}
 	p.mirrors.stages = copying[:]
 	p.requests.New = func() any {
-		r := &request{proxy: p, buf: make([]byte, copyBuffer), wake: make(chan struct{}, 1)}
+		r := &request{proxy: p, wake: make(chan struct{}, 1)}
 		r.lost = [2]func(){func() { r.clientLeft(0) }, func() { r.clientLeft(1) }}
 		return r
 	}
@@ -90,6 +90,8 @@ func New(cfg Config) *Proxy {
 const (
 	// copyBuffer is the size of the buffer by which bodies are copied, in bytes.
 	copyBuffer = 16 << 10
+	// copySmall is that of the one for a client who does not take what it is given, in bytes.
+	copySmall = 1 << 10
 	// replayKeep is the largest body that a request keeps room for between uses, in bytes.
 	replayKeep = 16 << 10
 	// answerTime bounds the writing of our own answer to a client.
@@ -133,7 +135,7 @@ type request struct {
 	ex      message.Exchange
 	state   *State
 	rec     Record
-	buf     []byte
+	small   [copySmall]byte
 	scratch []byte
 
 	// What is sent on: a copy of the exchange's head, and what was answered.

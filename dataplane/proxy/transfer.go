@@ -229,28 +229,43 @@ func (r *request) pass(end bool) (balance.Outcome, *refusal) {
 			}
 		}
 		r.moving()
-		n, err := s.Read(r.paced(r.buf))
-		if r.rec.ResponseBytes += int64(n); r.answerTooLarge(r.rec.ResponseBytes) {
+		err, werr := r.piece(s)
+		switch {
+		case errors.Is(err, errBodyTooLarge):
 			return balance.Failed, oversized(mesh.ReasonBodyTooLarge, "body", r.limits.ResponseBody)
-		}
-		if n > 0 {
-			r.pace(n)
-			if _, werr := r.ex.Write(r.buf[:n]); werr != nil {
-				return r.unheard(werr)
-			}
-		}
-		if errors.Is(err, io.EOF) {
+		case werr != nil:
+			return r.unheard(werr)
+		case errors.Is(err, io.EOF):
 			if err := r.ex.Finish(route.StripTrailers(s.Trailers())); err != nil {
 				return r.unheard(err)
 			}
 			r.clean = r.bodyRead()
 			return outcome, nil
-		}
-		if err != nil {
+		case err != nil:
 			a := r.failed(err, mesh.ReasonReset)
 			return a.outcome, a.refusal
 		}
 	}
+}
+
+// piece passes on what one read gives of the answer's body. For a client that has no room for it the
+// buffer is a small one: the read may find the end, and those who take nothing hold little.
+func (r *request) piece(s message.Stream) (read, written error) {
+	buf := r.small[:]
+	if room(r.ex) {
+		pooled := r.proxy.buffers.Get().(*[]byte)
+		defer r.proxy.buffers.Put(pooled)
+		buf = *pooled
+	}
+	n, read := s.Read(r.paced(buf))
+	if r.rec.ResponseBytes += int64(n); r.answerTooLarge(r.rec.ResponseBytes) {
+		return errBodyTooLarge, nil
+	}
+	if n > 0 {
+		r.pace(n)
+		_, written = r.ex.Write(buf[:n])
+	}
+	return read, written
 }
 
 // bodyRead reports whether the request's body had been read to its end by now.
@@ -318,6 +333,12 @@ func flush(ex message.Exchange) error {
 		return f.Flush()
 	}
 	return nil
+}
+
+// room reports whether ex could send something at once, if it knows (http2).
+func room(ex message.Exchange) bool {
+	r, ok := ex.(interface{ Room() bool })
+	return !ok || r.Room()
 }
 
 // ready reports whether a Read would return at once; a stream that cannot say is taken

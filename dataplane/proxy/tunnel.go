@@ -73,7 +73,9 @@ func (r *request) splice() *refusal {
 			r.breakOff() // the other direction has nobody to talk to
 		}
 	})
-	err := r.copyBytes(r.ex, s, &r.rec.ResponseBytes, r.buf)
+	pooled := r.proxy.buffers.Get().(*[]byte)
+	defer r.proxy.buffers.Put(pooled)
+	err := r.copyBytes(r.ex, s, &r.rec.ResponseBytes, *pooled)
 	if err == nil {
 		err = r.ex.Finish(nil)
 	}
