@@ -40,6 +40,11 @@ type DialerConfig struct {
 const (
 	// busyStreams is how many streams a connection carries before another is made beside it.
 	busyStreams = 100
+	// streamsMax is how many it carries at most, and streamWindow, in bytes, what each may have unread
+	// before it has grown (RFC 9113 §6.9.2). There is room for all of them: applications that do not take
+	// their answers must not hold up the answers of others.
+	streamsMax   = 256
+	streamWindow = 65535
 	// failFor is how long a failed dial answers for others that want the same: the caller
 	// tries elsewhere meanwhile.
 	failFor = 50 * time.Millisecond
@@ -86,7 +91,7 @@ func NewDialer(cfg DialerConfig) *Dialer {
 		cfg.Budget = NewBudget(budgetDefault)
 	}
 	d := &Dialer{cfg: cfg, epoch: cfg.Now(), wake: make(chan struct{}, 1), targets: map[Target]*target{}, avoid: map[netip.AddrPort]time.Time{}}
-	d.h2 = http2.Config{Now: d.nanos, Budget: cfg.Budget}
+	d.h2 = http2.Config{Now: d.nanos, Budget: cfg.Budget, MaxConcurrentStreams: streamsMax, ConnBuffer: streamsMax * streamWindow}
 	d.ctx, d.stop = context.WithCancel(context.Background())
 	over, end := context.WithCancel(context.Background())
 	end()

@@ -2,3 +2,6 @@ package tunnel
 
 // Mute makes a server that says nothing of what has come: the control run of tests of slow links.
 func (s *Server) Mute() { s.mute = true }
+
+// SetConnBuffer sets how much a connection may hold that nobody has read, in bytes.
+func (d *Dialer) SetConnBuffer(n int) { d.h2.ConnBuffer = n }

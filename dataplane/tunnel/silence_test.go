@@ -1,9 +1,11 @@
 package tunnel_test
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 
@@ -78,6 +80,45 @@ func TestSilence(t *testing.T) {
 				return err == nil && body == "hello"
 			})
 		})
+	}
+}
+
+// TestADeadConnectionIsHandedOutAgainWhereNobodyLooks is the control of TestSilence: without the care
+// of Run a request on a half-open connection ends by its own deadline only, and the next gets the
+// same connection.
+func TestADeadConnectionIsHandedOutAgainWhereNobodyLooks(t *testing.T) {
+	t.Parallel()
+	m := newMesh(t)
+	srv := m.orders(t)
+	l := newLink(t, func() netip.AddrPort { return srv.addr })
+	d := tunnel.NewDialer(tunnel.DialerConfig{Source: sourceOf(t, m.west.svid(t, shop, time.Hour), m.bundles), Now: time.Now, Log: m.logger()})
+	t.Cleanup(func() {
+		ctx, over := context.WithCancel(context.Background())
+		over()
+		_ = d.Run(ctx) // only closes
+	})
+	mustGet(t, d, want(l.addr, 0))
+	l.hold(true, true)
+	for range 2 {
+		s, err := d.Open(time.Time{}, want(l.addr, 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.SetDeadline(time.Now().Add(2 * time.Second)) // five times what TestSilence takes
+		var h message.Head
+		requestHead(&h)
+		if err = s.Send(&h, true); err == nil {
+			_, err = s.Receive(&h)
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%v, want that nobody notices", err)
+		}
+		s.Close()
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.dials != 1 {
+		t.Errorf("%d connections were made, want one that is handed out again", l.dials)
 	}
 }
 

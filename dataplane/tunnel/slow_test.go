@@ -91,3 +91,70 @@ func TestAVerySlowLinkIsNeverSilent(t *testing.T) {
 		}
 	})
 }
+
+// TestAnswersThatNobodyReadsHoldUpNoOther has more streams of one connection than once had room
+// together stand full and unread, and asks for one more. The control is the smaller room.
+func TestAnswersThatNobodyReadsHoldUpNoOther(t *testing.T) {
+	const streams = 80
+	for name, room := range map[string]int{"room for all": 0, "control": 3 << 20} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newMesh(t)
+			full := make(chan struct{}, streams)
+			srv, _ := m.server(t, m.east.svid(t, orders, time.Hour), func(ex message.Exchange, p tunnel.Peer) {
+				if string(ex.Request().Path) != "/big" {
+					answerWith("hello")(ex, p)
+					return
+				}
+				var h message.Head
+				h.Reset()
+				h.Status, h.Length = 200, 1<<20
+				err := ex.Respond(&h, false)
+				if err == nil {
+					_, err = ex.Write(make([]byte, 65535)) // the window of a stream
+				}
+				if err == nil {
+					full <- struct{}{}
+					_, err = ex.Write(make([]byte, 1<<20-65535))
+				}
+				ex.Abort(err)
+			})
+			d, _ := m.dialer(t, nil)
+			if room > 0 {
+				d.SetConnBuffer(room)
+			}
+			for range streams {
+				s, err := d.Open(time.Time{}, want(srv.addr, 0))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer s.Close()
+				var h message.Head
+				requestHead(&h)
+				h.Path = h.KeepString("/big")
+				if err := s.Send(&h, true); err != nil {
+					t.Fatal(err)
+				}
+			}
+			limit := time.After(10 * time.Second)
+			if room > 0 {
+				limit = time.After(2 * time.Second)
+			}
+			n := 0
+			for late := false; n < streams && !late; {
+				select {
+				case <-full:
+					n++
+				case <-limit:
+					late = true
+				}
+			}
+			if (n == streams) != (room == 0) {
+				t.Errorf("%d of %d streams got their window's worth with room for %d bytes", n, streams, room)
+			}
+			if room == 0 {
+				mustGet(t, d, want(srv.addr, 0))
+			}
+		})
+	}
+}
