@@ -25,7 +25,7 @@ const (
 	ReasonDenied            Reason = "access_denied"         // 403: a policy denies, or none allows
 	ReasonPolicyInvalid     Reason = "policy_invalid"        // 403: a policy in force could not be understood
 	ReasonMisdirected       Reason = "misdirected"           // 421: the server does not serve what was asked for
-	ReasonAppUnreachable    Reason = "app_unreachable"       // 503: the server proxy could not reach its application
+	ReasonAppUnreachable    Reason = "app_unreachable"       // 503: the server proxy could not reach its application, or it is unhealthy
 	ReasonOverloaded        Reason = "overloaded"            // 503: shed
 	ReasonNotReady          Reason = "proxy_not_ready"       // 503: no configuration yet
 	ReasonBodyTooLarge      Reason = "body_too_large"        // 413

@@ -83,6 +83,22 @@ func Compile(a *ir.Access, home mesh.ClusterName) *Checker {
 	return c
 }
 
+// Opaque reports whether a Deny rule may speak of what a connection to port carries: such
+// a rule looks at methods or paths, and what is inside a connection nobody sees. It then denies, as
+// the rule could otherwise be passed under.
+func (c *Checker) Opaque(port uint16) (object string, denies bool) {
+	for i := range c.deny {
+		for _, rule := range c.deny[i].policy.Rules {
+			for _, to := range rule.To {
+				if len(to.Methods)+len(to.Paths) > 0 && (len(to.Ports) == 0 || slices.Contains(to.Ports, port)) {
+					return c.deny[i].object, true
+				}
+			}
+		}
+	}
+	return "", false
+}
+
 // unusable says why a policy cannot be enforced, or nothing.
 func unusable(p *mesh.AccessPolicy) string {
 	if p.Invalid != "" {

@@ -40,7 +40,7 @@ func (a *Agent) pages() []admin.Page {
 		{Method: "GET", Path: "/healthz", Says: "200 while the process works, whatever it lacks", Serve: func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = io.WriteString(w, "ok\n")
 		}},
-		{Method: "GET", Path: "/config", Says: "the resources in force, with their versions", Serve: json(func() any { return a.Dump() })},
+		{Method: "GET", Path: "/config", Says: "the resources in force, with their versions, and the health of the own application", Serve: json(func() any { return a.Dump() })},
 		{Method: "GET", Path: "/endpoints", Says: "candidates of each service, and why each is kept or dropped", Serve: json(func() any { return a.endpoints() })},
 		{Method: "GET", Path: "/connections", Says: "connections to other proxies", Serve: json(func() any { return a.dialer.Conns() })},
 		{Method: "GET", Path: "/stats", Says: "counters of the process, as JSON", Serve: json(func() any { return a.stats() })},
@@ -48,6 +48,7 @@ func (a *Agent) pages() []admin.Page {
 			w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 			_, _ = a.seen.metrics.WriteTo(w) // a scraper that left needs no answer
 			a.seen.drops(w)
+			a.health.metrics(w)
 		}},
 		{Method: "GET", Path: "/log-level", Says: "the level of the log", Serve: func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = io.WriteString(w, a.level.Level().String()+"\n")
@@ -116,6 +117,8 @@ type Dump struct {
 	Connected bool
 	Vector    string
 	NotAfter  time.Time
+	// Health is what health checks found of the own application.
+	Health    []AppHealth `json:",omitempty"`
 	Resources []DumpResource
 }
 
@@ -125,7 +128,7 @@ type DumpResource struct{ Type, Name, Version string }
 // Dump reads the configuration in force.
 func (a *Agent) Dump() Dump {
 	s := a.store.state.Load()
-	d := Dump{ID: a.cfg.ID, Identity: a.cfg.Identity().String(), Ready: a.Ready(), Connected: a.client.Connected(), Vector: s.Vector.String()}
+	d := Dump{ID: a.cfg.ID, Identity: a.cfg.Identity().String(), Ready: a.Ready(), Connected: a.client.Connected(), Vector: s.Vector.String(), Health: a.health.found()}
 	if svid := a.source.Current().SVID; svid != nil {
 		d.NotAfter = svid.Leaf.NotAfter
 	}

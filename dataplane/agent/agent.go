@@ -42,6 +42,7 @@ type Agent struct {
 	seen   *observer
 	ports  handover.Ports
 	life   *life
+	health *healthChecks
 	// level is that of log, if whoever made log listens to it.
 	level   *slog.LevelVar
 	version string
@@ -110,6 +111,7 @@ func (a *Agent) build() {
 	a.proxy = proxy.New(proxy.Config{State: a.store.state.Load, Demand: a.store.Demand, Open: a.open, App: a.apps.open, Outside: a.apps.open,
 		Tag: a.tag(), Namespace: a.cfg.Identity().Namespace, Now: a.clock.Now, Rand: rand.Uint64,
 		Opened: a.seen.opened, Done: a.seen.done, Panicked: a.seen.panicked})
+	a.health = &healthChecks{state: a.store.state.Load, changed: a.store.change, dial: a.apps.dial, clock: a.clock, chance: rand.Float64, log: a.log}
 	a.server = tunnel.NewServer(tunnel.ServerConfig{Source: a.source, Now: a.clock.Now, Log: a.log, DrainTime: a.cfg.drainTime(),
 		Serves: func(n mesh.SNI) bool {
 			s := a.store.state.Load()

@@ -168,6 +168,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	p.lean("access log", a.seen.lines.Run)
 	p.lean("telemetry", a.report)
 	p.lean("connections", a.dialer.Run)
+	p.lean("health checks", a.health.run)
 	p.lean("application connections", a.apps.pool.Run)
 	p.lean("application connections of HTTP/2", a.apps.http2.Run)
 	if err := a.begin(ctx, p, taken, listeners); err != nil {

@@ -306,6 +306,13 @@ func (s *store) build() {
 	s.changed = make(chan struct{})
 }
 
+// change is closed when the state changes. Take it before the state is read.
+func (s *store) change() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.changed
+}
+
 // inbound builds one service that is served here. A policy that cannot be built has been
 // refused by put; should it come all the same, access is not left to what it was before.
 func (s *store) inbound(in *ir.Inbound, prev *proxy.Inbound) *proxy.Inbound {

@@ -136,6 +136,16 @@ func (h *Head) CopyFrom(o *Head) {
 	}
 }
 
+// Size counts as SETTINGS_MAX_HEADER_LIST_SIZE does (RFC 9113 §6.5.2) without the overhead of an
+// entry: names and values, in bytes.
+func (h *Head) Size() int {
+	n := len(h.Method) + len(h.Authority) + len(h.Path)
+	for i := range h.Fields {
+		n += len(h.Fields[i].Name) + len(h.Fields[i].Value)
+	}
+	return n
+}
+
 // IsConnect reports whether the request asks for a tunnel of bytes.
 func (h *Head) IsConnect() bool { return string(h.Method) == "CONNECT" }
 

@@ -33,20 +33,10 @@ func (r *request) breakCircuit() *refusal {
 
 // headFits holds a head against a limit in bytes; 0 is none.
 func (r *request) headFits(h *message.Head, most int) *refusal {
-	if most == 0 || headSize(h) <= most {
+	if most == 0 || h.Size() <= most {
 		return nil
 	}
-	return refuse(mesh.ReasonHeadTooLarge, fmt.Sprintf("the head has %d bytes, and the policy of the service allows %d", headSize(h), most))
-}
-
-// headSize counts as SETTINGS_MAX_HEADER_LIST_SIZE does (RFC 9113 §6.5.2) without the overhead
-// of an entry: names and values.
-func headSize(h *message.Head) int {
-	n := len(h.Method) + len(h.Authority) + len(h.Path)
-	for i := range h.Fields {
-		n += len(h.Fields[i].Name) + len(h.Fields[i].Value)
-	}
-	return n
+	return refuse(mesh.ReasonHeadTooLarge, fmt.Sprintf("the head has %d bytes, and the policy of the service allows %d", h.Size(), most))
 }
 
 // limitRate is the stage: every limit that speaks of the request must let it through.
@@ -81,7 +71,7 @@ func (r *request) shed() *refusal {
 // holdLimits is the stage that holds the head against the service's limits; the body is held
 // against them as it comes.
 func (r *request) holdLimits() *refusal {
-	r.limits, r.idle = &r.in.traffic.Limits, idleOf(r.in.traffic)
+	r.limits, r.idle = &r.in.Traffic.Limits, idleOf(r.in.Traffic)
 	if len(r.head.Get(FieldDeadline)) > 0 {
 		if ref := r.readDeadline(); ref != nil {
 			return ref

@@ -294,3 +294,41 @@ func TestBytesGoByTheRoutesOfTheirPort(t *testing.T) {
 		t.Errorf("connections %v, want a quarter to the replica", count)
 	}
 }
+
+// TestServerRefusesForAnUnhealthyApplication: whoever may call is told that it was not executed, in whatever
+// method; the sign outlives changes of policy that keep a check, and no other.
+func TestServerRefusesForAnUnhealthyApplication(t *testing.T) {
+	w := serving(t, mesh.AccessPolicy{Name: "deny", Action: mesh.Deny, Rules: []mesh.AccessRule{{To: []mesh.AccessOperation{{Paths: []string{"/admin*"}}}}}})
+	checked := &ir.Traffic{Health: &mesh.HealthCheck{Kind: mesh.HealthTCP}}
+	again := func(traffic *ir.Traffic) {
+		prev := w.state.Inbound[catalog]
+		in := &ir.Inbound{Service: catalog, Ports: []ir.InboundPort{{Port: 80, Protocol: mesh.ProtocolHTTP, Target: netip.MustParseAddrPort("127.1.2.3:8080")}}}
+		w.state.Inbound[catalog] = inbound(t, in, prev.Access, traffic, prev)
+	}
+	says := func(path string) string {
+		w.script = []any{answer(200, "ok")}
+		ex := asked(path)
+		ex.head.Method = []byte("POST")
+		w.proxy.Inbound(ex, peer)
+		return fmt.Sprintf("%d %s %s", ex.status, ex.field("isthmus-reason"), ex.field("isthmus-not-executed"))
+	}
+	again(checked)
+	w.state.Inbound[catalog].Health.Refuse("GET /healthz: status 503")
+	again(checked)
+	const refused = "503 app_unreachable app_unreachable"
+	if got := says("/"); got != refused || !strings.Contains(w.last.Detail, "GET /healthz: status 503") {
+		t.Errorf("%s (%s), want %s and why", got, w.last.Detail, refused)
+	}
+	if got := says("/admin"); got != "403 access_denied " {
+		t.Errorf("who may not call learns of the application: %s", got)
+	}
+	w.state.Inbound[catalog].Health.Admit()
+	if got := says("/"); got != "200  " {
+		t.Errorf("healthy again: %s", got)
+	}
+	w.state.Inbound[catalog].Health.Refuse("status 503")
+	again(&ir.Traffic{})
+	if got := says("/"); got != "200  " {
+		t.Errorf("without a check: %s", got)
+	}
+}

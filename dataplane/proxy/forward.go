@@ -331,7 +331,7 @@ func (r *request) tellDeadline(now, deadline time.Time, to *ir.Cluster) bool {
 
 // answerFits holds the head of an answer against the service's limit.
 func (r *request) answerFits() *refusal {
-	if most := r.limits.ResponseHead; most > 0 && headSize(&r.reply) > most {
+	if most := r.limits.ResponseHead; most > 0 && r.reply.Size() > most {
 		return oversized(mesh.ReasonHeadTooLarge, "head", int64(most))
 	}
 	return nil

@@ -4,10 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/isthmus-mesh/isthmus/core/health"
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/core/limit"
 	"github.com/isthmus-mesh/isthmus/core/policy"
@@ -26,50 +26,30 @@ type Peer struct {
 }
 
 // Access decides who may call a service. Make one with NewAccess; it is immutable.
-type Access struct {
-	*policy.Checker
-	source *ir.Access
-}
+type Access struct{ *policy.Checker }
 
 // NewAccess compiles the rules of a service for a proxy of the cluster home.
 func NewAccess(a *ir.Access, home mesh.ClusterName) *Access {
-	return &Access{policy.Compile(a, home), a}
-}
-
-// opaque reports whether a Deny rule may speak of what a connection to port carries: such
-// a rule looks at methods or paths, and what is inside a connection nobody sees. It then denies, as
-// the rule could otherwise be passed under.
-func (a *Access) opaque(port uint16) (object string, denies bool) {
-	for i := range a.source.Policies {
-		e := &a.source.Policies[i]
-		if e.Policy.Action != mesh.Deny {
-			continue
-		}
-		for _, rule := range e.Policy.Rules {
-			for _, to := range rule.To {
-				if len(to.Methods)+len(to.Paths) > 0 && (len(to.Ports) == 0 || slices.Contains(to.Ports, port)) {
-					return e.Object, true
-				}
-			}
-		}
-	}
-	return "", false
+	return &Access{policy.Compile(a, home)}
 }
 
 // NewInbound prepares a service that the proxy's workload serves. access is nil until the
 // rules have arrived, and so is traffic, its policy. prev, nil for none, lends what it counts. The
 // error names the rate limit that cannot be understood.
 func NewInbound(in *ir.Inbound, access *Access, traffic *ir.Traffic, prev *Inbound) (*Inbound, error) {
-	out := &Inbound{Service: in.Service, Access: access, ports: make(map[uint16]inboundPort, len(in.Ports)), traffic: traffic, concurrency: &limit.Gauge{}}
+	out := &Inbound{Service: in.Service, Access: access, Health: &health.Sign{}, ports: make(map[uint16]inboundPort, len(in.Ports)), Traffic: traffic, concurrency: &limit.Gauge{}}
 	if traffic == nil {
-		out.traffic = noTraffic
+		out.Traffic = noTraffic
 	}
 	var counted *quota.Limits
 	if prev != nil {
 		out.concurrency, counted = prev.concurrency, prev.rates
+		if out.Traffic.Health != nil {
+			out.Health = prev.Health
+		}
 	}
 	var err error
-	if out.rates, err = quota.New(out.traffic.RateLimits, counted); err != nil {
+	if out.rates, err = quota.New(out.Traffic.RateLimits, counted); err != nil {
 		return nil, fmt.Errorf("traffic policy of service %s: %w", in.Service, err)
 	}
 	for _, p := range in.Ports {
@@ -151,7 +131,7 @@ func (r *request) authorise() *refusal {
 	h := &r.head
 	ask := policy.Request{Caller: r.peer.Identity, Port: r.rec.Port}
 	if r.carriesBytes() {
-		if object, denies := r.in.Access.opaque(r.rec.Port); denies {
+		if object, denies := r.in.Access.Opaque(r.rec.Port); denies {
 			r.rec.Policy = object
 			return refuse(mesh.ReasonDenied, "a Deny rule looks at methods or paths, which a tunnel hides")
 		}
@@ -163,6 +143,14 @@ func (r *request) authorise() *refusal {
 	r.rec.Policy = d.Object
 	if !d.Allowed {
 		return refuse(d.Reason, d.Why)
+	}
+	return nil
+}
+
+// checkHealth refuses while the application does not say that it can serve.
+func (r *request) checkHealth() *refusal {
+	if why, unhealthy := r.in.Health.Unhealthy(); unhealthy {
+		return notExecuted(mesh.ReasonAppUnreachable, "the application fails its health check: "+why)
 	}
 	return nil
 }
@@ -230,7 +218,7 @@ func (r *request) deliver() *refusal {
 		if now := r.proxy.cfg.Now(); !r.tunnels() {
 			r.proxy.meter.Served(now.Sub(began), now.UnixNano())
 		}
-		if most := r.limits.ResponseHead; most > 0 && headSize(&r.reply) > most {
+		if most := r.limits.ResponseHead; most > 0 && r.reply.Size() > most {
 			r.drop()
 			return oversized(mesh.ReasonHeadTooLarge, "head", int64(most))
 		}

@@ -53,6 +53,8 @@ var inbound = [...]stage{
 	{"normalise the path", (*request).normalise},
 	// Before the application or its limits see anything.
 	{"authorise", (*request).authorise},
+	// Before limits: what another endpoint will serve uses up nothing here.
+	{"check the application's health", (*request).checkHealth},
 	// After authorisation, so that who may not call uses up nothing of those who may, and before
 	// anything is spent on the request.
 	{"limit the rate", (*request).limitRate},

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 
 	"github.com/isthmus-mesh/isthmus/core/balance"
+	"github.com/isthmus-mesh/isthmus/core/health"
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/core/limit"
 	"github.com/isthmus-mesh/isthmus/dataplane/quota"
@@ -66,10 +67,13 @@ type Inbound struct {
 	Service mesh.ServiceName
 	// Access is nil until the rules arrived: until then everything is denied.
 	Access *Access
+	// Health is what the application's health check says; it stays while there is a check.
+	Health *health.Sign
+	// Traffic is the service's policy; never nil.
+	Traffic *ir.Traffic
 
-	ports   map[uint16]inboundPort
-	traffic *ir.Traffic
-	rates   *quota.Limits
+	ports map[uint16]inboundPort
+	rates *quota.Limits
 	// concurrency outlives changes of configuration.
 	concurrency *limit.Gauge
 }

@@ -1,0 +1,297 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/core/health"
+	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
+	"github.com/isthmus-mesh/isthmus/internal/clock"
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// healthChecks asks the own application how it is: for each service that is served here and whose
+// policy has a health check, one goroutine and one question an interval. What the answers come to is told
+// to the pipeline by the service's health.Sign.
+type healthChecks struct {
+	// state is the configuration in force, and changed is closed when there is another.
+	state   func() *proxy.State
+	changed func() <-chan struct{}
+	dial    func(ctx context.Context, target string) (net.Conn, error)
+	clock   clock.Clock
+	chance  func() float64
+	log     *slog.Logger
+
+	mu     sync.Mutex
+	checks map[mesh.ServiceName]*healthCheck
+}
+
+// healthCheck asks one question.
+type healthCheck struct {
+	service  mesh.ServiceName
+	question question
+	sign     *health.Sign
+	stop     context.CancelFunc
+	ended    chan struct{}
+
+	mu    sync.Mutex
+	state health.State
+	last  error // of the last answer
+}
+
+// run follows the configuration until ctx ends, and returns when nobody asks any more.
+func (h *healthChecks) run(ctx context.Context) error {
+	for {
+		changed := h.changed()
+		h.follow(ctx, h.state())
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			h.follow(ctx, &proxy.State{})
+			return ctx.Err()
+		}
+	}
+}
+
+// follow starts, ends and replaces checks until they are those of the state.
+func (h *healthChecks) follow(ctx context.Context, state *proxy.State) {
+	h.mu.Lock()
+	checks := maps.Clone(h.checks) // it is read by others, and written here only
+	h.mu.Unlock()
+	if checks == nil {
+		checks = map[mesh.ServiceName]*healthCheck{}
+	}
+	for n, c := range checks {
+		if in := state.Inbound[n]; in == nil || in.Health != c.sign {
+			c.end()
+			delete(checks, n)
+		}
+	}
+	for n, in := range state.Inbound {
+		q, asks := questionOf(in, portsOf(state, n))
+		old := checks[n]
+		if old != nil && asks && old.question.equal(&q) {
+			continue
+		}
+		next := &healthCheck{service: n, question: q, sign: in.Health, ended: make(chan struct{})}
+		if old != nil {
+			old.end()
+			next.state, next.last = old.state.Renewed(), old.last
+			delete(checks, n)
+		}
+		if !asks {
+			in.Health.Admit()
+			continue
+		}
+		var asking context.Context
+		asking, next.stop = context.WithCancel(ctx)
+		checks[n] = next
+		go func() {
+			defer close(next.ended)
+			h.ask(asking, next)
+		}()
+	}
+	h.mu.Lock()
+	h.checks = checks
+	h.mu.Unlock()
+}
+
+// end returns when the check asks no more.
+func (c *healthCheck) end() {
+	c.stop()
+	<-c.ended
+}
+
+// ask is the life of one check.
+func (h *healthChecks) ask(ctx context.Context, c *healthCheck) {
+	q := &c.question
+	timer := h.clock.NewTimer(health.First(q.Interval, h.chance()))
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C():
+		case <-ctx.Done():
+			return
+		}
+		began := h.clock.Now()
+		err := q.ask(ctx, h.dial)
+		if ctx.Err() != nil {
+			return // nothing is known: we broke it off
+		}
+		now := h.clock.Now()
+		h.answered(c, err, now)
+		timer.Reset(max(health.Next(q.Interval, h.chance())-now.Sub(began), 0))
+	}
+}
+
+// answered takes an answer in and tells the pipeline.
+func (h *healthChecks) answered(c *healthCheck, err error, now time.Time) {
+	c.mu.Lock()
+	was := c.state.Unhealthy
+	c.state = c.state.Answered(err == nil, health.Thresholds{Healthy: c.question.Healthy, Unhealthy: c.question.Unhealthy}, now)
+	is := c.state.Unhealthy
+	c.last = err
+	c.mu.Unlock()
+	switch {
+	case is && err != nil:
+		c.sign.Refuse(err.Error())
+	case !is:
+		c.sign.Admit()
+	}
+	switch {
+	case is && !was:
+		h.log.Warn("the application is unhealthy; its requests are refused, and served elsewhere", "service", c.service.String(), "error", err)
+	case was && !is:
+		h.log.Info("the application is healthy again", "service", c.service.String())
+	}
+}
+
+// AppHealth is what a health check has found, for people.
+type AppHealth struct {
+	Service  string
+	Question string
+	// State is "healthy", "unhealthy", or "not asked yet", which counts as healthy.
+	State string
+	// Since is when State changed, and Asked when the last answer came.
+	Since, Asked time.Time `json:",omitzero"`
+	// LastError says what was wrong with the last answer; empty if nothing.
+	LastError string `json:",omitempty"`
+}
+
+// found lists the checks by service.
+func (h *healthChecks) found() []AppHealth {
+	h.mu.Lock()
+	checks := h.checks
+	h.mu.Unlock()
+	var out []AppHealth
+	for _, n := range slices.SortedFunc(maps.Keys(checks), mesh.ServiceName.Compare) {
+		c := checks[n]
+		c.mu.Lock()
+		a := AppHealth{Service: n.String(), Question: c.question.String(), State: "healthy", Since: c.state.Since, Asked: c.state.Asked}
+		if c.last != nil {
+			a.LastError = c.last.Error()
+		}
+		switch {
+		case c.state.Unhealthy:
+			a.State = "unhealthy"
+		case c.state.Asked.IsZero():
+			a.State = "not asked yet"
+		}
+		c.mu.Unlock()
+		out = append(out, a)
+	}
+	return out
+}
+
+// metrics writes a gauge of each check, in Prometheus' text format.
+func (h *healthChecks) metrics(w io.Writer) {
+	found := h.found()
+	if len(found) == 0 {
+		return
+	}
+	fmt.Fprint(w, "# HELP isthmus_application_healthy 1 while the application's health check lets requests through, else 0.\n"+
+		"# TYPE isthmus_application_healthy gauge\n")
+	for _, a := range found {
+		n, _ := mesh.ParseServiceName(a.Service)
+		up := 1
+		if a.State == "unhealthy" {
+			up = 0
+		}
+		fmt.Fprintf(w, "isthmus_application_healthy{destination_service=%q,destination_namespace=%q} %d\n", n.Name, n.Namespace, up)
+	}
+}
+
+// question is a health check and where it is asked.
+type question struct {
+	mesh.HealthCheck
+	target string // address:port
+	// http2 says that the port was declared to speak HTTP/2, in the clear.
+	http2 bool
+}
+
+// healthKinds are those that this version asks. Another, of a newer control plane's, takes no
+// application out.
+var healthKinds = []mesh.HealthKind{mesh.HealthHTTP, mesh.HealthGRPC, mesh.HealthTCP}
+
+// portsOf are a served service's ports in their order.
+func portsOf(state *proxy.State, n mesh.ServiceName) []ir.InboundPort {
+	if state.Self != nil {
+		for i := range state.Self.Inbound {
+			if state.Self.Inbound[i].Service == n {
+				return state.Self.Inbound[i].Ports
+			}
+		}
+	}
+	return nil
+}
+
+// questionOf is the question that a service's policy has; false if it has none, or if the
+// service has no port that is answered here.
+func questionOf(in *proxy.Inbound, ports []ir.InboundPort) (question, bool) {
+	check := in.Traffic.Health
+	i := slices.IndexFunc(ports, func(p ir.InboundPort) bool { return p.Target.IsValid() })
+	if check == nil || i < 0 || !slices.Contains(healthKinds, check.Kind) {
+		return question{}, false
+	}
+	at, protocol := ports[i].Target, ports[i].Protocol
+	if check.Port != 0 {
+		at, protocol = netip.AddrPortFrom(at.Addr(), check.Port), ""
+		if i := slices.IndexFunc(ports, func(p ir.InboundPort) bool { return p.Target.Port() == check.Port }); i >= 0 {
+			protocol = ports[i].Protocol
+		}
+	}
+	q := question{HealthCheck: *check, target: at.String(), http2: check.Kind == mesh.HealthGRPC || protocol.IsHTTP2()}
+	// The control plane fills these in; an interval of zero from another version must not become a storm.
+	if q.Interval <= 0 {
+		q.Interval = mesh.DefaultHealthInterval
+	}
+	if q.Timeout <= 0 {
+		q.Timeout = min(mesh.DefaultHealthTimeout, q.Interval)
+	}
+	q.Healthy, q.Unhealthy = cmp.Or(q.Healthy, mesh.DefaultHealthy), cmp.Or(q.Unhealthy, mesh.DefaultUnhealthy)
+	return q, true
+}
+
+func (q *question) equal(o *question) bool {
+	return q.Kind == o.Kind && q.target == o.target && q.http2 == o.http2 && q.Path == o.Path && q.Host == o.Host && q.Service == o.Service &&
+		q.Interval == o.Interval && q.Timeout == o.Timeout && q.Healthy == o.Healthy && q.Unhealthy == o.Unhealthy && slices.Equal(q.Statuses, o.Statuses)
+}
+
+// String is the question in words.
+func (q *question) String() string {
+	switch q.Kind {
+	case mesh.HealthHTTP:
+		return "GET " + cmp.Or(q.Path, "/") + " at " + q.target
+	case mesh.HealthGRPC:
+		return fmt.Sprintf("grpc.health.v1.Health/Check of %q at %s", q.Service, q.target)
+	}
+	return "a connection to " + q.target
+}
+
+// ask is nil if the application is well. It takes no longer than the check's timeout, and ends when
+// ctx does.
+func (q *question) ask(ctx context.Context, dial func(context.Context, string) (net.Conn, error)) error {
+	ctx, stop := context.WithTimeoutCause(ctx, q.Timeout, errNoAnswer)
+	defer stop()
+	err := q.put(ctx, dial)
+	if err != nil && errors.Is(context.Cause(ctx), errNoAnswer) {
+		err = fmt.Errorf("%w within %s", errNoAnswer, q.Timeout)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", q, err)
+	}
+	return nil
+}
+
+var errNoAnswer = errors.New("no answer")
