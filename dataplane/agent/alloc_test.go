@@ -5,8 +5,10 @@ package agent_test
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"net"
 	"net/netip"
@@ -17,6 +19,9 @@ import (
 	"testing"
 
 	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/dataplane/http2"
+	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
 // Both sidecars are in this process, as are an application and its client, which allocate nothing.
@@ -24,20 +29,42 @@ import (
 // counted apart: there is no way round it. (The race detector makes sync.Pool forget.)
 func TestNoAllocationThroughBothSidecars(t *testing.T) {
 	w := newWorld(t)
-	server, e := w.serverOf("eu-west", "catalog-0", catalog, answers(t))
-	w.service(catalog, []ir.Group{{Cluster: "eu-west", Exported: true, Identities: w.identity("eu-west", catalog), Endpoints: []ir.Endpoint{e}}}, nil)
-	client := w.client()
-	server.waitReady(t)
-	client.waitReady(t)
-	askers := make([]*asker, 16)
-	for i := range askers {
-		askers[i] = newAsker(t, client.cfg.Outbound)
+	group := func(n mesh.ServiceName, e ir.Endpoint) {
+		w.service(n, []ir.Group{{Cluster: "eu-west", Exported: true, Identities: w.identity("eu-west", n), Endpoints: []ir.Endpoint{e}}}, nil)
 	}
+	plain, e := w.serverOf("eu-west", "catalog-0", catalog, listen(t, answerAll))
+	group(catalog, e)
+	unary, e := w.serverOf("eu-west", "cart-0", cart, listen(t, answerCalls))
+	group(cart, e)
+	client := w.client()
+	for _, m := range []*member{plain, unary, client} {
+		m.waitReady(t)
+	}
+	t.Run("HTTP/1.1", func(t *testing.T) {
+		askers := make([]func(int) error, 16)
+		for i := range askers {
+			askers[i] = newAsker(t, client.cfg.Outbound).ask
+		}
+		allocatesNothing(t, askers)
+	})
+	t.Run("unary gRPC", func(t *testing.T) {
+		askers := make([]func(int) error, 16)
+		conns := [2]*http2.ClientConn{newCalls(t, client.cfg.Outbound), newCalls(t, client.cfg.Outbound)}
+		for i := range askers {
+			askers[i] = (&unaryCalls{c: conns[i%2]}).ask
+		}
+		allocatesNothing(t, askers)
+	})
+}
+
+// allocatesNothing has askers ask beside each other, and holds what the sidecars allocate to nothing.
+func allocatesNothing(t *testing.T, askers []func(n int) error) {
+	t.Helper()
 	load := func(each int) {
 		errs := make([]error, len(askers))
 		var done sync.WaitGroup
-		for i, c := range askers {
-			done.Go(func() { errs[i] = c.ask(each) })
+		for i, ask := range askers {
+			done.Go(func() { errs[i] = ask(each) })
 		}
 		done.Wait()
 		if err := errors.Join(errs...); err != nil {
@@ -130,8 +157,8 @@ func frames(s stack) iter.Seq[runtime.Frame] {
 	}
 }
 
-// answers is an application that answers every request by the same.
-func answers(t testing.TB) netip.AddrPort {
+// listen is an application that serves each connection by serve.
+func listen(t testing.TB, serve func(net.Conn)) netip.AddrPort {
 	t.Helper()
 	ln, err := net.Listen("tcp", host+":0")
 	if err != nil {
@@ -146,7 +173,7 @@ func answers(t testing.TB) netip.AddrPort {
 			}
 			conns.Go(func() {
 				defer c.Close()
-				answerAll(c)
+				serve(c)
 			})
 		}
 	})
@@ -157,6 +184,7 @@ func answers(t testing.TB) netip.AddrPort {
 
 const greeting = "hello"
 
+// answerAll answers every request of HTTP/1.1 by the same.
 func answerAll(c net.Conn) {
 	in := bufio.NewReader(c)
 	answer := fmt.Appendf(nil, "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s", len(greeting), greeting)
@@ -213,6 +241,85 @@ func (c *asker) ask(n int) error {
 		if _, err := c.in.Discard(len(greeting)); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// answerCalls answers every call of gRPC by the message that it came with.
+func answerCalls(c net.Conn) {
+	_ = http2.ServeConn(context.Background(), c, http2.Config{}, func(ex message.Exchange) {
+		var h message.Head
+		h.Reset()
+		h.Status, h.Length = 200, message.LengthUnknown
+		h.Add("content-type", "application/grpc")
+		buf := make([]byte, 64)
+		n, err := io.ReadFull(ex, buf)
+		if errors.Is(err, io.ErrUnexpectedEOF) && ex.Respond(&h, false) == nil {
+			if _, err := ex.Write(buf[:n]); err == nil {
+				_ = ex.Finish([]message.Field{{Name: []byte("grpc-status"), Value: []byte("0")}})
+			}
+		}
+	})
+}
+
+func newCalls(t testing.TB, proxy netip.AddrPort) *http2.ClientConn {
+	t.Helper()
+	nc, err := net.Dial("tcp", proxy.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := http2.NewClientConn(nc, http2.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// unaryCalls is one goroutine's calls on a connection that others call on as well.
+type unaryCalls struct {
+	c    *http2.ClientConn
+	head message.Head
+	buf  [64]byte
+}
+
+func (u *unaryCalls) ask(n int) error {
+	for range n {
+		if err := u.call(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (u *unaryCalls) call() error {
+	s, err := u.c.Open(context.Background())
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	h := &u.head
+	h.Reset()
+	h.Method, h.Scheme, h.Length = h.KeepString("POST"), h.KeepString("http"), message.LengthUnknown
+	h.Authority, h.Path = h.KeepString("cart.shop:8082"), h.KeepString("/shop.Cart/Get")
+	h.Add("content-type", "application/grpc")
+	h.Add("te", "trailers")
+	if err := s.Send(h, false); err != nil {
+		return err
+	}
+	if _, err := s.Write([]byte(greeting)); err != nil {
+		return err
+	}
+	if err := s.CloseWrite(nil); err != nil {
+		return err
+	}
+	if _, err := s.Receive(h); err != nil {
+		return err
+	}
+	read, err := io.ReadFull(s, u.buf[:])
+	trailers := s.Trailers()
+	if !errors.Is(err, io.ErrUnexpectedEOF) || h.Status != 200 || string(u.buf[:read]) != greeting || len(trailers) != 1 || string(trailers[0].Value) != "0" {
+		return fmt.Errorf("answered %d, %q with trailers %q: %w", h.Status, u.buf[:read], trailers, err)
 	}
 	return nil
 }

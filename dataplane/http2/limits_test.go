@@ -459,6 +459,49 @@ func TestCloseResetsAndTheHandlerLearns(t *testing.T) {
 	}
 }
 
+func TestWholeTellsOfARequestThatHasCome(t *testing.T) {
+	type told struct {
+		n  int
+		ok bool
+	}
+	tells := make(chan told)
+	p, _ := serverPeer(t, Config{}, func(x message.Exchange) {
+		whole := func() {
+			n, ok := x.(interface{ Whole() (int, bool) }).Whole()
+			tells <- told{n, ok}
+		}
+		whole()
+		_, _ = x.Read(make([]byte, 1))
+		whole()
+		_, _ = io.ReadAll(x)
+		whole()
+	})
+	p.hello(true)
+	for id, c := range []struct {
+		head, trailers bool
+		want           [3]told
+	}{
+		{want: [3]told{{0, false}, {2, true}, {0, true}}},
+		{head: true, want: [3]told{{0, true}, {0, true}, {0, true}}},
+		{trailers: true, want: [3]told{{0, false}, {2, false}, {0, false}}},
+	} {
+		stream := uint32(2*id + 1)
+		p.headers(stream, c.head, post...)
+		got := [3]told{<-tells}
+		if !c.head {
+			p.data(stream, !c.trailers, "abc")
+		}
+		got[1] = <-tells
+		if c.trailers {
+			p.headers(stream, true, "sum: 1")
+		}
+		got[2] = <-tells
+		if got != c.want {
+			t.Errorf("%+v: told %v", c, got)
+		}
+	}
+}
+
 func TestBodiesKeepTheirAnnouncedLength(t *testing.T) {
 	c, s := tcpPair(t)
 	cc := pair(t, Config{}, c, s, func(x message.Exchange) {

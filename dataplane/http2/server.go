@@ -344,6 +344,15 @@ func (x *exchange) Read(p []byte) (int, error) {
 	return x.read(p)
 }
 
+// Whole reports whether all of the request has come, and how many bytes of its body wait to be read. One
+// with trailers is never said to be.
+func (x *exchange) Whole() (n int, ok bool) {
+	c := x.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return x.queue.n, x.recvEnd && x.err == nil && len(x.trailers.Fields) == 0
+}
+
 func (x *exchange) sendContinue() {
 	c := x.c
 	c.mu.Lock()

@@ -165,12 +165,12 @@ func (s *stream) SetDeadline(t time.Time) {
 	if t.IsZero() {
 		return
 	}
+	if !s.timerAt.IsZero() && !s.timerAt.After(t) {
+		return // it looks when it fires, which is now if t has passed
+	}
 	d := time.Until(t)
 	if d <= 0 {
 		s.expire()
-		return
-	}
-	if !s.timerAt.IsZero() && !s.timerAt.After(t) {
 		return
 	}
 	s.timerAt = t

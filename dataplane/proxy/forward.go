@@ -83,6 +83,7 @@ func (r *request) forward() *refusal {
 			r.ask.Tried = append(r.ask.Tried, pick.Endpoint)
 		}
 		pick = next
+		r.clock() // a pause may lie behind us
 	}
 }
 
@@ -96,16 +97,19 @@ func (r *request) deliverAnswer(pick *balance.Pick, a attempt) *refusal {
 		outcome, ref = r.pass(a.end)
 	}
 	r.settle(pick, outcome)
+	if ref == nil {
+		r.finished = r.now
+	}
 	r.drop()
 	return ref
 }
 
 func (r *request) settle(pick *balance.Pick, o balance.Outcome) {
-	pick.Done(o, r.proxy.cfg.Now().UnixNano())
+	pick.Done(o, r.clock().UnixNano())
 }
 
 func (r *request) pick() (balance.Pick, mesh.Reason) {
-	r.ask.Now, r.ask.Rand = r.proxy.cfg.Now().UnixNano(), r.proxy.cfg.Rand()
+	r.ask.Now, r.ask.Rand = r.clock().UnixNano(), r.proxy.cfg.Rand()
 	return r.target.View.Pick(&r.ask)
 }
 
@@ -256,13 +260,14 @@ func (r *request) tryDeadline(now time.Time, pick *balance.Pick, more bool) time
 	return end
 }
 
-// try sends the request to one endpoint and waits for the final head of its answer.
+// try sends the request to one endpoint, which has just been picked, and waits for the final head of
+// its answer.
 func (r *request) try(pick *balance.Pick, more bool) attempt {
 	r.rec.Tries++
 	e := pick.Endpoint
 	cluster, identities := r.target.View.Cluster(e)
 	r.rec.Cluster, r.rec.Endpoint = e.Cluster, e.Tag
-	deadline := r.tryDeadline(r.proxy.cfg.Now(), pick, more)
+	deadline := r.tryDeadline(r.now, pick, more)
 	r.dest = Destination{Service: r.target.Name, Endpoint: e, Cluster: cluster, Identities: identities,
 		Connect: r.head.IsConnect(), Timeout: r.target.Traffic.ConnectTimeout, Pending: &r.target.Live.pending,
 		PendingMost: r.target.Traffic.Limits.Pending}
@@ -297,7 +302,7 @@ func (r *request) try(pick *balance.Pick, more bool) attempt {
 	}
 	if r.granted() || !r.retriable(r.reply.Status) {
 		if r.reply.Status < 500 && !r.tunnels() {
-			r.target.Live.latency.Observe(r.proxy.cfg.Now().Sub(began))
+			r.target.Live.latency.Observe(r.now.Sub(began))
 		}
 		return attempt{answer: true, end: end}
 	}

@@ -215,8 +215,8 @@ func (r *request) deliver() *refusal {
 			r.drop()
 			return r.failed(err, mesh.ReasonReset).refusal
 		}
-		if now := r.proxy.cfg.Now(); !r.tunnels() {
-			r.proxy.meter.Served(now.Sub(began), now.UnixNano())
+		if !r.tunnels() {
+			r.proxy.meter.Served(r.now.Sub(began), r.now.UnixNano())
 		}
 		if most := r.limits.ResponseHead; most > 0 && r.reply.Size() > most {
 			r.drop()

@@ -119,3 +119,38 @@ func TestServerSendsAgainWhatItsApplicationNeverSaw(t *testing.T) {
 		t.Errorf("%d %q: want it said that it was not executed", ex.status, ex.fields)
 	}
 }
+
+// arrived is a client all of whose request has come, as http2's exchange tells of one.
+type arrived struct{ *exchange }
+
+func (a arrived) Whole() (int, bool) { return a.body.(*strings.Reader).Len(), true }
+
+// TestABodyThatHasComeIsSentAtOnce: no goroutine carries it beside the answer, whose time has begun,
+// so that the server is told how much is left; and any try has all of it.
+func TestABodyThatHasComeIsSentAtOnce(t *testing.T) {
+	for name, body := range map[string]string{"nothing": "", "a message": "message", "as much as is kept": strings.Repeat("x", 64<<10)} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 3, nil)
+			ex, first, second := streaming(), answer(503, "").says("isthmus-not-executed", "app_unreachable"), answer(200, "ok")
+			ex.body = strings.NewReader(body)
+			w.script = []any{first, second}
+			w.proxy.Outbound(arrived{ex}, proxy.Via{})
+			if ex.status != 200 || first.in.String() != body || second.in.String() != body || w.last.RequestBytes != int64(len(body)) {
+				t.Errorf("%d; the servers got %d and %d bytes of %d, counted %d (%s)", ex.status, first.in.Len(), second.in.Len(), len(body), w.last.RequestBytes, w.last.Detail)
+			}
+			if second.sent.Get(proxy.FieldDeadline) == nil {
+				t.Errorf("the server is not told how much time is left: %q", second.sent.Fields)
+			}
+		})
+	}
+	w := newWorld(t, 1, nil)
+	ex, s := streaming(), answer(200, "ok")
+	s.waitBody = true
+	ex.body = strings.NewReader(strings.Repeat("x", 64<<10+1))
+	ex.more <- nil
+	w.script = []any{s}
+	w.proxy.Outbound(arrived{ex}, proxy.Via{})
+	if ex.status != 200 || s.in.Len() != 64<<10+1 || s.sent.Get(proxy.FieldDeadline) != nil {
+		t.Errorf("%d; above what is kept %d bytes came (%s); want a stream", ex.status, s.in.Len(), w.last.Detail)
+	}
+}

@@ -146,6 +146,9 @@ type request struct {
 	deadline time.Time
 	absolute bool
 	answered bool
+	// now is the clock as clock read it last: where nothing can have been waited for since, it is read
+	// no second time. finished, unless zero, is when an answer had been passed on.
+	now, finished time.Time
 	// clean says that the exchange ended in order, both ways.
 	clean bool
 	body  body
@@ -251,10 +254,19 @@ func (r *request) recovered() {
 	r.clean = false
 }
 
+// clock reads the clock. The request's own goroutine alone calls it.
+func (r *request) clock() time.Time {
+	r.now = r.proxy.cfg.Now()
+	return r.now
+}
+
 // end reports the request and gives its storage back.
 func (r *request) end() {
 	p := r.proxy
-	r.rec.Duration = p.cfg.Now().Sub(r.rec.Start)
+	if r.finished.IsZero() {
+		r.finished = p.cfg.Now()
+	}
+	r.rec.Duration = r.finished.Sub(r.rec.Start)
 	b, breaks := r.ex.(breaker)
 	if breaks {
 		b.OnBreak(nil)
@@ -273,6 +285,7 @@ func (r *request) end() {
 	r.head.Reset()
 	r.reply.Reset()
 	r.ex, r.state, r.rec = nil, nil, Record{}
+	r.now, r.finished = time.Time{}, time.Time{}
 	r.deadline, r.absolute, r.answered, r.clean, r.body = time.Time{}, false, false, false, body{small: r.body.small[:0]}
 	r.limits, r.idle, r.bandwidth, r.entered = nil, 0, 0, nil
 	r.copies, r.kept = r.copies[:0], nil
@@ -426,8 +439,9 @@ func (r *request) drop() {
 // moving says that bytes move, one way or the other, or are about to: both sides get a
 // stall's time from now on. It reports false when the request was cut short or its
 // upload ended. It costs a reading of the clock.
-func (r *request) moving() bool {
-	now := r.proxy.cfg.Now()
+func (r *request) moving() bool { return r.movingAt(r.proxy.cfg.Now()) }
+
+func (r *request) movingAt(now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.cut != nil || r.ended || r.stream == nil {

@@ -9,7 +9,7 @@ func (r *request) belong() {
 	if r.matched != nil && r.matched.Affinity != nil {
 		affinity = r.matched.Affinity
 	}
-	r.session = route.ReadSession(r.ex.Request(), affinity, r.proxy.cfg.Now())
+	r.session = route.ReadSession(r.ex.Request(), affinity, r.rec.Start)
 	r.ask.Session = r.session.Find(r.target.View)
 	if keys := r.target.Traffic.Balancing.Keys; len(keys) > 0 {
 		source := ""
@@ -26,7 +26,7 @@ func (r *request) stayingBackend() int {
 	if r.matched.Affinity == nil || len(r.matched.Backends) < 2 {
 		return -1
 	}
-	session := route.ReadSession(r.ex.Request(), r.matched.Affinity, r.proxy.cfg.Now())
+	session := route.ReadSession(r.ex.Request(), r.matched.Affinity, r.rec.Start)
 	for i := range r.matched.Backends {
 		b := &r.matched.Backends[i]
 		if svc := r.state.Services[b.Service]; b.Weight > 0 && b.Missing == "" && svc != nil && session.Find(svc.View) != nil {
@@ -43,7 +43,7 @@ func (r *request) learn() {
 		r.rec.Endpoint = e.Learn(r.target.Name, tag)
 	}
 	if load := r.reply.Get(FieldLoad); load != nil {
-		e.Report(load, r.proxy.cfg.Now().UnixNano())
+		e.Report(load, r.now.UnixNano())
 	}
 }
 
@@ -58,6 +58,6 @@ func (r *request) tell() {
 		r.scratch = r.proxy.meter.AppendReport(r.scratch[:0])
 		addBytes(&r.reply, FieldLoad, r.scratch)
 	case r.trusted:
-		r.scratch = r.session.Tell(&r.reply, r.dest.Endpoint, r.ask.Session, r.proxy.cfg.Now(), string(r.head.Scheme) == "https", r.scratch)
+		r.scratch = r.session.Tell(&r.reply, r.dest.Endpoint, r.ask.Session, r.now, string(r.head.Scheme) == "https", r.scratch)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"slices"
 	"strconv"
 	"time"
 
@@ -48,6 +49,8 @@ func (r *request) takeBody() *refusal {
 		return nil
 	case r.tooLarge(h.Length):
 		return r.bodyTooLarge()
+	case h.Length < 0 && !h.Expect100 && r.whole():
+		return nil
 	case h.Length < 0 || h.Length > r.replayable() || h.Expect100:
 		b.stream, b.waits = true, h.Expect100
 		b.begun = h.Length > r.replayable()
@@ -67,6 +70,33 @@ func (r *request) takeBody() *refusal {
 	b.read = true
 	r.pace(n)
 	return nil
+}
+
+// whole takes a body of no announced length that has come already, as those of unary calls of gRPC
+// mostly have: it then needs no goroutine beside the answer. False, and nothing read, if it has not or is
+// larger than what is kept.
+func (r *request) whole() bool {
+	w, ok := r.ex.(interface{ Whole() (int, bool) })
+	if !ok {
+		return false
+	}
+	n, all := w.Whole()
+	if !all {
+		runtime.Gosched() // let whoever reads for it run once: the body often stands behind the head in the same packet
+		n, all = w.Whole()
+	}
+	if !all || int64(n) > r.replayable() || r.tooLarge(int64(n)) {
+		return false
+	}
+	b := &r.body
+	b.small = slices.Grow(b.small, n)[:n]
+	if _, err := io.ReadFull(r.ex, b.small); err != nil { // the client has reset it since
+		b.small = b.small[:0]
+		return false
+	}
+	r.rec.RequestBytes, b.read = int64(n), true
+	r.pace(n)
+	return true
 }
 
 // replayable is the largest body that is kept for another try.
@@ -169,6 +199,7 @@ func (r *request) receive(s message.Stream) (end bool, err error) {
 		case err != nil:
 			return false, err
 		case r.reply.Status >= 200 || r.reply.Status == 101:
+			r.clock()
 			r.mu.Lock()
 			r.headed, r.extended = true, time.Time{} // from now on time is a stall's, not the request's
 			r.mu.Unlock()
@@ -213,7 +244,7 @@ func (r *request) pass(end bool) (balance.Outcome, *refusal) {
 	}
 	r.answered = true
 	r.spend()
-	r.moving()
+	r.movingAt(r.now)
 	cork(r.ex)
 	if err := r.ex.Respond(&r.reply, end); err != nil {
 		return r.unheard(err)

@@ -196,7 +196,8 @@ func (d *Dialer) reserve(w *Want) (s message.Stream, full *conn, a *attempt, err
 		t = &target{}
 		d.targets[w.Target] = t
 	}
-	wall, now := d.cfg.Now(), d.nanos()
+	wall := d.cfg.Now()
+	now := int64(wall.Sub(d.epoch)) // nanos, of one reading
 	c, more := t.choose(w, wall, now)
 	if c != nil {
 		// What Open waits for with a context that is over is nothing.
