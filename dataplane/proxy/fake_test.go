@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -336,7 +337,7 @@ func newWorld(t testing.TB, endpoints int, change func(*ir.Service, *ir.Endpoint
 	}
 	w := &world{state: &proxy.State{Ready: true, Self: &ir.Proxy{}, Names: map[mesh.ServiceName]*ir.Name{catalog: {Service: catalog}},
 		Services: map[mesh.ServiceName]*proxy.Service{catalog: s}, Clusters: clusters}}
-	var seq uint64
+	var seq atomic.Uint64
 	w.cfg = proxy.Config{
 		State: func() *proxy.State { return w.state },
 		Demand: func(mesh.ServiceName, int64) (*proxy.State, error) {
@@ -347,7 +348,7 @@ func newWorld(t testing.TB, endpoints int, change func(*ir.Service, *ir.Endpoint
 			return w.next()
 		},
 		App:       func(string, mesh.Protocol) (message.Stream, error) { return w.next() },
-		Namespace: "shop", Now: time.Now, Rand: func() uint64 { seq += 0x9E3779B97F4A7C15; return seq },
+		Namespace: "shop", Now: time.Now, Rand: func() uint64 { return seq.Add(0x9E3779B97F4A7C15) },
 		Done: func(r *proxy.Record) {
 			w.last = *r
 			w.lines = append(w.lines, fmt.Sprintf("%s %s%s %d %s", r.Method, r.Host, r.Path, r.Status, r.Reason))
