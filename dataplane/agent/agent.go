@@ -145,7 +145,7 @@ func (a *Agent) open(deadline time.Time, d *proxy.Destination) (message.Stream, 
 			return nil, fmt.Errorf("%w: cluster %s has no gateway", message.ErrNotExecuted, d.Cluster.Name)
 		}
 		first := int(d.Endpoint.Slot) % len(g)
-		w.Target.Addr, w.Target.Moved = g[first], d.Endpoint.Moved
+		w.Gateway, w.Target.Addr, w.Target.Moved = true, g[first], d.Endpoint.Moved
 		w.Alternates = append(append([]netip.AddrPort{}, g[first+1:]...), g[:first]...)
 	}
 	return a.dialer.Open(deadline, w)

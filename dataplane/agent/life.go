@@ -169,6 +169,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	p.lean("telemetry", a.report)
 	p.lean("connections", a.dialer.Run)
 	p.lean("health checks", a.health.run)
+	p.lean("gateways", a.followGateways)
 	p.lean("application connections", a.apps.pool.Run)
 	p.lean("application connections of HTTP/2", a.apps.http2.Run)
 	if err := a.begin(ctx, p, taken, listeners); err != nil {
@@ -308,6 +309,7 @@ func (a *Agent) await(ctx context.Context) error {
 	}
 	a.life.draining.Store(true)
 	a.life.accepting.Store(false)
+	a.gate.Leave()
 	a.log.Info("draining", "cause", cause, "delay", a.cfg.DrainDelay, "time", a.cfg.drainTime())
 	if asked := errors.Is(cause, errDrain) || errors.Is(cause, context.Canceled); !asked || a.cfg.DrainDelay <= 0 {
 		return cause
@@ -319,6 +321,24 @@ func (a *Agent) await(ctx context.Context) error {
 	case <-delay.C:
 	}
 	return cause
+}
+
+// followGateways tells the dialer which gateways there are, so that it moves what passes through one that is
+// leaving.
+func (a *Agent) followGateways(ctx context.Context) error {
+	for {
+		a.store.mu.Lock()
+		changed, clusters := a.store.changed, a.store.state.Load().Clusters
+		a.store.mu.Unlock()
+		for _, c := range clusters {
+			a.dialer.SetGateways(c.TrustDomain, c.Gateways)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // rest keeps a proxy that has drained until it is told to end.

@@ -3,9 +3,11 @@ package tunnel
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/trust"
 )
 
@@ -201,12 +203,44 @@ func (d *Dialer) each(f func(*conn)) {
 	}
 }
 
-// sweep drains what has been idle too long, or whose certificates have ended.
+// SetGateways tells which gateways lead to the clusters of a trust domain now. Connections that one
+// passes which is not among them take no further streams and end when theirs have: it is
+// leaving, cannot say so on what it cannot read, and will cut what is left when its patience ends. None
+// is no news: there is nothing to move to. The slice is kept, and must not change.
+func (d *Dialer) SetGateways(td mesh.TrustDomain, now []netip.AddrPort) {
+	if len(now) == 0 {
+		return
+	}
+	d.mu.Lock()
+	same := slices.Equal(d.gateways[td], now)
+	d.gateways[td] = now
+	d.mu.Unlock()
+	if same {
+		return
+	}
+	d.each(func(c *conn) {
+		if d.withdrawn(c) {
+			c.Drain()
+		}
+	})
+}
+
+// withdrawn reports whether a connection passes through a gateway that is none any more. The caller
+// holds mu.
+func (d *Dialer) withdrawn(c *conn) bool {
+	if !c.gateway.IsValid() {
+		return false
+	}
+	now := d.gateways[c.peer.TrustDomain]
+	return len(now) > 0 && !slices.Contains(now, c.gateway)
+}
+
+// sweep drains what has been idle too long, whose certificates have ended, or whose gateway is leaving.
 func (d *Dialer) sweep() {
 	now, nanos := d.cfg.Now(), d.nanos()
 	d.each(func(c *conn) {
 		idle := c.InFlight() == 0 && now.Sub(c.lastUsed) > d.cfg.IdleTimeout && time.Duration(nanos-c.LastRead()) > d.cfg.IdleTimeout
-		if idle || !now.Before(c.endsAt) {
+		if idle || !now.Before(c.endsAt) || d.withdrawn(c) {
 			c.Drain()
 		}
 	})

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"crypto/x509"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -14,12 +15,14 @@ import (
 // Dialer.mu.
 type conn struct {
 	*http2.ClientConn
-	wire     *wire
-	socket   *heard
-	arrived  *arrivals
-	chain    []*x509.Certificate
-	peer     mesh.Identity
-	name     string // the server name asked for
+	wire    *wire
+	socket  *heard
+	arrived *arrivals
+	chain   []*x509.Certificate
+	peer    mesh.Identity
+	name    string // the server name asked for
+	// gateway is the one that passes it; invalid where the server is reached directly.
+	gateway  netip.AddrPort
 	accept   trust.Accept
 	material trust.Material // of the handshake
 	endsAt   time.Time      // when the first of both certificates does

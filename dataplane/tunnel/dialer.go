@@ -76,7 +76,9 @@ type Dialer struct {
 	targets map[Target]*target
 	watched []*conn // those that carry streams
 	avoid   map[netip.AddrPort]time.Time
-	closed  bool
+	// gateways are those of each trust domain that SetGateways has told.
+	gateways map[mesh.TrustDomain][]netip.AddrPort
+	closed   bool
 }
 
 // NewDialer returns a dialer without connections.
@@ -90,7 +92,8 @@ func NewDialer(cfg DialerConfig) *Dialer {
 	if cfg.Budget == nil {
 		cfg.Budget = NewBudget(budgetDefault)
 	}
-	d := &Dialer{cfg: cfg, epoch: cfg.Now(), wake: make(chan struct{}, 1), targets: map[Target]*target{}, avoid: map[netip.AddrPort]time.Time{}}
+	d := &Dialer{cfg: cfg, epoch: cfg.Now(), wake: make(chan struct{}, 1), targets: map[Target]*target{}, avoid: map[netip.AddrPort]time.Time{},
+		gateways: map[mesh.TrustDomain][]netip.AddrPort{}}
 	d.h2 = http2.Config{Now: d.nanos, Budget: cfg.Budget, MaxConcurrentStreams: streamsMax, ConnBuffer: streamsMax * streamWindow}
 	d.ctx, d.stop = context.WithCancel(context.Background())
 	over, end := context.WithCancel(context.Background())
@@ -105,7 +108,8 @@ func (d *Dialer) nanos() int64 { return int64(d.cfg.Now().Sub(d.epoch)) }
 // Want is one stream to open. The slices are not changed and not kept.
 type Want struct {
 	Target Target
-	// Alternates are further gateways to the same place.
+	// Gateway says that Target.Addr and Alternates, if any, are gateways to the same place.
+	Gateway    bool
 	Alternates []netip.AddrPort
 	// Identities may serve it. A live connection whose peer is not among them is not used.
 	Identities []mesh.Identity
@@ -289,6 +293,11 @@ func (d *Dialer) admit(t *target, c *conn, w *Want) {
 		}
 	}
 	t.conns = append(t.conns, c)
+	if d.withdrawn(c) {
+		// Who waits for it learnt of its gateway a moment ago, and may know no other: it is used
+		// until there is another, or until the next sweep.
+		c.wornAt = now
+	}
 	for k, o := range d.targets {
 		if k.SNI == w.Target.SNI && k.Connect == w.Target.Connect && k.Moved < w.Target.Moved && len(o.conns) > 0 {
 			for _, oc := range o.conns {
@@ -393,6 +402,9 @@ func (d *Dialer) dialOne(ctx context.Context, addr netip.AddrPort, timeout time.
 		return nil, err
 	}
 	c := &conn{wire: &wire{Conn: tc, nanos: d.nanos}, socket: below, arrived: &arrivals{nanos: d.nanos}, chain: state.PeerCertificates, peer: peer, name: state.ServerName, accept: accept, material: material}
+	if w.Gateway {
+		c.gateway = addr
+	}
 	c.lives(d.cfg.Now(), material.SVID.Leaf, state.PeerCertificates[0])
 	h2 := d.h2
 	h2.Reported = c.arrived.note

@@ -45,6 +45,10 @@ type Gateway struct {
 	cfg GatewayConfig
 	own *tls.Config
 
+	// leaving ends when Leave is called, or Serve's context has ended.
+	leaving context.Context
+	leave   context.CancelFunc
+
 	passing, refused  atomic.Int64
 	bytesIn, bytesOut atomic.Int64
 
@@ -77,8 +81,13 @@ func NewGateway(cfg GatewayConfig) *Gateway {
 	if cfg.DrainTime == 0 {
 		cfg.DrainTime = gatewayDrain
 	}
-	return &Gateway{cfg: cfg, own: trust.ServerConfig(cfg.Source, trust.ServerOptions{Accept: trust.AcceptKnownClients(), ALPN: []string{"h2", ALPN}})}
+	leaving, leave := context.WithCancel(context.Background())
+	return &Gateway{cfg: cfg, leaving: leaving, leave: leave, own: trust.ServerConfig(cfg.Source, trust.ServerOptions{Accept: trust.AcceptKnownClients(), ALPN: []string{"h2", ALPN}})}
 }
+
+// Leave tells those who ping the gateway that it will end: by GOAWAY (RFC 9113 §6.8), also to whoever comes to
+// ask. It goes on to accept and to pass until Serve's context ends: they need time to tell the clients.
+func (g *Gateway) Leave() { g.leave() }
 
 // Serve accepts on ln until ctx ends, and closes it. Connections that pass then go on until they have
 // been quiet for some seconds, which those with open streams never are, or for DrainTime: a gateway cannot
@@ -87,6 +96,7 @@ func (g *Gateway) Serve(ctx context.Context, ln net.Listener) error {
 	hard, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	stop := context.AfterFunc(ctx, func() {
+		g.leave()
 		ln.Close()
 		late := time.AfterFunc(g.cfg.DrainTime, cut)
 		<-hard.Done()
@@ -127,7 +137,7 @@ func (g *Gateway) serve(ctx, hard context.Context, c net.Conn) {
 		return
 	}
 	if name == GatewayName(g.cfg.Domain()) {
-		g.answer(ctx, &replay{Conn: c, first: raw})
+		g.answer(hard, &replay{Conn: c, first: raw})
 		return
 	}
 	sni, err := mesh.ParseSNI(name)
@@ -202,7 +212,8 @@ func (g *Gateway) refuse(c net.Conn, alert tls.AlertError, name string, err erro
 	_, _ = c.Write([]byte{21, 3, 3, 0, 2, 2, byte(alert)}) // RFC 8446 §6: a fatal alert, in the clear
 }
 
-// answer serves the gateway's own name: to be pinged, nothing else.
+// answer serves the gateway's own name: to be pinged, nothing else. What is begun when the gateway
+// is leaving is told so after the handshake.
 func (g *Gateway) answer(ctx context.Context, c net.Conn) {
 	tc := tls.Server(c, g.own)
 	hctx, stop := context.WithTimeout(ctx, handshakeTimeout)
@@ -211,7 +222,7 @@ func (g *Gateway) answer(ctx context.Context, c net.Conn) {
 		g.complaints.handshake(ctx, g.cfg.Log, time.Now(), c.RemoteAddr(), err)
 		return
 	}
-	err := http2.ServeConn(ctx, tc, http2.Config{ControlRate: 200, DrainTimeout: time.Second, IdleTimeout: serverIdle}, func(ex message.Exchange) {
+	err := http2.ServeConn(g.leaving, tc, http2.Config{ControlRate: 200, DrainTimeout: time.Second, IdleTimeout: serverIdle}, func(ex message.Exchange) {
 		var h message.Head
 		h.Reset()
 		h.Status = 404
