@@ -142,11 +142,11 @@ func (d *Dialer) judge(c *conn, now int64) time.Duration {
 // draining is how long what was sent may take to reach the peer, and a PING behind it.
 // That something was read meanwhile does not prove that later bodies have arrived: their window tells.
 func (c *conn) draining() time.Duration {
-	if come := c.arrived.most.Load(); come > 0 { // the server says: no need to guess
-		return min(time.Duration(c.socket.sent.Load()-int64(come))*time.Second/slowestLink, queueMax)
+	out := min(time.Duration(c.Unacknowledged())*time.Second/slowestLink, bodiesMax)
+	if come := c.arrived.most.Load(); come > 0 { // the server says: no need to guess from what was read
+		return max(out, min(time.Duration(c.socket.sent.Load()-int64(come))*time.Second/slowestLink, queueMax))
 	}
-	bodies := time.Duration(c.Unacknowledged()) * time.Second / slowestLink
-	return max(c.wire.draining(), min(bodies, bodiesMax))
+	return max(out, c.wire.draining())
 }
 
 // ask sends a PING, whose goroutine ends with the answer or the connection. The caller holds mu,
