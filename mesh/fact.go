@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -130,6 +131,8 @@ type Reach struct {
 	State   Reachability
 	// RTT to its gateways in coarse steps; 0 until measured.
 	RTT time.Duration
+	// Leaving are those of its gateways that said they will stop.
+	Leaving []netip.AddrPort
 }
 
 // Delivery is what proxies said of a resource: how many hold it, how many refused

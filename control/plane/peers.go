@@ -17,8 +17,12 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/liveness"
 	"github.com/isthmus-mesh/isthmus/core/replica"
 	"github.com/isthmus-mesh/isthmus/core/world"
+	"github.com/isthmus-mesh/isthmus/internal/failpoint"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
+
+// PointWithdraw is before what a peer's gateways said of leaving is stated.
+const PointWithdraw failpoint.Point = "plane.withdraw"
 
 // peers runs a follower and a prober for each other cluster that this one has joined.
 type peers struct {
@@ -221,7 +225,19 @@ func (ps *peers) start(ctx context.Context, w mesh.Cluster) *link {
 	l.prober = probe.New(probe.Config{Peer: w, Source: p.source, Local: p.cfg.Local, Clock: p.clock, Log: p.log,
 		Gateway: mesh.Identity{TrustDomain: w.TrustDomain, Namespace: peer.SystemNamespace, ServiceAccount: "gateway"},
 		Name:    "gateway." + string(w.TrustDomain),
-		Changed: func(n mesh.ClusterName, s liveness.State) { ps.state(ctx, n, s) }})
+		Known:   ps.told[w.Name].Leaving,
+		Leaving: func(n mesh.ClusterName, gone []netip.AddrPort) {
+			if err := p.cfg.Failpoints.Hit(ctx, PointWithdraw); err == nil {
+				ps.state(ctx, n, func(r mesh.Reach) mesh.Reach { r.Leaving = gone; return r })
+			}
+		},
+		Changed: func(n mesh.ClusterName, s liveness.State) {
+			ps.state(ctx, n, func(r mesh.Reach) mesh.Reach {
+				next := s.Fact(n, r.RTT)
+				next.Leaving = r.Leaving
+				return next
+			})
+		}})
 	l.follower = peer.NewFollower(peer.FollowerConfig{Self: p.cfg.Cluster, Peer: w, Source: p.source, Local: p.cfg.Local,
 		Cache: p.cfg.path("peers", string(w.Name)), Edit: p.loop.EditAndWait, Known: p.known, Observe: p.observe, Clock: p.clock, Log: p.log, Failpoints: p.cfg.Failpoints,
 		Changed: func(_ mesh.ClusterName, s replica.Status) { l.prober.Lease(!s.Stale) }})
@@ -241,14 +257,18 @@ func (ps *peers) ended(n mesh.ClusterName, what string, ctx context.Context, err
 	}
 }
 
-// state states what can be reached, when that is news.
-func (ps *peers) state(ctx context.Context, n mesh.ClusterName, s liveness.State) {
+// state states what can be reached, when that is news: what next makes of what was stated last. A prober
+// calls it by one goroutine, so that the last word is the last in the world too.
+func (ps *peers) state(ctx context.Context, n mesh.ClusterName, next func(mesh.Reach) mesh.Reach) {
 	ps.mu.Lock()
 	before, had := ps.told[n]
-	now := s.Fact(n, before.RTT)
+	if !had {
+		before.Cluster = n
+	}
+	now := next(before)
 	ps.told[n] = now
 	ps.mu.Unlock()
-	if had && now == before {
+	if had && now.State == before.State && now.RTT == before.RTT && slices.Equal(now.Leaving, before.Leaving) {
 		return
 	}
 	f := &mesh.Fact{Key: mesh.Key{Kind: mesh.KindReach, Origin: ps.plane.cfg.Cluster, Name: string(n)}, Value: &now, Digest: ir.DigestOf(&now)}

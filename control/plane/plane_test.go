@@ -27,6 +27,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/control/store"
 	"github.com/isthmus-mesh/isthmus/control/storeserver"
 	"github.com/isthmus-mesh/isthmus/dataplane/agent"
+	"github.com/isthmus-mesh/isthmus/internal/failpoint"
 	"github.com/isthmus-mesh/isthmus/internal/parent"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
@@ -68,6 +69,8 @@ type cluster struct {
 	plane *plane.Plane
 	parts *sync.WaitGroup
 	addr  map[string]netip.AddrPort
+	// points are armed failpoints, or nil.
+	points *failpoint.Set
 }
 
 // freePort is an address that was free a moment ago.
@@ -135,7 +138,7 @@ func (c *cluster) start() {
 	c.t.Helper()
 	var err error
 	c.plane, err = plane.New(c.ctx, plane.Config{Cluster: c.name, Domain: mesh.DefaultDomain, Network: mesh.Network(c.name), StateDir: c.dir,
-		SealFD: sealFD(c.t, c.key), Control: c.addr["control"], Federation: c.addr["federation"]}, c.log)
+		SealFD: sealFD(c.t, c.key), Control: c.addr["control"], Federation: c.addr["federation"], Failpoints: c.points}, c.log)
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -169,6 +172,14 @@ func (c *cluster) run(what string, f func(context.Context) error) {
 
 func (c *cluster) proxy(cfg agent.Config) *agent.Agent {
 	c.t.Helper()
+	a := c.agent(cfg)
+	c.run("proxy "+cfg.ID, a.Run)
+	return a
+}
+
+// agent is a proxy that is not running yet.
+func (c *cluster) agent(cfg agent.Config) *agent.Agent {
+	c.t.Helper()
 	cfg.Cluster, cfg.TrustDomain, cfg.ControlPlanes = c.name, mesh.TrustDomainOf(c.name, mesh.DefaultDomain), []netip.AddrPort{c.addr["control"]}
 	token, err := c.plane.NewToken(c.ctx, cfg.Identity())
 	if err != nil {
@@ -179,7 +190,6 @@ func (c *cluster) proxy(cfg agent.Config) *agent.Agent {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	c.run("proxy "+cfg.ID, a.Run)
 	return a
 }
 
@@ -222,6 +232,10 @@ func clusterYAML(name mesh.ClusterName, b mesh.Bundle, addr map[string]netip.Add
 			roots.WriteString("    " + line)
 		}
 	}
+	gateways := fmt.Sprintf("%q", addr["gateway"])
+	if second := addr["second gateway"]; second.IsValid() {
+		gateways += fmt.Sprintf(", %q", second)
+	}
 	return fmt.Sprintf(`
 apiVersion: isthmus.dev/v1alpha1
 kind: Cluster
@@ -231,11 +245,11 @@ spec:
   jurisdiction: %s
   trustDomain: %s
   rtt: 10ms
-  gateways: ["%s"]
+  gateways: [%s]
   controlPlanes: ["%s"]
   accepts: [{origin: "*"}]
   trustBundle: |
-%s`, name, name, strings.ToUpper(string(name)), b.TrustDomain, addr["gateway"], addr["federation"], roots.String())
+%s`, name, name, strings.ToUpper(string(name)), b.TrustDomain, gateways, addr["federation"], roots.String())
 }
 
 // serve adds an exported service with one instance that answers with its cluster.
@@ -246,6 +260,7 @@ func (c *cluster) serve(service string) {
 		c.t.Fatal(err)
 	}
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
 		fmt.Fprintf(w, "%s %s %s", c.name, service, r.Header.Get("X-Forwarded-Client-Cert"))
 	})}
 	c.run("application", func(ctx context.Context) error {

@@ -51,6 +51,8 @@ func (p *Prober) greet(ctx context.Context, raw net.Conn) (*conn, error) {
 	return c, nil
 }
 
+var errLeaving = errors.New("hear: the gateway is leaving")
+
 func (c *conn) write(f func() error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -96,7 +98,7 @@ func (c *conn) hear(answered func()) error {
 				return fmt.Errorf("acknowledge settings: %w", err)
 			}
 		case *http2.GoAwayFrame: // RFC 9113 §6.8: it drains; another may serve
-			return errors.New("hear: the gateway is leaving")
+			return errLeaving
 		}
 	}
 }

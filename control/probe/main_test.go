@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"io"
 	"math/big"
 	"net"
@@ -123,20 +124,21 @@ type answerer struct {
 	own *tls.Config
 
 	mu    sync.Mutex
-	conns map[net.Conn]bool
+	conns map[net.Conn]*http2.Framer // nil before the preface
 	pings int
+	gone  bool // it is leaving
 	tasks sync.WaitGroup
 }
 
 func newAnswerer(s *trust.Source) *answerer {
-	return &answerer{conns: map[net.Conn]bool{},
+	return &answerer{conns: map[net.Conn]*http2.Framer{},
 		own: trust.ServerConfig(s, trust.ServerOptions{Accept: trust.AcceptKnownClients(), ALPN: []string{"h2"}})}
 }
 
 // serve answers pings on c until it ends.
 func (g *answerer) serve(c net.Conn) {
 	g.mu.Lock()
-	g.conns[c] = true
+	g.conns[c] = nil
 	g.mu.Unlock()
 	g.tasks.Go(func() {
 		defer c.Close()
@@ -146,7 +148,13 @@ func (g *answerer) serve(c net.Conn) {
 			return
 		}
 		fr := http2.NewFramer(tc, tc)
-		if fr.WriteSettings() != nil || fr.WritePing(false, [8]byte{1: 7}) != nil {
+		g.mu.Lock()
+		if _, open := g.conns[c]; open {
+			g.conns[c] = fr
+		}
+		err := errors.Join(fr.WriteSettings(), fr.WritePing(false, [8]byte{1: 7}))
+		g.mu.Unlock()
+		if err != nil {
 			return
 		}
 		for {
@@ -157,8 +165,12 @@ func (g *answerer) serve(c net.Conn) {
 			if p, ok := f.(*http2.PingFrame); ok && !p.IsAck() {
 				g.mu.Lock()
 				g.pings++
+				err := fr.WritePing(true, p.Data)
+				if g.gone { // late, and more than once: both are allowed
+					err = errors.Join(err, fr.WriteGoAway(1<<31-1, http2.ErrCodeNo, nil))
+				}
 				g.mu.Unlock()
-				if fr.WritePing(true, p.Data) != nil {
+				if err != nil {
 					return
 				}
 			}
@@ -177,6 +189,18 @@ func (g *answerer) accept(ln net.Listener) {
 			g.serve(c)
 		}
 	})
+}
+
+// leave says so to all who are there and who come, or takes it back.
+func (g *answerer) leave(gone bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.gone = gone
+	for _, fr := range g.conns {
+		if gone && fr != nil {
+			_ = fr.WriteGoAway(1<<31-1, http2.ErrCodeNo, nil)
+		}
+	}
 }
 
 // hangUp ends every connection at once.

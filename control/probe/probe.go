@@ -34,6 +34,10 @@ type Config struct {
 	// Changed is told the newest state after a change of it, by the goroutine of Run; what
 	// changed meanwhile is told once. It must not block: the probes wait for it.
 	Changed func(mesh.ClusterName, liveness.State)
+	// Leaving, if set, is told which gateways are leaving, after a change of that and as Changed is. Known are
+	// those that were when Run begins.
+	Leaving func(mesh.ClusterName, []netip.AddrPort)
+	Known   []netip.AddrPort
 	Clock   clock.Clock
 	Log     *slog.Logger
 	// Dial opens a connection to a gateway, before TLS; nil is TCP from Local.
@@ -53,6 +57,8 @@ type Prober struct {
 	detector liveness.Detector
 	places   [liveness.Places]*attempt
 	told     liveness.State
+	leaving  map[netip.AddrPort]bool
+	left     bool // leaving changed, and was not told
 
 	// began is when Run did, settled that what changes is news: of Run.
 	began   time.Time
@@ -86,7 +92,11 @@ func New(cfg Config) *Prober {
 			return d.DialContext(ctx, "tcp", addr.String())
 		}
 	}
-	return &Prober{cfg: cfg, wake: make(chan struct{}, 1)}
+	p := &Prober{cfg: cfg, wake: make(chan struct{}, 1), leaving: map[netip.AddrPort]bool{}}
+	for _, a := range cfg.Known {
+		p.leaving[a] = true
+	}
+	return p
 }
 
 // Lease tells whether the control stream is fresh. Safe for concurrent use.
@@ -113,6 +123,7 @@ func (p *Prober) Run(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	p.began = p.cfg.Clock.Now()
+	p.attend(ctx)
 	timer := p.cfg.Clock.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -157,6 +168,10 @@ func (p *Prober) step(ctx context.Context) time.Duration {
 	}
 	before, after := p.told, p.state
 	p.told = after
+	left, leaving := p.left, []netip.AddrPort(nil)
+	if left {
+		p.left, leaving = false, p.gone()
+	}
 	p.mu.Unlock()
 	for _, a := range ask {
 		if a == nil {
@@ -169,6 +184,9 @@ func (p *Prober) step(ctx context.Context) time.Duration {
 	p.say(ctx, now, before.Reach(), after.Reach())
 	if after.Reach() != before.Reach() || after.RTT != before.RTT || after.Since != before.Since {
 		p.cfg.Changed(p.cfg.Peer.Name, after)
+	}
+	if left && p.cfg.Leaving != nil {
+		p.cfg.Leaving(p.cfg.Peer.Name, leaving)
 	}
 	return do.Next
 }
@@ -195,8 +213,7 @@ func (p *Prober) say(ctx context.Context, now time.Time, before, after mesh.Reac
 func (p *Prober) dial(ctx context.Context, place int) *attempt {
 	ctx, stop := context.WithCancel(ctx)
 	a := &attempt{place: place, abandon: stop}
-	addr := p.cfg.Peer.Gateways[p.dials%len(p.cfg.Peer.Gateways)]
-	p.dials++
+	addr := p.turn()
 	p.tasks.Go(func() {
 		defer stop()
 		if err := p.converse(ctx, a, addr); err != nil && ctx.Err() == nil {
@@ -204,6 +221,20 @@ func (p *Prober) dial(ctx context.Context, place int) *attempt {
 		}
 	})
 	return a
+}
+
+// turn is the next gateway to dial: one that stays, if any does. The caller holds mu.
+func (p *Prober) turn() netip.AddrPort {
+	all := p.cfg.Peer.Gateways
+	for range all {
+		addr := all[p.dials%len(all)]
+		p.dials++
+		if !p.leaving[addr] {
+			return addr
+		}
+	}
+	p.dials++
+	return all[p.dials%len(all)]
 }
 
 // converse dials and hears until the connection ends.

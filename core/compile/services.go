@@ -256,6 +256,11 @@ func cluster(c *derive.Ctx, n mesh.ClusterName) *ir.Cluster {
 		if reach.RTT > 0 {
 			out.RTT = reach.RTT
 		}
+		// Those that leave are no way in any more, unless there is no other.
+		stay := slices.DeleteFunc(slices.Clone(v.Gateways), func(a netip.AddrPort) bool { return slices.Contains(reach.Leaving, a) })
+		if len(stay) > 0 {
+			out.Gateways = stay
+		}
 	}
 	return out
 }

@@ -37,7 +37,7 @@ var update = flag.Bool("update", false, "write what the stories tell into their 
 //	watch               CLUSTER RESOURCE NAME, a line each: what the story looks at; see resources
 //	CLUSTER puts        manifests; the later of two sections has the later stamp
 //	CLUSTER deletes     KIND NAMESPACE/NAME, a line each; KIND NAME where there is no namespace
-//	CLUSTER observes    reach CLUSTER STATE [RTT] | bundle TRUST-DOMAIN GENERATION ROOT
+//	CLUSTER observes    reach CLUSTER STATE [RTT [GATEWAY-THAT-LEAVES...]] | bundle TRUST-DOMAIN GENERATION ROOT
 //	then …              a consequence: slot tables follow, clusters tell each other what they export
 //	                    and replicate, and what changed of the watched is printed
 //
@@ -198,6 +198,9 @@ func (s *telling) observe(at *site, words []string) {
 		}
 		if len(words) > 3 {
 			r.RTT = period(s.T, words[3])
+		}
+		for _, a := range words[min(4, len(words)):] {
+			r.Leaving = append(r.Leaving, netip.MustParseAddrPort(a))
 		}
 		at.edits = append(at.edits, world.Put(observed(mesh.KindReach, at.name, mesh.ServiceName{Name: words[1]}, r)))
 	case words[0] == "bundle" && len(words) == 4:
