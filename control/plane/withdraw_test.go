@@ -69,7 +69,7 @@ func stopOneOfTwo(t *testing.T, defended bool) []error {
 	defer parts.Wait()
 	defer stop()
 	eu, us := newCluster(t, ctx, &parts, "eu"), newCluster(t, ctx, &parts, "us")
-	delay := 500 * time.Millisecond
+	delay := 3 * time.Second // the other cluster may have met the gateways before they had certificates: it comes again
 	if !defended {
 		delay = 0
 		eu.points = failpoint.New(plane.PointWithdraw)
@@ -101,6 +101,7 @@ func stopOneOfTwo(t *testing.T, defended bool) []error {
 		c.join(us)
 	}
 	us.serve("catalog")
+	eventually(t, 20*time.Second, "true true", func() string { return fmt.Sprint(first.Ready(), second.Ready()) })
 	l := &crossing{client: eu.client()}
 	eventually(t, 20*time.Second, "200 us catalog", func() string { return get(l.client, "http://catalog.shop/") })
 

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/internal/clock"
@@ -33,7 +34,8 @@ func (p *Prober) attend(ctx context.Context) {
 		p.tasks.Go(func() {
 			for ctx.Err() == nil {
 				err := p.attendOne(ctx, addr)
-				if errors.Is(err, errLeaving) {
+				// One that refuses has closed its port, and what it says before may have been missed.
+				if errors.Is(err, errLeaving) || errors.Is(err, syscall.ECONNREFUSED) {
 					p.leaves(addr, true)
 				}
 				if err != nil && ctx.Err() == nil {
@@ -78,7 +80,7 @@ func (p *Prober) attendOne(ctx context.Context, addr netip.AddrPort) error {
 	})
 }
 
-// leaves takes what a gateway said of itself. One that was heard to leave and is not heard of again stays
+// leaves takes what is known of a gateway. One that was heard to leave and is not heard of again stays
 // away; one that is only silent is others' business: dialers find another by themselves.
 func (p *Prober) leaves(addr netip.AddrPort, now bool) {
 	p.mu.Lock()

@@ -1,10 +1,14 @@
 package probe
 
 import (
+	"context"
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -24,7 +28,13 @@ func TestAGatewayThatLeavesIsTold(t *testing.T) {
 		w := &wan{rtt: 50 * time.Millisecond, serve: func(a netip.AddrPort, c net.Conn) { gates[a].serve(c) }, dead: map[netip.AddrPort]bool{}}
 		o := newTold()
 		cfg := config(k, o, addrs...)
-		cfg.Dial = w.dial
+		var refuses atomic.Bool // the second
+		cfg.Dial = func(ctx context.Context, a netip.AddrPort) (net.Conn, error) {
+			if a == addrs[1] && refuses.Load() {
+				return nil, &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
+			}
+			return w.dial(ctx, a)
+		}
 		said := make(chan []netip.AddrPort, 16)
 		cfg.Leaving = func(_ mesh.ClusterName, gone []netip.AddrPort) { said <- gone }
 		cfg.Known = addrs[:1] // what was known of an earlier prober is right until it is not
@@ -66,6 +76,8 @@ func TestAGatewayThatLeavesIsTold(t *testing.T) {
 		if len(said) > 0 {
 			t.Errorf("told of %v, which is silent", <-said)
 		}
+		refuses.Store(true)
+		hear(30*time.Second, addrs[1])
 		stop()
 		w.end()
 		for _, g := range gates {
