@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -79,7 +80,10 @@ func stopOneOfTwo(t *testing.T, defended bool) []error {
 	}
 	eu.start()
 	us.start()
-	us.addr["second gateway"] = freePort(t)
+	// Where no connection begins, none takes a port between its choice and its use.
+	for i, k := range []string{"gateway", "second gateway"} {
+		us.addr[k] = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 41, byte(1 + i)}), freePort(t).Port())
+	}
 	gateway := func(id string, at string) *agent.Agent {
 		return us.agent(agent.Config{ID: "isthmus-system/" + id, Mode: agent.ModeGateway, ServiceAccount: "gateway", Gateway: us.addr[at],
 			DrainDelay: delay, DrainTime: 5 * time.Second})

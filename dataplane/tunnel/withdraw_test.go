@@ -39,7 +39,8 @@ func TestAWithdrawnGatewayIsLeft(t *testing.T) {
 	})
 	leaving, old := m.gateway(t, always(srv.addr))
 	staying, other := m.gateway(t, always(srv.addr))
-	d, _ := m.dialer(t, nil)
+	// A connection that was being made meanwhile is left when they are looked at next, four times in IdleTimeout.
+	d, _ := m.dialer(t, func(c *tunnel.DialerConfig) { c.IdleTimeout = 8 * time.Second })
 	both := []netip.AddrPort{leaving.addr, staying.addr}
 	var list atomic.Pointer[[]netip.AddrPort]
 	list.Store(&both)
