@@ -25,24 +25,25 @@ import (
 
 // Agent is one running proxy.
 type Agent struct {
-	cfg    Config
-	log    *slog.Logger
-	clock  clock.Clock
-	source *trust.Source
-	store  *store
-	keeper *keeper
-	client *xds.Client
-	dialer *tunnel.Dialer
-	apps   *apps
-	proxy  *proxy.Proxy
-	server *tunnel.Server
-	gate   *tunnel.Gateway
-	front  *front
-	up     *upstream
-	seen   *observer
-	ports  handover.Ports
-	life   *life
-	health *healthChecks
+	cfg       Config
+	log       *slog.Logger
+	clock     clock.Clock
+	source    *trust.Source
+	store     *store
+	keeper    *keeper
+	client    *xds.Client
+	dialer    *tunnel.Dialer
+	apps      *apps
+	proxy     *proxy.Proxy
+	server    *tunnel.Server
+	gate      *tunnel.Gateway
+	front     *front
+	datagrams *datagrams
+	up        *upstream
+	seen      *observer
+	ports     handover.Ports
+	life      *life
+	health    *healthChecks
 	// level is that of log, if whoever made log listens to it.
 	level   *slog.LevelVar
 	version string
@@ -105,7 +106,7 @@ func New(cfg Config, log *slog.Logger, o Options) (*Agent, error) {
 // build wires the request path.
 func (a *Agent) build() {
 	a.dialer = tunnel.NewDialer(tunnel.DialerConfig{Source: a.source, Local: a.cfg.Local, Now: a.clock.Now, Log: a.log})
-	a.apps = &apps{local: a.cfg.Local}
+	a.apps = &apps{local: a.cfg.Local, dropped: &a.seen.datagrams}
 	a.apps.pool = http1.NewPool(http1.PoolConfig{Conn: &http1.Config{}, Dial: a.apps.dial, DialTimeout: mesh.DefaultConnectTimeout})
 	a.apps.http2 = http2.NewPool(http2.PoolConfig{Dial: a.apps.dial, DialTimeout: mesh.DefaultConnectTimeout})
 	a.proxy = proxy.New(proxy.Config{State: a.store.state.Load, Demand: a.store.Demand, Open: a.open, App: a.apps.open, Outside: a.apps.open,

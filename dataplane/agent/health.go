@@ -237,10 +237,10 @@ func portsOf(state *proxy.State, n mesh.ServiceName) []ir.InboundPort {
 }
 
 // questionOf is the question that a service's policy has; false if it has none, or if the
-// service has no port that is answered here.
+// service has no port that is answered here: UDP has no answer to ask for.
 func questionOf(in *proxy.Inbound, ports []ir.InboundPort) (question, bool) {
 	check := in.Traffic.Health
-	i := slices.IndexFunc(ports, func(p ir.InboundPort) bool { return p.Target.IsValid() })
+	i := slices.IndexFunc(ports, func(p ir.InboundPort) bool { return p.Target.IsValid() && p.Protocol != mesh.ProtocolUDP })
 	if check == nil || i < 0 || !slices.Contains(healthKinds, check.Kind) {
 		return question{}, false
 	}

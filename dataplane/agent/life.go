@@ -161,6 +161,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	a.front = &front{cfg: &a.cfg, proxy: a.proxy, http1: &http1.Config{HTTP2: true, Refused: a.seen.number}, http2: a.frontHTTP2(), log: a.log, refused: a.seen.refused, ports: &a.ports, ctx: accept, hard: hard,
 		opened: map[netip.AddrPort]*listener{}, failed: map[netip.AddrPort]string{}}
+	a.datagrams, a.apps.draining = a.newDatagrams(a.front), accept
 	p := &parts{agent: a, stop: stop, accept: accept, shown: shown, base: base}
 	p.lean("certificates", renewer.Run)
 	p.lean("discovery", a.discover)
@@ -240,6 +241,7 @@ func (a *Agent) begin(ctx context.Context, p *parts, taken *handover.Taken, list
 			return err
 		}
 		a.front.follow(a.store.state.Load().Names)
+		a.datagrams.follow(a.store.state.Load().Names)
 	}
 	for _, l := range listeners {
 		if l.name == "admin" || l.name == "dns" {
@@ -362,7 +364,9 @@ func (a *Agent) follow(ctx context.Context) error {
 		a.store.mu.Lock()
 		changed := a.store.changed
 		a.store.mu.Unlock()
-		a.front.follow(a.store.state.Load().Names)
+		names := a.store.state.Load().Names
+		a.front.follow(names)
+		a.datagrams.follow(names)
 		select {
 		case <-changed:
 		case <-ctx.Done():

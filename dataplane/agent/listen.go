@@ -210,6 +210,10 @@ type apps struct {
 	pool  *http1.Pool
 	http2 *http2.Pool
 	local netip.Addr
+	// draining ends when the proxy drains, which ends sessions of UDP: nothing else would.
+	draining context.Context
+	// dropped counts datagrams that the system did not take.
+	dropped *atomic.Uint64
 }
 
 func (a *apps) dial(ctx context.Context, target string) (net.Conn, error) {
@@ -223,6 +227,8 @@ func (a *apps) dial(ctx context.Context, target string) (net.Conn, error) {
 // open opens a stream to "address:port": over a pooled connection, or as bytes.
 func (a *apps) open(target string, p mesh.Protocol) (message.Stream, error) {
 	switch { // the pools bound their dials
+	case p == mesh.ProtocolUDP:
+		return a.datagrams(target)
 	case p.IsHTTP2():
 		return a.http2.Get(context.Background(), target)
 	case p.IsHTTP():

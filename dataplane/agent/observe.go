@@ -31,7 +31,8 @@ type observer struct {
 	reporting    atomic.Pointer[reporting]
 	lines        *telemetry.Lines
 	rand         func() uint64
-	buffers      sync.Pool // *[]byte, of a line
+	buffers      sync.Pool     // *[]byte, of a line
+	datagrams    atomic.Uint64 // that found no room
 }
 
 func newObserver(cfg *Config, log *slog.Logger, o *Options) *observer {

@@ -68,6 +68,8 @@ func (o *observer) tell(e *telemetry.Edge, r *proxy.Record) {
 func (o *observer) drops(w io.Writer) {
 	fmt.Fprintf(w, "# HELP isthmus_access_log_dropped_total Lines of the access log that found its buffer full.\n"+
 		"# TYPE isthmus_access_log_dropped_total counter\nisthmus_access_log_dropped_total %d\n", o.lines.Dropped())
+	fmt.Fprintf(w, "# HELP isthmus_datagrams_dropped_total Datagrams of UDP that found no room: in a queue, among the sessions, or in the system.\n"+
+		"# TYPE isthmus_datagrams_dropped_total counter\nisthmus_datagrams_dropped_total %d\n", o.datagrams.Load())
 	if e := o.reporting.Load().exporter; e != nil {
 		fmt.Fprintf(w, "# HELP isthmus_otlp_dropped_total Spans and log records that no collector took.\n"+
 			"# TYPE isthmus_otlp_dropped_total counter\nisthmus_otlp_dropped_total %d\n", e.Dropped())

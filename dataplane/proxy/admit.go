@@ -16,7 +16,7 @@ import (
 // breakCircuit refuses what exceeds the policy's limits; nothing was sent to anybody.
 func (r *request) breakCircuit() *refusal {
 	live, limits := r.target.Live, &r.target.Traffic.Limits
-	r.limits, r.idle = limits, idleOf(&r.target.Traffic)
+	r.limits, r.idle = limits, r.idleOf(&r.target.Traffic)
 	if ref := r.headFits(&r.head, limits.RequestHead); ref != nil {
 		return ref
 	}
@@ -71,7 +71,7 @@ func (r *request) shed() *refusal {
 // holdLimits is the stage that holds the head against the service's limits; the body is held
 // against them as it comes.
 func (r *request) holdLimits() *refusal {
-	r.limits, r.idle = &r.in.Traffic.Limits, idleOf(r.in.Traffic)
+	r.limits, r.idle = &r.in.Traffic.Limits, r.idleOf(r.in.Traffic)
 	if len(r.head.Get(FieldDeadline)) > 0 {
 		if ref := r.readDeadline(); ref != nil {
 			return ref

@@ -47,6 +47,9 @@ func (r *request) forward() *refusal {
 	}
 	r.trusted = true
 	r.scratch = strconv.AppendUint(append(append(r.scratch[:0], r.target.to...), ':'), uint64(r.port), 10)
+	if r.via.Datagrams {
+		r.scratch = append(r.scratch, udpSuffix...)
+	}
 	addBytes(&r.head, FieldTo, r.scratch)
 	r.limit()
 	if ref := r.takeBody(); ref != nil {

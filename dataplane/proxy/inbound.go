@@ -37,7 +37,7 @@ func NewAccess(a *ir.Access, home mesh.ClusterName) *Access {
 // rules have arrived, and so is traffic, its policy. prev, nil for none, lends what it counts. The
 // error names the rate limit that cannot be understood.
 func NewInbound(in *ir.Inbound, access *Access, traffic *ir.Traffic, prev *Inbound) (*Inbound, error) {
-	out := &Inbound{Service: in.Service, Access: access, Health: &health.Sign{}, ports: make(map[uint16]inboundPort, len(in.Ports)), Traffic: traffic, concurrency: &limit.Gauge{}}
+	out := &Inbound{Service: in.Service, Access: access, Health: &health.Sign{}, ports: make(map[portKey]inboundPort, len(in.Ports)), Traffic: traffic, concurrency: &limit.Gauge{}}
 	if traffic == nil {
 		out.Traffic = noTraffic
 	}
@@ -53,7 +53,7 @@ func NewInbound(in *ir.Inbound, access *Access, traffic *ir.Traffic, prev *Inbou
 		return nil, fmt.Errorf("traffic policy of service %s: %w", in.Service, err)
 	}
 	for _, p := range in.Ports {
-		out.ports[p.Port] = newInboundPort(p)
+		out.ports[portKey{p.Port, p.Protocol == mesh.ProtocolUDP}] = newInboundPort(p)
 	}
 	return out, nil
 }
@@ -82,9 +82,11 @@ func (r *request) asked() *refusal {
 	if !ok {
 		return r.misdirected(string(to))
 	}
+	rest, datagrams := bytes.CutSuffix(rest, udpSuffix)
 	n, err := strconv.ParseUint(view(rest), 10, 16)
-	if err != nil || n == 0 {
-		return refuse(mesh.ReasonMalformed, fmt.Sprintf("the field %s is %q: want namespace/service:port", FieldTo, to))
+	if err != nil || n == 0 || datagrams && !r.carriesBytes() {
+		return refuse(mesh.ReasonMalformed, fmt.Sprintf("the field %s of a request of %s is %q: want namespace/service:port, or CONNECT to namespace/service:port/udp",
+			FieldTo, r.head.Method, to))
 	}
 	r.rec.Port = uint16(n)
 	in := r.state.Inbound[service]
@@ -92,8 +94,8 @@ func (r *request) asked() *refusal {
 		return notExecuted(mesh.ReasonMisdirected, "service "+service.String()+" is not served here")
 	}
 	r.in = in
-	if r.to, ok = in.ports[r.rec.Port]; !ok {
-		return refuse(mesh.ReasonUnknownPort, fmt.Sprintf("service %s has no port %d", service, n))
+	if r.to, ok = in.ports[portKey{r.rec.Port, datagrams}]; !ok {
+		return refuse(mesh.ReasonUnknownPort, noPort(service, r.rec.Port, datagrams))
 	}
 	r.rec.Protocol = r.to.Protocol
 	return nil
@@ -191,6 +193,7 @@ func (r *request) deliver() *refusal {
 		return ref
 	}
 	switch r.far = r.to.Protocol; {
+	case r.far == mesh.ProtocolUDP:
 	case r.carriesBytes():
 		r.far = mesh.ProtocolTCP
 	case !r.far.IsHTTP(): // a request to a port that nobody said takes any

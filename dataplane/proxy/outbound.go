@@ -44,12 +44,12 @@ func (r *request) identify() *refusal {
 	r.service = s
 	r.rec.Service, r.rec.Port = s.Name, port
 	for i := range s.Ports {
-		if s.Ports[i].Port == port {
+		if s.Ports[i].Port == port && (s.Ports[i].Protocol == mesh.ProtocolUDP) == r.via.Datagrams {
 			r.rec.Protocol = s.Ports[i].Protocol
 			return nil
 		}
 	}
-	return refuse(mesh.ReasonUnknownPort, fmt.Sprintf("service %s has no port %d", name, port))
+	return refuse(mesh.ReasonUnknownPort, noPort(name, port, r.via.Datagrams))
 }
 
 // find returns a service of the state, asking for it on first use.
@@ -152,7 +152,7 @@ func addBytes(h *message.Head, name string, value []byte) []byte {
 // choose finds the rule that takes the request.
 func (r *request) choose() *refusal {
 	r.target, r.port = r.service, r.rec.Port
-	if !r.service.Routed || r.carriesBytes() && r.rec.Protocol.IsHTTP() {
+	if !r.service.Routed || r.via.Datagrams || r.carriesBytes() && r.rec.Protocol.IsHTTP() {
 		return nil
 	}
 	r.match.Head, r.match.Port, r.match.Namespace = &r.head, r.rec.Port, r.proxy.cfg.Namespace

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"errors"
-	"net/netip"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -111,6 +110,8 @@ func past() time.Time { return time.Unix(1, 0) }
 type Via struct {
 	Service mesh.ServiceName
 	Port    uint16
+	// Datagrams says that the exchange is a session of UDP: see package datagram.
+	Datagrams bool
 }
 
 // Outbound carries one request of the own application to its service. It returns when
@@ -457,22 +458,4 @@ func (r *request) movingAt(now time.Time) bool {
 		r.stream.SetDeadline(end)
 	}
 	return true
-}
-
-// inboundPort is a port of an inbound service with its target as the pool of
-// connections wants it.
-type inboundPort struct {
-	ir.InboundPort
-	target string
-}
-
-func newInboundPort(p ir.InboundPort) inboundPort {
-	return inboundPort{p, targetText(p.Target)}
-}
-
-func targetText(a netip.AddrPort) string {
-	if !a.IsValid() {
-		return ""
-	}
-	return a.String()
 }

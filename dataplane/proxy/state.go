@@ -72,7 +72,7 @@ type Inbound struct {
 	// Traffic is the service's policy; never nil.
 	Traffic *ir.Traffic
 
-	ports map[uint16]inboundPort
+	ports map[portKey]inboundPort
 	rates *quota.Limits
 	// concurrency outlives changes of configuration.
 	concurrency *limit.Gauge

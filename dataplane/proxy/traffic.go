@@ -112,7 +112,10 @@ func NewService(s *ir.Service, view *balance.View, prev *Service) (*Service, err
 
 // idleOf is how long nothing may move on a stream: what a policy says, or stall. The default
 // of a policy is that of idle connections; nobody means by it that a watch ends after a minute.
-func idleOf(t *ir.Traffic) time.Duration {
+func (r *request) idleOf(t *ir.Traffic) time.Duration {
+	if r.rec.Protocol == mesh.ProtocolUDP {
+		return stall // a session ends at the client proxy's edge, which knows its idle time
+	}
 	if t.IdleTimeout > 0 && t.IdleTimeout != mesh.DefaultIdleTimeout {
 		return t.IdleTimeout
 	}

@@ -51,9 +51,22 @@ func (r *request) tunnel() (balance.Outcome, *refusal) {
 	if f := r.proxy.cfg.Opened; f != nil {
 		f(&r.rec)
 	}
+	if r.rec.Protocol == mesh.ProtocolUDP {
+		return r.datagrams()
+	}
 	// It is over when its ends say so: how long it lasted tells nothing of the endpoint's
 	// speed, only that it lives. Shed is the outcome that measures nothing and counts as alive.
 	return balance.Shed, r.splice()
+}
+
+// datagrams is splice for a session of UDP. No handshake shows that nobody listens: a session that breaks
+// is what a connection refused is in TCP, and speaks against the endpoint.
+func (r *request) datagrams() (balance.Outcome, *refusal) {
+	ref := r.splice()
+	if ref != nil && ref.reason == mesh.ReasonReset {
+		return balance.Failed, ref
+	}
+	return balance.Shed, ref
 }
 
 // splice copies both directions; each half-closes the other side when it ends, and the
