@@ -58,6 +58,9 @@ const (
 	settleFor = 2 * time.Second
 	// openTries bounds how often Open chooses: a connection may end between choice and use.
 	openTries = 4
+	// goodbyes bounds how often in a row an address is dialled again at once because who accepted there was
+	// leaving. Such a one listens no more: its successor does, or nobody.
+	goodbyes = 3
 )
 
 // Dialer opens streams to server proxies over shared connections. It is safe for
@@ -326,9 +329,13 @@ func (d *Dialer) dial(w *Want) (*conn, error) {
 	var errs []error
 	addrs := d.order(w)
 	for i, a := range addrs {
-		// What is left is shared between the addresses not tried yet.
-		left := timeout - d.cfg.Now().Sub(began)
-		c, err := d.dialOne(ctx, a, left/time.Duration(len(addrs)-i), w)
+		var c *conn
+		err := http2.ErrClosed
+		for n := 0; n <= goodbyes && errors.Is(err, http2.ErrClosed) && ctx.Err() == nil; n++ { // it ended in order, by GOAWAY
+			// What is left is shared between the addresses not tried yet.
+			left := timeout - d.cfg.Now().Sub(began)
+			c, err = d.dialOne(ctx, a, left/time.Duration(len(addrs)-i), w)
+		}
 		if err == nil {
 			return c, nil
 		}
