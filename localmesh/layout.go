@@ -19,6 +19,9 @@ const (
 	portDNS        = 15053
 	portAPI        = 15080
 	portGateway    = 15443
+	// portEndpoints and the number of an instance is where it is reached at the end of a link,
+	// between clusters of one network. Below the ports that the system gives away.
+	portEndpoints = 20000
 )
 
 // Octets of a cluster's network: 127.B.zone.host.
@@ -64,6 +67,14 @@ func (l Layout) Gateway(n int) netip.Addr { return l.Addr(n, systemNet, hostGate
 
 // LinkEnd is cluster n's end of its link to cluster m: at it, n reaches m.
 func (l Layout) LinkEnd(n, m int) netip.Addr { return l.Addr(n, linkNet, m) }
+
+// Endpoint is where cluster n reaches the sidecar of instance i of cluster m, on the same network.
+func (l Layout) Endpoint(n, m, i int) netip.AddrPort {
+	return netip.AddrPortFrom(l.LinkEnd(n, m), uint16(portEndpoints+i))
+}
+
+// Cluster is all of cluster n.
+func (l Layout) Cluster(n int) netip.Prefix { return netip.PrefixFrom(l.Addr(n, 0, 0), 16) }
 
 // Sidecar and App are the two processes of instance i, from 1.
 func (l Layout) Sidecar(n, i int) netip.Addr { return l.Addr(n, i, hostSidecar) }

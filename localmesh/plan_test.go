@@ -1,6 +1,8 @@
 package localmesh
 
 import (
+	"bytes"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"net/netip"
@@ -62,7 +64,17 @@ func TestAddressesAreThoseOfTheContract(t *testing.T) {
 }
 
 func TestNoTwoProcessesHaveOneAddress(t *testing.T) {
-	p := planned(t, nil)
+	t.Run("networks apart", func(t *testing.T) { addressesDiffer(t, planned(t, nil)) })
+	t.Run("one network", func(t *testing.T) { addressesDiffer(t, planned(t, oneNetwork)) })
+}
+
+func oneNetwork(c *Config) {
+	for i := range c.Mesh.Clusters {
+		c.Mesh.Clusters[i].Network = "flat"
+	}
+}
+
+func addressesDiffer(t *testing.T, p *Plan) {
 	owner := map[netip.AddrPort]string{}
 	taken := func(name string, addresses ...netip.AddrPort) {
 		for _, a := range addresses {
@@ -93,6 +105,61 @@ func TestNoTwoProcessesHaveOneAddress(t *testing.T) {
 	}
 	if want := 3*(1+2+2*5) + 3; len(specs) != want {
 		t.Errorf("%d processes besides stores and supervisor, want %d", len(specs), want)
+	}
+}
+
+// TestProxiesReachEachEndpointOfTheirNetworkThroughALink follows what a proxy dials: translated, it is an address of its
+// own cluster at which a link listens, which leads to that endpoint; and no address of another cluster is left that
+// could be dialled directly.
+func TestProxiesReachEachEndpointOfTheirNetworkThroughALink(t *testing.T) {
+	p := planned(t, func(c *Config) { oneNetwork(c); c.Mesh.Clusters[2].Network = "apart" })
+	forwards := map[netip.AddrPort]link.Forward{}
+	for _, l := range p.Links {
+		for _, f := range p.linkConfig(l).Forwards {
+			forwards[f.Listen] = f
+		}
+	}
+	if want := 3*2*2 + 2*5; len(forwards) != want {
+		t.Errorf("%d forwards, want %d: gateway and federation port each way of three pairs, 5 endpoints each way of one", len(forwards), want)
+	}
+	for _, s := range p.Specs() {
+		c, ok := s.Config.(*proxyConfig)
+		if !ok {
+			continue
+		}
+		for _, other := range p.Clusters {
+			if other == s.Cluster {
+				continue
+			}
+			if !slices.ContainsFunc(c.Unreachable, func(n netip.Prefix) bool { return n.Contains(p.Layout.App(other.N, 254)) }) {
+				t.Errorf("%s may connect to %s directly: unreachable are %v", s.Name, other.Name, c.Unreachable)
+			}
+			for _, i := range other.Instances {
+				own := at(p.Layout.Sidecar(other.N, i.N), portInbound)
+				to, translated := c.Translate[own]
+				switch f := forwards[to]; {
+				case translated != (other.Network == s.Cluster.Network):
+					t.Errorf("%s on network %s: %s on %s is translated: %v", s.Name, s.Cluster.Network, own, other.Network, translated)
+				case translated && (f.Target != own || !p.Layout.Cluster(s.Cluster.N).Contains(to.Addr())):
+					t.Errorf("%s reaches %s at %s, which leads to %s", s.Name, own, to, f.Target)
+				}
+			}
+		}
+	}
+}
+
+func TestTheLargestClustersOfOneNetworkHaveALink(t *testing.T) {
+	p := planned(t, func(c *Config) {
+		oneNetwork(c)
+		c.Mesh.Workloads = []manifest.LocalWorkload{{Namespace: "a", Name: "s", Clusters: []mesh.ClusterName{"eu-west", "us-east"}, Replicas: instancesMax}}
+	})
+	text, err := json.Marshal(p.linkConfig(p.Links[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := link.ReadConfig(bytes.NewReader(text))
+	if err != nil || len(c.Forwards) != 2*(2+instancesMax) {
+		t.Errorf("%d forwards in %d bytes: %v", len(c.Forwards), len(text), err)
 	}
 }
 

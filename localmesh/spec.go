@@ -73,24 +73,26 @@ type planeConfig struct {
 // and not imported: the supervisor knows processes by their files alone, and links neither a
 // control plane nor a proxy.
 type proxyConfig struct {
-	ID             string           `json:"id"`
-	Mode           string           `json:"mode"`
-	Cluster        mesh.ClusterName `json:"cluster"`
-	Zone           mesh.Zone        `json:"zone,omitempty"`
-	TrustDomain    mesh.TrustDomain `json:"trustDomain"`
-	ServiceAccount string           `json:"serviceAccount"`
-	ControlPlanes  []netip.AddrPort `json:"controlPlanes"`
-	JoinFD         int              `json:"joinFD"`
-	SealFD         int              `json:"sealFD"`
-	Snapshot       string           `json:"snapshot"`
-	Handover       string           `json:"handover"`
-	Local          netip.Addr       `json:"local"`
-	Outbound       netip.AddrPort   `json:"outbound,omitzero"`
-	Inbound        netip.AddrPort   `json:"inbound,omitzero"`
-	Gateway        netip.AddrPort   `json:"gateway,omitzero"`
-	Admin          netip.AddrPort   `json:"admin"`
-	DNS            netip.AddrPort   `json:"dns,omitzero"`
-	ServiceNet     netip.Prefix     `json:"serviceNet,omitzero"`
+	ID             string                            `json:"id"`
+	Mode           string                            `json:"mode"`
+	Cluster        mesh.ClusterName                  `json:"cluster"`
+	Zone           mesh.Zone                         `json:"zone,omitempty"`
+	TrustDomain    mesh.TrustDomain                  `json:"trustDomain"`
+	ServiceAccount string                            `json:"serviceAccount"`
+	ControlPlanes  []netip.AddrPort                  `json:"controlPlanes"`
+	JoinFD         int                               `json:"joinFD"`
+	SealFD         int                               `json:"sealFD"`
+	Snapshot       string                            `json:"snapshot"`
+	Handover       string                            `json:"handover"`
+	Local          netip.Addr                        `json:"local"`
+	Translate      map[netip.AddrPort]netip.AddrPort `json:"translate,omitempty"`
+	Unreachable    []netip.Prefix                    `json:"unreachable,omitempty"`
+	Outbound       netip.AddrPort                    `json:"outbound,omitzero"`
+	Inbound        netip.AddrPort                    `json:"inbound,omitzero"`
+	Gateway        netip.AddrPort                    `json:"gateway,omitzero"`
+	Admin          netip.AddrPort                    `json:"admin"`
+	DNS            netip.AddrPort                    `json:"dns,omitzero"`
+	ServiceNet     netip.Prefix                      `json:"serviceNet,omitzero"`
 }
 
 // Specs are all processes, in the order of their start.
@@ -114,7 +116,7 @@ func (p *Plan) Specs() []Spec {
 func at(a netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(a, port) }
 
 // linkConfig lets each cluster reach the other's gateway and federation port, at its own
-// end of the link.
+// end of the link; and each of its sidecars, where both are on one network.
 func (p *Plan) linkConfig(l *Link) link.Config {
 	c := link.Config{A: string(l.A.Name), B: string(l.B.Name), Shape: l.Shape, Control: p.linkSocket(l),
 		Seed: uint64(l.A.N)<<8 | uint64(l.B.N)}
@@ -128,8 +130,35 @@ func (p *Plan) linkConfig(l *Link) link.Config {
 				Target: at(p.Layout.Gateway(d.to.N), portGateway), Source: source},
 			link.Forward{Name: "federation", Direction: d.direction, Listen: at(listen, portFederation),
 				Target: at(p.Layout.ControlPlane(d.to.N), portFederation), Source: source})
+		if d.from.Network != d.to.Network {
+			continue
+		}
+		for _, i := range d.to.Instances {
+			c.Forwards = append(c.Forwards, link.Forward{Name: "endpoint " + i.Workload.Namespace + "/" + i.Name(), Direction: d.direction,
+				Listen: p.Layout.Endpoint(d.from.N, d.to.N, i.N), Target: at(p.Layout.Sidecar(d.to.N, i.N), portInbound), Source: source})
+		}
 	}
 	return c
+}
+
+// paths make the proxies of cluster c go through links: to the endpoints of clusters on the same
+// network at its own ends of links, and into another cluster in no other way. One kernel has all
+// addresses of the mesh; what routers do elsewhere the proxies must be told.
+func (p *Plan) paths(c *Cluster) (translate map[netip.AddrPort]netip.AddrPort, unreachable []netip.Prefix) {
+	translate = map[netip.AddrPort]netip.AddrPort{}
+	for _, other := range p.Clusters {
+		if other == c {
+			continue
+		}
+		unreachable = append(unreachable, p.Layout.Cluster(other.N))
+		if other.Network != c.Network {
+			continue
+		}
+		for _, i := range other.Instances {
+			translate[at(p.Layout.Sidecar(other.N, i.N), portInbound)] = p.Layout.Endpoint(c.N, other.N, i.N)
+		}
+	}
+	return translate, unreachable
 }
 
 func (p *Plan) planeSpec(c *Cluster) Spec {
@@ -155,6 +184,7 @@ func (p *Plan) proxySpec(c *Cluster, role Role, name string, workload, account m
 		JoinFD:        fdJoin, SealFD: fdSeal, Snapshot: p.snapshot(name), Handover: p.handoverSocket(own),
 		Local: own, Admin: at(own, portAdmin),
 	}
+	config.Translate, config.Unreachable = p.paths(c)
 	identity := mesh.Identity{TrustDomain: c.TrustDomain, Namespace: account.Namespace, ServiceAccount: account.Name}
 	return Spec{Name: name, Role: role, Cluster: c, Args: []string{"proxy"}, Config: config, Sealed: true, Identity: identity}, config
 }

@@ -105,8 +105,9 @@ func New(cfg Config, log *slog.Logger, o Options) (*Agent, error) {
 
 // build wires the request path.
 func (a *Agent) build() {
-	a.dialer = tunnel.NewDialer(tunnel.DialerConfig{Source: a.source, Local: a.cfg.Local, Now: a.clock.Now, Log: a.log})
-	a.apps = &apps{local: a.cfg.Local, dropped: &a.seen.datagrams}
+	paths := tunnel.Paths{Translate: a.cfg.Translate, Unreachable: a.cfg.Unreachable}
+	a.dialer = tunnel.NewDialer(tunnel.DialerConfig{Source: a.source, Local: a.cfg.Local, Paths: paths, Now: a.clock.Now, Log: a.log})
+	a.apps = &apps{local: a.cfg.Local, guard: paths.Guard(nil), dropped: &a.seen.datagrams}
 	a.apps.pool = http1.NewPool(http1.PoolConfig{Conn: &http1.Config{}, Dial: a.apps.dial, DialTimeout: mesh.DefaultConnectTimeout})
 	a.apps.http2 = http2.NewPool(http2.PoolConfig{Dial: a.apps.dial, DialTimeout: mesh.DefaultConnectTimeout})
 	a.proxy = proxy.New(proxy.Config{State: a.store.state.Load, Demand: a.store.Demand, Open: a.open, App: a.apps.open, Outside: a.apps.open,

@@ -44,6 +44,9 @@ type Config struct {
 
 	// Local binds every outgoing connection; invalid is any.
 	Local netip.Addr `json:"local,omitzero"`
+	// Translate and Unreachable are tunnel.Paths, for hosts without a router between clusters.
+	Translate   map[netip.AddrPort]netip.AddrPort `json:"translate,omitempty"`
+	Unreachable []netip.Prefix                    `json:"unreachable,omitempty"`
 	// Outbound is the explicit proxy (15001); Inbound the inter-proxy port (15008); Gateway
 	// the east-west gateway's (15443); Admin is 15020; DNS is 15053. Those that are not set are
 	// not served.

@@ -108,7 +108,7 @@ func (d *datagrams) open(at netip.AddrPort, service mesh.ServiceName) {
 func (a *apps) datagrams(target string) (message.Stream, error) {
 	ctx, stop := context.WithTimeout(context.Background(), mesh.DefaultConnectTimeout)
 	defer stop()
-	d := net.Dialer{}
+	d := net.Dialer{Control: a.guard}
 	if a.local.IsValid() {
 		d.LocalAddr = net.UDPAddrFromAddrPort(netip.AddrPortFrom(a.local, 0))
 	}

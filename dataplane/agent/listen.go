@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/core/ir"
@@ -210,6 +211,7 @@ type apps struct {
 	pool  *http1.Pool
 	http2 *http2.Pool
 	local netip.Addr
+	guard func(network, address string, c syscall.RawConn) error
 	// draining ends when the proxy drains, which ends sessions of UDP: nothing else would.
 	draining context.Context
 	// dropped counts datagrams that the system did not take.
@@ -217,7 +219,7 @@ type apps struct {
 }
 
 func (a *apps) dial(ctx context.Context, target string) (net.Conn, error) {
-	d := net.Dialer{}
+	d := net.Dialer{Control: a.guard}
 	if a.local.IsValid() {
 		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(a.local, 0))
 	}

@@ -27,6 +27,8 @@ type DialerConfig struct {
 	Source *trust.Source
 	// Local binds outgoing connections; invalid is any.
 	Local netip.Addr
+	// Paths is where server proxies are connected to.
+	Paths Paths
 	// IdleTimeout closes connections that carry nothing; 0 is 60 s.
 	IdleTimeout time.Duration
 	// MaxConns bounds the connections to one target; 0 is 8.
@@ -369,11 +371,11 @@ func (d *Dialer) order(w *Want) []netip.AddrPort {
 
 // connect makes the TCP connection, and remembers where that fails.
 func (d *Dialer) connect(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
-	dialer := net.Dialer{Control: tuneSocket}
+	dialer := net.Dialer{Control: d.cfg.Paths.Guard(tuneSocket)}
 	if d.cfg.Local.IsValid() {
 		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(d.cfg.Local, 0))
 	}
-	raw, err := dialer.DialContext(ctx, "tcp", addr.String())
+	raw, err := dialer.DialContext(ctx, "tcp", d.cfg.Paths.To(addr).String())
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err != nil {

@@ -17,7 +17,7 @@ const (
 	TapMaxDefault         = 64 << 20
 
 	configMaxBytes  = 1 << 20
-	forwardsMax     = 256
+	forwardsMax     = 512 // a gateway, a federation port and 254 endpoints each way
 	controlMaxBytes = 103 // sun_path of the smallest system, less its final zero
 	rttMax          = time.Minute
 	lossMax         = 0.9

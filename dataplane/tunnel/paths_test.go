@@ -1,0 +1,33 @@
+package tunnel_test
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/isthmus-mesh/isthmus/dataplane/tunnel"
+)
+
+// TestServersAreReachedWhereTheyAreTranslatedTo: the proxy is known by one address and connected to at another,
+// even where its own lies in a network that nothing leads into.
+func TestServersAreReachedWhereTheyAreTranslatedTo(t *testing.T) {
+	t.Parallel()
+	m := newMesh(t)
+	srv := m.orders(t)
+	l := newLink(t, func() netip.AddrPort { return srv.addr })
+	known, unknown := netip.MustParseAddrPort("127.9.3.1:15008"), netip.MustParseAddrPort("127.9.4.1:15008")
+	d, _ := m.dialer(t, func(c *tunnel.DialerConfig) {
+		c.Paths = tunnel.Paths{Translate: map[netip.AddrPort]netip.AddrPort{known: l.addr}, Unreachable: []netip.Prefix{netip.MustParsePrefix("127.9.0.0/16")}}
+	})
+	mustGet(t, d, want(known, 0))
+	l.mu.Lock()
+	dials := l.dials
+	l.mu.Unlock()
+	if dials != 1 {
+		t.Errorf("%d connections through the link, want 1", dials)
+	}
+	if _, _, err := get(d, want(unknown, 0), nil); err == nil || !strings.Contains(err.Error(), "127.9.4.1:15008: no path leads there") {
+		t.Errorf("where no path leads: %v, want a refusal that says so", err)
+	}
+	mustGet(t, d, want(srv.addr, 0)) // anywhere else: as ever
+}
