@@ -125,7 +125,7 @@ var exceptions = map[string]string{
 // inFolder is the committed order of imports inside a folder: a package may import those
 // listed after it.
 var inFolder = map[string][]string{
-	"core":      {"compile", "replica", "world", "derive", "policy", "balance", "limit", "liveness", "health", "ir"},
+	"core":      {"compile", "replica", "world", "derive", "policy", "balance", "split", "limit", "liveness", "health", "ir"},
 	"dataplane": {"agent", "admin", "handover", "dns", "capture", "proxy", "quota", "route", "trace", "tunnel", "http2", "http1", "raw", "datagram", "socket", "message"},
 	"control":   {"plane", "loop", "peer", "probe", "ca", "object", "store", "storeserver"},
 	"codec":     {"manifest", "wire"},

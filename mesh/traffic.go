@@ -7,9 +7,17 @@ type Strategy string
 
 // The strategies of a traffic policy.
 const (
+	// StrategyAuto minimises waiting, price included, within the law; StrategyLatency leaves the price
+	// out, and StrategyCost weighs it as a policy says.
 	StrategyAuto    Strategy = "Auto"
+	StrategyLatency Strategy = "Latency"
+	StrategyCost    Strategy = "Cost"
+	// StrategyNearest takes the nearest that serves, StrategyLocal never leaves.
 	StrategyNearest Strategy = "Nearest"
 	StrategyLocal   Strategy = "Local"
+	// StrategyWeighted follows stated weights among those that serve, StrategySpread their capacity.
+	StrategyWeighted Strategy = "Weighted"
+	StrategySpread   Strategy = "Spread"
 )
 
 // TrafficPolicy bounds what the balancer does by itself. The zero value of a field

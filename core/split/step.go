@@ -1,0 +1,373 @@
+package split
+
+import (
+	"math"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// Of the control loop's other clocks. They are ages and intervals, never wall time.
+const (
+	// StaleAfter is the age at which a report freezes what is known of its cluster.
+	StaleAfter = 2 * time.Second
+	// FailbackTime is how long a cluster that was lost takes to get back what it can serve, from
+	// failbackLeast of it on.
+	FailbackTime  = 30 * time.Second
+	failbackLeast = 0.1
+	// long is a time that is over.
+	long = time.Hour
+)
+
+// Report is what a cluster says of itself, for one service and class.
+type Report struct {
+	Cluster mesh.ClusterName
+	// Age of the report; negative: none ever came.
+	Age time.Duration
+	// Demand is what its own callers ask for and Rate what it serves, whoever asks, in requests a second;
+	// Capacity what it could serve at utilisation 1: the sum of lanes over service time of its endpoints.
+	Demand, Rate, Capacity float64
+	// Service is the time of a request in a lane and Wait what it waits before, in seconds; a negative
+	// Wait is unknown.
+	Service, Wait float64
+	// Draining is the part of it that is being taken out of use, 0 to 1.
+	Draining float64
+}
+
+// Input is one tick.
+type Input struct {
+	// Since is how long ago the last tick was.
+	Since   time.Duration
+	Reports []Report
+	// RTT from cluster i to cluster j is RTT[i·n+j], in seconds. A row that begins with NaN is unknown: that
+	// cluster is taken to serve its own.
+	RTT []float64
+	// Price of a request from i to j, in any currency, may be nil; Beta is what a unit of it is worth in
+	// seconds of waiting.
+	Price []float64
+	Beta  float64
+	// Forbidden says where the law does not let requests of i go; Dead where nothing passes from i to j, as
+	// far as is known. Both may be nil.
+	Forbidden, Dead []bool
+	// Downstream is what a request costs below each cluster, in seconds (Outcome.Price of what is called
+	// there, times the calls); may be nil.
+	Downstream []float64
+	Strategy   mesh.Strategy
+	// Weights of the strategy Weighted, by cluster.
+	Weights []float64
+	// Free lifts damping and limits: for oracles, and for one who asks what would be best.
+	Free bool
+}
+
+// Cause says why a split moved, or did not.
+type Cause string
+
+// The causes, the strongest first.
+const (
+	CauseStart     Cause = "there was no split yet"
+	CauseLost      Cause = "a cluster may not or cannot be used any more"
+	CauseOverload  Cause = "a cluster is asked for more than it has"
+	CauseGain      Cause = "it is better"
+	CauseNoGain    Cause = "the gain is too small"
+	CauseUnservice Cause = "nobody serves"
+)
+
+// State is what one tick leaves to the next. The zero State has no split yet.
+type State struct {
+	Clusters []mesh.ClusterName
+	// X is the split in force: the part of cluster i's requests that goes to cluster j, at [i·n+j]. A row
+	// sums to 1, or is 0 where nothing lawful serves.
+	X []float64
+	// Kappa corrects the queue model of each cluster.
+	Kappa []float64
+	// Back is how long each cluster has had capacity again, and Path how long its way from cluster i has been
+	// open again, at [i·n+j].
+	Back, Path []time.Duration
+	// Price is the expected cost of a request from each cluster, in seconds, damped: what callers of this
+	// service add as Downstream.
+	Price []float64
+}
+
+// Row is the split of cluster i.
+func (s *State) Row(i int) []float64 {
+	n := len(s.Clusters)
+	return s.X[i*n : (i+1)*n]
+}
+
+// Outcome is what a tick decided, for people.
+type Outcome struct {
+	Cause Cause
+	// Gain is the part of all waiting that the best split would save over the one in force.
+	Gain float64
+	// Moved is the most that a source moved, as a part of its traffic.
+	Moved float64
+	// Rounds of the solver.
+	Rounds int
+}
+
+// Step is one tick. It changes nothing that it was given.
+func Step(prev State, in *Input) (State, Outcome) {
+	t := newTick(prev, in)
+	best, rounds := t.target()
+	out := Outcome{Rounds: rounds, Cause: CauseGain}
+	now, old := t.flow(t.next.X), t.problem.Objective(t.flow(t.next.X))
+	if cost := t.problem.Objective(best); old > 0 {
+		out.Gain = (old - cost) / old
+	}
+	switch {
+	case t.fresh:
+		out.Cause = CauseStart
+	case t.lost(t.next.X):
+		out.Cause = CauseLost
+	case !t.planned() && out.Gain > GainMin && t.strained(now):
+		out.Cause = CauseOverload
+	case !t.planned() && out.Gain <= GainMin:
+		out.Cause = CauseNoGain
+	}
+	out.Moved = t.apply(best, out.Cause)
+	t.measure()
+	return t.next, out
+}
+
+// tick is one step's working state.
+type tick struct {
+	*Input
+	n       int
+	fresh   bool
+	next    State
+	problem *Problem
+}
+
+func newTick(prev State, in *Input) *tick {
+	n := len(in.Reports)
+	t := &tick{Input: in, n: n, next: State{Clusters: make([]mesh.ClusterName, n), X: make([]float64, n*n), Kappa: make([]float64, n),
+		Back: make([]time.Duration, n), Path: make([]time.Duration, n*n), Price: make([]float64, n)}}
+	old := make(map[mesh.ClusterName]int, len(prev.Clusters))
+	for i, c := range prev.Clusters {
+		old[c] = i
+	}
+	t.fresh = len(prev.Clusters) == 0
+	for i := range in.Reports {
+		t.next.Clusters[i], t.next.Kappa[i], t.next.Back[i] = in.Reports[i].Cluster, 1, long
+		for j := range in.Reports {
+			t.next.Path[i*n+j] = long
+		}
+		at, known := old[in.Reports[i].Cluster]
+		if !known {
+			continue
+		}
+		t.next.Kappa[i], t.next.Price[i] = prev.Kappa[at], prev.Price[at]
+		t.next.Back[i] = min(prev.Back[at]+in.Since, long)
+		for j := range in.Reports {
+			if to, known := old[in.Reports[j].Cluster]; known {
+				from := at*len(prev.Clusters) + to
+				t.next.X[i*n+j], t.next.Path[i*n+j] = prev.X[from], min(prev.Path[from]+in.Since, long)
+			}
+		}
+	}
+	t.pose()
+	return t
+}
+
+// pose states the problem of this instant.
+func (t *tick) pose() {
+	t.problem = &Problem{Demand: make([]float64, t.n), Sinks: make([]Sink, t.n), Cost: make([]float64, t.n*t.n)}
+	for j := range t.Reports {
+		r := &t.Reports[j]
+		t.problem.Demand[j] = r.Demand
+		if r.Age >= 0 && r.Capacity <= 0 {
+			t.next.Back[j] = 0
+		}
+		if r.Age < 0 || r.Service <= 0 {
+			continue // nobody knows it
+		}
+		lanes := r.Capacity * r.Service * ramp(t.next.Back[j]) * (1 - min(max(r.Draining, 0), 1))
+		t.problem.Sinks[j] = Sink{Service: r.Service, Lanes: lanes, Kappa: t.next.Kappa[j]}
+	}
+	for i := range t.Reports {
+		unknown := math.IsNaN(t.RTT[i*t.n])
+		for j := range t.Reports {
+			at := i*t.n + j
+			c := t.RTT[at]
+			switch {
+			case t.Dead != nil && t.Dead[at]:
+				c, t.next.Path[at] = math.Inf(1), 0
+			case t.Forbidden != nil && t.Forbidden[at], t.Strategy == mesh.StrategyLocal && i != j:
+				c = math.Inf(1)
+			case unknown && i == j:
+				c = 0
+			case unknown || math.IsNaN(c):
+				c = math.Inf(1)
+			default:
+				if t.Price != nil && t.Strategy != mesh.StrategyLatency {
+					c += t.Beta * t.Price[at]
+				}
+			}
+			if t.Downstream != nil {
+				c += t.Downstream[j]
+			}
+			t.problem.Cost[at] = c
+		}
+	}
+}
+
+// ramp is the part that a cluster gets back, so long after it came back.
+func ramp(back time.Duration) float64 {
+	return min(1, failbackLeast+(1-failbackLeast)*float64(back)/float64(FailbackTime))
+}
+
+// usable reports whether i may and can send to j.
+func (t *tick) usable(i, j int) bool {
+	return t.problem.Sinks[j].capacity() > 0 && !math.IsInf(t.problem.Cost[i*t.n+j], 1)
+}
+
+// flow is a split as requests a second.
+func (t *tick) flow(x []float64) Flow {
+	f := make(Flow, len(x))
+	for at := range x {
+		if i := at / t.n; t.usable(i, at%t.n) {
+			f[at] = x[at] * t.problem.Demand[i]
+		}
+	}
+	return f
+}
+
+// lost reports whether a split sends something where it cannot go now.
+func (t *tick) lost(x []float64) bool {
+	for at, v := range x {
+		if v > 0 && !t.usable(at/t.n, at%t.n) {
+			return true
+		}
+	}
+	return false
+}
+
+// strained reports whether a sink is asked for more than it should be, so that damping costs errors.
+func (t *tick) strained(f Flow) bool {
+	for j := range t.n {
+		load := 0.0
+		for i := range t.n {
+			load += f[i*t.n+j]
+		}
+		if c := t.problem.Sinks[j].capacity(); c > 0 && load > Full*c {
+			return true
+		}
+	}
+	return false
+}
+
+// apply moves the split towards the flow best, as far as the cause allows, and returns how far.
+func (t *tick) apply(best Flow, cause Cause) float64 {
+	most := 0.0
+	for i := range t.n {
+		row := t.next.Row(i)
+		want := t.shares(i, best)
+		sum, distance := 0.0, 0.0
+		for j := range row {
+			distance += math.Abs(want[j]-row[j]) / 2
+			if t.usable(i, j) {
+				sum += row[j]
+			}
+		}
+		step := 1.0
+		switch {
+		case t.Free || cause == CauseStart || cause == CauseOverload || sum < 1-1e-9:
+		case cause == CauseNoGain:
+			step = 0
+		default:
+			if step = Damping; step*distance > MoveMax {
+				step = MoveMax / distance
+			}
+		}
+		if step == 0 {
+			continue
+		}
+		t.move(i, row, want, step)
+		most = max(most, step*distance)
+	}
+	return most
+}
+
+// move sets a row to what lies step of the way to want, within the ceilings of clusters that are stale.
+func (t *tick) move(i int, row, want []float64, step float64) {
+	over, sum := 0.0, 0.0
+	for j := range row {
+		next := row[j] + step*(want[j]-row[j])
+		if !t.usable(i, j) || next < smallest && want[j] < smallest {
+			next = 0
+		}
+		if j != i && t.Reports[j].Age > StaleAfter && next > row[j] && !t.fresh {
+			over += next - row[j]
+			next = row[j]
+		}
+		row[j] = next
+		sum += next
+	}
+	if over > 0 && t.usable(i, i) {
+		row[i] += over
+		sum += over
+	}
+	if sum <= 0 { // only stale clusters are left, and nothing went there: better than nothing
+		copy(row, want)
+		return
+	}
+	for j := range row {
+		row[j] /= sum
+	}
+}
+
+// shares is a flow's row as parts of one.
+func (t *tick) shares(i int, f Flow) []float64 {
+	row := make([]float64, t.n)
+	sum := 0.0
+	for j := range row {
+		row[j] = f[i*t.n+j] * ramp(t.next.Path[i*t.n+j])
+		sum += row[j]
+	}
+	if sum > 0 {
+		for j := range row {
+			row[j] /= sum
+		}
+		return row
+	}
+	// No demand: where the first request should go.
+	best := math.Inf(1)
+	at := -1
+	for j := range row {
+		if c := t.problem.Cost[i*t.n+j] + t.problem.Sinks[j].Service; t.usable(i, j) && c < best {
+			best, at = c, j
+		}
+	}
+	if at >= 0 {
+		row[at] = 1
+	}
+	return row
+}
+
+// measure follows what the reports say of the model, and what a request costs from everywhere.
+func (t *tick) measure() {
+	load := make([]float64, t.n)
+	for at, v := range t.flow(t.next.X) {
+		load[at%t.n] += v
+	}
+	for j := range t.Reports {
+		r, k := &t.Reports[j], &t.next.Kappa[j]
+		if r.Age < 0 || r.Age > StaleAfter || r.Wait < 0 || r.Capacity <= 0 || r.Service <= 0 {
+			continue
+		}
+		if rho := r.Rate / r.Capacity; rho > kappaBusy {
+			*k += KappaRate * (min(max(r.Wait/(r.Service*wait(rho)), KappaMin), KappaMax) - *k)
+		}
+	}
+	for i := range t.n {
+		cost := 0.0
+		for j, x := range t.next.Row(i) {
+			if s := &t.problem.Sinks[j]; x > 0 && s.capacity() > 0 {
+				cost += x * (t.problem.Cost[i*t.n+j] + s.Service*(1+s.kappa()*wait(load[j]/s.capacity())))
+			}
+		}
+		if t.next.Price[i] += Damping * (cost - t.next.Price[i]); t.fresh {
+			t.next.Price[i] = cost
+		}
+	}
+}

@@ -1,0 +1,112 @@
+package split
+
+import (
+	"math"
+
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// target is where the strategy would have the flow, and the rounds it took to find it.
+func (t *tick) target() (Flow, int) {
+	switch t.Strategy {
+	case mesh.StrategyNearest:
+		return t.proportional(t.nearest), 1
+	case mesh.StrategyWeighted:
+		return t.proportional(func(_, j int) float64 {
+			if j < len(t.Weights) {
+				return t.Weights[j]
+			}
+			return 0
+		}), 1
+	case mesh.StrategySpread:
+		return t.proportional(func(_, j int) float64 { return t.problem.Sinks[j].capacity() }), 1
+	}
+	f, rounds := Solve(t.problem, t.flow(t.next.X))
+	t.fence(f)
+	return f, rounds
+}
+
+// planned reports whether the target is a policy's word, which is followed whether it gains or not.
+func (t *tick) planned() bool {
+	switch t.Strategy {
+	case mesh.StrategyNearest, mesh.StrategyWeighted, mesh.StrategySpread, mesh.StrategyLocal:
+		return true
+	}
+	return t.Free
+}
+
+// proportional spreads each source over what it may use by a weight. Where all weights of what is left are
+// nothing, what is left serves in equal parts: weights and failover together.
+func (t *tick) proportional(weight func(i, j int) float64) Flow {
+	f := make(Flow, t.n*t.n)
+	for i := range t.n {
+		sum, ways := 0.0, 0.0
+		for j := range t.n {
+			if t.usable(i, j) {
+				sum += weight(i, j)
+				ways++
+			}
+		}
+		for j := range t.n {
+			switch {
+			case !t.usable(i, j):
+			case sum > 0:
+				f[i*t.n+j] = t.demand(i) * weight(i, j) / sum
+			default:
+				f[i*t.n+j] = t.demand(i) / ways
+			}
+		}
+	}
+	return f
+}
+
+// demand is what a source asks for, never nothing: a planned split holds for the first request too.
+func (t *tick) demand(i int) float64 { return max(t.problem.Demand[i], 1e-6) }
+
+// nearest is 1 for the nearest that i may use, its own first, and 0 for all others.
+func (t *tick) nearest(i, j int) float64 {
+	for k := range t.n {
+		if k == j || !t.usable(i, k) {
+			continue
+		}
+		a, b := t.problem.Cost[i*t.n+k], t.problem.Cost[i*t.n+j]
+		if k == i || j != i && (a < b || a == b && k < j) {
+			return 0
+		}
+	}
+	return 1
+}
+
+// fence takes back what would only be shed farther away: a sink gives to others what it has up to Full
+// beyond its own callers' part, and what does not fit stays where it was asked for, to be shed there, by
+// criticality, without having crossed anything. Who may not serve at home is left alone: for it
+// there is no other way.
+func (t *tick) fence(f Flow) {
+	for j := range t.n {
+		c := t.problem.Sinks[j].capacity()
+		if c <= 0 {
+			continue
+		}
+		own, must, others := f[j*t.n+j], 0.0, 0.0
+		for i := range t.n {
+			switch v := f[i*t.n+j]; {
+			case i == j:
+			case t.usable(i, i):
+				others += v
+			default:
+				must += v
+			}
+		}
+		room := max(0, Full*c-own-must)
+		if own+must+others <= math.Nextafter(Full*c, math.Inf(1)) || others <= 0 || room >= others {
+			continue
+		}
+		for i := range t.n {
+			if i != j && t.usable(i, i) {
+				back := f[i*t.n+j] * (1 - room/others)
+				f[i*t.n+j] -= back
+				f[i*t.n+i] += back
+			}
+		}
+	}
+}
