@@ -124,13 +124,14 @@ func (a *Agent) pass(c net.Conn, to netip.AddrPort, r *proxy.Record) {
 		return
 	}
 	defer up.Close()
-	cut := context.AfterFunc(a.front.hard, func() { c.Close(); up.Close() })
+	pair := tunnel.NewPair(tunnel.End{Conn: c}, tunnel.End{Conn: up}, passIdle)
+	cut := context.AfterFunc(a.front.hard, func() { pair.Cut(context.Cause(a.front.hard)) })
 	defer cut()
 	r.Status = 200
 	a.seen.opened(r)
-	var in, out atomic.Int64
-	tunnel.Pass(c, up, passIdle, &in, &out)
-	r.Duration, r.RequestBytes, r.ResponseBytes = a.clock.Now().Sub(r.Start), out.Load(), in.Load()
+	var there, back atomic.Int64
+	_ = pair.Run(&there, &back) // it had no promise to keep
+	r.Duration, r.RequestBytes, r.ResponseBytes = a.clock.Now().Sub(r.Start), there.Load(), back.Load()
 	a.seen.done(r)
 }
 

@@ -159,7 +159,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.front = &front{cfg: &a.cfg, proxy: a.proxy, http1: &http1.Config{HTTP2: true, Refused: a.seen.number}, http2: a.frontHTTP2(), log: a.log, refused: a.seen.refused, ports: &a.ports, ctx: accept, hard: hard,
+	a.front = &front{cfg: &a.cfg, proxy: a.proxy, http1: &http1.Config{HTTP2: true, Refused: a.seen.number}, http2: a.frontHTTP2(), log: a.log, refused: a.seen.refused, panicked: a.seen.panicked, ports: &a.ports, ctx: accept, hard: hard,
 		opened: map[netip.AddrPort]*listener{}, failed: map[netip.AddrPort]string{}}
 	a.datagrams, a.apps.draining = a.newDatagrams(a.front), accept
 	p := &parts{agent: a, stop: stop, accept: accept, shown: shown, base: base}

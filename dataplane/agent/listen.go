@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -32,6 +33,8 @@ type front struct {
 	log   *slog.Logger
 	// refused is told of what was no request.
 	refused func(*http1.ParseError)
+	// panicked is told of a fault of ours that a connection met.
+	panicked func(value any, stack []byte)
 	// ctx ends when the proxy drains, hard when its patience ends.
 	ctx, hard context.Context
 	// grace is how long an idle connection may still send a request once ctx has ended, in nanoseconds.
@@ -117,7 +120,10 @@ func (f *front) serve(ln net.Listener, one func(net.Conn)) {
 		c, err := ln.Accept()
 		switch {
 		case err == nil:
-			f.conns.Go(func() { one(c) })
+			f.conns.Go(func() {
+				defer f.guard(c)
+				one(c)
+			})
 		case errors.Is(err, net.ErrClosed), f.ctx.Err() != nil:
 			return
 		default:
@@ -127,6 +133,14 @@ func (f *front) serve(ln net.Listener, one func(net.Conn)) {
 			case <-f.ctx.Done():
 			}
 		}
+	}
+}
+
+// guard keeps a panic of ours to the connection that met it.
+func (f *front) guard(c net.Conn) {
+	if v := recover(); v != nil {
+		f.panicked(v, debug.Stack())
+		c.Close()
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/limit"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/dataplane/route"
+	"github.com/isthmus-mesh/isthmus/dataplane/tunnel"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -191,6 +192,7 @@ type request struct {
 	// upload's, and the engine's when it tells that the client left.
 	mu       sync.Mutex
 	stream   message.Stream // nil: none
+	pair     *tunnel.Pair   // what passes a tunnel's bytes from socket to socket; nil: none
 	cut      error          // why nothing more can be said to or heard of the client
 	ended    bool           // the upload is not wanted any more
 	headed   bool           // the final head of the answer has come
@@ -298,7 +300,7 @@ func (r *request) end() {
 	r.far, r.socket = "", message.Handshake{}
 	clear(r.tried[:])
 	r.peer, r.in, r.to = Peer{}, nil, inboundPort{}
-	r.stream, r.ended, r.headed, r.extended, r.upload = nil, false, false, time.Time{}, nil
+	r.stream, r.pair, r.ended, r.headed, r.extended, r.upload = nil, nil, false, false, time.Time{}, nil
 	p.requests.Put(r)
 }
 
@@ -379,6 +381,9 @@ func (r *request) cutLocked(err error) {
 		}
 		if r.stream != nil {
 			r.stream.SetDeadline(past())
+		}
+		if r.pair != nil {
+			r.pair.Cut(err)
 		}
 	}
 }

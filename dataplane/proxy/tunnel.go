@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/core/balance"
+	"github.com/isthmus-mesh/isthmus/dataplane/tunnel"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -56,6 +58,9 @@ func (r *request) tunnel() (balance.Outcome, *refusal) {
 	}
 	// It is over when its ends say so: how long it lasted tells nothing of the endpoint's
 	// speed, only that it lives. Shed is the outcome that measures nothing and counts as alive.
+	if down, up, ok := tunnel.Sockets(r.ex, r.stream); ok {
+		return balance.Shed, r.hand(down, up)
+	}
 	return balance.Shed, r.splice()
 }
 
@@ -67,6 +72,34 @@ func (r *request) datagrams() (balance.Outcome, *refusal) {
 		return balance.Failed, ref
 	}
 	return balance.Shed, ref
+}
+
+// hand passes bytes from socket to socket.
+func (r *request) hand(down, up tunnel.End) *refusal {
+	var idle time.Duration
+	if r.idles() {
+		idle = r.idle
+	}
+	pair := tunnel.NewPair(down, up, idle)
+	r.mu.Lock()
+	if r.pair = pair; r.cut != nil {
+		pair.Cut(r.cut)
+	}
+	r.mu.Unlock()
+	var there, back atomic.Int64
+	defer func() { r.rec.RequestBytes, r.rec.ResponseBytes = there.Load(), back.Load() }() // also of what ends in a panic
+	err := pair.Run(&there, &back)
+	gone := r.lostClient()
+	switch {
+	case gone != nil:
+		return refuse(mesh.ReasonClientGone, "the tunnel broke: "+gone.Error())
+	case timedOut(err):
+		return refuse(mesh.ReasonTimeout, "nothing moved in the tunnel for "+idle.String())
+	case err != nil:
+		return refuse(mesh.ReasonReset, "the tunnel broke: "+err.Error())
+	}
+	r.clean = true
+	return nil
 }
 
 // splice copies both directions; each half-closes the other side when it ends, and the

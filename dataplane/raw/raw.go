@@ -63,6 +63,15 @@ func (e *exchange) Finish([]message.Field) error {
 	return closeWrite(e.conn)
 }
 
+// Raw hands the connection over once the tunnel was granted, as http1.Exchange.Raw does.
+func (e *exchange) Raw() (conn net.Conn, ahead []byte) {
+	if !e.accepted {
+		return nil, nil
+	}
+	_ = e.conn.SetDeadline(time.Time{})
+	return e.conn, nil
+}
+
 // Stream presents a connection that was made as a stream whose tunnel was granted. Close
 // resets the connection unless both directions have ended.
 func Stream(c net.Conn) message.Stream { return &stream{conn: c} }
@@ -88,6 +97,12 @@ func (s *stream) Read(p []byte) (int, error) {
 		s.readTo.Store(true)
 	}
 	return n, err
+}
+
+// Raw hands the connection over, as http1.Stream.Raw does. Close still closes it.
+func (s *stream) Raw() (conn net.Conn, ahead []byte) {
+	_ = s.conn.SetDeadline(time.Time{})
+	return s.conn, nil
 }
 
 func (s *stream) Close() {

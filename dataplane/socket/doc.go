@@ -5,6 +5,6 @@
 // then threads are woken and put to sleep for each request. Here the kernel is asked
 // directly, and only waiting is left to the runtime's poller.
 //
-// It dials, accepts and closes nothing, and copies no bulk: splice(2) and files are package
-// net's. Read Conn first; Read and Write are for engines that hold the descriptor themselves.
+// It dials, accepts and closes no connection. Read Conn first; Pipe is splice(2) between two of them, and Read and
+// Write are for engines that hold the descriptor themselves.
 package socket

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -127,6 +128,11 @@ func (g *Gateway) Serve(ctx context.Context, ln net.Listener) error {
 // serve carries one connection until hard ends; ctx ends when the gateway drains.
 func (g *Gateway) serve(ctx, hard context.Context, c net.Conn) {
 	defer c.Close()
+	defer func() {
+		if v := recover(); v != nil { // a fault of ours costs this connection, not those beside it
+			g.cfg.Log.Error("a connection met a fault of this gateway", "remote", c.RemoteAddr().String(), "panic", v, "stack", string(debug.Stack()))
+		}
+	}()
 	stop := context.AfterFunc(hard, func() { c.Close() })
 	defer stop()
 	_ = c.SetReadDeadline(time.Now().Add(helloTimeout))
@@ -169,7 +175,7 @@ func (g *Gateway) serve(ctx, hard context.Context, c net.Conn) {
 	g.passing.Add(1)
 	defer g.passing.Add(-1)
 	g.bytesIn.Add(int64(len(raw)))
-	p := pass{idle: g.cfg.IdleTimeout}
+	p := NewPair(End{Conn: c}, End{Conn: up}, g.cfg.IdleTimeout)
 	over, end := context.WithCancel(hard)
 	defer end()
 	stopQuiet := context.AfterFunc(ctx, func() {
@@ -178,7 +184,7 @@ func (g *Gateway) serve(ctx, hard context.Context, c net.Conn) {
 		up.Close()
 	})
 	defer stopQuiet()
-	p.run(c, up, &g.bytesIn, &g.bytesOut)
+	_ = p.Run(&g.bytesIn, &g.bytesOut) // how it ended is between the two ends
 }
 
 // route asks for the place behind a slot, and again for a while if there is none: a client may
