@@ -174,7 +174,14 @@ var (
 	// ErrHead is wrapped when a Head cannot be written as an HTTP/1.1 message.
 	ErrHead = errors.New("http1: head cannot be written")
 	// ErrPoolFull is wrapped, with message.ErrNotExecuted, when a target has all its connections in use.
-	ErrPoolFull = errors.New("http1: every connection to the target is in use")
+	ErrPoolFull error = poolFull{}
 	// ErrPoolClosed is wrapped, with message.ErrNotExecuted, after Pool.Close.
 	ErrPoolClosed = errors.New("http1: the pool is closed")
 )
+
+type poolFull struct{}
+
+func (poolFull) Error() string { return "http1: every connection to the target is in use" }
+
+// Reason says that this is load, and not death.
+func (poolFull) Reason() mesh.Reason { return mesh.ReasonOverloaded }

@@ -201,10 +201,11 @@ func (r *request) deliver() *refusal {
 	}
 	r.proxy.meter.Begin()
 	defer r.proxy.meter.End()
+	defer r.leaveApp()
 	for try := 1; ; try++ {
-		s, err := r.proxy.cfg.App(r.to.target, r.far)
-		if err != nil {
-			return notExecuted(mesh.ReasonAppUnreachable, "the application at "+r.to.target+": "+err.Error())
+		s, ref := r.openApp()
+		if ref != nil {
+			return ref
 		}
 		r.socket.Prepare(&r.head, r.far.IsHTTP2(), r.proxy.cfg.Rand)
 		r.hold(s, r.deadline)
@@ -225,7 +226,6 @@ func (r *request) deliver() *refusal {
 			r.drop()
 			return oversized(mesh.ReasonHeadTooLarge, "head", int64(most))
 		}
-		var ref *refusal
 		if r.granted() {
 			_, ref = r.tunnel()
 		} else {

@@ -11,6 +11,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/limit"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/dataplane/route"
+	"github.com/isthmus-mesh/isthmus/dataplane/tenancy"
 	"github.com/isthmus-mesh/isthmus/dataplane/tunnel"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
@@ -46,6 +47,9 @@ type Config struct {
 	// App opens a stream to the proxy's own application at "address:port" (inbound), by the
 	// protocol given: TCP is bytes. It bounds its own time.
 	App func(target string, p mesh.Protocol) (message.Stream, error)
+	// Places bounds the requests that an application of HTTP/1.1 has at once, each of which holds a
+	// connection; its Now is set by the proxy.
+	Places tenancy.Config
 	// Outside opens a stream to "host:port" outside the mesh, when the mesh allows it; nil
 	// never.
 	Outside func(host string, p mesh.Protocol) (message.Stream, error)
@@ -72,15 +76,19 @@ type Proxy struct {
 	mirrors  mirrors
 	meter    balance.Meter
 	hosts    *route.Hosts
+	// places are the *tenancy.Table of every application that speaks HTTP/1.1, by its target.
+	places sync.Map
 }
 
 // New returns a proxy; the goroutines that it owns are those of Wait.
 func New(cfg Config) *Proxy {
 	p := &Proxy{cfg: cfg, hosts: route.NewHosts(cfg.Namespace)}
+	p.cfg.Places.Now = cfg.Now
 	p.mirrors.stages = copying[:]
 	p.requests.New = func() any {
 		r := &request{proxy: p, wake: make(chan struct{}, 1)}
 		r.lost = [2]func(){func() { r.clientLeft(0) }, func() { r.clientLeft(1) }}
+		r.tenant.Evict = r.evict
 		return r
 	}
 	p.buffers.New = func() any { b := make([]byte, copyBuffer); return &b }
@@ -187,6 +195,9 @@ type request struct {
 	peer Peer
 	in   *Inbound
 	to   inboundPort
+	// tenant is this request's place at the application, if places is where it has one.
+	tenant tenancy.Tenant
+	place  *tenancy.Table
 
 	// The stream in use, which three goroutines may want to cut short: this request's, its
 	// upload's, and the engine's when it tells that the client left.

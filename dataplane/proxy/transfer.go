@@ -135,6 +135,8 @@ func oversized(reason mesh.Reason, what string, most int64) *refusal {
 func refusedBody(err error) *refusal {
 	detail := "read the request: " + err.Error()
 	switch {
+	case errors.Is(err, errEvicted):
+		return refuse(mesh.ReasonOverloaded, err.Error())
 	case errors.Is(err, errBodyTooLarge):
 		return refuse(mesh.ReasonBodyTooLarge, detail)
 	case timedOut(err):
@@ -246,7 +248,10 @@ func (r *request) pass(end bool) (balance.Outcome, *refusal) {
 	r.spend()
 	r.movingAt(r.now)
 	cork(r.ex)
-	if err := r.ex.Respond(&r.reply, end); err != nil {
+	r.tenant.Giving()
+	err := r.ex.Respond(&r.reply, end)
+	r.tenant.Given()
+	if err != nil {
 		return r.unheard(err)
 	}
 	if end {
@@ -294,7 +299,9 @@ func (r *request) piece(s message.Stream) (read, written error) {
 	}
 	if n > 0 {
 		r.pace(n)
+		r.tenant.Giving()
 		_, written = r.ex.Write(buf[:n])
+		r.tenant.Given()
 	}
 	return read, written
 }
@@ -314,6 +321,9 @@ func (r *request) bodyRead() bool {
 
 // unheard is an answer that the client did not take.
 func (r *request) unheard(err error) (balance.Outcome, *refusal) {
+	if gone := r.lostClient(); errors.Is(gone, errEvicted) {
+		return balance.Abandoned, refusedBody(gone)
+	}
 	return balance.Abandoned, refuse(mesh.ReasonClientGone, "answer the client: "+err.Error())
 }
 

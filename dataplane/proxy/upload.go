@@ -103,7 +103,9 @@ func (r *request) uploadBody(s message.Stream) {
 	defer r.proxy.buffers.Put(pooled)
 	buf := *pooled
 	for r.moving() {
+		r.tenant.Asking()
 		n, err := r.ex.Read(r.paced(buf))
+		r.tenant.Told()
 		if r.rec.RequestBytes += int64(n); r.tooLarge(r.rec.RequestBytes) {
 			r.lose(errBodyTooLarge)
 			return
