@@ -14,8 +14,8 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/dataplane/dns"
+	"github.com/isthmus-mesh/isthmus/dataplane/downstream"
 	"github.com/isthmus-mesh/isthmus/dataplane/handover"
-	"github.com/isthmus-mesh/isthmus/dataplane/http1"
 	"github.com/isthmus-mesh/isthmus/trust"
 )
 
@@ -159,8 +159,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.front = &front{cfg: &a.cfg, proxy: a.proxy, http1: &http1.Config{HTTP2: true, Refused: a.seen.number}, http2: a.frontHTTP2(), log: a.log, refused: a.seen.refused, panicked: a.seen.panicked, ports: &a.ports, ctx: accept, hard: hard,
+	a.front = &front{cfg: &a.cfg, proxy: a.proxy, log: a.log, panicked: a.seen.panicked, ports: &a.ports, ctx: accept, hard: hard,
 		opened: map[netip.AddrPort]*listener{}, failed: map[netip.AddrPort]string{}}
+	a.front.http = &downstream.Server{HTTP1: downstream.HTTP1(a.seen.number), HTTP2: a.frontHTTP2(), Refused: a.seen.refused, Log: a.log, Go: a.front.conns.Go}
+	defer a.front.http.End(accept, hard, func() time.Duration { return time.Duration(a.front.grace.Load()) })()
 	a.datagrams, a.apps.draining = a.newDatagrams(a.front), accept
 	p := &parts{agent: a, stop: stop, accept: accept, shown: shown, base: base}
 	p.lean("certificates", renewer.Run)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/dataplane/downstream"
 	"github.com/isthmus-mesh/isthmus/dataplane/handover"
 	"github.com/isthmus-mesh/isthmus/dataplane/http1"
 	"github.com/isthmus-mesh/isthmus/dataplane/http2"
@@ -28,11 +29,7 @@ import (
 type front struct {
 	cfg   *Config
 	proxy *proxy.Proxy
-	http1 *http1.Config
-	http2 http2.Config
 	log   *slog.Logger
-	// refused is told of what was no request.
-	refused func(*http1.ParseError)
 	// panicked is told of a fault of ours that a connection met.
 	panicked func(value any, stack []byte)
 	// ctx ends when the proxy drains, hard when its patience ends.
@@ -41,6 +38,8 @@ type front struct {
 	grace atomic.Int64
 	ports *handover.Ports
 	conns sync.WaitGroup
+	// http serves the connections of HTTP.
+	http *downstream.Server
 	// opened and failed belong to the goroutine that follows the names.
 	opened map[netip.AddrPort]*listener
 	failed map[netip.AddrPort]string
@@ -153,63 +152,10 @@ func (f *front) one(c net.Conn, l *listener, port uint16) {
 	f.bytes(c, via)
 }
 
-// requests serves a connection of HTTP: of HTTP/2 if it begins with its preface, else of
-// HTTP/1.1. What the application speaks matters as little as what its port was declared to: the
-// pipeline bridges. When the proxy drains, the next response says
-// that the connection ends; one that stays idle is ended a little later, and one that is
-// still busy when patience ends is closed.
+// requests serves a connection of HTTP. What the application speaks matters as little as what its
+// port was declared to: the pipeline bridges.
 func (f *front) requests(c net.Conn, via proxy.Via) {
-	stopHard := context.AfterFunc(f.hard, func() { c.Close() })
-	defer stopHard()
-	received := f.http1Requests(http1.NewServerConn(c, f.http1), via)
-	if received == nil {
-		return
-	}
-	cfg := f.http2
-	cfg.Received = received
-	err := http2.ServeConn(f.ctx, c, cfg, func(ex message.Exchange) { f.proxy.Outbound(ex, via) })
-	var broken *http2.ConnError
-	if errors.As(err, &broken) && !broken.Remote {
-		f.log.Warn("a connection was closed: its client broke the protocol", "reason", string(mesh.ReasonMalformed),
-			"remote", c.RemoteAddr().String(), "error", err)
-	}
-}
-
-// http1Requests serves until the connection ends. It returns what has been read of one that turns
-// out to be of HTTP/2, which it leaves open.
-func (f *front) http1Requests(sc *http1.ServerConn, via proxy.Via) []byte {
-	var received []byte
-	defer func() {
-		if received == nil {
-			sc.Close()
-		}
-	}()
-	var timer atomic.Pointer[time.Timer]
-	stop := context.AfterFunc(f.ctx, func() {
-		sc.Drain()
-		timer.Store(time.AfterFunc(time.Duration(f.grace.Load()), sc.EndIdle))
-	})
-	defer func() {
-		if t := timer.Load(); t != nil {
-			t.Stop()
-		}
-	}()
-	defer stop()
-	for {
-		ex, err := sc.Next()
-		if errors.Is(err, http1.ErrHTTP2) {
-			_, received = sc.HandOver()
-			return received
-		}
-		if err != nil {
-			var parse *http1.ParseError
-			if errors.As(err, &parse) {
-				f.refused(parse)
-			}
-			return nil
-		}
-		f.proxy.Outbound(ex, via)
-	}
+	f.http.Serve(c, func(ex message.Exchange) { f.proxy.Outbound(ex, via) })
 }
 
 // bytes carries a connection of TCP; it lives until its ends or the proxy's patience end it.

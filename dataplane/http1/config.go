@@ -31,6 +31,10 @@ type Config struct {
 	// IdleTimeout bounds the wait for the first byte of a request. It may last an
 	// eighth longer, which saves re-arming a timer for each request. Default 3 min; negative is none.
 	IdleTimeout time.Duration
+	// RestAfter is how long Next waits for a request before it returns ErrIdle, so that the caller
+	// may go on to wait with a smaller stack (Rest); it may last twice as long. Zero is for as
+	// long as IdleTimeout.
+	RestAfter time.Duration
 	// LingerTimeout bounds the reading that follows the closing of our direction
 	// (RFC 9112 §9.6), and the draining of an unread body. Default 2 s.
 	LingerTimeout time.Duration
@@ -169,6 +173,8 @@ var (
 	// ErrHTTP2 is returned by Next when the client has begun to speak HTTP/2 with prior knowledge
 	// (RFC 9113 §3.3): HandOver then gives the connection to who speaks it too.
 	ErrHTTP2 = errors.New("http1: the client speaks HTTP/2")
+	// ErrIdle says that no request has come within Config.RestAfter. The connection is as it was.
+	ErrIdle = errors.New("http1: no request yet")
 	// ErrState is wrapped when calls come in an order that no message has.
 	ErrState = errors.New("http1: call out of order")
 	// ErrHead is wrapped when a Head cannot be written as an HTTP/1.1 message.

@@ -92,6 +92,13 @@ func (d *deadlines) isDraining() bool {
 	return d.draining
 }
 
+// endsIdle reports whether no wait for a request goes on.
+func (d *deadlines) endsIdle() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.endIdle
+}
+
 func (d *deadlines) endRead() {
 	d.mu.Lock()
 	d.read.busy = false

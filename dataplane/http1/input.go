@@ -23,6 +23,7 @@ type input struct {
 	sock    net.Conn        // conn, past the scheduler
 	raw     syscall.RawConn // nil: Read is used
 	tryFn   func(uintptr) bool
+	restFn  func(uintptr) bool
 	idleFn  func(uintptr)
 	readErr error
 	idleOK  bool
@@ -40,7 +41,7 @@ type input struct {
 func (in *input) init(conn, sock net.Conn, cfg *Config, dl *deadlines) {
 	in.conn, in.sock, in.cfg, in.dl = conn, sock, cfg, dl
 	in.raw = socket.Raw(conn)
-	in.tryFn, in.idleFn = in.tryRead, in.tryIdle
+	in.tryFn, in.restFn, in.idleFn = in.tryRead, in.tryRest, in.tryIdle
 }
 
 func (in *input) buffered() []byte {
@@ -83,14 +84,15 @@ func (in *input) space() []byte {
 	return in.buf.b[in.w:]
 }
 
-// fill reads at least one byte more. The engine's deadline holds beside the caller's; idle
-// says that a message need not come, so that the deadline is approximate.
-func (in *input) fill(engine time.Time, idle bool) error {
+// fill reads at least one byte more. The engine's deadline holds beside the caller's; with slack
+// a message need not come, and the deadline may be later by as much.
+func (in *input) fill(engine time.Time, slack time.Duration) error {
 	if in.failed != nil {
 		return in.failed
 	}
+	idle := slack > 0
 	if idle {
-		in.dl.startIdle(engine, in.cfg.idle()/8)
+		in.dl.startIdle(engine, slack)
 	} else {
 		in.dl.startRead(engine)
 	}
@@ -104,12 +106,11 @@ func (in *input) fill(engine time.Time, idle bool) error {
 	}
 	if in.buf == nil && idle { // waits for a request: one byte, to hold no buffer
 		n, err := in.conn.Read(in.one[:])
-		if n == 0 {
-			return in.fail(err)
+		if n > 0 {
+			in.takeOne()
+			err = nil
 		}
-		in.space()[0] = in.one[0]
-		in.w++
-		return nil
+		return in.fail(err)
 	}
 	n, err := in.conn.Read(in.space())
 	in.w += n
@@ -118,6 +119,30 @@ func (in *input) fill(engine time.Time, idle bool) error {
 		return nil
 	}
 	return in.fail(err)
+}
+
+// rest waits for a byte under the deadline that is armed. It calls little: see ServerConn.Rest.
+func (in *input) rest() error {
+	if in.failed != nil {
+		return in.failed
+	}
+	if in.raw != nil {
+		if err := in.raw.Read(in.restFn); err != nil {
+			return err
+		}
+		return in.readErr
+	}
+	n, err := in.conn.Read(in.one[:])
+	if n > 0 {
+		return nil
+	}
+	return err
+}
+
+// takeOne puts the byte that was waited for into the empty buffer.
+func (in *input) takeOne() {
+	in.space()[0] = in.one[0]
+	in.w++
 }
 
 // fail remembers an error that is for good; a deadline is not.
@@ -147,7 +172,7 @@ func (in *input) readDirect(p []byte) (int, error) {
 func (in *input) fillBody() error {
 	engine, start := in.paceStart()
 	before := in.w - in.r
-	err := in.fill(engine, false)
+	err := in.fill(engine, 0)
 	return in.paceEnd(engine, start, in.w-in.r-before, err)
 }
 
@@ -207,7 +232,7 @@ func (in *input) readHead(h *message.Head, deadline func() time.Time) ([]byte, e
 		if engine.IsZero() && deadline != nil {
 			engine = deadline()
 		}
-		if err := in.fill(engine, false); err != nil {
+		if err := in.fill(engine, 0); err != nil {
 			return nil, err
 		}
 	}

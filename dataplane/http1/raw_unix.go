@@ -40,3 +40,19 @@ func (in *input) tryIdle(fd uintptr) {
 	_, err := socket.Read(fd, in.one[:])
 	in.idleOK = errors.Is(err, syscall.EAGAIN)
 }
+
+// tryRest is tryRead for a byte, and takes no buffer to wait with.
+func (in *input) tryRest(fd uintptr) bool {
+	n, err := socket.Read(fd, in.one[:])
+	switch {
+	case err == nil && n == 0:
+		in.readErr = io.EOF
+	case err == nil:
+		in.readErr = nil
+	case errors.Is(err, syscall.EAGAIN):
+		return false
+	default:
+		in.readErr = os.NewSyscallError("read", err)
+	}
+	return true
+}

@@ -31,8 +31,11 @@ type ServerConn struct {
 	active bool   // an exchange was handed out and not settled
 	begun  bool   // what begins the connection was looked at
 	served bool   // a request has come
-	over   error  // why there is no next request
-	linger bool   // the client may still be sending: RFC 9112 §9.6
+
+	rested  bool // Rest was called since the last request
+	restErr error
+	over    error // why there is no next request
+	linger  bool  // the client may still be sending: RFC 9112 §9.6
 }
 
 // NewServerConn serves c, which it closes in Close. cfg is shared and outlives it.
@@ -53,12 +56,15 @@ func NewServerConn(c net.Conn, cfg *Config) *ServerConn {
 // Errors: io.EOF when the connection ended between requests or was not to be kept;
 // a *ParseError, already answered, when the bytes were not a request; ErrDraining;
 // one for which os.ErrDeadlineExceeded holds when the client was idle too long; others
-// from the connection. None of them leaves a next request.
+// from the connection. None of them leaves a next request. ErrIdle alone does: after it
+// comes Rest or another Next.
 func (c *ServerConn) Next() (message.Exchange, error) {
 	if err := c.settle(); err != nil {
 		return nil, err
 	}
-	if err := c.await(); err != nil {
+	if err := c.await(); err == ErrIdle {
+		return nil, err
+	} else if err != nil {
 		return nil, c.end(err)
 	}
 	if c.cfg.HTTP2 && !c.begun {
@@ -116,20 +122,15 @@ func (c *ServerConn) await() error {
 		b := c.in.buffered()
 		switch {
 		case len(b) == 0:
-			if err := c.in.fill(c.deadline(c.cfg.idle()), true); err != nil {
-				if !errors.Is(err, os.ErrDeadlineExceeded) || !c.dl.isDraining() {
-					return err
-				}
-				if !c.in.look() {
-					return ErrDraining
-				}
+			if err := c.idle(); err != nil {
+				return err
 			}
 		case tokenLower[b[0]] != 0:
 			return nil
 		case b[0] != '\r' || skipped || len(b) > 1 && b[1] != '\n':
 			return malformed("invalid method")
 		case len(b) == 1:
-			if err := c.in.fill(c.headerDeadline(), false); err != nil {
+			if err := c.in.fill(c.headerDeadline(), 0); err != nil {
 				return err
 			}
 		default:
@@ -138,6 +139,40 @@ func (c *ServerConn) await() error {
 		}
 	}
 }
+
+// idle waits for a byte of a request that need not come, or takes what Rest has waited for.
+func (c *ServerConn) idle() error {
+	whole, first := c.cfg.idle(), c.cfg.RestAfter
+	var err error
+	switch rests := first > 0 && first < whole; {
+	case c.rested:
+		c.rested = false
+		c.dl.endRead()
+		if err = c.in.fail(c.restErr); err == nil {
+			c.in.takeOne()
+		}
+	case rests:
+		err = c.in.fill(c.deadline(first), first)
+		if errors.Is(err, os.ErrDeadlineExceeded) && !c.dl.endsIdle() {
+			c.dl.startIdle(c.deadline(whole-first), whole/8)
+			return ErrIdle
+		}
+	default:
+		err = c.in.fill(c.deadline(whole), whole/8)
+	}
+	if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) || !c.dl.isDraining() {
+		return err
+	}
+	if c.in.look() {
+		return nil
+	}
+	return ErrDraining
+}
+
+// Rest waits for what Next waits for, after Next has returned ErrIdle, within what is left of
+// IdleTimeout. The next Next tells how it ended. It calls little, and what it needs was readied, so that a
+// goroutine which has just begun waits on the 2 KiB of stack that it began with.
+func (c *ServerConn) Rest() { c.rested, c.restErr = true, c.in.rest() }
 
 // http2Preface begins every connection of HTTP/2 (RFC 9113 §3.4). It was chosen so that no
 // HTTP/1 message begins with it.
@@ -159,7 +194,7 @@ func (c *ServerConn) preface() (bool, error) {
 		if engine.IsZero() {
 			engine = c.headerDeadline()
 		}
-		if err := c.in.fill(engine, false); err != nil {
+		if err := c.in.fill(engine, 0); err != nil {
 			return false, err
 		}
 	}
