@@ -119,10 +119,7 @@ func (f *front) serve(ln net.Listener, one func(net.Conn)) {
 		c, err := ln.Accept()
 		switch {
 		case err == nil:
-			f.conns.Go(func() {
-				defer f.guard(c)
-				one(c)
-			})
+			f.start(c, func() { one(c) })
 		case errors.Is(err, net.ErrClosed), f.ctx.Err() != nil:
 			return
 		default:
@@ -135,12 +132,17 @@ func (f *front) serve(ln net.Listener, one func(net.Conn)) {
 	}
 }
 
-// guard keeps a panic of ours to the connection that met it.
-func (f *front) guard(c net.Conn) {
-	if v := recover(); v != nil {
-		f.panicked(v, debug.Stack())
-		c.Close()
-	}
+// start runs fn for a connection. A panic of ours stays with the connection that met it.
+func (f *front) start(c net.Conn, fn func()) {
+	f.conns.Go(func() {
+		defer func() {
+			if v := recover(); v != nil {
+				f.panicked(v, debug.Stack())
+				c.Close()
+			}
+		}()
+		fn()
+	})
 }
 
 func (f *front) one(c net.Conn, l *listener, port uint16) {

@@ -29,8 +29,9 @@ type Server struct {
 	// Refused is told of what was no request.
 	Refused func(*http1.ParseError)
 	Log     *slog.Logger
-	// Go runs a function on a goroutine that somebody waits for.
-	Go func(func())
+	// Go runs a function on a goroutine that somebody waits for, and keeps its panics to the
+	// connection.
+	Go func(net.Conn, func())
 
 	drain   context.Context
 	clients clients
@@ -154,17 +155,22 @@ func (l *clients) reach(s stage) {
 
 // serve answers requests until the connection ends, or rests on another goroutine.
 func (c *client) serve() {
+	rests := false
+	defer func() {
+		if !rests {
+			c.of.clients.remove(c)
+		}
+	}()
 	err := c.requests()
 	switch {
 	case errors.Is(err, http1.ErrIdle):
-		c.of.Go(c.rest)
-		return
+		rests = true
+		c.of.Go(c.conn, c.rest)
 	case errors.Is(err, http1.ErrHTTP2):
 		c.http2()
 	default:
 		_ = c.sc.Close()
 	}
-	c.of.clients.remove(c)
 }
 
 // rest waits for the next request on a stack of its own.

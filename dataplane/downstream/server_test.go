@@ -37,7 +37,7 @@ func open(t *testing.T, grace time.Duration) *site {
 	drain, stop := context.WithCancel(t.Context())
 	hard, cut := context.WithCancel(t.Context())
 	s.drain, s.cut = stop, cut
-	server := &downstream.Server{HTTP1: downstream.HTTP1(nil), Refused: func(*http1.ParseError) {}, Log: slog.New(slog.DiscardHandler), Go: s.running.Go}
+	server := &downstream.Server{HTTP1: downstream.HTTP1(nil), Refused: func(*http1.ParseError) {}, Log: slog.New(slog.DiscardHandler), Go: func(_ net.Conn, f func()) { s.running.Go(f) }}
 	back := server.End(drain, hard, func() time.Duration { return grace })
 	var accepting sync.WaitGroup
 	accepting.Go(func() {
