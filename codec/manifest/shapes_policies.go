@@ -98,7 +98,7 @@ type retryPolicy struct {
 type outlierDetection struct {
 	// So many failures in a row that were never executed (refused, unreachable, no TLS) take an endpoint out. A timeout or a refusal for load never does: overload must not look like death. Default: 3.
 	ConsecutiveFailures int `json:"consecutiveFailures" is:"1..1000"`
-	// For how long the first time; each further time is twice as long. Default: 1s.
+	// For how long the first time; each further time is twice as long. Then it is probed, and once it has answered one request tries it. Default: 1s.
 	BaseEjection string `json:"baseEjection" is:"duration"`
 	// At most for how long. Default: 30s.
 	MaxEjection string `json:"maxEjection" is:"duration"`

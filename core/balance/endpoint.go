@@ -95,6 +95,9 @@ func (p *Pick) Done(o Outcome, now int64) {
 	case TimedOut:
 		e.service.peak(now-p.start, now)
 		e.punish(now)
+		if out := e.health.out.Load(); p.trial && out != isIn && e.health.until.Load() <= now {
+			e.eject(now, out, e.health.level(out)) // a trial must speak for it: the next would wait as long
+		}
 	case NeverExecuted:
 		e.neverExecuted(now)
 	}
@@ -123,7 +126,8 @@ type Stats struct {
 	Warmth float64
 	// Failures never executed in a row.
 	Failures int32
-	// Ejected is why it is out, "" if it is not; EjectedFor how long yet: 0 is until its trial.
+	// Ejected is why it is out, "" if it is not; EjectedFor how long yet: 0 is until it answers a probe,
+	// and then one request.
 	Ejected      string `json:",omitempty"`
 	EjectedFor   time.Duration
 	ScoreSeconds float64
@@ -155,7 +159,7 @@ func (e *Endpoint) score(now int64, usual, weight float64) float64 {
 // pressure is score without service times.
 func (e *Endpoint) pressure(now int64, weight float64) float64 {
 	p := (e.load(now)/weight + 1) * e.penaltyAt(now)
-	if e.health.until.Load() > now { // drawn in panic: last among those drawn
+	if e.held(now) { // drawn in panic: last among those drawn
 		p *= penaltyMax
 	}
 	return p

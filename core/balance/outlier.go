@@ -9,10 +9,11 @@ import (
 )
 
 // health is whether an endpoint may be drawn. One that is out comes back by one trial: a single
-// request, once its time is over, and its outcome decides.
+// request, once its time is over and it has answered a probe, and its outcome decides.
 type health struct {
-	out   atomic.Uint32 // isIn, outRefused, outRate
-	until atomic.Int64
+	out    atomic.Uint32 // isIn, outRefused, outRate
+	until  atomic.Int64
+	proved proof
 	// trial is set while the one request that tests an endpoint is out.
 	trial atomic.Bool
 	// failures never executed in a row, and ejections for it in a row.
@@ -48,6 +49,7 @@ type groupState struct {
 	failures     atomic.Int32 // never executed, in a row, over all endpoints
 	trips        atomic.Int32
 	trippedUntil atomic.Int64
+	proved       proof
 	// typical is the service time that is usual in the cluster.
 	typical ewma
 	// windowEnd is when success rates are next compared.
@@ -63,6 +65,7 @@ type frame struct {
 	balancing mesh.Balancing
 	outlier   mesh.Outlier
 	endpoints []*Endpoint
+	ejected   func() // of Config
 }
 
 // usual is the service time to assume of an endpoint that was never measured, in nanoseconds.
@@ -130,7 +133,7 @@ func (e *Endpoint) neverExecuted(now int64) {
 	g := e.group
 	if n := g.failures.Add(1); n >= tripAfter || g.trips.Load() > 0 && n > 1 {
 		if g.trippedUntil.Load() <= now {
-			g.trippedUntil.Store(now + int64(backoff(ejectFirst, ejectMax, g.trips.Add(1))))
+			g.trip(now)
 		}
 		g.failures.Store(0)
 	}
@@ -139,9 +142,11 @@ func (e *Endpoint) neverExecuted(now int64) {
 // eject takes an endpoint out for as long as its level says.
 func (e *Endpoint) eject(now int64, why uint32, level *atomic.Int32) {
 	o := &e.group.frame.Load().outlier
+	e.health.proved.Store(false)
 	e.health.until.Store(now + int64(backoff(o.BaseEjection, o.MaxEjection, level.Add(1))))
 	e.health.out.Store(why)
 	e.group.changes.Add(1)
+	e.group.tell()
 }
 
 func backoff(first, longest time.Duration, n int32) time.Duration {

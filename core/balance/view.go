@@ -48,6 +48,10 @@ type Config struct {
 	// defaults.
 	Balancing mesh.Balancing
 	Outlier   mesh.Outlier
+	// Ejected, if set, is told when something was taken out, and must not wait: whoever is told makes
+	// the probes that View.Due asks for. Until Endpoint.Probed says that one was answered, no request
+	// is risked there while it may go elsewhere. Nil: requests find out by themselves.
+	Ejected func()
 	// Sessions says that requests are expected to name an endpoint, which is then found at once.
 	Sessions bool
 	// Now is Unix nanoseconds: endpoints that Prev did not have begin then.
@@ -71,7 +75,7 @@ func NewView(c Config) *View {
 	for _, g := range v.groups {
 		weights := g.fill(&c, v.Service)
 		v.arrange(g, &c, weights, total)
-		g.state.frame.Store(&frame{c.Balancing, outlier, g.all.endpoints})
+		g.state.frame.Store(&frame{c.Balancing, outlier, g.all.endpoints, c.Ejected})
 	}
 	if c.Sessions {
 		v.names = make(map[uint64]*Endpoint, total)
@@ -251,7 +255,7 @@ func (g *group) unwise(a *Ask) Dropped {
 		return DropSilent
 	case a.Spent != "" && g.cluster.Name == a.Spent:
 		return DropSpent
-	case g.state.trippedUntil.Load() > a.Now:
+	case g.state.tripped(a.Now):
 		return DropTripped
 	}
 	return Kept
@@ -269,7 +273,7 @@ func (e *Endpoint) unwise(a *Ask) Dropped {
 
 // ejected reports whether an endpoint is out, or tested by another request.
 func (e *Endpoint) ejected(now int64) bool {
-	return e.health.out.Load() != isIn && (e.health.until.Load() > now || e.health.trial.Load())
+	return e.health.out.Load() != isIn && (e.held(now) || e.health.trial.Load())
 }
 
 // Pick chooses an endpoint: that of the session if it may be had, else one of the nearest lawful

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -10,11 +11,13 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/core/balance"
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/dataplane/handover"
 	"github.com/isthmus-mesh/isthmus/dataplane/http1"
 	"github.com/isthmus-mesh/isthmus/dataplane/http2"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/dataplane/probe"
 	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
 	"github.com/isthmus-mesh/isthmus/dataplane/tunnel"
 	"github.com/isthmus-mesh/isthmus/internal/clock"
@@ -44,6 +47,7 @@ type Agent struct {
 	ports     handover.Ports
 	life      *life
 	health    *healthChecks
+	prober    *probe.Prober
 	// level is that of log, if whoever made log listens to it.
 	level   *slog.LevelVar
 	version string
@@ -89,6 +93,8 @@ func New(cfg Config, log *slog.Logger, o Options) (*Agent, error) {
 	if a.keeper, err = newKeeper(&a.cfg, a.store, a.source, a.clock, log); err != nil {
 		return nil, fmt.Errorf("proxy %s: %w", cfg.ID, err)
 	}
+	a.prober = probe.New(probe.Config{Views: a.views, Changed: a.store.change, Ask: a.ask, Clock: a.clock, Chance: rand.Float64})
+	a.store.ejected = a.prober.Wake
 	a.store.want = func(t ir.Type, names ...string) { a.client.Subscribe(string(t), names...) }
 	a.client.Seed(a.keeper.boot(a.cfg.Identity()))
 	a.store.dirty = a.keeper.dirty
@@ -135,22 +141,56 @@ func (a *Agent) tag() string {
 	return ir.EndpointTag(a.cfg.Cluster, n.Namespace, n.Name, a.cfg.Inbound)
 }
 
-// open turns a destination into a target of the tunnel.
+// open opens a stream to a destination.
 func (a *Agent) open(deadline time.Time, d *proxy.Destination) (message.Stream, error) {
-	w := &tunnel.Want{Identities: d.Identities, ConnectTimeout: d.Timeout, Pending: d.Pending, PendingMost: d.PendingMost, Target: tunnel.Target{Connect: d.Connect,
+	w, err := wantOf(d)
+	if err != nil {
+		return nil, err
+	}
+	return a.dialer.Open(deadline, &w)
+}
+
+// views are those of the services that requests may go to.
+func (a *Agent) views(yield func(*balance.View) bool) {
+	for _, s := range a.store.state.Load().Services {
+		if s.View != nil && !yield(s.View) {
+			return
+		}
+	}
+}
+
+// ask probes an endpoint, where its requests would go.
+func (a *Agent) ask(ctx context.Context, v *balance.View, e *balance.Endpoint) error {
+	d := proxy.Destination{Service: v.Service, Endpoint: e}
+	if s := a.store.state.Load().Services[v.Service]; s != nil {
+		d.Timeout = s.Traffic.ConnectTimeout
+	}
+	if d.Cluster, d.Identities = v.Cluster(e); d.Cluster == nil {
+		return errors.New("its cluster is gone")
+	}
+	w, err := wantOf(&d)
+	if err != nil {
+		return err
+	}
+	return a.dialer.Probe(ctx, &w)
+}
+
+// wantOf turns a destination into a target of the tunnel.
+func wantOf(d *proxy.Destination) (tunnel.Want, error) {
+	w := tunnel.Want{Identities: d.Identities, ConnectTimeout: d.Timeout, Pending: d.Pending, PendingMost: d.PendingMost, Target: tunnel.Target{Connect: d.Connect,
 		SNI: mesh.SNI{Slot: d.Endpoint.Slot, Service: d.Service, TrustDomain: d.Cluster.TrustDomain}}}
 	if d.Endpoint.Proxy.IsValid() {
 		w.Target.Addr = d.Endpoint.Proxy
 	} else {
 		g := d.Cluster.Gateways
 		if len(g) == 0 {
-			return nil, fmt.Errorf("%w: cluster %s has no gateway", message.ErrNotExecuted, d.Cluster.Name)
+			return w, fmt.Errorf("%w: cluster %s has no gateway", message.ErrNotExecuted, d.Cluster.Name)
 		}
 		first := int(d.Endpoint.Slot) % len(g)
 		w.Gateway, w.Target.Addr, w.Target.Moved = true, g[first], d.Endpoint.Moved
 		w.Alternates = append(append([]netip.AddrPort{}, g[first+1:]...), g[:first]...)
 	}
-	return a.dialer.Open(deadline, w)
+	return w, nil
 }
 
 // slot is the gateway's routing.

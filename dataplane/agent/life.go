@@ -172,6 +172,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	p.lean("telemetry", a.report)
 	p.lean("connections", a.dialer.Run)
 	p.lean("health checks", a.health.run)
+	p.lean("probes", a.prober.Run)
 	p.lean("gateways", a.followGateways)
 	p.lean("application connections", a.apps.pool.Run)
 	p.lean("application connections of HTTP/2", a.apps.http2.Run)

@@ -30,8 +30,8 @@ type store struct {
 	now    func() time.Time
 	// want asks for resources on first use.
 	want func(typ ir.Type, names ...string)
-	// dirty is told that a snapshot is due.
-	dirty func()
+	// dirty is told that a snapshot is due, and ejected that an endpoint was taken out.
+	dirty, ejected func()
 
 	state atomic.Pointer[proxy.State]
 
@@ -353,7 +353,7 @@ func (s *store) service(n mesh.ServiceName, svc *ir.Service, old *proxy.State) *
 	}
 	if eps != nil {
 		view = balance.NewView(balance.Config{Prev: before, Endpoints: eps, Clusters: func(c mesh.ClusterName) *ir.Cluster { return s.clusters[c] },
-			Cluster: s.cfg.Cluster, Proxy: s.cfg.ID, Balancing: svc.Traffic.Balancing, Outlier: svc.Traffic.Outlier, Sessions: hasSessions(svc), Now: s.now().UnixNano()})
+			Cluster: s.cfg.Cluster, Proxy: s.cfg.ID, Balancing: svc.Traffic.Balancing, Outlier: svc.Traffic.Outlier, Sessions: hasSessions(svc), Ejected: s.ejected, Now: s.now().UnixNano()})
 	}
 	out, err := proxy.NewService(svc, view, prev)
 	if err != nil {
