@@ -125,6 +125,18 @@ type Sealed struct {
 	FellBack error
 }
 
+// Seal returns s in the layout of a sealed file: for what is appended to one.
+func Seal(key SealKey, purpose string, s Sealed) ([]byte, error) { return seal(key, purpose, s) }
+
+// Unseal is the inverse of Seal; the error is a *SealError without a path.
+func Unseal(key SealKey, purpose string, b []byte) (Sealed, error) {
+	s, fault := unseal(key, purpose, b)
+	if fault != "" {
+		return Sealed{}, &SealError{Fault: fault}
+	}
+	return s, nil
+}
+
 // seal returns the bytes of a file.
 func seal(key SealKey, purpose string, s Sealed) ([]byte, error) {
 	header := make([]byte, 0, sealHeader+len(s.Payload)+sealTag)

@@ -63,7 +63,7 @@ func (s *Store) Batch(ctx context.Context, ops []Op) (int64, error) {
 }
 
 func (s *Store) write(ctx context.Context, op string, ops []Op) (int64, error) {
-	if err := checkOps(op, ops); err != nil {
+	if err := CheckOps(op, ops); err != nil {
 		return 0, err
 	}
 	var compares []clientv3.Cmp
@@ -123,24 +123,31 @@ func refusal(op string, ops []Op, resp *clientv3.TxnResponse) error {
 		if kvs := resp.Responses[i].GetResponseRange().Kvs; len(kvs) > 0 {
 			current = kvs[0].ModRevision
 		}
-		e := &Error{Op: op, Key: o.Object.Key, Current: current}
-		switch {
-		case o.Pre.absent && current != 0:
-			e.Kind = ErrExists
-		case o.Pre.revision != 0 && current == 0, o.Delete && current == 0:
-			e.Kind = ErrNotFound
-		case o.Pre.revision != 0 && current != o.Pre.revision:
-			e.Kind = ErrConflict
-		default:
-			continue
+		if err := o.Refusal(op, current); err != nil {
+			return err
 		}
-		return e
 	}
 	return &Error{Op: op, Cause: errors.New("etcd refused a write whose preconditions hold")}
 }
 
-// checkOps finds the faults of a write that are the caller's.
-func checkOps(op string, ops []Op) error {
+// Refusal is why a write is not made of an object whose revision is current, 0 for none; nil if it is.
+func (o Op) Refusal(op string, current int64) error {
+	e := &Error{Op: op, Key: o.Object.Key, Current: current}
+	switch {
+	case o.Pre.absent && current != 0:
+		e.Kind = ErrExists
+	case o.Pre.revision != 0 && current == 0, o.Delete && current == 0:
+		e.Kind = ErrNotFound
+	case o.Pre.revision != 0 && current != o.Pre.revision:
+		e.Kind = ErrConflict
+	default:
+		return nil
+	}
+	return e
+}
+
+// CheckOps finds the faults of a write that are the caller's.
+func CheckOps(op string, ops []Op) error {
 	if len(ops) == 0 {
 		return &Error{Op: op, Cause: errors.New("nothing to write")}
 	}
