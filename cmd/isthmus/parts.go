@@ -30,6 +30,7 @@ const groupParts = "parts"
 func parts() []*cobra.Command {
 	return []*cobra.Command{
 		controlPlaneCommand(),
+		part("relay", "run the relay of a remote cluster, which serves its proxies and follows a primary", relay),
 		proxyCommand(),
 		part("store", "run the standalone object store of a control plane", store),
 		part("link", "run the emulated WAN between two clusters of a local mesh", wan),
@@ -115,6 +116,19 @@ func controlPlane(ctx context.Context, config string, endpoints []string, files 
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
+	return runPlane(ctx, cfg, log)
+}
+
+func relay(ctx context.Context, config string, log *slog.Logger) error {
+	cfg, err := read(config, plane.ReadRelayConfig)
+	if err != nil {
+		return err
+	}
+	return runPlane(ctx, cfg, log)
+}
+
+// runPlane runs a control plane, or a relay, with its API.
+func runPlane(ctx context.Context, cfg plane.Config, log *slog.Logger) error {
 	log = log.With("cluster", cfg.Cluster)
 	p, err := plane.New(ctx, cfg, log)
 	if err != nil {

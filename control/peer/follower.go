@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/codec/wire"
@@ -20,13 +21,16 @@ import (
 	"github.com/isthmus-mesh/isthmus/trust"
 )
 
-// FollowerConfig is what a Follower works with; all fields but Local, Known and Observe are required.
+// FollowerConfig is what a Follower works with; all fields but Local, Reach, Known and Observe are required.
 type FollowerConfig struct {
 	Self   mesh.ClusterName
 	Peer   mesh.Cluster
 	Source *trust.Source
 	// Local binds outgoing connections; invalid is any.
 	Local netip.Addr
+	// Reach opens a session with who tells the peer's facts, where that is not the peer itself at one of its
+	// addresses. Attempts count from 1.
+	Reach func(ctx context.Context, attempt uint64) (*Session, error)
 	// Cache is the file that keeps what was learnt over a restart. It has one writer.
 	Cache string
 	// Edit applies edits of the peer's partition to the world and returns when they are
@@ -70,6 +74,8 @@ type Follower struct {
 	// behind says that the world lacks something of what is in force, swept that it has nothing beyond it.
 	behind, swept bool
 
+	applied atomic.Int64
+
 	mu     sync.Mutex
 	status replica.Status
 	err    error
@@ -96,6 +102,10 @@ func (f *Follower) Status() replica.Status {
 	defer f.mu.Unlock()
 	return f.status
 }
+
+// Applied counts the facts that were put into the world or taken out of it since the start; what is only confirmed
+// does not count. It is safe for concurrent use.
+func (f *Follower) Applied() int64 { return f.applied.Load() }
 
 // Err is why there is no session, nil while there is one or none was tried. It is safe for
 // concurrent use.
@@ -173,25 +183,34 @@ func (f *Follower) between(ctx context.Context, r replica.Ready) error {
 
 // follow is one session.
 func (f *Follower) follow(ctx context.Context, session uint64) error {
-	addrs := f.cfg.Peer.ControlPlanes
-	if len(addrs) == 0 {
-		return fmt.Errorf("follow cluster %s: it has no address", f.cfg.Peer.Name)
+	reach := f.cfg.Reach
+	if reach == nil {
+		reach = f.dial
 	}
-	addr := addrs[session%uint64(len(addrs))]
-	ctx, stop := context.WithCancelCause(ctx)
-	l, err := f.open(ctx, stop, addr)
-	if err != nil {
-		stop(nil)
-		return fmt.Errorf("follow cluster %s at %s: %w", f.cfg.Peer.Name, addr, err)
+	l, err := reach(ctx, session)
+	if err == nil {
+		err = f.session(ctx, session, l)
+		l.Close()
 	}
-	defer l.close(stop)
-	if err := f.session(ctx, session, l); err != nil {
-		return fmt.Errorf("follow cluster %s at %s: %w", f.cfg.Peer.Name, addr, err)
+	var fault *trust.Error
+	if errors.As(err, &fault) && !passing(fault.Fault) {
+		a := replica.Alarm{Kind: replica.AlarmImpostor, Subject: string(f.cfg.Peer.Name), Detail: fault.Error()}
+		f.say.warn(f.cfg.Clock.Now(), "a peer's facts raised an alarm", "alarm", a.String())
 	}
-	return nil
+	return fmt.Errorf("follow cluster %s: %w", f.cfg.Peer.Name, err)
 }
 
-func (f *Follower) session(ctx context.Context, session uint64, l *link) error {
+// dial opens a session with the peer itself.
+func (f *Follower) dial(ctx context.Context, attempt uint64) (*Session, error) {
+	addrs := f.cfg.Peer.ControlPlanes
+	if len(addrs) == 0 {
+		return nil, errors.New("it has no address")
+	}
+	return Dial(ctx, DialConfig{Source: f.cfg.Source, TrustDomain: f.cfg.Peer.TrustDomain, Address: addrs[attempt%uint64(len(addrs))], Local: f.cfg.Local,
+		Clock: f.cfg.Clock}, f.cfg.Peer.Name, "")
+}
+
+func (f *Follower) session(ctx context.Context, session uint64, l *Session) error {
 	ready := f.im.Connect(f.cfg.Clock.Now(), session, f.cfg.Peer.Name)
 	f.note(nil)
 	timer := f.cfg.Clock.NewTimer(tick)
@@ -211,7 +230,7 @@ func (f *Follower) session(ctx context.Context, session uint64, l *link) error {
 			ready = f.im.Step(f.cfg.Clock.Now(), session, m.value)
 		case <-timer.C():
 			timer.Reset(tick)
-			if s := l.heard.silence(); s >= silentMax {
+			if s := l.silence(); s >= silentMax {
 				return fmt.Errorf("nothing heard for %v", s.Round(100*time.Millisecond))
 			}
 			ready = f.im.Tick(f.cfg.Clock.Now())
@@ -359,5 +378,6 @@ func (f *Follower) apply(ctx context.Context, e *replica.Edit) error {
 	if err := f.cfg.Edit(ctx, edits, v); err != nil {
 		return err
 	}
+	f.applied.Add(int64(len(edits)))
 	return f.cfg.Failpoints.Hit(ctx, PointApplied)
 }

@@ -13,9 +13,12 @@ import (
 	"github.com/isthmus-mesh/isthmus/codec/wire"
 	"github.com/isthmus-mesh/isthmus/codec/wire/wirepb"
 	"github.com/isthmus-mesh/isthmus/core/replica"
+	"github.com/isthmus-mesh/isthmus/internal/clock"
+	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/trust"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
@@ -24,72 +27,255 @@ import (
 // ALPN of the federation port.
 const federationALPN = "h2"
 
-// link is an open stream to a peer.
-type link struct {
-	conn  *grpc.ClientConn
-	downs <-chan received[replica.Down]
-	send  func(context.Context, *wirepb.Up) error
-	heard *heard
-	sends sync.WaitGroup
+// Stream is a stream of facts as the one who is told sees it.
+type Stream interface {
+	Send(*wirepb.Up) error
+	Recv() (*wirepb.Down, error)
 }
 
-// close ends the stream and returns when its goroutines have ended.
-func (l *link) close(stop context.CancelCauseFunc) {
-	stop(nil)
-	_ = l.conn.Close() // says only that it was closed before
-	for range l.downs {
+// Session is an open stream of facts, from whoever tells them.
+type Session struct {
+	downs   <-chan received[replica.Down]
+	send    func(context.Context, *wirepb.Up) error
+	silence func() time.Duration
+	end     func()
+	sends   sync.WaitGroup
+}
+
+// SessionConfig is what a Session is made of.
+type SessionConfig struct {
+	Stream Stream
+	Clock  clock.Clock
+	// Silence is for how long the connection gave no sign of life; nil is never.
+	Silence func() time.Duration
+	// End ends the stream, and thereby calls of it that wait.
+	End func()
+}
+
+// NewSession starts to receive from a stream, until Close. The end of ctx must end the stream too.
+func NewSession(ctx context.Context, cfg SessionConfig) *Session {
+	s := &Session{silence: cfg.Silence, end: cfg.End}
+	if s.silence == nil {
+		s.silence = func() time.Duration { return 0 }
 	}
-	l.sends.Wait()
+	s.downs = receive(ctx, cfg.Stream.Recv, wire.DecodeDown)
+	s.send = sender[*wirepb.Up]{cfg.Stream.Send, cfg.Clock, &s.sends}.Send
+	return s
+}
+
+// Close ends the stream and returns when its goroutines have ended.
+func (s *Session) Close() {
+	s.end()
+	for range s.downs {
+	}
+	s.sends.Wait()
+}
+
+// OnClose has f called when the session is closed. To be called before it is used.
+func (s *Session) OnClose(f func()) {
+	end := s.end
+	s.end = func() { end(); f() }
+}
+
+// Conn is a connection to the federation port of a control plane. Its methods are safe for concurrent use.
+type Conn struct {
+	conn    *grpc.ClientConn
+	clock   clock.Clock
+	heard   *heard
+	refused atomic.Pointer[error]
+}
+
+// DialConfig says whom to dial, and as whom.
+type DialConfig struct {
+	Source *trust.Source
+	// TrustDomain is the one whose control plane must answer.
+	TrustDomain mesh.TrustDomain
+	Address     netip.AddrPort
+	// Local binds the connection; invalid is any.
+	Local netip.Addr
+	Clock clock.Clock
+}
+
+// NewConn returns a connection that is made when it is first used.
+func NewConn(cfg DialConfig) (*Conn, error) {
+	c := &Conn{clock: cfg.Clock, heard: newHeard(cfg.Clock)}
+	td := cfg.TrustDomain
+	tlsConfig := trust.ClientConfig(cfg.Source, trust.AcceptServers(td, IdentityOf(td)), ControlPlane+"."+string(td), federationALPN)
+	dialer := &net.Dialer{Timeout: dialTimeout}
+	if cfg.Local.IsValid() {
+		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(cfg.Local, 0))
+	}
+	var err error
+	c.conn, err = grpc.NewClient("passthrough:///"+cfg.Address.String(), grpc.WithTransportCredentials(handshake{credentials.NewTLS(tlsConfig), &c.refused}),
+		grpc.WithContextDialer(func(ctx context.Context, target string) (net.Conn, error) {
+			conn, err := dialer.DialContext(ctx, "tcp", target)
+			if err != nil {
+				c.refused.Store(&err)
+				return nil, err
+			}
+			c.heard.note()
+			return listener{conn, c.heard}, nil
+		}),
+		grpc.WithDisableServiceConfig(),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: pingMax}),
+		// MinConnectTimeout bounds the attempt, handshakes included: of one who accepts and
+		// never answers.
+		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: dialTimeout, Backoff: backoff.Config{BaseDelay: redialMin, Multiplier: 2, MaxDelay: redialMax}}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MessageMax)))
+	return c, err
+}
+
+// Close ends the connection and all streams over it.
+func (c *Conn) Close() { _ = c.conn.Close() } // says only that it was closed before
+
+// Await returns nil once the other side has proven who it is, and otherwise why it has not, within dialTimeout.
+func (c *Conn) Await(ctx context.Context) error {
+	ctx, stop := c.within(ctx)
+	defer stop(nil)
+	for s := c.conn.GetState(); s != connectivity.Ready; s = c.conn.GetState() {
+		if s == connectivity.TransientFailure || s == connectivity.Shutdown {
+			return c.cause(ctx, errDial)
+		}
+		c.conn.Connect()
+		if !c.conn.WaitForStateChange(ctx, s) {
+			return c.cause(ctx, errDial)
+		}
+	}
+	c.heard.note()
+	return nil
+}
+
+// Lost returns why a connection that was awaited is of no more use.
+func (c *Conn) Lost(ctx context.Context) error {
+	for {
+		look, stop := context.WithTimeout(ctx, tick)
+		s := c.conn.GetState()
+		if s == connectivity.Ready {
+			c.conn.WaitForStateChange(look, s)
+		}
+		stop()
+		switch silence := c.heard.silence(); {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case s != connectivity.Ready:
+			return errors.New("the connection ended")
+		case silence >= silentMax:
+			return fmt.Errorf("nothing heard for %v", silence.Round(100*time.Millisecond))
+		}
+	}
 }
 
 // errDial says that a peer accepted a connection and no stream within dialTimeout.
 var errDial = fmt.Errorf("no stream within %v", dialTimeout)
 
-// open dials and starts the stream within dialTimeout; a stream that is open lives as long
-// as ctx, which stop ends.
-func (f *Follower) open(ctx context.Context, stop context.CancelCauseFunc, addr netip.AddrPort) (*link, error) {
-	l := &link{heard: newHeard(f.cfg.Clock)}
-	var refused atomic.Pointer[error]
-	var err error
-	if l.conn, err = f.dial(addr, l.heard, &refused); err != nil {
-		return nil, err
-	}
-	var watching sync.WaitGroup
-	opened := make(chan struct{})
-	watching.Go(func() {
-		t := f.cfg.Clock.NewTimer(2 * dialTimeout)
+// within is ctx until stop, or until opening took too long.
+func (c *Conn) within(ctx context.Context) (context.Context, context.CancelCauseFunc) {
+	ctx, stop := context.WithCancelCause(ctx)
+	t := c.clock.NewTimer(2 * dialTimeout)
+	go func() {
 		defer t.Stop()
 		select {
 		case <-t.C():
 			stop(errDial)
-		case <-opened:
+		case <-ctx.Done():
 		}
-	})
-	// Not WaitForReady: it would hide why a connection failed behind a deadline.
-	stream, err := wirepb.NewFederationClient(l.conn).Follow(metadata.AppendToOutgoingContext(ctx, ownerKey, string(f.cfg.Peer.Name)))
-	close(opened)
-	watching.Wait()
-	if err == nil {
-		err = ctx.Err()
-	}
-	if err != nil {
-		_ = l.conn.Close() // says only that it was closed before
-		return nil, f.cause(ctx, &refused, err)
-	}
-	l.heard.note()
-	l.downs = receive(ctx, stream.Recv, wire.DecodeDown)
-	l.send = sender[*wirepb.Up]{stream.Send, f.cfg.Clock, &l.sends}.Send
-	return l, nil
+	}()
+	return ctx, stop
 }
 
-// cause finds the error that gRPC reports as text: who fails to prove that it is the
-// peer raises an alarm.
-func (f *Follower) cause(ctx context.Context, refused *atomic.Pointer[error], err error) error {
-	if e := refused.Load(); e != nil {
+// Follow opens a session of owner's facts, for the cluster consumer if that is not "", within dialTimeout. It lives as
+// long as ctx, and until its Close.
+func (c *Conn) Follow(ctx context.Context, owner, consumer mesh.ClusterName) (*Session, error) {
+	ctx, end := context.WithCancelCause(ctx)
+	stream, err := c.open(ctx, end, owner, consumer)
+	if err != nil {
+		return nil, err
+	}
+	return NewSession(ctx, SessionConfig{Stream: stream, Clock: c.clock, Silence: c.heard.silence, End: func() { end(nil) }}), nil
+}
+
+// open opens a stream that end ends; where it fails it has.
+func (c *Conn) open(ctx context.Context, end context.CancelCauseFunc, owner, consumer mesh.ClusterName) (Stream, error) {
+	opening, opened := c.within(ctx)
+	late := context.AfterFunc(opening, func() { end(context.Cause(opening)) })
+	// Not WaitForReady: it would hide why a connection failed behind a deadline.
+	stream, err := wirepb.NewFederationClient(c.conn).Follow(outgoing(ctx, owner, consumer))
+	inTime := late()
+	opened(nil)
+	if err == nil && !inTime {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		err = c.cause(ctx, err)
+		end(nil)
+		return nil, err
+	}
+	c.heard.note()
+	return stream, nil
+}
+
+// Dial is Follow over a connection of its own.
+func Dial(ctx context.Context, cfg DialConfig, owner, consumer mesh.ClusterName) (*Session, error) {
+	c, err := NewConn(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("at %s: %w", cfg.Address, err)
+	}
+	s, err := c.Follow(ctx, owner, consumer)
+	if err != nil {
+		c.Close()
+		return nil, fmt.Errorf("at %s: %w", cfg.Address, err)
+	}
+	s.OnClose(c.Close)
+	return s, nil
+}
+
+// Raw is a stream of facts over a connection of its own, for who passes it on.
+type Raw struct {
+	Stream
+	end func()
+}
+
+// Close ends it; it may be called again.
+func (r *Raw) Close() { r.end() }
+
+// DialRaw opens one.
+func DialRaw(ctx context.Context, cfg DialConfig, owner, consumer mesh.ClusterName) (*Raw, error) {
+	c, err := NewConn(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("at %s: %w", cfg.Address, err)
+	}
+	ctx, end := context.WithCancelCause(ctx)
+	stream, err := c.open(ctx, end, owner, consumer)
+	if err != nil {
+		c.Close()
+		return nil, fmt.Errorf("at %s: %w", cfg.Address, err)
+	}
+	return &Raw{stream, func() { end(nil); c.Close() }}, nil
+}
+
+// Offer opens a stream over which the own facts are told to consumer, once that wants them. It lives as long as ctx.
+func (c *Conn) Offer(ctx context.Context, consumer mesh.ClusterName) (OfferStream, error) {
+	return wirepb.NewFederationClient(c.conn).Offer(outgoing(ctx, "", consumer))
+}
+
+// OfferStream is the remote cluster's end of an offer.
+type OfferStream = grpc.BidiStreamingClient[wirepb.Down, wirepb.Up]
+
+func outgoing(ctx context.Context, owner, consumer mesh.ClusterName) context.Context {
+	if owner != "" {
+		ctx = metadata.AppendToOutgoingContext(ctx, ownerKey, string(owner))
+	}
+	if consumer != "" {
+		ctx = metadata.AppendToOutgoingContext(ctx, forKey, string(consumer))
+	}
+	return ctx
+}
+
+// cause finds the error that gRPC reports as text. Who fails to prove that it is the peer is refused.
+func (c *Conn) cause(ctx context.Context, err error) error {
+	if e := c.refused.Load(); e != nil {
 		var fault *trust.Error
 		if errors.As(*e, &fault) && !passing(fault.Fault) {
-			a := replica.Alarm{Kind: replica.AlarmImpostor, Subject: string(f.cfg.Peer.Name), Detail: fault.Error()}
-			f.say.warn(f.cfg.Clock.Now(), "a peer's facts raised an alarm", "alarm", a.String())
 			return &refusedError{fault}
 		}
 		if errors.Is(*e, context.DeadlineExceeded) {
@@ -107,30 +293,6 @@ func (f *Follower) cause(ctx context.Context, refused *atomic.Pointer[error], er
 // join its roots arrive by another way than its address.
 func passing(t trust.Fault) bool {
 	return t == trust.FaultUnknownDomain || t == trust.FaultOwnCertificate || t == trust.FaultExpired || t == trust.FaultNotYetValid
-}
-
-func (f *Follower) dial(addr netip.AddrPort, h *heard, refused *atomic.Pointer[error]) (*grpc.ClientConn, error) {
-	td := f.cfg.Peer.TrustDomain
-	tlsConfig := trust.ClientConfig(f.cfg.Source, trust.AcceptServers(td, IdentityOf(td)), ControlPlane+"."+string(td), federationALPN)
-	dialer := &net.Dialer{Timeout: dialTimeout}
-	if f.cfg.Local.IsValid() {
-		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(f.cfg.Local, 0))
-	}
-	return grpc.NewClient("passthrough:///"+addr.String(), grpc.WithTransportCredentials(handshake{credentials.NewTLS(tlsConfig), refused}),
-		grpc.WithContextDialer(func(ctx context.Context, target string) (net.Conn, error) {
-			c, err := dialer.DialContext(ctx, "tcp", target)
-			if err != nil {
-				return nil, err
-			}
-			h.note()
-			return listener{c, h}, nil
-		}),
-		grpc.WithDisableServiceConfig(),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: pingMax}),
-		// MinConnectTimeout bounds the attempt, handshakes included: of one who accepts and
-		// never answers.
-		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: dialTimeout, Backoff: backoff.Config{BaseDelay: redialMin, Multiplier: 2, MaxDelay: redialMax}}),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MessageMax)))
 }
 
 // handshake keeps the error of a TLS handshake, of which gRPC reports the text only.

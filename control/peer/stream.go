@@ -21,9 +21,12 @@ const (
 	// MessageMax is the largest message, in octets: a response of MaxResponse with its
 	// envelope. What two honest sides exchange is half of it.
 	MessageMax = 2 * replica.MaxResponse
-	// StreamsMax is how many streams of one peer live: one a replica, and those of the
+	// StreamsMax is how many streams of one peer and owner live: one a replica, and those of the
 	// recent past whose end has not been noticed yet. One more ends the oldest.
 	StreamsMax = 8
+	// connStreamsMax bounds the streams of one connection. A remote cluster's carries one each way for each cluster
+	// of the mesh, and one each in reserve.
+	connStreamsMax = 1024
 	// tick is how often a state machine is shown the time.
 	tick = 500 * time.Millisecond
 	// sendMax bounds a Send, which blocks for as long as the other side does not read.
@@ -41,7 +44,7 @@ const (
 func ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(MessageMax),
-		grpc.MaxConcurrentStreams(StreamsMax),
+		grpc.MaxConcurrentStreams(connStreamsMax),
 		grpc.ConnectionTimeout(10 * time.Second),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingAfter, Timeout: pingMax}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingAfter}),

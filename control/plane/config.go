@@ -48,6 +48,9 @@ type Config struct {
 	StoreTLS StoreTLS `json:"storeTLS,omitzero"`
 	// CertificateTTL is the life of certificates; 0 is 24 h.
 	CertificateTTL time.Duration `json:"certificateTTL,omitempty"`
+	// Remote makes it the relay of a remote cluster: its objects are in sealed files, it takes no streams from other
+	// clusters, and follows one of the primaries that its own Cluster object names. See ReadRelayConfig.
+	Remote bool `json:"-"`
 	// Failpoints is nil in production.
 	Failpoints *failpoint.Set `json:"-"`
 }
@@ -88,15 +91,30 @@ func (t StoreTLS) load() (*tls.Config, error) {
 
 // ReadConfig reads a configuration; a field that does not exist is a fault.
 func ReadConfig(r io.Reader) (Config, error) {
-	var c Config
-	d := json.NewDecoder(r)
-	d.DisallowUnknownFields()
-	if err := d.Decode(&c); err != nil {
+	c, err := decodeConfig(r)
+	if err != nil {
 		return Config{}, fmt.Errorf("read the control plane's configuration: %w", err)
 	}
+	return c, c.Validate()
+}
+
+func decodeConfig(r io.Reader) (c Config, err error) {
+	d := json.NewDecoder(r)
+	d.DisallowUnknownFields()
+	err = d.Decode(&c)
 	if c.Domain == "" {
 		c.Domain = mesh.DefaultDomain
 	}
+	return c, err
+}
+
+// ReadRelayConfig reads the configuration of a relay: that of a control plane, without federation and store.
+func ReadRelayConfig(r io.Reader) (Config, error) {
+	c, err := decodeConfig(r)
+	if err != nil {
+		return Config{}, fmt.Errorf("read the relay's configuration: %w", err)
+	}
+	c.Remote = true
 	return c, c.Validate()
 }
 
@@ -127,7 +145,14 @@ func (c *Config) Validate() error {
 	if !c.Control.IsValid() {
 		fault("control: missing: want the address of port 15010")
 	}
-	if !c.Federation.IsValid() {
+	if c.Remote {
+		if c.Federation.IsValid() {
+			fault("federation: a relay takes no streams of other clusters: leave it out")
+		}
+		if len(c.StoreEndpoints) > 0 {
+			fault("storeEndpoints: a relay keeps its objects in its state directory: leave them out")
+		}
+	} else if !c.Federation.IsValid() {
 		fault("federation: missing: want the address of port 15012")
 	}
 	return errors.Join(errs...)

@@ -78,11 +78,11 @@ func decodeGone(b []byte) (mesh.Stamp, error) {
 func (o Objects) Delete(ctx context.Context, key store.Key, pre store.Precondition) (int64, error) {
 	n, ok := policyNamed(key)
 	if !ok || o.plane.home(n) {
-		return o.Store.Delete(ctx, key, pre)
+		return o.objects.Delete(ctx, key, pre)
 	}
 	gone, ok := goneObject(n, o.plane.Stamp())
 	if !ok {
-		return o.Store.Delete(ctx, key, pre)
+		return o.objects.Delete(ctx, key, pre)
 	}
 	at, err := o.Batch(ctx, []store.Op{{Object: store.Object{Key: key}, Delete: true, Pre: pre}, {Object: gone}})
 	if err == nil {

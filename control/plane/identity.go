@@ -27,6 +27,7 @@ func (p *Plane) openAuthority(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	p.sealKey = key
 	p.ca, err = ca.Open(ctx, ca.Config{TrustDomain: p.cfg.TrustDomain(), TTL: p.cfg.CertificateTTL, Clock: p.clock, Log: p.log,
 		Keys: ca.NewSealedKeys(p.cfg.path("authority.sealed"), key, p.clock)})
 	if err != nil {

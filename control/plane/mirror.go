@@ -69,7 +69,7 @@ const (
 
 // Objects is the store as people use it: reads go on while it is away, and the deletion of a policy is stated.
 type Objects struct {
-	*store.Store
+	objects
 	plane *Plane
 	// away says that the store did not answer the last read.
 	away *atomic.Bool
@@ -83,7 +83,7 @@ func (p *Plane) Objects() Objects { return Objects{p.store, p, &p.away} }
 func (o Objects) Get(ctx context.Context, key store.Key) (store.Object, error) {
 	rctx, stop := o.bound(ctx)
 	defer stop()
-	got, err := o.Store.Get(rctx, key)
+	got, err := o.objects.Get(rctx, key)
 	if !o.mirrored(ctx, err) {
 		return got, err
 	}
@@ -102,7 +102,7 @@ func (o Objects) Get(ctx context.Context, key store.Key) (store.Object, error) {
 func (o Objects) List(ctx context.Context, scope store.Scope) ([]store.Object, int64, error) {
 	rctx, stop := o.bound(ctx)
 	defer stop()
-	got, at, err := o.Store.List(rctx, scope)
+	got, at, err := o.objects.List(rctx, scope)
 	if !o.mirrored(ctx, err) {
 		return got, at, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -59,10 +60,13 @@ func (ps *peers) update(edits []world.Edit) {
 	ps.mu.Lock()
 	for _, e := range edits {
 		n := mesh.ClusterName(e.Key.Name)
-		if e.Key.Kind != mesh.KindCluster || n == ps.plane.cfg.Cluster {
+		if e.Key.Kind != mesh.KindCluster {
 			continue
 		}
 		changed = true
+		if n == ps.plane.cfg.Cluster { // its primaries may have changed
+			continue
+		}
 		if e.Fact == nil {
 			delete(ps.want, n)
 		} else {
@@ -116,6 +120,7 @@ func (ps *peers) run(ctx context.Context) error {
 			return err
 		}
 		ps.startMissing(ctx)
+		ps.uplink()
 		select {
 		case <-ps.wake:
 		case <-read:
@@ -149,11 +154,19 @@ func (ps *peers) startMissing(ctx context.Context) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	for n, w := range ps.want {
-		if ps.on[n] == nil && len(w.ControlPlanes) > 0 && len(w.Gateways) > 0 && w.TrustDomain != "" {
+		if ps.on[n] == nil && (len(w.ControlPlanes) > 0 || ps.plane.reach(w) != nil) && len(w.Gateways) > 0 && w.TrustDomain != "" {
 			ps.on[n] = ps.start(ctx, w)
 			ps.held[n] = w.TrustDomain
 		}
 	}
+}
+
+// uplink tells a relay's uplink of the clusters.
+func (ps *peers) uplink() {
+	ps.mu.Lock()
+	want := maps.Clone(ps.want)
+	ps.mu.Unlock()
+	ps.plane.configureUplink(want)
 }
 
 // left takes out the clusters that are no longer joined, or are another one under the name.
@@ -238,7 +251,7 @@ func (ps *peers) start(ctx context.Context, w mesh.Cluster) *link {
 				return next
 			})
 		}})
-	l.follower = peer.NewFollower(peer.FollowerConfig{Self: p.cfg.Cluster, Peer: w, Source: p.source, Local: p.cfg.Local,
+	l.follower = peer.NewFollower(peer.FollowerConfig{Self: p.cfg.Cluster, Peer: w, Source: p.source, Local: p.cfg.Local, Reach: p.reach(w),
 		Cache: p.cfg.path("peers", string(w.Name)), Edit: p.loop.EditAndWait, Known: p.known, Observe: p.observe, Clock: p.clock, Log: p.log, Failpoints: p.cfg.Failpoints,
 		Changed: func(_ mesh.ClusterName, s replica.Status) { l.prober.Lease(!s.Stale) }})
 	var parts sync.WaitGroup
@@ -282,6 +295,8 @@ type Peer struct {
 	Since   time.Time
 	RTT     time.Duration
 	Status  replica.Status
+	// Applied counts what of its facts changed here since the link began.
+	Applied int64
 	// Gateways are where the path leads.
 	Gateways []netip.AddrPort
 }
@@ -293,7 +308,7 @@ func (p *Plane) Peers() []Peer {
 	var out []Peer
 	for n, l := range p.peers.on {
 		s := l.prober.State()
-		out = append(out, Peer{Cluster: n, State: s.Reach(), Since: s.Since, RTT: s.RTT, Status: l.follower.Status(), Gateways: l.cluster.Gateways})
+		out = append(out, Peer{Cluster: n, State: s.Reach(), Since: s.Since, RTT: s.RTT, Status: l.follower.Status(), Applied: l.follower.Applied(), Gateways: l.cluster.Gateways})
 	}
 	slices.SortFunc(out, func(a, b Peer) int {
 		if a.Cluster < b.Cluster {

@@ -17,7 +17,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/control/ca"
 	"github.com/isthmus-mesh/isthmus/control/loop"
 	"github.com/isthmus-mesh/isthmus/control/peer"
-	"github.com/isthmus-mesh/isthmus/control/store"
+	"github.com/isthmus-mesh/isthmus/control/relay"
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/core/replica"
 	"github.com/isthmus-mesh/isthmus/core/world"
@@ -38,7 +38,8 @@ type Plane struct {
 	source  *trust.Source
 	ca      *ca.CA
 	tokens  *ca.JoinTokens
-	store   *store.Store
+	sealKey trust.SealKey
+	store   objects
 	loop    *loop.Loop
 	exports *peer.Exports
 	xds     *xds.Server
@@ -50,6 +51,9 @@ type Plane struct {
 	away atomic.Bool
 	// federation tells peers; it is nil in tests of parts.
 	federation *peer.Server
+	// hub is what remote clusters offer here; uplink is a relay's way to its primaries, nil at a primary.
+	hub    *relay.Hub
+	uplink *relay.Uplink
 
 	hlcMu  sync.Mutex
 	hlc    replica.HLC
@@ -76,7 +80,7 @@ var order = []string{string(ir.TypeBundle), string(ir.TypeCluster), string(ir.Ty
 func New(ctx context.Context, cfg Config, log *slog.Logger) (*Plane, error) {
 	p := &Plane{cfg: cfg, log: log, clock: clock.Real{}, read: make(chan struct{}), slots: make(chan mesh.SlotTable, slotsMax),
 		hlc: replica.HLC{Origin: cfg.Cluster}, exports: peer.NewExports(cfg.Cluster), teller: newTeller(),
-		deleted: map[replica.Name]mesh.Stamp{}}
+		deleted: map[replica.Name]mesh.Stamp{}, hub: relay.NewHub(clock.Real{})}
 	p.recover = &recovery{plane: p, began: p.clock.Now(), asking: map[string]bool{}}
 	for _, d := range []string{cfg.StateDir, cfg.path("peers")} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
@@ -86,16 +90,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (*Plane, error) {
 	if err := p.openAuthority(ctx); err != nil {
 		return nil, fmt.Errorf("control plane of %s: %w", cfg.Cluster, err)
 	}
-	endpoints := cfg.StoreEndpoints
-	if len(endpoints) == 0 {
-		endpoints = []string{"unix://" + cfg.StoreSocket()}
-	}
-	storeTLS, err := cfg.StoreTLS.load()
-	if err != nil {
-		return nil, fmt.Errorf("control plane of %s: %w", cfg.Cluster, err)
-	}
-	if p.store, err = store.Open(store.Config{Endpoints: endpoints, TLS: storeTLS, Log: log, BackoffMax: 500 * time.Millisecond, Away: p.storeAway,
-		Failpoints: cfg.Failpoints}); err != nil {
+	if err := p.openObjects(); err != nil {
 		return nil, fmt.Errorf("control plane of %s: %w", cfg.Cluster, err)
 	}
 	p.loop = loop.New(loop.Config{Self: cfg.Cluster, Network: cfg.Network, Now: p.clock.Now, Log: log, Failpoints: cfg.Failpoints,
@@ -103,7 +98,11 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (*Plane, error) {
 	p.xds = xds.NewServer(xds.ServerConfig{Source: source{p.loop}, Identify: identify, Order: order, Now: p.clock.Now, Log: log, Delivered: p.delivered, Joined: p.joined})
 	p.peers = newPeers(p)
 	p.federation = peer.NewServer(peer.ServerConfig{Self: p.cfg.Cluster, TrustDomain: p.cfg.TrustDomain(), Exports: p.exports, Identify: identify,
-		Joined: p.peers.joined, Ahead: p.recover.ahead, Witness: p.recover.witness, Clock: p.clock, Log: p.log, Failpoints: cfg.Failpoints})
+		Joined: p.peers.joined, Speaks: p.speaks, Elsewhere: p.elsewhere, Offered: p.offered, Ahead: p.recover.ahead, Witness: p.recover.witness,
+		Clock: p.clock, Log: p.log, Failpoints: cfg.Failpoints})
+	if cfg.Remote {
+		p.uplink = relay.NewUplink(relay.UplinkConfig{Source: p.source, Local: cfg.Local, Teller: p.federation, Clock: p.clock, Log: log})
+	}
 	return p, nil
 }
 
@@ -125,10 +124,12 @@ func (p *Plane) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("control plane of %s: %w", p.cfg.Cluster, err)
 	}
-	federation, err := net.Listen("tcp", p.cfg.Federation.String())
-	if err != nil {
-		control.Close()
-		return fmt.Errorf("control plane of %s: %w", p.cfg.Cluster, err)
+	var federation net.Listener
+	if !p.cfg.Remote {
+		if federation, err = net.Listen("tcp", p.cfg.Federation.String()); err != nil {
+			control.Close()
+			return fmt.Errorf("control plane of %s: %w", p.cfg.Cluster, err)
+		}
 	}
 	var parts sync.WaitGroup
 	part := func(name string, run func(context.Context) error) {
@@ -138,7 +139,7 @@ func (p *Plane) Run(ctx context.Context) error {
 			}
 		})
 	}
-	if len(p.cfg.StoreEndpoints) == 0 {
+	if len(p.cfg.StoreEndpoints) == 0 && !p.cfg.Remote {
 		part("store process", p.runStore)
 	}
 	part("loop", p.loop.Run)
@@ -151,7 +152,11 @@ func (p *Plane) Run(ctx context.Context) error {
 	p.loop.Watch(string(p.cfg.Cluster), string(ir.TypeBundle), "*")
 	if err := p.stateBundle(ctx); err == nil {
 		part("control port", func(ctx context.Context) error { return p.serveControl(ctx, control) })
-		part("federation port", func(ctx context.Context) error { return p.serveFederation(ctx, federation) })
+		if p.uplink != nil {
+			part("uplink", p.uplink.Run)
+		} else {
+			part("federation port", func(ctx context.Context) error { return p.serveFederation(ctx, federation) })
+		}
 	}
 	parts.Wait()
 	return errors.Join(context.Cause(ctx), p.store.Close())
@@ -272,6 +277,9 @@ func (p *Plane) View() ir.View { return p.loop.View() }
 
 // Proxies are those that follow this control plane.
 func (p *Plane) Proxies() []xds.ClientStatus { return p.xds.Clients() }
+
+// Discovery counts what proxies were sent.
+func (p *Plane) Discovery() xds.Counters { return p.xds.Counters() }
 
 // Bundle is the own trust domain's.
 func (p *Plane) Bundle() mesh.Bundle { return p.ca.Bundle() }

@@ -71,6 +71,8 @@ type cluster struct {
 	addr  map[string]netip.AddrPort
 	// points are armed failpoints, or nil.
 	points *failpoint.Set
+	// remote says that the control plane is a relay.
+	remote bool
 }
 
 // freePort is an address that was free a moment ago.
@@ -137,8 +139,12 @@ func newCluster(t *testing.T, ctx context.Context, parts *sync.WaitGroup, name m
 func (c *cluster) start() {
 	c.t.Helper()
 	var err error
-	c.plane, err = plane.New(c.ctx, plane.Config{Cluster: c.name, Domain: mesh.DefaultDomain, Network: mesh.Network(c.name), StateDir: c.dir,
-		SealFD: sealFD(c.t, c.key), Control: c.addr["control"], Federation: c.addr["federation"], Failpoints: c.points}, c.log)
+	cfg := plane.Config{Cluster: c.name, Domain: mesh.DefaultDomain, Network: mesh.Network(c.name), StateDir: c.dir,
+		SealFD: sealFD(c.t, c.key), Control: c.addr["control"], Federation: c.addr["federation"], Failpoints: c.points, Remote: c.remote}
+	if c.remote {
+		cfg.Federation = netip.AddrPort{}
+	}
+	c.plane, err = plane.New(c.ctx, cfg, c.log)
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -149,13 +155,14 @@ func (c *cluster) start() {
 func (c *cluster) startAlone() (stop func()) {
 	c.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	c.ctx, c.parts = ctx, &sync.WaitGroup{}
+	parts := &sync.WaitGroup{}
+	c.ctx, c.parts = ctx, parts
 	c.start()
 	var once sync.Once
 	stop = func() {
 		once.Do(func() {
 			cancel()
-			c.parts.Wait()
+			parts.Wait()
 		})
 	}
 	c.t.Cleanup(stop)
@@ -163,8 +170,9 @@ func (c *cluster) startAlone() (stop func()) {
 }
 
 func (c *cluster) run(what string, f func(context.Context) error) {
+	ctx := c.ctx
 	c.parts.Go(func() {
-		if err := f(c.ctx); err != nil && c.ctx.Err() == nil {
+		if err := f(ctx); err != nil && ctx.Err() == nil {
 			c.t.Errorf("%s of %s: %v", what, c.name, err)
 		}
 	})
@@ -221,7 +229,11 @@ func (c *cluster) write(yaml string) error {
 // join tells c of another cluster.
 func (c *cluster) join(o *cluster) {
 	c.t.Helper()
-	c.apply(clusterYAML(o.name, o.plane.Bundle(), o.addr))
+	yaml := clusterYAML(o.name, o.plane.Bundle(), o.addr)
+	if o.remote {
+		yaml = strings.Replace(yaml, fmt.Sprintf("  controlPlanes: [\"%s\"]\n", o.addr["federation"]), "  role: Remote\n  primaries: ["+remotes[o.name]+"]\n", 1)
+	}
+	c.apply(yaml)
 }
 
 // clusterYAML is the object by which a cluster is joined.
@@ -288,9 +300,11 @@ spec: {address: %[2]s, serviceAccount: %[1]s, ports: [{name: http, port: %[3]d}]
 }
 
 // client adds a sidecar with an explicit proxy and returns an HTTP client that uses it.
-func (c *cluster) client() *http.Client {
+func (c *cluster) client() *http.Client { return c.clientNamed("shell") }
+
+func (c *cluster) clientNamed(workload string) *http.Client {
 	at := freePort(c.t)
-	c.proxy(agent.Config{ID: "default/shell", Mode: agent.ModeSidecar, ServiceAccount: "shell", Outbound: at})
+	c.proxy(agent.Config{ID: "default/" + workload, Mode: agent.ModeSidecar, ServiceAccount: "shell", Outbound: at})
 	return &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: at.String()})}}
 }
 

@@ -1763,10 +1763,11 @@ const file_isthmus_v1_federation_proto_rawDesc = "" +
 	"\tPartition\x120\n" +
 	"\bposition\x18\x01 \x01(\v2\x14.isthmus.v1.PositionR\bposition\x12-\n" +
 	"\alineage\x18\x02 \x03(\v2\x13.isthmus.v1.LineageR\alineage\x12&\n" +
-	"\x05facts\x18\x03 \x03(\v2\x10.isthmus.v1.FactR\x05facts2<\n" +
+	"\x05facts\x18\x03 \x03(\v2\x10.isthmus.v1.FactR\x05facts2k\n" +
 	"\n" +
 	"Federation\x12.\n" +
-	"\x06Follow\x12\x0e.isthmus.v1.Up\x1a\x10.isthmus.v1.Down(\x010\x01B3Z1github.com/isthmus-mesh/isthmus/codec/wire/wirepbb\x06proto3"
+	"\x06Follow\x12\x0e.isthmus.v1.Up\x1a\x10.isthmus.v1.Down(\x010\x01\x12-\n" +
+	"\x05Offer\x12\x10.isthmus.v1.Down\x1a\x0e.isthmus.v1.Up(\x010\x01B3Z1github.com/isthmus-mesh/isthmus/codec/wire/wirepbb\x06proto3"
 
 var (
 	file_isthmus_v1_federation_proto_rawDescOnce sync.Once
@@ -1845,9 +1846,11 @@ var file_isthmus_v1_federation_proto_depIdxs = []int32{
 	7,  // 34: isthmus.v1.Partition.lineage:type_name -> isthmus.v1.Lineage
 	6,  // 35: isthmus.v1.Partition.facts:type_name -> isthmus.v1.Fact
 	0,  // 36: isthmus.v1.Federation.Follow:input_type -> isthmus.v1.Up
-	1,  // 37: isthmus.v1.Federation.Follow:output_type -> isthmus.v1.Down
-	37, // [37:38] is the sub-list for method output_type
-	36, // [36:37] is the sub-list for method input_type
+	1,  // 37: isthmus.v1.Federation.Offer:input_type -> isthmus.v1.Down
+	1,  // 38: isthmus.v1.Federation.Follow:output_type -> isthmus.v1.Down
+	0,  // 39: isthmus.v1.Federation.Offer:output_type -> isthmus.v1.Up
+	38, // [38:40] is the sub-list for method output_type
+	36, // [36:38] is the sub-list for method input_type
 	36, // [36:36] is the sub-list for extension type_name
 	36, // [36:36] is the sub-list for extension extendee
 	0,  // [0:36] is the sub-list for field type_name

@@ -20,6 +20,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	Federation_Follow_FullMethodName = "/isthmus.v1.Federation/Follow"
+	Federation_Offer_FullMethodName  = "/isthmus.v1.Federation/Offer"
 )
 
 // FederationClient is the client API for Federation service.
@@ -27,9 +28,13 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // Federation is how one cluster follows the facts of another: core/replica's messages,
-// one for one. Whose facts are wanted stands in the metadata key "isthmus-owner".
+// one for one. Whose facts are wanted stands in the metadata key "isthmus-owner", for whom, if not for the caller, in
+// "isthmus-for".
 type FederationClient interface {
 	Follow(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Up, Down], error)
+	// Offer is Follow the other way round: a remote cluster, which nobody can dial, offers its facts at a primary to the
+	// cluster in "isthmus-for". The header of the answer comes when that one wants them.
+	Offer(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Down, Up], error)
 }
 
 type federationClient struct {
@@ -53,14 +58,31 @@ func (c *federationClient) Follow(ctx context.Context, opts ...grpc.CallOption) 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Federation_FollowClient = grpc.BidiStreamingClient[Up, Down]
 
+func (c *federationClient) Offer(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Down, Up], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Federation_ServiceDesc.Streams[1], Federation_Offer_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[Down, Up]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Federation_OfferClient = grpc.BidiStreamingClient[Down, Up]
+
 // FederationServer is the server API for Federation service.
 // All implementations must embed UnimplementedFederationServer
 // for forward compatibility.
 //
 // Federation is how one cluster follows the facts of another: core/replica's messages,
-// one for one. Whose facts are wanted stands in the metadata key "isthmus-owner".
+// one for one. Whose facts are wanted stands in the metadata key "isthmus-owner", for whom, if not for the caller, in
+// "isthmus-for".
 type FederationServer interface {
 	Follow(grpc.BidiStreamingServer[Up, Down]) error
+	// Offer is Follow the other way round: a remote cluster, which nobody can dial, offers its facts at a primary to the
+	// cluster in "isthmus-for". The header of the answer comes when that one wants them.
+	Offer(grpc.BidiStreamingServer[Down, Up]) error
 	mustEmbedUnimplementedFederationServer()
 }
 
@@ -73,6 +95,9 @@ type UnimplementedFederationServer struct{}
 
 func (UnimplementedFederationServer) Follow(grpc.BidiStreamingServer[Up, Down]) error {
 	return status.Error(codes.Unimplemented, "method Follow not implemented")
+}
+func (UnimplementedFederationServer) Offer(grpc.BidiStreamingServer[Down, Up]) error {
+	return status.Error(codes.Unimplemented, "method Offer not implemented")
 }
 func (UnimplementedFederationServer) mustEmbedUnimplementedFederationServer() {}
 func (UnimplementedFederationServer) testEmbeddedByValue()                    {}
@@ -102,6 +127,13 @@ func _Federation_Follow_Handler(srv interface{}, stream grpc.ServerStream) error
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Federation_FollowServer = grpc.BidiStreamingServer[Up, Down]
 
+func _Federation_Offer_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(FederationServer).Offer(&grpc.GenericServerStream[Down, Up]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Federation_OfferServer = grpc.BidiStreamingServer[Down, Up]
+
 // Federation_ServiceDesc is the grpc.ServiceDesc for Federation service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -113,6 +145,12 @@ var Federation_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Follow",
 			Handler:       _Federation_Follow_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "Offer",
+			Handler:       _Federation_Offer_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
 		},
