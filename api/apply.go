@@ -136,8 +136,11 @@ func readInput(w http.ResponseWriter, r *http.Request, o manifest.Options) (mani
 func checkKinds(objects []manifest.Object) []manifest.Fault {
 	var out []manifest.Fault
 	for _, o := range objects {
-		if o.Kind == manifest.KindLocalMesh {
+		switch o.Kind {
+		case manifest.KindLocalMesh:
 			out = append(out, faultOf(o, "", "is a file, not an object of a cluster", "give it to isthmus up -f"))
+		case manifest.KindSimulation:
+			out = append(out, faultOf(o, "", "is a file, not an object of a cluster", "give it to isthmus simulate -f"))
 		}
 		// What the store adds to an object is well below this.
 		if len(o.JSON) > store.ValueBytesMax-envelopeBytes {

@@ -96,7 +96,7 @@ type question struct {
 func (s *Server) question(r *http.Request) (question, error) {
 	word := r.PathValue("kind")
 	k, ok := manifest.KindNamed(word)
-	if !ok || k.Kind == manifest.KindLocalMesh {
+	if !ok || k.File {
 		return question{}, &Error{Status: http.StatusNotFound, Op: strings.ToLower(r.Method), Object: word, Problem: "there is no such kind of object",
 			Remedy: "write one of " + strings.Join(resources(), ", ")}
 	}
@@ -114,7 +114,7 @@ func (s *Server) question(r *http.Request) (question, error) {
 func resources() []string {
 	var out []string
 	for _, k := range manifest.Kinds() {
-		if k.Kind != manifest.KindLocalMesh {
+		if !k.File {
 			out = append(out, k.Plural)
 		}
 	}

@@ -49,7 +49,7 @@ func parseObjects(args []string) ([]wanted, error) {
 	var out []wanted
 	kindNamed := func(word string) (manifest.Kind, error) {
 		k, ok := manifest.KindNamed(word)
-		if !ok || k.Kind == manifest.KindLocalMesh {
+		if !ok || k.File {
 			return k, fmt.Errorf("there is no kind %q; write one of %s", word, strings.Join(plurals(), ", "))
 		}
 		return k, nil
@@ -81,7 +81,7 @@ func parseObjects(args []string) ([]wanted, error) {
 func plurals() []string {
 	var out []string
 	for _, k := range manifest.Kinds() {
-		if k.Kind != manifest.KindLocalMesh {
+		if !k.File {
 			out = append(out, k.Plural)
 		}
 	}

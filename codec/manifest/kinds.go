@@ -20,6 +20,8 @@ type Kind struct {
 	// Order is the place in the order of writes: what others refer to comes first.
 	// Deletes go in the opposite order.
 	Order int
+	// File says that objects of the kind are files of a command: they are never stored.
+	File bool
 	// Kept objects are checked and stored, and nothing acts on them yet.
 	Kept bool
 }
@@ -78,6 +80,12 @@ const (
 // KindLocalMesh is the kind of mesh.yaml, which is a file and never a stored object.
 const KindLocalMesh = "LocalMesh"
 
+// KindSimulation is the kind of a scenario of isthmus simulate, which is a file too.
+const KindSimulation = "Simulation"
+
+// isFile reports whether objects of the kind are files of a command and never stored.
+func isFile(kind string) bool { return kind == KindLocalMesh || kind == KindSimulation }
+
 // Kinds lists the kinds in the order of writes.
 func Kinds() []Kind {
 	beta := gatewayGroup + "/v1beta1"
@@ -108,9 +116,10 @@ func Kinds() []Kind {
 		{Kind: "TCPRoute", APIVersion: gatewayVersion, Also: []string{alpha2}, Plural: "tcproutes", Namespaced: true},
 		{Kind: "Rollout", APIVersion: isthmusVersion, Plural: "rollouts", Kept: true},
 		{Kind: KindLocalMesh, APIVersion: isthmusVersion, Plural: "localmeshes"},
+		{Kind: KindSimulation, APIVersion: isthmusVersion, Plural: "simulations"},
 	}
 	for i := range kinds {
-		kinds[i].Order = i
+		kinds[i].Order, kinds[i].File = i, isFile(kinds[i].Kind)
 		kinds[i].Replicated = mesh.Kind(kinds[i].Kind).Replicated()
 	}
 	return kinds

@@ -23,7 +23,7 @@ type Object struct {
 	// preferred apiVersion.
 	SpecDigest [16]byte
 	// Value is the mesh value of the kind, as listed in mesh.Kind; *Secret for secrets;
-	// *LocalMesh for mesh.yaml; nil for kinds nothing acts on yet.
+	// *LocalMesh for mesh.yaml, *Simulation for a scenario; nil for kinds nothing acts on yet.
 	Value any
 	File  string
 	Line  int
@@ -42,11 +42,11 @@ func (o Object) GoString() string { return "manifest.Object(" + o.String() + ")"
 func (o Object) LogValue() slog.Value { return slog.StringValue(o.String()) }
 
 // Fact is the fact that origin states with the object; false for kinds that are no
-// facts of the mesh (Secret, LocalMesh, and kinds nothing acts on yet). The caller
+// facts of the mesh (Secret, LocalMesh, Simulation, and kinds nothing acts on yet). The caller
 // sets Position and Stamp.
 func (o Object) Fact(origin mesh.ClusterName) (mesh.Fact, bool) {
 	switch o.Value.(type) {
-	case nil, *Secret, *LocalMesh:
+	case nil, *Secret, *LocalMesh, *Simulation:
 		return mesh.Fact{}, false
 	}
 	return mesh.Fact{

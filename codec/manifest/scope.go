@@ -31,7 +31,7 @@ func (p *parser) newScope(k Kind, root *value) *scope {
 			s.namespace = p.options.Namespace
 		}
 	}
-	if k.Kind == KindLocalMesh && s.name == "" {
+	if k.File && s.name == "" {
 		s.name = "local"
 	}
 	s.decoder = decoder{plans: p.plans, fault: s.faultAt, unknown: s.unknown, hide: k.Kind == "Secret"}
@@ -93,6 +93,9 @@ func (s *scope) unknown(at place, p *path, name string, known []string) {
 		return
 	case inSpec && s.kind.Kind == string(mesh.KindFaultPolicy):
 		s.faultAt(at, p, "unknown field: it might be what narrows the faults", remedy)
+		return
+	case s.kind.Kind == KindSimulation && !strings.HasPrefix(p.String(), "metadata"):
+		s.faultAt(at, p, "unknown field: the run would not be what its author meant", remedy)
 		return
 	}
 	s.warnAt(at, p, "unknown field, ignored", remedy)
@@ -226,6 +229,8 @@ func (s *scope) value() any {
 		return s.residencyPolicy(into[residencyPolicy](s))
 	case KindLocalMesh:
 		return s.localMesh(into[localMesh](s))
+	case KindSimulation:
+		return s.simulation(into[simulation](s))
 	case "Gateway":
 		into[gateway](s)
 	case "BackendTLSPolicy":
