@@ -45,7 +45,7 @@ func (g *group) choose(a *Ask, desperate bool) *Endpoint {
 	case algorithm == mesh.AlgorithmRoundRobin:
 		e = c.turn()
 	case algorithm == mesh.AlgorithmRandom:
-		e, _ = c.one(nil)
+		e, _ = c.one(nil, 0)
 	default:
 		e = c.better(algorithm == mesh.AlgorithmLeastRequest)
 	}
@@ -87,10 +87,12 @@ func (g *group) inPanic(a *Ask, among *pool) bool {
 	return out < n && out*100 > g.state.frame.Load().outlier.MaxEjectedPercent*n
 }
 
-// one draws one endpoint by weight and warmth, other than not, with its index in the pool; nil if
-// there is none.
-func (c *chooser) one(not *Endpoint) (*Endpoint, int) {
+// one draws one endpoint by weight, warmth and, where usual is not 0, by speed, other than not, with its index in
+// the pool; nil if there is none.
+func (c *chooser) one(not *Endpoint, usual float64) (*Endpoint, int) {
 	warmup := c.state.frame.Load().balancing.Warmup
+	var slow *Endpoint
+	slowAt := 0
 	for range redraws {
 		i := c.pool.draw(c.rand.next())
 		e := c.pool.endpoints[i]
@@ -100,7 +102,16 @@ func (c *chooser) one(not *Endpoint) (*Endpoint, int) {
 		if f := e.warmth(c.ask.Now, warmup); f < 1 && c.rand.float() >= f {
 			continue
 		}
+		if usual > 0 { // one that takes thrice as long is drawn a third as often
+			if s := e.serviceTime(c.ask.Now, usual); s > usual && c.rand.float()*s >= usual {
+				slow, slowAt = e, i
+				continue
+			}
+		}
 		return e, i
+	}
+	if slow != nil {
+		return slow, slowAt
 	}
 	return c.scan(c.pool, not)
 }
@@ -137,15 +148,19 @@ func (c *chooser) scan(p *pool, not *Endpoint) (*Endpoint, int) {
 // better is the better of two, drawn by weight (Mitzenmacher, IEEE TPDS 12(10), 2001). Where they are alike it
 // is the first, so that shares follow weights while nothing is busy.
 func (c *chooser) better(least bool) *Endpoint {
-	x, i := c.one(nil)
+	now, warmup := c.ask.Now, c.state.frame.Load().balancing.Warmup
+	usual := 0.0
+	if !least {
+		usual = c.state.usual(now)
+	}
+	x, i := c.one(nil, usual)
 	if x == nil || len(c.pool.endpoints) == 1 {
 		return x
 	}
-	y, j := c.one(x)
+	y, j := c.one(x, usual)
 	if y == nil {
 		return x
 	}
-	now, warmup := c.ask.Now, c.state.frame.Load().balancing.Warmup
 	wx, wy := c.pool.weight(i)*x.warmth(now, warmup), c.pool.weight(j)*y.warmth(now, warmup)
 	if least {
 		if y.pressure(now, wy) < x.pressure(now, wx) {
@@ -153,7 +168,6 @@ func (c *chooser) better(least bool) *Endpoint {
 		}
 		return x
 	}
-	usual := c.state.usual(now)
 	if y.score(now, usual, wy) < x.score(now, usual, wx) {
 		return y
 	}

@@ -5,7 +5,7 @@
 //
 // It opens no connection, matches no route and knows no policy object: it takes
 // what core/compile made of them. Read View and Pick first, then chooser for the algorithms
-// and table for consistent hashing; SlotTable's keeper is NextSlots.
+// table for consistent hashing, and SetSplit for the shares of clusters; SlotTable's keeper is NextSlots.
 package balance
 
 import (
@@ -32,8 +32,13 @@ const (
 	unmeasured = time.Millisecond
 	// floor is the shortest service time that endpoints are compared by.
 	floor = time.Millisecond
+	// reportFresh is how long a server proxy's word on its service time is better than what was
+	// measured from here, which has the way and the queue in it.
+	reportFresh = 3 * time.Second
 	// typicalShare is the weight of one answer in what is usual for a cluster.
 	typicalShare = 1.0 / 16
+	// meterShare is that in what a server proxy reports: of all requests there are enough to be exact.
+	meterShare = 1.0 / 64
 )
 
 // # Ejecting
@@ -52,6 +57,21 @@ const (
 	rateWindow    = 10 * time.Second
 	rateRequests  = 100
 	rateEndpoints = 5
+)
+
+// # Spreading over clusters
+const (
+	// A request overflows when what is predicted for it is later than the cluster's distance and
+	// overflowAt service times; then one candidate each of overflowLooks other clusters, nearest first
+	// and less than overflowBusy utilised, is looked at, and must be below overflowGain of the prediction.
+	overflowAt    = 2.5
+	overflowLooks = 6
+	overflowBusy  = 0.9
+	overflowGain  = 0.8
+	// splitHolds is how long a split is followed that is not renewed; over splitFades more it gives way
+	// to the nearest cluster first.
+	splitHolds = time.Minute
+	splitFades = time.Minute
 )
 
 // # Drawing

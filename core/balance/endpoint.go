@@ -28,6 +28,8 @@ type Endpoint struct {
 	Proxy netip.AddrPort
 	Zone  mesh.Zone
 
+	// lanes are what the configuration says of its concurrency; 0 is unknown.
+	lanes uint32
 	// place seeds its places in tables: every proxy has the same. name is what sessions call it.
 	place, name uint64
 	group       *groupState
@@ -84,7 +86,7 @@ func (p *Pick) Done(o Outcome, now int64) {
 	case Served:
 		e.alive(now, true)
 		e.service.peak(now-p.start, now)
-		e.group.typical.mean(now-p.start, now)
+		e.group.typical.mean(now-p.start, now, typicalShare)
 		e.count(true, now)
 	case Shed:
 		e.alive(now, true)
@@ -149,11 +151,29 @@ func (e *Endpoint) Service() time.Duration { return e.service.read() }
 // the others, a new one would be flocked to. weight is relative to the mean: what is in flight is
 // held against it, while the draw has given it its share already.
 func (e *Endpoint) score(now int64, usual, weight float64) float64 {
-	s := e.service.faded(now)
-	if s == 0 {
-		s = usual
+	return e.serviceTime(now, usual) * e.pressure(now, weight)
+}
+
+// serviceTime is what one request there takes, in nanoseconds: as its server proxy says, if it has said so
+// lately, else as it was measured from here.
+func (e *Endpoint) serviceTime(now int64, usual float64) float64 {
+	if at := e.reported.at.Load(); at != 0 && now-at < int64(reportFresh) {
+		if s := e.reported.service.Load(); s > 0 {
+			return max(float64(s), float64(floor))
+		}
 	}
-	return s * e.pressure(now, weight)
+	if s := e.service.faded(now); s > 0 {
+		return s
+	}
+	return usual
+}
+
+// lanesOf is how many requests the endpoint serves at once; 0 is unknown.
+func (e *Endpoint) lanesOf() float64 {
+	if n := e.reported.lanes.Load(); n > 0 {
+		return float64(n)
+	}
+	return float64(e.lanes)
 }
 
 // pressure is score without service times.
@@ -198,7 +218,7 @@ func (e *Endpoint) Label() string {
 }
 
 func newEndpoint(service mesh.ServiceName, k Key, e ir.Endpoint, g *groupState) *Endpoint {
-	out := &Endpoint{Key: k, Proxy: e.Proxy, Zone: e.Zone, group: g}
+	out := &Endpoint{Key: k, Proxy: e.Proxy, Zone: e.Zone, lanes: e.Lanes, group: g}
 	out.name = nameOf(service, k)
 	if k.Tag == "" {
 		k.Moved = 0 // a slot keeps its places in tables, whoever it is given to

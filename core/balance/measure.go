@@ -32,13 +32,13 @@ func (m *ewma) peak(took, now int64) {
 }
 
 // mean folds a sample in as one of many.
-func (m *ewma) mean(took, now int64) {
+func (m *ewma) mean(took, now int64, share float64) {
 	sample := float64(max(took, 1))
 	for {
 		bits := m.value.Load()
 		old, next := math.Float64frombits(bits), sample
 		if bits != 0 {
-			next = old + (sample-old)*typicalShare
+			next = old + (sample-old)*share
 		}
 		if m.value.CompareAndSwap(bits, math.Float64bits(next)) {
 			m.at.Store(now)
@@ -74,7 +74,14 @@ func (m *ewma) read() time.Duration { return time.Duration(math.Float64frombits(
 type Meter struct {
 	inFlight atomic.Int64
 	service  ewma
+	lanes    atomic.Int64
 }
+
+// SetLanes says how many requests the application serves at once; 0 is unknown.
+func (m *Meter) SetLanes(n int) { m.lanes.Store(int64(n)) }
+
+// Service is the usual service time.
+func (m *Meter) Service() time.Duration { return m.service.read() }
 
 // Begin counts a request in.
 func (m *Meter) Begin() { m.inFlight.Add(1) }
@@ -83,16 +90,21 @@ func (m *Meter) Begin() { m.inFlight.Add(1) }
 func (m *Meter) End() { m.inFlight.Add(-1) }
 
 // Served says that the application answered after took.
-func (m *Meter) Served(took time.Duration, now int64) { m.service.mean(int64(took), now) }
+func (m *Meter) Served(took time.Duration, now int64) { m.service.mean(int64(took), now, meterShare) }
 
 // InFlight is how many requests the application has.
 func (m *Meter) InFlight() int64 { return m.inFlight.Load() }
 
 // AppendReport appends the meter's report: the requests in flight beside the one that is being
-// answered, and the usual service time in microseconds, with a space between.
+// answered, the usual service time in microseconds and, where it is known, the number of lanes, with
+// spaces between.
 func (m *Meter) AppendReport(dst []byte) []byte {
 	dst = appendUint(dst, uint64(max(0, m.inFlight.Load()-1)))
-	return appendUint(append(dst, ' '), uint64(m.service.read()/time.Microsecond))
+	dst = appendUint(append(dst, ' '), uint64(m.service.read()/time.Microsecond))
+	if n := m.lanes.Load(); n > 0 {
+		dst = appendUint(append(dst, ' '), uint64(n))
+	}
+	return dst
 }
 
 func appendUint(dst []byte, n uint64) []byte {
@@ -124,10 +136,14 @@ func parseUint(b []byte) (n uint64, rest []byte, ok bool) {
 	return n, b[i+1:], b[i] == ' '
 }
 
+// busyUnit is a utilisation of 1 in an average that was made for times.
+const busyUnit = 1 << 20
+
 // load is what an endpoint's server proxy last said of it.
 type load struct {
 	others  atomic.Int64 // in flight, of other proxies
 	service atomic.Int64 // nanoseconds
+	lanes   atomic.Int64 // 0: it did not say
 	at      atomic.Int64
 }
 
@@ -138,11 +154,18 @@ func (e *Endpoint) Report(b []byte, now int64) {
 	if !ok {
 		return
 	}
-	micros, _, ok := parseUint(rest)
+	micros, rest, ok := parseUint(rest)
 	if !ok {
 		return
 	}
 	e.reported.service.Store(int64(micros) * int64(time.Microsecond))
+	if micros > 0 {
+		e.group.lean.mean(int64(micros)*int64(time.Microsecond), now, typicalShare)
+	}
+	if lanes, _, ok := parseUint(rest); ok && lanes > 0 {
+		e.reported.lanes.Store(int64(lanes))
+		e.group.busy.mean(int64((inFlight+1)*busyUnit/lanes), now, typicalShare)
+	}
 	own := e.inFlight.Load() - 1 // the one that is answered is in neither
 	e.reported.others.Store(max(0, int64(inFlight)-max(own, 0)))
 	e.reported.at.Store(now)

@@ -52,6 +52,9 @@ type groupState struct {
 	proved       proof
 	// typical is the service time that is usual in the cluster.
 	typical ewma
+	// lean is the service time that server proxies of the cluster report: without the way there. busy is
+	// their utilisation, in busyUnit.
+	lean, busy ewma
 	// windowEnd is when success rates are next compared.
 	windowEnd atomic.Int64
 	// changes counts ejections and returns, from 1.
@@ -70,6 +73,9 @@ type frame struct {
 
 // usual is the service time to assume of an endpoint that was never measured, in nanoseconds.
 func (g *groupState) usual(now int64) float64 {
+	if s := g.lean.faded(now); s > 0 && now-g.lean.at.Load() < int64(reportFresh) {
+		return s
+	}
 	if s := g.typical.faded(now); s > 0 {
 		return s
 	}

@@ -3,6 +3,7 @@ package balance
 import (
 	"cmp"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/core/ir"
@@ -19,6 +20,8 @@ type View struct {
 	groups    []*group // nearest first
 	// names finds the endpoints of sessions; nil where nothing has sessions.
 	names map[uint64]*Endpoint
+	// split is how requests are spread over the groups; nil is the nearest first.
+	split atomic.Pointer[spread]
 }
 
 // group is one cluster's part of a service, with what is known of the cluster.
@@ -89,6 +92,11 @@ func NewView(c Config) *View {
 		return cmp.Or(-compareBool(a.local, b.local), cmp.Compare(distance(a.cluster), distance(b.cluster)),
 			cmp.Compare(a.cluster.Name, b.cluster.Name))
 	})
+	if c.Prev != nil {
+		if s := c.Prev.split.Load(); s != nil {
+			v.SetSplit(s.shares, s.at)
+		}
+	}
 	return v
 }
 
@@ -276,13 +284,17 @@ func (e *Endpoint) ejected(now int64) bool {
 	return e.health.out.Load() != isIn && (e.held(now) || e.health.trial.Load())
 }
 
-// Pick chooses an endpoint: that of the session if it may be had, else one of the nearest lawful
-// cluster with one that is neither ejected nor tried, by the algorithm. When nothing wise is
+// Pick chooses an endpoint: that of the session if it may be had, else one of the cluster that the split
+// draws, or of the nearest lawful cluster with one that is neither ejected nor tried, by the algorithm;
+// unless there it would wait, and elsewhere not (overflow). When nothing wise is
 // left it tries what is merely lawful and not yet tried before it gives up: better a try than a
 // refusal. The reason is empty when an endpoint was chosen. It allocates nothing.
 func (v *View) Pick(a *Ask) (Pick, mesh.Reason) {
 	if v.stays(a) {
 		return a.Session.begin(a), mesh.ReasonNone
+	}
+	if e := v.spread(a); e != nil {
+		return e.begin(a), mesh.ReasonNone
 	}
 	lawful, forbidden := false, false
 	for _, g := range v.groups {
@@ -295,6 +307,9 @@ func (v *View) Pick(a *Ask) (Pick, mesh.Reason) {
 			continue
 		}
 		if e := g.choose(a, false); e != nil {
+			if other := v.overflow(a, g, e); other != nil {
+				e = other
+			}
 			return e.begin(a), mesh.ReasonNone
 		}
 	}
