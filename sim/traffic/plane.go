@@ -1,0 +1,227 @@
+package traffic
+
+import (
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/core/balance"
+	"github.com/isthmus-mesh/isthmus/core/liveness"
+	"github.com/isthmus-mesh/isthmus/core/split"
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// plane is a region's control plane: what it measures of itself, what it has heard of others, the paths it
+// probes, and the split that it makes of that.
+type plane struct {
+	p     *product
+	i     int
+	paths []liveness.State
+	// quietUntil is how long what proxies saw of a path outweighs what gateways answer.
+	quietUntil []int64
+	own        split.Report
+	// heard is the last report of each region, and at when it was made.
+	heard []split.Report
+	at    []int64
+	state split.State
+	in    split.Input
+}
+
+// smooth is the part of a new measurement that enters an average, where it is no news: news, beyond what
+// counting explains, enters whole.
+const (
+	smooth    = 0.15
+	newsSigma = 4.0
+)
+
+func (c *plane) start(p *product, i int) {
+	n := len(p.w.regions)
+	*c = plane{p: p, i: i, paths: make([]liveness.State, n), quietUntil: make([]int64, n), heard: make([]split.Report, n), at: make([]int64, n)}
+	for j := range n {
+		c.heard[j].Cluster, c.heard[j].Age = mesh.ClusterName(p.w.regions[j].name), -1
+	}
+	c.own = split.Report{Cluster: mesh.ClusterName(p.w.regions[i].name), Demand: p.w.rate(i, 0), Wait: -1}
+	c.measureCapacity()
+	c.in = split.Input{Strategy: p.w.scenario.Strategy, Beta: p.w.scenario.Beta, Weights: p.w.scenario.Weights, Since: tickEvery,
+		RTT: make([]float64, n*n), Price: make([]float64, n*n), Dead: make([]bool, n*n), Forbidden: p.w.forbidden, Reports: make([]split.Report, n)}
+	for a := range n {
+		for b := range n {
+			c.in.RTT[a*n+b] = float64(p.w.distance(int32(a), int32(b))) / 1e9
+			c.in.Price[a*n+b] = p.w.links[a*n+b].price
+		}
+	}
+}
+
+// observe measures the region over the last tick: what its proxies ask for, what its endpoints do.
+func (c *plane) observe() {
+	w := c.p.w
+	reg := &w.regions[c.i]
+	rate := float64(reg.arrived) / tickEvery.Seconds()
+	noise := newsSigma * math.Sqrt(max(c.own.Demand, 1)/tickEvery.Seconds())
+	if math.Abs(rate-c.own.Demand) > noise {
+		c.own.Demand = rate
+	} else {
+		c.own.Demand += smooth * (rate - c.own.Demand)
+	}
+	c.own.Rate += smooth * (float64(reg.answered)/tickEvery.Seconds() - c.own.Rate)
+	reg.arrived, reg.answered = 0, 0
+	c.measureCapacity()
+	waited, began := 0.0, 0
+	for _, at := range reg.endpoints {
+		e := &w.endpoints[at]
+		waited, began = waited+e.queueing, began+e.started
+		e.queueing, e.started = 0, 0
+	}
+	if c.own.Wait = -1; began > 0 {
+		c.own.Wait = waited / float64(began) / 1e9
+	}
+}
+
+// measureCapacity sums lanes over service times of endpoints that the region's health checks let in.
+func (c *plane) measureCapacity() {
+	w := c.p.w
+	reg := &w.regions[c.i]
+	capacity, lanes := 0.0, 0.0
+	for _, at := range reg.endpoints {
+		e := &w.endpoints[at]
+		dead := e.state != works && w.now-e.lastDeath >= healthAfter || e.state == works && e.lastBirth > 0 && w.now-e.lastBirth < healthAfter
+		if dead {
+			continue
+		}
+		s := float64(e.meter.Service()) / 1e9
+		if s == 0 {
+			s = reg.service / 1e9 // as declared
+		}
+		capacity += float64(e.lanes) / s
+		lanes += float64(e.lanes)
+	}
+	old := c.own.Capacity
+	if old <= 0 || capacity <= 0 || math.Abs(capacity-old) > 0.2*old {
+		c.own.Capacity = capacity
+	} else {
+		c.own.Capacity += smooth * (capacity - old)
+	}
+	if c.own.Capacity > 0 {
+		c.own.Service = lanes / c.own.Capacity
+	}
+}
+
+// control is one tick: reports that have come, a step, and the row of this region to its proxies.
+func (c *plane) control() {
+	w := c.p.w
+	n := len(w.regions)
+	for j := range n {
+		switch {
+		case j == c.i:
+			c.heard[j], c.at[j] = c.own, w.now
+		case w.passes(int32(j), int32(c.i)) && c.alive(j): // as it was a tick ago: order of planes would matter else
+			c.heard[j], c.at[j] = c.p.planes[j].own, w.now
+		}
+		c.in.Reports[j] = c.heard[j]
+		if c.heard[j].Age >= 0 {
+			c.in.Reports[j].Age = time.Duration(w.now - c.at[j])
+		}
+		c.in.Dead[c.i*n+j] = j != c.i && c.paths[j].Reach() == mesh.Unreachable || w.now < c.quietUntil[j]
+	}
+	before := c.row()
+	var o split.Outcome
+	c.state, o = split.Step(c.state, &c.in)
+	row := c.state.Row(c.i)
+	if o.Moved > 0.02 && w.now > 0 {
+		w.note(int32(c.i), fmt.Sprintf("split %s: %s", sharesOf(w, row), o.Cause))
+	}
+	if before != nil && w.now >= w.from && w.now <= w.to {
+		sum := 0.0
+		for j := range row {
+			sum += math.Abs(row[j] - before[j])
+		}
+		w.out.Turned += sum / float64(n) / (float64(w.to-w.from) / 60e9)
+	}
+	shares := make([]balance.Share, 0, n)
+	for j, x := range row {
+		if x > 0 {
+			shares = append(shares, balance.Share{Cluster: mesh.ClusterName(w.regions[j].name), Part: x})
+		}
+	}
+	for _, k := range w.regions[c.i].proxies {
+		if v := c.p.proxies[k].view; v != nil {
+			v.SetSplit(shares, w.now+1)
+		}
+	}
+}
+
+func (c *plane) row() []float64 {
+	if len(c.state.Clusters) == 0 {
+		return nil
+	}
+	return c.state.Row(c.i)
+}
+
+func sharesOf(w *world, row []float64) string {
+	text := ""
+	for j, x := range row {
+		if x > 0.005 {
+			text += fmt.Sprintf("%s %.0f %% ", w.regions[j].name, 100*x)
+		}
+	}
+	return text
+}
+
+// alive reports whether region j's control plane speaks: it dies with its region.
+func (c *plane) alive(j int) bool {
+	answers, _ := c.p.gatewayAnswers(int32(j), int32(j))
+	return answers
+}
+
+// silent is what a proxy tells of a path: until gateways have had the time to find out themselves, it counts.
+func (c *plane) silent(j int) {
+	c.quietUntil[j] = c.p.w.now + int64(2*time.Second)
+	c.control()
+}
+
+// probed is the next question to a gateway, or what became of one: b ≥ n is an answer, b < 0 none.
+func (c *plane) probed(e event) {
+	w, n := c.p.w, int32(len(c.p.w.regions))
+	now := time.Unix(0, w.now)
+	before := func(j int32) mesh.Reachability { return c.paths[j].Reach() }
+	switch {
+	case e.b >= n:
+		j := e.b % n
+		was := before(j)
+		c.paths[j] = c.paths[j].Answered(time.Duration(w.link(int32(c.i), j).rtt+w.link(int32(c.i), j).extra), now)
+		c.changed(j, was)
+	case e.b < 0:
+		j := -e.b - 1
+		was := before(j)
+		c.paths[j] = c.paths[j].Failed(now)
+		c.changed(j, was)
+	default:
+		j := e.b
+		if w.now < w.end {
+			w.events.push(event{at: w.now + int64(c.p.probeEvery()), kind: probe, a: e.a, b: j})
+		}
+		answers, refused := c.p.gatewayAnswers(int32(c.i), j)
+		rtt := w.link(int32(c.i), j).rtt + w.link(int32(c.i), j).extra
+		switch {
+		case answers:
+			w.events.push(event{at: w.now + rtt, kind: probe, a: e.a, b: n + j})
+		case refused:
+			w.events.push(event{at: w.now + rtt, kind: probe, a: e.a, b: -j - 1})
+		default:
+			w.events.push(event{at: w.now + int64(c.paths[j].ProbeTimeout()), kind: probe, a: e.a, b: -j - 1})
+		}
+	}
+}
+
+func (c *plane) changed(j int32, was mesh.Reachability) {
+	w := c.p.w
+	is := c.paths[j].Reach()
+	if is == was {
+		return
+	}
+	w.note(int32(c.i), fmt.Sprintf("%s is %s", w.regions[j].name, is))
+	for _, k := range w.regions[c.i].proxies {
+		c.p.rebuild(k)
+	}
+	c.control()
+}
