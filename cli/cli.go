@@ -54,6 +54,8 @@ type Options struct {
 	// one. Without them the commands do not exist.
 	Up   func(ctx context.Context, o UpOptions) error
 	Down func(ctx context.Context, stateDir string) error
+	// Simulate runs a scenario of traffic and prints what came of it. Without it the command does not exist.
+	Simulate func(ctx context.Context, o SimulateOptions) error
 	// Extra are the long-running parts.
 	Extra []*cobra.Command
 	Now   func() time.Time // nil is time.Now
@@ -160,6 +162,9 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(a.local()...)
 	root.AddCommand(a.applyCommand(), a.getCommand(), a.describeCommand(), a.deleteCommand(),
 		a.statusCommand(), a.proxyStatusCommand(), a.proxyConfigCommand(), a.explainCommand(), a.versionCommand())
+	if a.Simulate != nil {
+		root.AddCommand(a.simulateCommand())
+	}
 	root.AddCommand(o.Extra...)
 	return root
 }

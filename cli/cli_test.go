@@ -270,7 +270,11 @@ func (g *ground) options(in *strings.Reader, out, errs *bytes.Buffer) cli.Option
 			fmt.Fprintln(out, "up", o.File, o.Detach, o.Args)
 			return nil
 		},
-		Down: func(_ context.Context, dir string) error { fmt.Fprintln(out, "down", dir == g.state); return nil }}
+		Down: func(_ context.Context, dir string) error { fmt.Fprintln(out, "down", dir == g.state); return nil },
+		Simulate: func(_ context.Context, o cli.SimulateOptions) error {
+			fmt.Fprintln(out, "simulate", o.Scenario.Name, o.Scenario.Policies, o.Scenario.Seeds, o.JSON, o.Events, o.CSV, o.SVG)
+			return nil
+		}}
 }
 
 // TestStories plays testdata/*.txt: in the comment, lines "$ COMMAND" are run one after the
