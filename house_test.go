@@ -127,7 +127,7 @@ var exceptions = map[string]string{
 var inFolder = map[string][]string{
 	"core":      {"compile", "replica", "world", "derive", "policy", "balance", "split", "limit", "liveness", "health", "ir"},
 	"dataplane": {"agent", "admin", "handover", "dns", "capture", "downstream", "probe", "proxy", "quota", "tenancy", "route", "trace", "tunnel", "http2", "http1", "raw", "datagram", "socket", "message"},
-	"control":   {"plane", "loop", "relay", "peer", "probe", "ca", "object", "filestore", "store", "storeserver"},
+	"control":   {"plane", "loop", "relay", "peer", "probe", "ca", "address", "object", "filestore", "store", "storeserver"},
 	"codec":     {"manifest", "wire"},
 	"internal":  {"story", "golden", "failpoint", "parallel", "clock"},
 	"localmesh": {"link", "app"},

@@ -6,17 +6,15 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/isthmus-mesh/isthmus/codec/manifest"
+	"github.com/isthmus-mesh/isthmus/control/address"
 	"github.com/isthmus-mesh/isthmus/control/object"
 	"github.com/isthmus-mesh/isthmus/control/store"
+	"github.com/isthmus-mesh/isthmus/core/compile"
+	"github.com/isthmus-mesh/isthmus/core/derive"
 	"github.com/isthmus-mesh/isthmus/mesh"
-)
-
-// The host octets that services get.
-const (
-	firstHost = 10
-	lastHost  = 254
 )
 
 // addressing is the objects of an apply with the addresses that services got.
@@ -25,78 +23,122 @@ type addressing struct {
 	faults  []manifest.Fault
 }
 
-// addresses gives each service without an address the one it has in the store, or the next
-// free one of the cluster's range. An address is one service's: a second one that asks for it is a
-// fault. The caller holds s.writing; only one API server may give addresses of a range.
-func (s *Server) addresses(ctx context.Context, objects []manifest.Object) (addressing, error) {
+// addresses gives each service without an address the one it has, in this cluster or as one that only others
+// have, or the next free one. An address is one service's: a second one that asks for it is a fault, as is
+// an import that does. What is given is written down before the services are, unless dry is set, so that
+// replicas give no address twice. The caller holds s.writing.
+func (s *Server) addresses(ctx context.Context, objects []manifest.Object, dry bool) (addressing, error) {
 	out := addressing{objects: objects}
-	if !s.cfg.ServiceRange.IsValid() || !hasService(objects) {
+	if s.cfg.Addresses == nil || !asksForAddresses(objects) {
 		return out, nil
 	}
-	stored, _, err := s.cfg.Objects.List(ctx, store.Scope{Kind: "Service"})
+	stated, has, err := s.statedAddresses(ctx)
 	if err != nil {
-		return out, fmt.Errorf("list services for their addresses: %w", err)
+		return out, err
 	}
-	owner, has := map[netip.Addr]mesh.ServiceName{}, map[mesh.ServiceName]netip.Addr{}
-	take := func(v *mesh.Service) {
-		for _, a := range v.Addresses {
-			owner[a] = v.ServiceName
-			has[v.ServiceName] = a
-		}
-	}
-	for _, o := range stored {
-		if it, err := s.decode(o); err == nil {
-			take(it.object.Value.(*mesh.Service))
-		}
-	}
-	out.objects = make([]manifest.Object, len(objects))
-	copy(out.objects, objects)
-	for i, o := range objects { // what is asked for by number comes before what is free
+	var asks []address.Ask
+	var at []int // the object of each ask
+	ask := func(i int, a address.Ask) { asks, at = append(asks, a), append(at, i) }
+	own := map[mesh.ServiceName]bool{}
+	for i, o := range objects {
 		v, ok := o.Value.(*mesh.Service)
 		if !ok {
 			continue
 		}
-		for _, a := range v.Addresses {
-			if other, taken := owner[a]; taken && other != v.ServiceName {
-				out.faults = append(out.faults, faultOf(o, "spec.clusterIP", fmt.Sprintf("%s is the address of service %s", a, other), "leave it out"))
+		own[v.ServiceName] = true
+		had, standing := has[v.ServiceName]
+		switch {
+		case len(v.Addresses) == 0 && !wantsAddress(v, o):
+		case len(v.Addresses) == 0 && standing: // what a service has it keeps
+			ask(i, address.Ask{Service: v.ServiceName, Want: had, Stands: true})
+		case len(v.Addresses) == 0:
+			ask(i, address.Ask{Service: v.ServiceName})
+		case s.cfg.Addresses.Gives(v.Addresses[0]):
+			ask(i, address.Ask{Service: v.ServiceName, Want: v.Addresses[0], Stands: standing && had == v.Addresses[0]})
+		default:
+			if other, taken := stated[v.Addresses[0]]; taken && other != v.ServiceName {
+				out.faults = append(out.faults, faultOf(o, "spec.clusterIP", fmt.Sprintf("%s is the address of service %s", v.Addresses[0], other), "leave it out"))
 			}
+			stated[v.Addresses[0]] = v.ServiceName
 		}
-		if len(v.Addresses) == 0 && wantsAddress(v, o) {
-			if a, ok := has[v.ServiceName]; ok {
-				if out.objects[i], err = withAddress(o, a); err != nil {
-					return out, err
-				}
-			}
-		}
-		take(v)
 	}
-	next := s.cfg.ServiceRange.Masked().Addr()
-	for i, o := range out.objects {
-		v, ok := o.Value.(*mesh.Service)
-		if !ok || len(v.Addresses) > 0 || !wantsAddress(v, o) {
+	for i, o := range objects {
+		v, ok := o.Value.(*mesh.ServiceImport)
+		if _, mine := has[mesh.ServiceName{Namespace: o.Namespace, Name: o.Name}]; ok && v.Address.IsValid() && !mine && !own[v.ServiceName] {
+			ask(i, address.Ask{Service: v.ServiceName, Want: v.Address})
+		}
+	}
+	answers, err := s.cfg.Addresses.Claim(ctx, asks, address.Options{Dry: dry || len(out.faults) > 0, All: true, Stated: stated})
+	if err != nil {
+		return out, err
+	}
+	out.objects = slices.Clone(objects)
+	for j, a := range answers {
+		o := objects[at[j]]
+		if a.Refused != address.None {
+			out.faults = append(out.faults, s.refusedAddress(o, asks[j], a, stated))
 			continue
 		}
-		for ; s.cfg.ServiceRange.Contains(next) && !isFree(next, owner); next = next.Next() {
-		}
-		if !s.cfg.ServiceRange.Contains(next) {
-			out.faults = append(out.faults, faultOf(o, "spec.clusterIP", "no address is left in "+s.cfg.ServiceRange.String(), "delete a service that is not needed"))
-			continue
-		}
-		owner[next] = v.ServiceName
-		if out.objects[i], err = withAddress(o, next); err != nil {
-			return out, err
+		if v, ok := o.Value.(*mesh.Service); ok && (len(v.Addresses) == 0 || v.Addresses[0] != a.Address) {
+			if out.objects[at[j]], err = withAddress(o, a.Address); err != nil {
+				return out, err
+			}
 		}
 	}
 	return out, nil
 }
 
-func hasService(objects []manifest.Object) bool {
-	for _, o := range objects {
-		if _, ok := o.Value.(*mesh.Service); ok {
+// refusedAddress is the fault of an object that did not get its address.
+func (s *Server) refusedAddress(o manifest.Object, ask address.Ask, a address.Answer, stated map[netip.Addr]mesh.ServiceName) manifest.Fault {
+	field, remedy := "spec.clusterIP", "leave it out"
+	if o.Kind == string(mesh.KindServiceImport) {
+		field = "spec.ips"
+	}
+	if a.Refused == address.Exhausted {
+		remedy = "delete a service that is not needed, or give the control plane a larger serviceRange"
+	}
+	w := s.cfg.World()
+	there := func(n mesh.ServiceName) bool {
+		if stated[ask.Want] == n {
 			return true
 		}
+		v, err := derive.Eval(w, compile.NeedOf, n)
+		return err != nil || v != nil
 	}
-	return false
+	return faultOf(o, field, s.cfg.Addresses.Text(ask, a, there), remedy)
+}
+
+// statedAddresses are the addresses of the stored services, both ways.
+func (s *Server) statedAddresses(ctx context.Context) (map[netip.Addr]mesh.ServiceName, map[mesh.ServiceName]netip.Addr, error) {
+	stored, _, err := s.cfg.Objects.List(ctx, store.Scope{Kind: "Service"})
+	if err != nil {
+		return nil, nil, fmt.Errorf("list services for their addresses: %w", err)
+	}
+	owner, has := map[netip.Addr]mesh.ServiceName{}, map[mesh.ServiceName]netip.Addr{}
+	for _, o := range stored {
+		it, err := s.decode(o)
+		if err != nil {
+			continue
+		}
+		v := it.object.Value.(*mesh.Service)
+		for _, a := range v.Addresses {
+			owner[a] = v.ServiceName
+		}
+		if len(v.Addresses) > 0 {
+			has[v.ServiceName] = v.Addresses[0]
+		}
+	}
+	return owner, has, nil
+}
+
+func asksForAddresses(objects []manifest.Object) bool {
+	return slices.ContainsFunc(objects, func(o manifest.Object) bool {
+		if v, ok := o.Value.(*mesh.ServiceImport); ok {
+			return v.Address.IsValid()
+		}
+		_, ok := o.Value.(*mesh.Service)
+		return ok
+	})
 }
 
 // wantsAddress reports whether callers reach the service at an address of its own.
@@ -106,12 +148,6 @@ func wantsAddress(v *mesh.Service, o manifest.Object) bool {
 	}
 	var s struct{ Spec struct{ Type string } }
 	return json.Unmarshal(o.JSON, &s) == nil && s.Spec.Type != "ExternalName"
-}
-
-func isFree(a netip.Addr, owner map[netip.Addr]mesh.ServiceName) bool {
-	host := a.As4()[3]
-	_, taken := owner[a]
-	return !taken && host >= firstHost && host <= lastHost
 }
 
 // withAddress is the service with spec.clusterIP set.

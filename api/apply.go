@@ -51,7 +51,7 @@ func (s *Server) apply(w http.ResponseWriter, r *http.Request) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	if len(input.Faults) == 0 {
-		plan, err := s.addresses(r.Context(), input.Objects)
+		plan, err := s.addresses(r.Context(), input.Objects, dry)
 		if err != nil {
 			return refuse(statusOfError(err), err.Error(), nil)
 		}

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/control/address"
 	"github.com/isthmus-mesh/isthmus/control/store"
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/core/world"
@@ -63,9 +64,8 @@ type Config struct {
 	Version string
 	// Token is what callers show.
 	Token string
-	// ServiceRange is where services without an address get one, host octets 10 to 254; the
-	// zero Prefix gives none.
-	ServiceRange netip.Prefix
+	// Addresses gives services addresses; nil gives none.
+	Addresses *address.Pool
 	// Hosts are names by which the API is called, beside localhost and IP addresses.
 	Hosts []string
 	// RequestTimeout bounds a request that is not a watch; 0 is 60 s.
@@ -115,9 +115,6 @@ func (c Config) Validate() error {
 		if f.missing {
 			faults = append(faults, errors.New("api: "+f.name+" must be set"))
 		}
-	}
-	if c.ServiceRange.IsValid() && !c.ServiceRange.Addr().Is4() {
-		faults = append(faults, errors.New("api: ServiceRange must be of IPv4 addresses"))
 	}
 	return errors.Join(faults...)
 }

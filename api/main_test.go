@@ -20,6 +20,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/isthmus-mesh/isthmus/api"
+	"github.com/isthmus-mesh/isthmus/control/address"
 	"github.com/isthmus-mesh/isthmus/control/object"
 	"github.com/isthmus-mesh/isthmus/control/store"
 	"github.com/isthmus-mesh/isthmus/control/storeserver"
@@ -157,8 +158,8 @@ func newSite(t *testing.T, change ...func(*api.Config)) *site {
 	})
 	s := &site{t: t, store: st}
 	cfg := api.Config{Cluster: self, Objects: st, World: s.world, View: ir.View{Cluster: self, Network: "eu"}, Token: token, Version: "test",
-		Stamp:        func() mesh.Stamp { return mesh.Stamp{WallMillis: s.clock.Add(1), Origin: self} },
-		ServiceRange: netip.MustParsePrefix("127.11.0.0/24"),
+		Stamp:     func() mesh.Stamp { return mesh.Stamp{WallMillis: s.clock.Add(1), Origin: self} },
+		Addresses: pool(t, st, "127.11.0.0/24"),
 	}
 	for _, f := range change {
 		f(&cfg)
@@ -177,6 +178,16 @@ func newSite(t *testing.T, change ...func(*api.Config)) *site {
 	return s
 }
 
+// pool gives addresses of a range.
+func pool(t *testing.T, st *store.Store, from string) *address.Pool {
+	t.Helper()
+	p, err := address.New(address.Config{Range: netip.MustParsePrefix(from), Store: st, Now: func() time.Time { return noon }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
 // world is what the store holds and the extra facts.
 func (s *site) world() *world.World {
 	objects, _, err := s.store.List(context.Background(), store.Scope{})
@@ -190,6 +201,17 @@ func (s *site) world() *world.World {
 	}
 	for _, o := range objects {
 		f, _, _, err := object.Decode(o, self, mesh.Epoch{})
+		if o.Kind == address.Kind {
+			a, err := address.Decode(o)
+			if err != nil {
+				s.t.Error(err)
+				continue
+			}
+			edits = append(edits, world.Put(&mesh.Fact{Key: mesh.Key{Kind: mesh.KindServiceAddress, Origin: self, Name: o.Name}, Value: a, Digest: ir.DigestOf(a)}))
+		}
+		if errors.Is(err, object.ErrNotManifest) {
+			continue
+		}
 		if err != nil {
 			s.t.Errorf("decode: %v", err)
 		}

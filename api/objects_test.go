@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/api"
 	"github.com/isthmus-mesh/isthmus/codec/manifest"
+	"github.com/isthmus-mesh/isthmus/control/address"
 	"github.com/isthmus-mesh/isthmus/control/store"
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -334,7 +334,7 @@ func TestAnotherClustersObject(t *testing.T) {
 }
 
 func TestServiceAddresses(t *testing.T) {
-	s := newSite(t, func(c *api.Config) { c.ServiceRange = netip.MustParsePrefix("127.11.0.8/29") }) // .10 to .15
+	s := newSite(t, func(c *api.Config) { c.Addresses = pool(t, c.Objects.(*store.Store), "127.11.0.8/29") }) // .10 to .15
 	service := func(name, spec string) string {
 		return fmt.Sprintf("---\napiVersion: v1\nkind: Service\nmetadata: {name: %s}\nspec: {ports: [{port: 80}]%s}\n", name, spec)
 	}
@@ -360,8 +360,72 @@ func TestServiceAddresses(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.apply(service("d", ""))
-	if got := s.get("svc", "d").Spec.ClusterIP; got != "127.11.0.10" {
-		t.Errorf("address after one was given back: %s", got)
+	if got := s.get("svc", "d").Spec.ClusterIP; got != "127.11.0.13" {
+		t.Errorf("address after one was given back: %s, want the next, since the other is held back", got)
+	}
+	refuse(service("e", ", clusterIP: 127.11.0.10"), "127.11.0.10 is the address of service shop/a, which is gone: until 2026-03-02T18:00:00Z it is held back")
+	refuse(service("e", ", clusterIP: 127.11.0.14")+service("f", ", clusterIP: 127.11.0.14"), "127.11.0.14 is the address of service shop/e")
+	s.apply(service("a", ""))
+	if got := s.get("svc", "a").Spec.ClusterIP; got != "127.11.0.10" {
+		t.Errorf("address of a service that came back: %s, want the one it had", got)
+	}
+}
+
+// TestAnImportedServiceKeepsItsAddressAsAnOwnOne walks a service that only other clusters had into this one.
+func TestAnImportedServiceKeepsItsAddressAsAnOwnOne(t *testing.T) {
+	var given *address.Pool
+	s := newSite(t, func(c *api.Config) { given = c.Addresses })
+	remote := mesh.ServiceName{Namespace: "shop", Name: "remote"}
+	answers, err := given.Claim(s.context(), []address.Ask{{Service: remote}}, address.Options{})
+	if err != nil || answers[0].Address.String() != "127.11.0.10" {
+		t.Fatalf("the control plane's claim: %+v, %v", answers, err)
+	}
+	theirs := &mesh.RemoteService{ServiceName: remote, Ports: []mesh.ServicePort{{Port: 80, Protocol: mesh.ProtocolHTTP}}}
+	us := &mesh.Cluster{Name: "us-east", TrustDomain: "us-east.isthmus.local"}
+	s.extra = []*mesh.Fact{
+		{Key: mesh.Key{Kind: mesh.KindCluster, Origin: self, Name: "us-east"}, Value: us, Digest: ir.DigestOf(us)},
+		{Key: mesh.Key{Kind: mesh.KindRemoteService, Origin: "us-east", Namespace: "shop", Name: "remote"}, Value: theirs, Digest: ir.DigestOf(theirs)},
+	}
+	_, err = s.client.Apply(s.context(), []api.File{{Name: "in.yaml", Text: []byte("{apiVersion: v1, kind: Service, metadata: {name: other}, spec: {clusterIP: 127.11.0.10, ports: [{port: 80}]}}")}}, api.ApplyOptions{Namespace: "shop"})
+	if e := refusal(t, err); len(e.Faults) != 1 || e.Faults[0].Problem != "127.11.0.10 is the address of service shop/remote" {
+		t.Errorf("another service that asks for it: %v", e.Faults)
+	}
+	_, err = s.client.Apply(s.context(), []api.File{{Name: "in.yaml", Text: []byte("{apiVersion: multicluster.x-k8s.io/v1alpha1, kind: ServiceImport, metadata: {name: other}, spec: {type: ClusterSetIP, ips: [127.11.0.10], ports: [{port: 80}]}}")}}, api.ApplyOptions{Namespace: "shop"})
+	if e := refusal(t, err); len(e.Faults) != 1 || e.Faults[0].Field != "spec.ips" {
+		t.Errorf("another import that asks for it: %v", e.Faults)
+	}
+	if _, err = given.Claim(s.context(), []address.Ask{{Service: mesh.ServiceName{Namespace: "shop", Name: "unseen"}}}, address.Options{}); err != nil {
+		t.Fatal(err)
+	}
+
+	// It is shown as the Service that proxies see, and is not this cluster's to delete.
+	items, err := s.client.List(s.context(), kind(t, "services"), api.ListOptions{Namespace: "shop"})
+	if err != nil || len(items) != 1 {
+		t.Fatalf("services %s, %v: want the imported one", items, err)
+	}
+	want := `{"apiVersion":"v1","kind":"Service","metadata":{"name":"remote","namespace":"shop"},"spec":{"clusterIP":"127.11.0.10","ports":[{"appProtocol":"http","port":80,"protocol":"TCP"}]},` +
+		`"status":{"origins":["us-east"],`
+	if got := string(items[0]); !strings.HasPrefix(got, want) {
+		t.Errorf("shown as %s\nwant %s…", got, want)
+	}
+	if got := s.get("svc", "remote"); got.Spec.ClusterIP != "127.11.0.10" {
+		t.Errorf("get: %+v", got)
+	}
+	if e := refusal(t, s.client.Delete(s.context(), kind(t, "svc"), "shop", "remote", false)); e.Status != http.StatusConflict || e.Remedy != "add --cluster us-east" {
+		t.Errorf("delete of theirs: %d %v", e.Status, e)
+	}
+	given.Note(remote, "no address is left in 127.11.0.0/24")
+	if items, err = s.client.List(s.context(), kind(t, "services"), api.ListOptions{}); err != nil || !strings.Contains(string(items[0]), `{"type":"Addressed","status":"False","reason":"NotGiven","message":"no address is left in 127.11.0.0/24"}`) {
+		t.Errorf("what it lacks is not said: %s, %v", items, err)
+	}
+	given.Note(remote, "")
+
+	s.apply("{apiVersion: v1, kind: Service, metadata: {name: remote}, spec: {ports: [{port: 80}]}}")
+	if got := s.get("svc", "remote").Spec.ClusterIP; got != "127.11.0.10" {
+		t.Errorf("address as an own service: %s, want the one that it was imported at", got)
+	}
+	if items, err = s.client.List(s.context(), kind(t, "services"), api.ListOptions{}); err != nil || len(items) != 1 || !strings.Contains(string(items[0]), `"origins":["eu-west"]`) {
+		t.Errorf("as an own service: %s, %v", items, err)
 	}
 }
 

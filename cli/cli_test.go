@@ -23,6 +23,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/api"
 	"github.com/isthmus-mesh/isthmus/cli"
+	"github.com/isthmus-mesh/isthmus/control/address"
 	"github.com/isthmus-mesh/isthmus/control/object"
 	"github.com/isthmus-mesh/isthmus/control/store"
 	"github.com/isthmus-mesh/isthmus/core/ir"
@@ -85,6 +86,16 @@ func (m *memory) Put(_ context.Context, o store.Object, _ store.Precondition) (i
 	return o.Revision, nil
 }
 
+// Batch is what the pool of addresses writes by; it is alone.
+func (m *memory) Batch(ctx context.Context, ops []store.Op) (revision int64, err error) {
+	for _, o := range ops {
+		if revision, err = m.Put(ctx, o.Object, o.Pre); err != nil {
+			return 0, err
+		}
+	}
+	return revision, nil
+}
+
 func (m *memory) Delete(_ context.Context, key store.Key, _ store.Precondition) (int64, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -140,6 +151,7 @@ type ground struct {
 	console *httptest.Server
 	planes  []*api.Server
 	stores  map[string]*memory
+	given   map[string]*memory // addresses, beside the stores so that revisions stay as they are
 	mu      sync.Mutex
 	drills  []string
 	behind  bool   // us-east is not in sync
@@ -148,7 +160,7 @@ type ground struct {
 
 func newGround(t *testing.T) *ground {
 	t.Helper()
-	g := &ground{t: t, state: t.TempDir(), stores: map[string]*memory{}}
+	g := &ground{t: t, state: t.TempDir(), stores: map[string]*memory{}, given: map[string]*memory{}}
 	mux := http.NewServeMux()
 	clusters := []map[string]string{}
 	for n, name := range []string{"eu-west", "us-east"} {
@@ -199,10 +211,16 @@ func (g *ground) addCluster(mux *http.ServeMux, n int, name string) {
 	g.stores[name] = objects
 	self := mesh.ClusterName(name)
 	clock := int64(n)
+	given := newMemory()
+	g.given[name] = given
+	pool, err := address.New(address.Config{Range: netip.MustParsePrefix(fmt.Sprintf("127.%d.0.0/24", 11+n)), Store: given, Now: func() time.Time { return noon }})
+	if err != nil {
+		g.t.Fatal(err)
+	}
 	server, err := api.NewServer(api.Config{Cluster: self, Objects: objects, Token: token, Version: "0.1.0", Now: func() time.Time { return noon },
 		World: func() *world.World { return g.world(self) }, View: ir.View{Cluster: self, Network: mesh.Network(name)},
-		Stamp:        func() mesh.Stamp { clock += 2; return mesh.Stamp{WallMillis: clock, Origin: self} },
-		ServiceRange: netip.MustParsePrefix(fmt.Sprintf("127.%d.0.0/24", 11+n)), Random: zeros{},
+		Stamp:     func() mesh.Stamp { clock += 2; return mesh.Stamp{WallMillis: clock, Origin: self} },
+		Addresses: pool, Random: zeros{},
 		Proxies: func() []xds.ClientStatus {
 			types := []xds.TypeStatus{{Type: "type.isthmus.dev/v1/Service", Sent: 3, Acked: 3, SentDigest: "aa", AckedDigest: "aa", InSync: true}}
 			if g.behind && name == "us-east" {
@@ -248,6 +266,12 @@ func (g *ground) world(self mesh.ClusterName) *world.World {
 	for _, o := range objects {
 		if f, _, _, err := object.Decode(o, self, mesh.Epoch{}); err == nil && f != nil {
 			edits = append(edits, world.Put(f))
+		}
+	}
+	given, _, _ := g.given[string(self)].List(context.Background(), store.Scope{Kind: address.Kind})
+	for _, o := range given {
+		if v, err := address.Decode(o); err == nil {
+			edits = append(edits, world.Put(&mesh.Fact{Key: mesh.Key{Kind: mesh.KindServiceAddress, Origin: self, Name: o.Name}, Value: v, Digest: ir.DigestOf(v)}))
 		}
 	}
 	w, _ := world.New(self).Edit(edits)

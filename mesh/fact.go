@@ -40,8 +40,10 @@ const (
 	KindBundle        Kind = "Bundle"        // *Bundle; the name is the trust domain
 	KindRemoteService Kind = "RemoteService" // *RemoteService; the origin is the exporter
 	KindSlotTable     Kind = "SlotTable"     // *SlotTable; stored, so that replicas and restarts agree
-	KindReach         Kind = "Reach"         // *Reach; the name is the cluster observed
-	KindDelivery      Kind = "Delivery"      // *Delivery; only status functions may read it
+	// *ServiceAddress; the name is the address; stored, so that replicas and restarts agree.
+	KindServiceAddress Kind = "ServiceAddress"
+	KindReach          Kind = "Reach"    // *Reach; the name is the cluster observed
+	KindDelivery       Kind = "Delivery" // *Delivery; only status functions may read it
 )
 
 // Replicated reports whether configured objects of the kind are mesh-wide: they go
@@ -123,7 +125,12 @@ type ServiceAccount struct{ Namespace, Name string }
 
 // ServiceImport is an explicit import (KEP-1645); the mesh imports every exported
 // service without one.
-type ServiceImport struct{ ServiceName }
+type ServiceImport struct {
+	ServiceName
+	// Address is the one that the service is to have in this cluster while only other clusters
+	// have it (spec.ips); invalid is any.
+	Address netip.Addr
+}
 
 // Reach is the local reachability of a cluster.
 type Reach struct {

@@ -98,6 +98,15 @@ type SliceEndpoint struct {
 	Workload string
 }
 
+// ServiceAddress says that a cluster gave an address of its own to a service, which it may have itself or
+// see in others. One address is one service's; of several that a service has, the one given last counts.
+type ServiceAddress struct {
+	Service ServiceName
+	Address netip.Addr
+	// SinceMillis is when it was given, in Unix milliseconds.
+	SinceMillis int64
+}
+
 // RemoteService is what a cluster tells a peer of a service that it exports: a
 // summary. On another network there are slots and no addresses; on a shared
 // network there are endpoints and no slots.

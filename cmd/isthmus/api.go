@@ -31,7 +31,7 @@ func serveWithAPI(ctx context.Context, cfg plane.Config, p *plane.Plane, log *sl
 	}
 	server, err := api.NewServer(api.Config{Cluster: cfg.Cluster, Objects: p.Objects(), World: p.World, View: p.View(), Vector: p.Vector,
 		Proxies: p.Proxies, Peers: func() []api.PeerStatus { return peers(p) }, Bundle: p.Bundle, NewToken: p.NewToken, Stamp: p.Stamp, Ready: p.Ready,
-		Version: version, Token: string(bytes.TrimSpace(token)), ServiceRange: cfg.ServiceRange, Log: log,
+		Version: version, Token: string(bytes.TrimSpace(token)), Addresses: p.Addresses(), Log: log,
 		ProxyConfig: func(ctx context.Context, id string) ([]byte, error) { return proxyConfig(ctx, cfg, p.World(), id) }})
 	if err != nil {
 		return err

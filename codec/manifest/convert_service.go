@@ -198,3 +198,20 @@ func (s *scope) serviceExport(*serviceExport) *mesh.ServiceExport {
 	}
 	return out
 }
+
+// serviceImport reads which address is asked for: the first of IPv4, the family that the mesh gives.
+func (s *scope) serviceImport(in *serviceImport) *mesh.ServiceImport {
+	out := &mesh.ServiceImport{ServiceName: s.serviceName()}
+	for i, text := range in.Spec.IPs {
+		a, err := netip.ParseAddr(text)
+		if err != nil {
+			continue // reported
+		}
+		if a = a.Unmap(); a.Is4() && !out.Address.IsValid() {
+			out.Address = a
+			continue
+		}
+		s.warn(spec("ips").item(i), "kept, the mesh gives a service one address, of IPv4", "")
+	}
+	return out
+}

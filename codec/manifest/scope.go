@@ -198,8 +198,7 @@ func (s *scope) value() any {
 	case "ServiceExport":
 		return s.serviceExport(into[serviceExport](s))
 	case "ServiceImport":
-		into[serviceImport](s)
-		return &mesh.ServiceImport{ServiceName: s.serviceName()}
+		return s.serviceImport(into[serviceImport](s))
 	case "HTTPRoute":
 		return s.httpRoute(into[httpRoute](s))
 	case "GRPCRoute":

@@ -42,6 +42,8 @@ type Config struct {
 	Failpoints *failpoint.Set
 	// SaveSlots takes a new slot table, which comes back as a fact once it is stored.
 	SaveSlots func(mesh.SlotTable)
+	// Need, unless nil, takes what a service wants of the cluster's addresses, nil for nothing any more.
+	Need func(mesh.ServiceName, *compile.Need)
 }
 
 // Points of this package at which a test may make things go wrong; an error ends the loop.
@@ -82,6 +84,7 @@ type Loop struct {
 	engine *derive.Engine
 	watch  watches
 	told   exports
+	needs  needs
 }
 
 // edit is one call of Edit.
@@ -103,6 +106,7 @@ func New(cfg Config) *Loop {
 	l := &Loop{cfg: cfg, edits: make(chan edit, maxQueue), called: make(chan struct{}, 1), vector: mesh.Vector{}, engine: derive.New(w)}
 	l.watch = watches{loop: l, byName: map[watched]bool{}, member: map[watched]bool{}, whole: map[ir.Type]string{}, roots: map[derive.Ref]watched{}}
 	l.told = exports{loop: l, watched: map[compile.Export]bool{}, ready: map[mesh.ServiceName]bool{}, tables: map[mesh.ServiceName]mesh.SlotTable{}}
+	l.needs = needs{loop: l, watched: map[mesh.ServiceName]bool{}}
 	l.world.Store(w)
 	return l
 }
@@ -214,6 +218,7 @@ func (l *Loop) commit(ctx context.Context, first edit) error {
 	for _, e := range edits {
 		l.watch.noticed(e.Key)
 		l.told.noticed(e.Key)
+		l.needs.noticed(e.Key)
 	}
 	for _, e := range batch {
 		if e.done != nil {
@@ -254,5 +259,6 @@ func (l *Loop) settle(ctx context.Context) (done bool, err error) {
 		l.cfg.Publish(l.Vector(), updates)
 	}
 	l.told.settled(result.Changed)
+	l.needs.settled(result.Changed)
 	return true, nil
 }

@@ -40,8 +40,12 @@ type Config struct {
 	API        netip.AddrPort `json:"api,omitzero"`
 	// TokenFile holds the bearer token of the API.
 	TokenFile string `json:"tokenFile,omitempty"`
-	// ServiceRange, a /24, is where services get addresses.
+	// ServiceRange is where services get addresses of their own, also those that only other clusters have:
+	// a /24, since sidecars of a local mesh tell services by the last octet.
 	ServiceRange netip.Prefix `json:"serviceRange,omitzero"`
+	// AddressHold is how long the address of a service that has gone is given to no other; 0 is 24 h, or
+	// CertificateTTL if that is longer.
+	AddressHold time.Duration `json:"addressHold,omitempty"`
 	// StoreEndpoints select an external etcd; none: a child process of this binary.
 	StoreEndpoints []string `json:"storeEndpoints,omitempty"`
 	// StoreTLS is for https endpoints of an external etcd.
@@ -154,6 +158,12 @@ func (c *Config) Validate() error {
 		}
 	} else if !c.Federation.IsValid() {
 		fault("federation: missing: want the address of port 15012")
+	}
+	if c.ServiceRange.IsValid() && !c.ServiceRange.Addr().Is4() {
+		fault("serviceRange: %s: want a prefix of IPv4 addresses", c.ServiceRange)
+	}
+	if c.AddressHold < 0 {
+		fault("addressHold: %v: want a time that is not negative", c.AddressHold)
 	}
 	return errors.Join(errs...)
 }

@@ -66,6 +66,8 @@ type Plane struct {
 	read     chan struct{}
 	readOnce sync.Once
 	slots    chan mesh.SlotTable
+	// addresses gives services addresses of their own.
+	addresses *addresses
 }
 
 // slotsMax bounds slot tables on their way to the store.
@@ -93,8 +95,16 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (*Plane, error) {
 	if err := p.openObjects(); err != nil {
 		return nil, fmt.Errorf("control plane of %s: %w", cfg.Cluster, err)
 	}
-	p.loop = loop.New(loop.Config{Self: cfg.Cluster, Network: cfg.Network, Now: p.clock.Now, Log: log, Failpoints: cfg.Failpoints,
-		Publish: p.publish, Export: p.export, SaveSlots: p.saveSlots})
+	var err error
+	if p.addresses, err = newAddresses(p); err != nil {
+		return nil, fmt.Errorf("control plane of %s: %w", cfg.Cluster, err)
+	}
+	lc := loop.Config{Self: cfg.Cluster, Network: cfg.Network, Now: p.clock.Now, Log: log, Failpoints: cfg.Failpoints,
+		Publish: p.publish, Export: p.export, SaveSlots: p.saveSlots}
+	if p.addresses.pool != nil {
+		lc.Need = p.addresses.need
+	}
+	p.loop = loop.New(lc)
 	p.xds = xds.NewServer(xds.ServerConfig{Source: source{p.loop}, Identify: identify, Order: order, Now: p.clock.Now, Log: log, Delivered: p.delivered, Joined: p.joined})
 	p.peers = newPeers(p)
 	p.federation = peer.NewServer(peer.ServerConfig{Self: p.cfg.Cluster, TrustDomain: p.cfg.TrustDomain(), Exports: p.exports, Identify: identify,
@@ -146,6 +156,7 @@ func (p *Plane) Run(ctx context.Context) error {
 	part("own certificate", p.keepCertificate)
 	part("store", p.follow)
 	part("slot tables", p.writeSlots)
+	part("addresses of services", p.addresses.run)
 	part("telling peers", p.tell)
 	part("peers", p.peers.run)
 	part("discovery", p.xds.Run)

@@ -73,6 +73,8 @@ type cluster struct {
 	points *failpoint.Set
 	// remote says that the control plane is a relay.
 	remote bool
+	// services is what services get addresses from; none without it.
+	services netip.Prefix
 }
 
 // freePort is an address that was free a moment ago.
@@ -140,7 +142,7 @@ func (c *cluster) start() {
 	c.t.Helper()
 	var err error
 	cfg := plane.Config{Cluster: c.name, Domain: mesh.DefaultDomain, Network: mesh.Network(c.name), StateDir: c.dir,
-		SealFD: sealFD(c.t, c.key), Control: c.addr["control"], Federation: c.addr["federation"], Failpoints: c.points, Remote: c.remote}
+		SealFD: sealFD(c.t, c.key), Control: c.addr["control"], Federation: c.addr["federation"], Failpoints: c.points, Remote: c.remote, ServiceRange: c.services}
 	if c.remote {
 		cfg.Federation = netip.AddrPort{}
 	}

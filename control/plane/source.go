@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/control/address"
 	"github.com/isthmus-mesh/isthmus/control/object"
 	"github.com/isthmus-mesh/isthmus/control/peer"
 	"github.com/isthmus-mesh/isthmus/control/store"
@@ -101,13 +102,28 @@ func (f *follower) apply(ctx context.Context, e store.Events) error {
 	}
 	f.state(at, stated, told)
 	p.position.Store(&at)
+	owners := f.owners(edits)
 	if err := p.loop.EditAndWait(ctx, edits, mesh.Vector{p.cfg.Cluster: at}); err != nil {
 		return err
 	}
+	p.addresses.touched(owners...)
 	p.peers.update(edits)
 	p.teller.add(at, lineage, told)
 	p.readOnce.Do(func() { close(p.read) })
 	return nil
+}
+
+// owners are the services that have the addresses which are about to be another's, or nobody's.
+func (f *follower) owners(edits []world.Edit) (out []mesh.ServiceName) {
+	for _, e := range edits {
+		if e.Key.Kind != mesh.KindServiceAddress {
+			continue
+		}
+		if fact, ok := f.plane.loop.World().Get(e.Key); ok {
+			out = append(out, fact.Value.(*mesh.ServiceAddress).Service)
+		}
+	}
+	return out
 }
 
 // absent are the objects that a whole state lacks.
@@ -186,6 +202,14 @@ func (f *follower) decode(o store.Object) *mesh.Fact {
 		}
 		return &mesh.Fact{Key: mesh.Key{Kind: mesh.KindSlotTable, Origin: p.cfg.Cluster, Namespace: o.Namespace, Name: o.Name}, Value: t,
 			Digest: ir.DigestOf(t), Position: mesh.Position{Epoch: f.epoch, Revision: o.Revision}}
+	case address.Kind:
+		a, err := address.Decode(o)
+		if err != nil {
+			p.log.Error("what is stored of an address cannot be read", "name", o.Name, "error", err)
+			return nil
+		}
+		return &mesh.Fact{Key: mesh.Key{Kind: mesh.KindServiceAddress, Origin: p.cfg.Cluster, Name: o.Name}, Value: a,
+			Digest: ir.DigestOf(a), Position: mesh.Position{Epoch: f.epoch, Revision: o.Revision}}
 	case kindEpoch:
 		return nil
 	}

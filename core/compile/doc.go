@@ -46,6 +46,8 @@ var (
 	// ReadyOf is the ready endpoints of an exported service of this cluster, in order of
 	// address: what its slot table must cover.
 	ReadyOf = fn("ready", ready)
+	// NeedOf is what a service wants of this cluster's addresses; nil if it wants none.
+	NeedOf = fn("need", need)
 	// ExportOf is what a peer is told of a service of this cluster; nil is nothing.
 	ExportOf = fn("export", export)
 )

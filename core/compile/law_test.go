@@ -137,6 +137,15 @@ func drawFact(t *rapid.T) *mesh.Fact {
 				Ports: []mesh.ServicePort{{Port: 80}}})
 		case mesh.KindSlotTable:
 			return fact(kind, "eu", s.Namespace, s.Name, &mesh.SlotTable{Service: s, Generation: uint64(small("generation"))})
+		case mesh.KindServiceAddress:
+			a := netip.AddrFrom4([4]byte{127, 0, 0, byte(10 + small("address"))})
+			return fact(kind, rapid.SampledFrom(clusters[:2]).Draw(t, "giver"), "", a.String(), &mesh.ServiceAddress{Service: s, Address: a, SinceMillis: int64(small("since"))})
+		case mesh.KindServiceImport:
+			v := &mesh.ServiceImport{ServiceName: s}
+			if n := small("pinned"); n > 0 {
+				v.Address = netip.AddrFrom4([4]byte{127, 0, 0, byte(9 + n)})
+			}
+			return fact(kind, "eu", s.Namespace, s.Name, v)
 		case mesh.KindReach:
 			return fact(kind, "eu", "", string(peer), &mesh.Reach{Cluster: peer, State: mesh.Reachability(small("state"))})
 		}
@@ -149,7 +158,7 @@ func drawFact(t *rapid.T) *mesh.Fact {
 var kinds = []mesh.Kind{mesh.KindCluster, mesh.KindService, mesh.KindServiceExport, mesh.KindWorkload, mesh.KindEndpointSlice,
 	mesh.KindHTTPRoute, mesh.KindGRPCRoute, mesh.KindTLSRoute, mesh.KindTCPRoute,
 	mesh.KindReferenceGrant, mesh.KindAccessPolicy, mesh.KindResidencyPolicy, mesh.KindTrafficPolicy, mesh.KindFaultPolicy, mesh.KindTelemetryPolicy, mesh.KindMesh, mesh.KindBundle,
-	mesh.KindRemoteService, mesh.KindSlotTable, mesh.KindReach}
+	mesh.KindRemoteService, mesh.KindSlotTable, mesh.KindServiceAddress, mesh.KindServiceImport, mesh.KindReach}
 
 // watchAll watches every resource that the universe can have.
 func watchAll(e *derive.Engine) {
@@ -161,6 +170,7 @@ func watchAll(e *derive.Engine) {
 		AccessOf.Watch(e, s)
 		SlotsOf.Watch(e, s)
 		ReadyOf.Watch(e, s)
+		NeedOf.Watch(e, s)
 		ExportOf.Watch(e, Export{s, "us"})
 		ExportOf.Watch(e, Export{s, "in"})
 	}
@@ -192,6 +202,8 @@ func image(e *derive.Engine) map[string]string {
 		add("slots "+s.String(), v5, ok)
 		v6, ok := ReadyOf.Value(e, s)
 		add("ready "+s.String(), v6, ok)
+		need, ok := NeedOf.Value(e, s)
+		add("need "+s.String(), need, ok)
 		for _, p := range []mesh.ClusterName{"us", "in"} {
 			v7, ok := ExportOf.Value(e, Export{s, p})
 			add("export "+s.String()+string(p), v7, ok)

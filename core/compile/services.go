@@ -20,7 +20,7 @@ func name(c *derive.Ctx, k In) *ir.Name {
 		return n
 	}
 	for _, r := range remotes(c, k.Service) {
-		return &ir.Name{Service: k.Service, Ports: portsOf(r.value.Ports)}
+		return &ir.Name{Service: k.Service, Ports: portsOf(r.value.Ports), Address: given(c, k.Service)}
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package compile_test
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"maps"
@@ -37,7 +38,8 @@ var update = flag.Bool("update", false, "write what the stories tell into their 
 //	watch               CLUSTER RESOURCE NAME, a line each: what the story looks at; see resources
 //	CLUSTER puts        manifests; the later of two sections has the later stamp
 //	CLUSTER deletes     KIND NAMESPACE/NAME, a line each; KIND NAME where there is no namespace
-//	CLUSTER observes    reach CLUSTER STATE [RTT [GATEWAY-THAT-LEAVES...]] | bundle TRUST-DOMAIN GENERATION ROOT
+//	CLUSTER observes    reach CLUSTER STATE [RTT [GATEWAY-THAT-LEAVES...]] | bundle TRUST-DOMAIN GENERATION ROOT |
+//	                    address SERVICE ADDRESS SINCE
 //	then …              a consequence: slot tables follow, clusters tell each other what they export
 //	                    and replicate, and what changed of the watched is printed
 //
@@ -210,6 +212,14 @@ func (s *telling) observe(at *site, words []string) {
 			s.Fatal(err)
 		}
 		at.edits = append(at.edits, world.Put(observed(mesh.KindBundle, at.name, mesh.ServiceName{Name: words[1]}, b)))
+	case words[0] == "address" && len(words) == 4:
+		n, err := mesh.ParseServiceName(words[1])
+		since, err2 := strconv.ParseInt(words[3], 10, 64)
+		if err := errors.Join(err, err2); err != nil {
+			s.Fatal(err)
+		}
+		a := &mesh.ServiceAddress{Service: n, Address: netip.MustParseAddr(words[2]), SinceMillis: since}
+		at.edits = append(at.edits, world.Put(observed(mesh.KindServiceAddress, at.name, mesh.ServiceName{Name: words[2]}, a)))
 	default:
 		s.Fatalf("observation %q is not understood", words)
 	}
@@ -370,6 +380,8 @@ func (s *telling) watch(line string) {
 		look(at, line, compile.EndpointsOf, in)
 	case what == "access":
 		look(at, line, compile.AccessOf, n)
+	case what == "need":
+		look(at, line, compile.NeedOf, n)
 	case what == "slots":
 		look(at, line, compile.SlotsOf, n)
 	case what == "export" && len(words) == 5:

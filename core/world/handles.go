@@ -32,7 +32,7 @@ const (
 	// ByLabel: workloads by namespace and one label; services by namespace and the first
 	// pair of their selector.
 	ByLabel IndexName = "by-label"
-	// ByService: EndpointSlices by their service.
+	// ByService: EndpointSlices, and addresses, by their service.
 	ByService IndexName = "by-service"
 	// ByParent: routes by the service they attach to.
 	ByParent IndexName = "by-parent"
@@ -70,6 +70,11 @@ func SlicesOf(s mesh.ServiceName) Bucket {
 	return Bucket{Index: ByService, Kind: mesh.KindEndpointSlice, A: s.Namespace, B: s.Name}
 }
 
+// AddressesOf is the bucket of the addresses given to a service.
+func AddressesOf(s mesh.ServiceName) Bucket {
+	return Bucket{Index: ByService, Kind: mesh.KindServiceAddress, A: s.Namespace, B: s.Name}
+}
+
 // AttachedTo is the bucket of the routes of a kind attached to a service.
 func AttachedTo(kind mesh.Kind, s mesh.ServiceName) Bucket {
 	return Bucket{Index: ByParent, Kind: kind, A: s.Namespace, B: s.Name}
@@ -104,6 +109,8 @@ func bucketsOf(f *mesh.Fact) []Bucket {
 		}
 	case *mesh.EndpointSlice:
 		out = append(out, SlicesOf(v.Service))
+	case *mesh.ServiceAddress:
+		out = append(out, AddressesOf(v.Service))
 	case *mesh.Route:
 		for _, p := range v.Parents {
 			if p.Kind == "Service" || p.Kind == "ServiceImport" {

@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/dataplane/datagram"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
@@ -48,10 +47,10 @@ func (a *Agent) datagramIdle(n mesh.ServiceName) time.Duration {
 }
 
 // follow opens and closes sockets so that they are those of the names, as front.follow does.
-func (d *datagrams) follow(names map[mesh.ServiceName]*ir.Name) {
+func (d *datagrams) follow(s *proxy.State) {
 	want := map[netip.AddrPort]mesh.ServiceName{}
-	for _, n := range names {
-		if addr, ok := d.cfg.ServiceAddress(n.Address); ok {
+	for _, n := range s.Names {
+		if addr, ok := d.cfg.addressOf(s, n); ok {
 			for _, p := range n.Ports {
 				if p.Protocol == mesh.ProtocolUDP {
 					want[netip.AddrPortFrom(addr, p.Port)] = n.Service

@@ -243,8 +243,8 @@ func (a *Agent) begin(ctx context.Context, p *parts, taken *handover.Taken, list
 			}
 			return err
 		}
-		a.front.follow(a.store.state.Load().Names)
-		a.datagrams.follow(a.store.state.Load().Names)
+		a.front.follow(a.store.state.Load())
+		a.datagrams.follow(a.store.state.Load())
 	}
 	for _, l := range listeners {
 		if l.name == "admin" || l.name == "dns" {
@@ -367,9 +367,9 @@ func (a *Agent) follow(ctx context.Context) error {
 		a.store.mu.Lock()
 		changed := a.store.changed
 		a.store.mu.Unlock()
-		names := a.store.state.Load().Names
-		a.front.follow(names)
-		a.datagrams.follow(names)
+		state := a.store.state.Load()
+		a.front.follow(state)
+		a.datagrams.follow(state)
 		select {
 		case <-changed:
 		case <-ctx.Done():

@@ -13,7 +13,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/dataplane/downstream"
 	"github.com/isthmus-mesh/isthmus/dataplane/handover"
 	"github.com/isthmus-mesh/isthmus/dataplane/http1"
@@ -54,10 +53,10 @@ type listener struct {
 
 // follow opens and closes listeners so that they are those of the names. It is called by
 // one goroutine.
-func (f *front) follow(names map[mesh.ServiceName]*ir.Name) {
+func (f *front) follow(s *proxy.State) {
 	want := map[netip.AddrPort]*listener{}
-	for _, n := range names {
-		if addr, ok := f.cfg.ServiceAddress(n.Address); ok {
+	for _, n := range s.Names {
+		if addr, ok := f.cfg.addressOf(s, n); ok {
 			for _, p := range n.Ports {
 				if p.Protocol != mesh.ProtocolUDP {
 					want[netip.AddrPortFrom(addr, p.Port)] = &listener{service: n.Service, protocol: p.Protocol}

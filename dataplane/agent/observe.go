@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/dataplane/dns"
 	"github.com/isthmus-mesh/isthmus/dataplane/http1"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
@@ -117,6 +118,13 @@ func (o *observer) panicked(v any, stack []byte) {
 	o.log.Error("a request met a fault of this proxy", "panic", v, "stack", string(stack))
 }
 
+// addressOf is where this workload reaches a service. While two state one address, the other one has none:
+// what is meant for it must not go to the first.
+func (c *Config) addressOf(s *proxy.State, n *ir.Name) (netip.Addr, bool) {
+	addr, ok := c.ServiceAddress(n.Address)
+	return addr, ok && s.ByAddress[n.Address] == n.Service
+}
+
 // resolve answers a name as listeners are placed: see Config.ServiceAddress.
 func (a *Agent) resolve(host string) (netip.Addr, dns.Answer) {
 	name, _, err := mesh.ParseHost(host, a.cfg.Identity().Namespace)
@@ -128,7 +136,7 @@ func (a *Agent) resolve(host string) (netip.Addr, dns.Answer) {
 	}
 	s := a.store.state.Load()
 	if n := s.Names[name]; n != nil {
-		if addr, ok := a.cfg.ServiceAddress(n.Address); ok {
+		if addr, ok := a.cfg.addressOf(s, n); ok {
 			return addr, dns.Found
 		}
 		return netip.Addr{}, dns.NoAddress

@@ -285,8 +285,8 @@ func (s *store) build() {
 	next := &proxy.State{Self: s.self, Names: maps.Clone(s.names), Clusters: maps.Clone(s.clusters), Slots: maps.Clone(s.slots),
 		ByAddress: map[netip.Addr]mesh.ServiceName{}, Services: map[mesh.ServiceName]*proxy.Service{},
 		Inbound: map[mesh.ServiceName]*proxy.Inbound{}, Vector: s.vector.Clone()}
-	for n, v := range s.names {
-		if v.Address.IsValid() {
+	for n, v := range s.names { // an address is one service's: while two state it, the first by name has it
+		if other, taken := next.ByAddress[v.Address]; v.Address.IsValid() && (!taken || n.Compare(other) < 0) {
 			next.ByAddress[v.Address] = n
 		}
 	}

@@ -198,3 +198,23 @@ func TestServiceAddress(t *testing.T) {
 		t.Error("an address without a net")
 	}
 }
+
+// TestAnAddressIsOneServices states one address for two services, as they may be for a moment when one takes it
+// from the other: names, listeners and captured connections go to the same one, and nothing to the wrong one.
+func TestAnAddressIsOneServices(t *testing.T) {
+	s, _ := testStore(10)
+	s.cfg.ServiceNet = netip.MustParsePrefix("127.11.4.0/24")
+	at := netip.MustParseAddr("127.11.0.12")
+	for range 20 { // whatever the order of a map
+		say(s, true, map[string]any{"shop/reviews": &ir.Name{Service: reviews, Address: at}, "shop/catalog": &ir.Name{Service: catalog, Address: at}})
+		state := s.state.Load()
+		if got := state.ByAddress[at]; got != catalog {
+			t.Fatalf("captured connections go to %s", got)
+		}
+		_, first := s.cfg.addressOf(state, state.Names[catalog])
+		_, second := s.cfg.addressOf(state, state.Names[reviews])
+		if !first || second {
+			t.Fatalf("catalog has it: %v, reviews: %v", first, second)
+		}
+	}
+}
