@@ -147,7 +147,7 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request) error {
 }
 
 // find lists this cluster's objects, and other clusters' where this one has none of the
-// name.
+// name: of services as this cluster's proxies see them.
 func (s *Server) find(ctx context.Context, q question) ([]item, error) {
 	stored, _, stale := s.cfg.Objects.List(ctx, store.Scope{Kind: object.KindKey(q.kind), Namespace: q.namespace})
 	if err := unlessStale(stale); err != nil {
@@ -171,6 +171,7 @@ func (s *Server) find(ctx context.Context, q question) ([]item, error) {
 			out = append(out, it)
 		}
 	}
+	out = append(out, s.imports(q, own)...)
 	slices.SortFunc(out, func(a, b item) int {
 		return cmp.Or(cmp.Compare(a.object.Namespace, b.object.Namespace), cmp.Compare(a.object.Name, b.object.Name))
 	})
@@ -249,6 +250,10 @@ func (s *Server) get(w http.ResponseWriter, r *http.Request) error {
 			if other, ok := foreign(compile.Winner(facts)); ok {
 				it, err = other, nil
 			}
+		} else if q.kind.Kind == string(mesh.KindService) {
+			if other, ok := s.imported(s.cfg.World(), mesh.ServiceName{Namespace: key.Namespace, Name: key.Name}); ok {
+				it, err = other, nil
+			}
 		}
 	}
 	if err != nil {
@@ -297,14 +302,22 @@ func (s *Server) remove(w http.ResponseWriter, r *http.Request) error {
 	}
 	if errors.Is(err, store.ErrNotFound) {
 		if facts := s.elsewhere(key, q); len(facts) > 0 {
-			return &Error{Status: http.StatusConflict, Op: "delete", Object: fmt.Sprintf("%s in cluster %s", key, s.cfg.Cluster),
-				Problem: "it is cluster " + string(facts[0].Origin) + "'s", Remedy: "add --cluster " + string(facts[0].Origin)}
+			return s.ownedBy(key, facts[0].Origin)
+		}
+		if refusal := s.theirs(key, q); refusal != nil {
+			return refusal
 		}
 	}
 	if err != nil {
 		return s.about("delete", key, err)
 	}
 	return reply(w, http.StatusOK, map[string]string{"kind": q.kind.Kind, "namespace": key.Namespace, "name": key.Name, "action": "deleted"})
+}
+
+// ownedBy refuses to delete what is another cluster's.
+func (s *Server) ownedBy(key store.Key, owner mesh.ClusterName) error {
+	return &Error{Status: http.StatusConflict, Op: "delete", Object: fmt.Sprintf("%s in cluster %s", key, s.cfg.Cluster),
+		Problem: "it is cluster " + string(owner) + "'s", Remedy: "add --cluster " + string(owner)}
 }
 
 // render is the object as people read it: what its author wrote, what the server adds, and

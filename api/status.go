@@ -78,7 +78,9 @@ func (st *statuses) of(it item) any {
 
 // ServiceStatus is where a service serves, as this cluster's proxies know it.
 type ServiceStatus struct {
-	Clusters []ServiceCluster `json:"clusters,omitempty"`
+	// Origins are the clusters that state it: this one, or those that it is imported from.
+	Origins  []mesh.ClusterName `json:"origins,omitempty"`
+	Clusters []ServiceCluster   `json:"clusters,omitempty"`
 	// Traffic is how its requests are carried.
 	Traffic *TrafficInForce `json:"traffic,omitempty"`
 	// Policies in force on it, routes first.
@@ -98,6 +100,7 @@ type ServiceCluster struct {
 
 func (st *statuses) service(v *mesh.Service) *ServiceStatus {
 	out := &ServiceStatus{}
+	st.origins(v.ServiceName, out)
 	in := compile.In{Service: v.ServiceName, View: st.server.cfg.View}
 	eps, err := derive.Eval(st.world, compile.EndpointsOf, in)
 	if err == nil && eps != nil {

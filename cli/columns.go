@@ -46,6 +46,7 @@ type shown struct {
 	}
 	Status struct {
 		Origin     string
+		Origins    []string // of a Service
 		Parents    []api.Attachment
 		Ancestors  []api.Attachment
 		Clusters   []api.ServiceCluster
@@ -87,6 +88,7 @@ func columnsOf(kind string) []column {
 			{"ADDRESS", false, func(_ *app, s shown) string { return s.Spec.ClusterIP }},
 			{"PORTS", false, func(_ *app, s shown) string { return ports(s) }},
 			{"ENDPOINTS", false, func(_ *app, s shown) string { return clusters(s) }},
+			{"ORIGIN", false, func(_ *app, s shown) string { return strings.Join(s.Status.Origins, ",") }},
 			objectAge,
 			{"SELECTOR", true, func(_ *app, s shown) string { return pairs(s.Spec.Selector) }},
 			{"POLICIES", true, func(_ *app, s shown) string { return strings.Join(s.Status.Policies, ", ") }},
@@ -278,9 +280,7 @@ func (a *app) describe(f found) error {
 	line("Namespace", o.Metadata.Namespace)
 	line("Kind", o.Kind+" ("+o.APIVersion+")")
 	line("Cluster", f.cluster)
-	if o.Status.Origin != f.cluster {
-		line("Origin", o.Status.Origin)
-	}
+	line(origin(o, f.cluster))
 	line("Labels", pairs(o.Metadata.Labels))
 	line("Annotations", pairs(o.Metadata.Annotations))
 	if !o.Metadata.CreationTimestamp.IsZero() {
@@ -331,6 +331,17 @@ func (a *app) describe(f found) error {
 	describeConditions(&b, o.Status.Conditions)
 	_, err := io.WriteString(a.Out, b.String())
 	return err
+}
+
+// origin says where an object is from, if it is from elsewhere.
+func origin(o shown, cluster string) (name, value string) {
+	switch {
+	case len(o.Status.Origins) > 0 && !slices.Contains(o.Status.Origins, cluster):
+		return "Imported", "from " + strings.Join(o.Status.Origins, ", ")
+	case o.Status.Origin != cluster:
+		return "Origin", o.Status.Origin
+	}
+	return "", ""
 }
 
 func describeConditions(b *strings.Builder, list []api.Condition) {
