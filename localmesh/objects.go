@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/codec/manifest"
@@ -63,12 +64,16 @@ func (p *Plan) Objects(c *Cluster, roots map[mesh.ClusterName][][]byte) ([]byte,
 		"rules":      []fields{{"from": []fields{{"identities": []string{"*"}}}}},
 	}}))
 	namespaces := map[string]bool{"default": true, systemNamespace: true}
-	for _, w := range c.Workloads {
+	for _, w := range slices.Concat(c.Workloads, p.imports(c)) {
 		if !namespaces[w.Namespace] {
 			namespaces[w.Namespace] = true
 			list = append(list, object("v1", "Namespace", "", w.Namespace, nil))
 		}
-		list = append(list, p.serviceObjects(c, w)...)
+		if slices.Contains(c.Workloads, w) {
+			list = append(list, p.serviceObjects(c, w)...)
+		} else {
+			list = append(list, p.importObject(c, w))
+		}
 	}
 	for _, i := range c.Instances {
 		list = append(list, p.workloadObject(c, i))
@@ -113,11 +118,10 @@ func (p *Plan) clusterObject(c, other *Cluster, roots [][]byte) fields {
 }
 
 func (p *Plan) serviceObjects(c *Cluster, w *manifest.LocalWorkload) []fields {
-	k := p.serviceIndex(mesh.ServiceName{Namespace: w.Namespace, Name: w.Name})
 	out := []fields{
 		object("v1", "ServiceAccount", w.Namespace, w.Name, nil),
 		object("v1", "Service", w.Namespace, w.Name, fields{"spec": fields{
-			"clusterIP": p.Layout.Service(c.N, k).String(),
+			"clusterIP": p.Layout.Service(c.N, p.indexOf(w)).String(),
 			"selector":  fields{"app": w.Name},
 			"ports":     []fields{{"name": cmp.Or(w.Protocol, manifest.DefaultProtocol), "port": w.ServicePort, "targetPort": w.Port}},
 		}}),
@@ -126,6 +130,16 @@ func (p *Plan) serviceObjects(c *Cluster, w *manifest.LocalWorkload) []fields {
 		out = append(out, object(mcs, "ServiceExport", w.Namespace, w.Name, nil))
 	}
 	return out
+}
+
+// importObject asks for the address at which cluster c sees a service of others, the one that it has in
+// every cluster: what runs here is told of it before anybody has heard of the service.
+func (p *Plan) importObject(c *Cluster, w *manifest.LocalWorkload) fields {
+	return object(mcs, "ServiceImport", w.Namespace, w.Name, fields{"spec": fields{
+		"type":  "ClusterSetIP",
+		"ips":   []string{p.Layout.Service(c.N, p.indexOf(w)).String()},
+		"ports": []fields{{"name": cmp.Or(w.Protocol, manifest.DefaultProtocol), "port": w.ServicePort}},
+	}})
 }
 
 func (p *Plan) workloadObject(c *Cluster, i *Instance) fields {

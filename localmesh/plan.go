@@ -151,6 +151,24 @@ func (p *Plan) planWorkloads(written []manifest.LocalWorkload) []error {
 	return faults
 }
 
+// imports are the workloads that a cluster sees in others only, in the order of their names.
+func (p *Plan) imports(c *Cluster) []*manifest.LocalWorkload {
+	var out []*manifest.LocalWorkload
+	for _, other := range p.Clusters {
+		for _, w := range other.Workloads {
+			if w.Export && !slices.Contains(c.Workloads, w) && !slices.Contains(out, w) {
+				out = append(out, w)
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b *manifest.LocalWorkload) int { return p.indexOf(a) - p.indexOf(b) })
+	return out
+}
+
+func (p *Plan) indexOf(w *manifest.LocalWorkload) int {
+	return p.serviceIndex(mesh.ServiceName{Namespace: w.Namespace, Name: w.Name})
+}
+
 // Cluster finds a cluster by name; nil if there is none.
 func (p *Plan) Cluster(name mesh.ClusterName) *Cluster {
 	for _, c := range p.Clusters {

@@ -220,7 +220,9 @@ func TestObjectsOfAClusterAreAsCommitted(t *testing.T) {
 	p := planned(t, func(c *Config) {
 		c.Mesh.Workloads = c.Mesh.Workloads[1:2]
 		c.Mesh.Workloads = append(c.Mesh.Workloads, manifest.LocalWorkload{Namespace: "ops", Name: "probe", Clusters: []mesh.ClusterName{"eu-west"},
-			Replicas: 0, Port: 9090, ServicePort: 9000, Command: []string{"probe"}})
+			Replicas: 0, Port: 9090, ServicePort: 9000, Command: []string{"probe"}},
+			manifest.LocalWorkload{Namespace: "far", Name: "there", Clusters: []mesh.ClusterName{"us-east"}, Export: true, Replicas: 1, Port: 9090, ServicePort: 90, Builtin: "builtin/echo"},
+			manifest.LocalWorkload{Namespace: "far", Name: "kept", Clusters: []mesh.ClusterName{"us-east"}, Replicas: 1, Port: 9090, ServicePort: 90, Builtin: "builtin/echo"})
 	})
 	got, err := p.Objects(p.Clusters[0], nil)
 	if err != nil {

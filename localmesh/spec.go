@@ -5,6 +5,7 @@ package localmesh
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -244,9 +245,8 @@ func (p *Plan) commandEnv(c *Cluster, i *Instance) []string {
 		"HOST=" + p.Layout.App(c.N, i.N).String(), fmt.Sprintf("PORT=%d", i.Workload.Port),
 		"http_proxy=" + proxy, "HTTP_PROXY=" + proxy, "no_proxy=" + direct, "NO_PROXY=" + direct,
 	}
-	for _, w := range c.Workloads {
-		name := mesh.ServiceName{Namespace: w.Namespace, Name: w.Name}
-		address := at(p.Layout.ServiceFor(c.N, i.N, p.serviceIndex(name)), w.ServicePort)
+	for _, w := range slices.Concat(c.Workloads, p.imports(c)) {
+		address := at(p.Layout.ServiceFor(c.N, i.N, p.indexOf(w)), w.ServicePort)
 		env = append(env, fmt.Sprintf("ISTHMUS_SERVICE_%s_%s=%s", variable(w.Name), variable(w.Namespace), address))
 	}
 	return env
