@@ -41,8 +41,9 @@ const (
 // connection in the mesh any more.
 const DefaultHold = 24 * time.Hour
 
-// claimTries bounds how often a claim begins again because another replica was first.
-const claimTries = 16
+// claimTries bounds how often a claim begins again because another replica was first; each time that one
+// got on, and the context ends it before.
+const claimTries = 256
 
 // Store is where addresses are kept; *store.Store is one.
 type Store interface {
