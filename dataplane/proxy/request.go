@@ -73,6 +73,7 @@ type Proxy struct {
 	cfg      Config
 	requests sync.Pool
 	buffers  sync.Pool // *[]byte of copyBuffer
+	bulk     sync.Pool // *[]byte of copyBulk
 	mirrors  mirrors
 	meter    balance.Meter
 	hosts    *route.Hosts
@@ -92,12 +93,15 @@ func New(cfg Config) *Proxy {
 		return r
 	}
 	p.buffers.New = func() any { b := make([]byte, copyBuffer); return &b }
+	p.bulk.New = func() any { b := make([]byte, copyBulk); return &b }
 	return p
 }
 
 const (
 	// copyBuffer is the size of the buffer by which bodies are copied, in bytes.
 	copyBuffer = 16 << 10
+	// copyBulk is that of the one for a tunnel that carries bulk, in bytes.
+	copyBulk = 64 << 10
 	// copySmall is that of the one for a client who does not take what it is given, in bytes.
 	copySmall = 1 << 10
 	// replayKeep is the largest body that a request keeps room for between uses, in bytes.

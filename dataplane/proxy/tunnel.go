@@ -110,18 +110,14 @@ func (r *request) splice() *refusal {
 	var upErr error
 	up.Go(func() {
 		defer r.guard()
-		pooled := r.proxy.buffers.Get().(*[]byte)
-		defer r.proxy.buffers.Put(pooled)
-		if upErr = r.copyBytes(s, r.ex, &r.rec.RequestBytes, *pooled); upErr == nil {
+		if upErr = r.copyBytes(s, r.ex, &r.rec.RequestBytes); upErr == nil {
 			upErr = s.CloseWrite(nil)
 		}
 		if upErr != nil {
 			r.breakOff() // the other direction has nobody to talk to
 		}
 	})
-	pooled := r.proxy.buffers.Get().(*[]byte)
-	defer r.proxy.buffers.Put(pooled)
-	err := r.copyBytes(r.ex, s, &r.rec.ResponseBytes, *pooled)
+	err := r.copyBytes(r.ex, s, &r.rec.ResponseBytes)
 	if err == nil {
 		err = r.ex.Finish(nil)
 	}
@@ -155,16 +151,20 @@ func (r *request) breakOff() {
 	r.bound(past())
 }
 
-// copyBytes copies until from ends; the error says which side failed.
-func (r *request) copyBytes(to io.Writer, from io.Reader, count *int64, buf []byte) error {
+// copyBytes copies until from ends; the error says which side failed. What fills the small buffer is
+// bulk, for which there is a larger one: fewer system calls, at either end.
+func (r *request) copyBytes(to io.Writer, from io.Reader, count *int64) error {
+	pool := &r.proxy.buffers
+	pooled := pool.Get().(*[]byte)
+	defer func() { pool.Put(pooled) }()
 	for {
-		n, err := from.Read(buf)
+		n, err := from.Read(*pooled)
 		*count += int64(n)
 		if n > 0 {
 			if r.idles() {
 				r.moving() // either way counts for both
 			}
-			if _, werr := to.Write(buf[:n]); werr != nil {
+			if _, werr := to.Write((*pooled)[:n]); werr != nil {
 				return fmt.Errorf("write: %w", werr)
 			}
 		}
@@ -173,6 +173,14 @@ func (r *request) copyBytes(to io.Writer, from io.Reader, count *int64, buf []by
 		}
 		if err != nil {
 			return fmt.Errorf("read: %w", err)
+		}
+		better := &r.proxy.buffers
+		if n >= copyBuffer {
+			better = &r.proxy.bulk
+		}
+		if better != pool {
+			pool.Put(pooled)
+			pool, pooled = better, better.Get().(*[]byte)
 		}
 	}
 }

@@ -13,12 +13,13 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/dataplane/socket"
 )
 
 // Exchange presents an accepted connection as an exchange that asks for a tunnel to
 // authority ("service.namespace:port", for the record). The caller closes the connection.
 func Exchange(c net.Conn, authority string) message.Exchange {
-	e := &exchange{conn: c}
+	e := &exchange{conn: c, sock: socket.New(c)}
 	e.head.Reset()
 	e.head.Method, e.head.Authority = []byte("CONNECT"), []byte(authority)
 	return e
@@ -26,6 +27,7 @@ func Exchange(c net.Conn, authority string) message.Exchange {
 
 type exchange struct {
 	conn     net.Conn
+	sock     net.Conn // conn, past the scheduler
 	head     message.Head
 	accepted bool
 }
@@ -34,7 +36,7 @@ func (e *exchange) Request() *message.Head     { return &e.head }
 func (e *exchange) Trailers() []message.Field  { return nil }
 func (e *exchange) SetDeadline(t time.Time)    { _ = e.conn.SetDeadline(t) }
 func (e *exchange) Abort(error)                { reset(e.conn) }
-func (e *exchange) Read(p []byte) (int, error) { return e.conn.Read(p) }
+func (e *exchange) Read(p []byte) (int, error) { return e.sock.Read(p) }
 
 // Respond accepts with 2xx; any other answer can only be shown as a reset.
 func (e *exchange) Respond(h *message.Head, end bool) error {
@@ -53,7 +55,7 @@ func (e *exchange) Write(p []byte) (int, error) {
 	if !e.accepted {
 		return len(p), nil // the text of a refusal, which has nobody to read it
 	}
-	return e.conn.Write(p)
+	return e.sock.Write(p)
 }
 
 func (e *exchange) Finish([]message.Field) error {
@@ -74,15 +76,15 @@ func (e *exchange) Raw() (conn net.Conn, ahead []byte) {
 
 // Stream presents a connection that was made as a stream whose tunnel was granted. Close
 // resets the connection unless both directions have ended.
-func Stream(c net.Conn) message.Stream { return &stream{conn: c} }
+func Stream(c net.Conn) message.Stream { return &stream{conn: c, sock: socket.New(c)} }
 
 type stream struct {
-	conn          net.Conn
+	conn, sock    net.Conn    // sock is conn, past the scheduler
 	wrote, readTo atomic.Bool // either direction has ended
 }
 
 func (s *stream) Send(*message.Head, bool) error { return nil }
-func (s *stream) Write(p []byte) (int, error)    { return s.conn.Write(p) }
+func (s *stream) Write(p []byte) (int, error)    { return s.sock.Write(p) }
 func (s *stream) Trailers() []message.Field      { return nil }
 func (s *stream) SetDeadline(t time.Time)        { _ = s.conn.SetDeadline(t) }
 
@@ -92,7 +94,7 @@ func (s *stream) CloseWrite([]message.Field) error {
 }
 
 func (s *stream) Read(p []byte) (int, error) {
-	n, err := s.conn.Read(p)
+	n, err := s.sock.Read(p)
 	if err == io.EOF {
 		s.readTo.Store(true)
 	}

@@ -15,7 +15,6 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/limit"
 	"github.com/isthmus-mesh/isthmus/dataplane/http2"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
-	"github.com/isthmus-mesh/isthmus/dataplane/socket"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/trust"
 )
@@ -398,7 +397,8 @@ func (d *Dialer) dialOne(ctx context.Context, addr netip.AddrPort, timeout time.
 		return nil, err
 	}
 	accept := trust.AcceptServers(w.Target.SNI.TrustDomain, w.Identities...)
-	below := &heard{Conn: socket.New(raw), nanos: d.nanos}
+	records := newBatch(raw)
+	below := &heard{Conn: records, nanos: d.nanos}
 	tc := tls.Client(below, trust.ClientConfig(d.cfg.Source, accept, w.Target.SNI.String(), ALPN))
 	if err := tc.HandshakeContext(ctx); err != nil {
 		raw.Close()
@@ -410,7 +410,7 @@ func (d *Dialer) dialOne(ctx context.Context, addr netip.AddrPort, timeout time.
 		raw.Close()
 		return nil, err
 	}
-	c := &conn{wire: &wire{Conn: tc, nanos: d.nanos}, socket: below, arrived: &arrivals{nanos: d.nanos}, chain: state.PeerCertificates, peer: peer, name: state.ServerName, accept: accept, material: material}
+	c := &conn{wire: &wire{Conn: tc, records: records, nanos: d.nanos}, socket: below, arrived: &arrivals{nanos: d.nanos}, chain: state.PeerCertificates, peer: peer, name: state.ServerName, accept: accept, material: material}
 	if w.Gateway {
 		c.gateway = addr
 	}

@@ -13,7 +13,6 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/dataplane/http2"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
-	"github.com/isthmus-mesh/isthmus/dataplane/socket"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/trust"
 )
@@ -72,11 +71,15 @@ type Server struct {
 // served is one connection.
 type served struct {
 	*tls.Conn
+	records *batch
 	socket  *progress
 	chain   []*x509.Certificate
 	drain   context.CancelFunc
 	streams atomic.Int64
 }
+
+// Write is called by the connection's flusher only, one at a time.
+func (v *served) Write(p []byte) (int, error) { return batched(v.records, v.Conn, p) }
 
 // NewServer returns a server without connections.
 func NewServer(cfg ServerConfig) *Server {
@@ -161,7 +164,8 @@ func accept(ctx context.Context, ln net.Listener) (net.Conn, error) {
 
 func (s *Server) serve(ctx context.Context, raw net.Conn, shaken func()) {
 	material := s.cfg.Source.Current()
-	below := newProgress(socket.New(raw), s.nanos)
+	records := newBatch(raw)
+	below := newProgress(records, s.nanos)
 	defer below.end()
 	tc := tls.Server(below, s.tls)
 	// Who was accepted is served, also when ctx ends meanwhile: he is then told in order, by GOAWAY.
@@ -184,7 +188,7 @@ func (s *Server) serve(ctx context.Context, raw net.Conn, shaken func()) {
 	}
 	ctx, drain := context.WithCancel(ctx)
 	defer drain()
-	v := &served{Conn: tc, socket: below, chain: state.PeerCertificates, drain: drain}
+	v := &served{Conn: tc, records: records, socket: below, chain: state.PeerCertificates, drain: drain}
 	s.add(v, material)
 	defer s.remove(v)
 	peer := Peer{id, sni}

@@ -10,7 +10,8 @@ import (
 // remembers why we cut it, so that the streams that break say so.
 type wire struct {
 	*tls.Conn
-	nanos func() int64 // monotonic
+	records *batch
+	nanos   func() int64 // monotonic
 
 	writing atomic.Int64 // when the write under way began; 0 if there is none
 	slow    atomic.Int64 // when the first of the slow writes in a row began; 0 if the last was quick
@@ -27,7 +28,7 @@ func (w *wire) Write(p []byte) (int, error) {
 	start := w.nanos()
 	w.writing.Store(start)
 	w.unheard.Add(int64(len(p)))
-	n, err := w.Conn.Write(p)
+	n, err := batched(w.records, w.Conn, p)
 	w.writing.Store(0)
 	switch {
 	case w.nanos()-start < slowWrite:

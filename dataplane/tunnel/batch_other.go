@@ -1,0 +1,5 @@
+//go:build !unix
+
+package tunnel
+
+func (b *batch) tryRead(uintptr) bool { return true }
