@@ -47,7 +47,7 @@ func (a *app) upCommand() *cobra.Command {
 		}}
 	f := c.Flags()
 	f.StringVarP(&o.File, "file", "f", "", "mesh file (default: eu-west, us-east and ap-south with a shop)")
-	f.StringVar(&o.Topology, "topology", "multi-primary", "multi-primary|primary-remote")
+	f.StringVar(&o.Topology, "topology", "multi-primary", "multi-primary, or primary-remote: the first cluster is primary, the others remote, but for those whose role the mesh file says")
 	f.BoolVar(&o.Detach, "detach", false, "return once the mesh is ready")
 	f.IntVar(&o.AddressBase, "address-base", 0, "cluster n gets 127.(BASE+n).0.0/16 (default 10)")
 	_ = c.MarkFlagFilename("file", "yaml", "yml")

@@ -39,7 +39,7 @@ type Config struct {
 	Executable string
 	// Environ is the environment of the processes, as of os.Environ.
 	Environ []string
-	// Topology is MultiPrimary unless set.
+	// Topology is MultiPrimary unless set: what the clusters are of which the mesh file does not say it.
 	Topology string
 	// ReadyTimeout is 30 s unless set.
 	ReadyTimeout time.Duration
@@ -105,11 +105,9 @@ func (c Config) withDefaults() (Config, error) {
 		c.Executable = real
 	}
 	switch c.Topology {
-	case MultiPrimary:
-	case PrimaryRemote:
-		faults = append(faults, fmt.Errorf("topology %s: remote clusters are not served by this version; use %s", PrimaryRemote, MultiPrimary))
+	case MultiPrimary, PrimaryRemote:
 	default:
-		faults = append(faults, fmt.Errorf("topology %q: want %s", c.Topology, MultiPrimary))
+		faults = append(faults, fmt.Errorf("topology %q: want %s or %s", c.Topology, MultiPrimary, PrimaryRemote))
 	}
 	return c, errors.Join(faults...)
 }

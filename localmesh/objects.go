@@ -106,7 +106,11 @@ func (p *Plan) clusterObject(c, other *Cluster, roots [][]byte) fields {
 		}
 	}
 	spec["gateways"] = []string{at(gateway, portGateway).String()}
-	spec["controlPlanes"] = []string{at(plane, portFederation).String()}
+	if other.Remote() {
+		spec["role"], spec["primaries"] = string(mesh.RoleRemote), other.Primaries
+	} else if other == c || c.Follows(other) {
+		spec["controlPlanes"] = []string{at(plane, portFederation).String()}
+	}
 	if len(roots) > 0 {
 		var text bytes.Buffer
 		for _, der := range roots {

@@ -170,9 +170,9 @@ func TestDirectoriesOfAUser(t *testing.T) {
 }
 
 func TestConfigurationsThatCannotBeAreRefused(t *testing.T) {
-	c := Config{Topology: PrimaryRemote}
+	c := Config{Topology: "ring"}
 	_, err := c.withDefaults()
-	for _, want := range []string{"state directory: missing", "runtime directory: missing", "executable: missing", "primary-remote"} {
+	for _, want := range []string{"state directory: missing", "runtime directory: missing", "executable: missing", `topology "ring"`} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: want %q in it", err, want)
 		}

@@ -82,6 +82,7 @@ func NewPlan(c Config) (*Plan, error) {
 	for i, lc := range c.Mesh.Clusters {
 		p.Clusters = append(p.Clusters, &Cluster{LocalCluster: lc, N: i + 1, TrustDomain: mesh.TrustDomainOf(lc.Name, p.Domain)})
 	}
+	p.planRoles(c.Topology)
 	p.planLinks(c.Mesh.Links)
 	faults = append(faults, p.planWorkloads(c.Mesh.Workloads)...)
 	for _, l := range p.Links {
@@ -93,6 +94,38 @@ func NewPlan(c Config) (*Plan, error) {
 		return nil, fmt.Errorf("plan the mesh: %w", err)
 	}
 	return p, nil
+}
+
+// planRoles gives each cluster its role. In a mesh of primary and remotes the first that the file does not call remote is
+// the primary, and so are those that it calls so.
+func (p *Plan) planRoles(topology string) {
+	first := slices.IndexFunc(p.Clusters, func(c *Cluster) bool { return c.Role != mesh.RoleRemote })
+	var primaries []mesh.ClusterName
+	for i, c := range p.Clusters {
+		if c.Role == "" {
+			c.Role = mesh.RolePrimary
+			if topology == PrimaryRemote && i != first {
+				c.Role = mesh.RoleRemote
+			}
+		}
+		if c.Role == mesh.RolePrimary {
+			primaries = append(primaries, c.Name)
+		}
+	}
+	for _, c := range p.Clusters {
+		if c.Remote() && len(c.Primaries) == 0 {
+			c.Primaries = primaries
+		}
+	}
+}
+
+// Remote reports whether the cluster has a relay in place of a control plane with a store.
+func (c *Cluster) Remote() bool { return c.Role == mesh.RoleRemote }
+
+// Follows reports whether processes of c that follow other clusters follow o at its own address: of two primaries each the
+// other, and a remote cluster its primaries.
+func (c *Cluster) Follows(o *Cluster) bool {
+	return !o.Remote() && (!c.Remote() || slices.Contains(c.Primaries, o.Name))
 }
 
 // planLinks joins every pair of clusters, as written or as by default.

@@ -443,7 +443,7 @@ func TestTheSummaryNamesThreeCommandsWorthTrying(t *testing.T) {
 	if err := s.Print(&b); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"ready after 1.2 s", "eu-west    eu-west-1    EU             http://127.11.0.1:15001   http://127.11.0.2:15080",
+	for _, want := range []string{"ready after 1.2 s", "eu-west    primary   eu-west-1    EU             http://127.11.0.1:15001   http://127.11.0.2:15080",
 		"eu-west--us-east 80ms", "Console: http://127.0.0.1:15080", "curl -x http://127.11.0.1:15001 http://catalog.shop.svc.clusterset.local/\n",
 		"isthmus drill kill catalog.shop@eu-west", "isthmus status"} {
 		if !strings.Contains(b.String(), want) {

@@ -21,6 +21,7 @@ type Role string
 const (
 	RoleLink         Role = "link"
 	RoleControlPlane Role = "control-plane"
+	RoleRelay        Role = "relay"
 	RoleGateway      Role = "gateway"
 	RoleShell        Role = "shell"
 	RoleSidecar      Role = "sidecar"
@@ -54,7 +55,7 @@ type Spec struct {
 	Group bool
 }
 
-// planeConfig is what `isthmus control-plane --config` reads.
+// planeConfig is what `isthmus control-plane --config` and `isthmus relay --config` read.
 type planeConfig struct {
 	Cluster      mesh.ClusterName `json:"cluster"`
 	Domain       string           `json:"domain"`
@@ -63,7 +64,7 @@ type planeConfig struct {
 	SealFD       int              `json:"sealFD"`
 	Local        netip.Addr       `json:"local"`
 	Control      netip.AddrPort   `json:"control"`
-	Federation   netip.AddrPort   `json:"federation"`
+	Federation   netip.AddrPort   `json:"federation,omitzero"`
 	API          netip.AddrPort   `json:"api"`
 	TokenFile    string           `json:"tokenFile"`
 	ServiceRange netip.Prefix     `json:"serviceRange"`
@@ -116,8 +117,8 @@ func (p *Plan) Specs() []Spec {
 
 func at(a netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(a, port) }
 
-// linkConfig lets each cluster reach the other's gateway and federation port, at its own
-// end of the link; and each of its sidecars, where both are on one network.
+// linkConfig lets each cluster reach the other's gateway and, where it follows that one, its
+// federation port, at its own end of the link; and each of its sidecars, where both are on one network.
 func (p *Plan) linkConfig(l *Link) link.Config {
 	c := link.Config{A: string(l.A.Name), B: string(l.B.Name), Shape: l.Shape, Control: p.linkSocket(l),
 		Seed: uint64(l.A.N)<<8 | uint64(l.B.N)}
@@ -128,9 +129,11 @@ func (p *Plan) linkConfig(l *Link) link.Config {
 		listen, source := p.Layout.LinkEnd(d.from.N, d.to.N), p.Layout.LinkEnd(d.to.N, d.from.N)
 		c.Forwards = append(c.Forwards,
 			link.Forward{Name: "gateway", Direction: d.direction, Listen: at(listen, portGateway),
-				Target: at(p.Layout.Gateway(d.to.N), portGateway), Source: source},
-			link.Forward{Name: "federation", Direction: d.direction, Listen: at(listen, portFederation),
+				Target: at(p.Layout.Gateway(d.to.N), portGateway), Source: source})
+		if d.from.Follows(d.to) {
+			c.Forwards = append(c.Forwards, link.Forward{Name: "federation", Direction: d.direction, Listen: at(listen, portFederation),
 				Target: at(p.Layout.ControlPlane(d.to.N), portFederation), Source: source})
+		}
 		if d.from.Network != d.to.Network {
 			continue
 		}
@@ -163,15 +166,24 @@ func (p *Plan) paths(c *Cluster) (translate map[netip.AddrPort]netip.AddrPort, u
 }
 
 func (p *Plan) planeSpec(c *Cluster) Spec {
-	own := p.Layout.ControlPlane(c.N)
-	return Spec{
-		Name: string(c.Name) + ".control-plane", Role: RoleControlPlane, Cluster: c, Args: []string{"control-plane"}, Sealed: true,
-		Config: planeConfig{
-			Cluster: c.Name, Domain: p.Domain, Network: c.Network, StateDir: p.clusterDir(c), SealFD: fdSeal, Local: own,
-			Control: at(own, portControl), Federation: at(own, portFederation), API: p.api(c), TokenFile: p.tokenFile(),
-			ServiceRange: p.Layout.Net(c.N, systemNet), TTL: p.CertificateTTL,
-		},
+	own, role := p.Layout.ControlPlane(c.N), c.planeRole()
+	config := planeConfig{
+		Cluster: c.Name, Domain: p.Domain, Network: c.Network, StateDir: p.clusterDir(c), SealFD: fdSeal, Local: own,
+		Control: at(own, portControl), API: p.api(c), TokenFile: p.tokenFile(),
+		ServiceRange: p.Layout.Net(c.N, systemNet), TTL: p.CertificateTTL,
 	}
+	if !c.Remote() {
+		config.Federation = at(own, portFederation)
+	}
+	return Spec{Name: string(c.Name) + "." + string(role), Role: role, Cluster: c, Args: []string{string(role)}, Sealed: true, Config: config}
+}
+
+// planeRole is what serves the proxies of a cluster.
+func (c *Cluster) planeRole() Role {
+	if c.Remote() {
+		return RoleRelay
+	}
+	return RoleControlPlane
 }
 
 // api is where a cluster's control plane answers.

@@ -40,6 +40,7 @@ type Summary struct {
 // ClusterSummary is where the parts of a cluster are.
 type ClusterSummary struct {
 	Name         mesh.ClusterName  `json:"name"`
+	Role         mesh.Role         `json:"role"`
 	Region       mesh.Region       `json:"region"`
 	Jurisdiction mesh.Jurisdiction `json:"jurisdiction,omitempty"`
 	TrustDomain  mesh.TrustDomain  `json:"trustDomain"`
@@ -81,7 +82,7 @@ func (p *Plan) summary() Summary {
 	seen := map[mesh.ServiceName]int{}
 	for _, c := range p.Clusters {
 		cs := ClusterSummary{
-			Name: c.Name, Region: c.Region, Jurisdiction: c.Jurisdiction, TrustDomain: c.TrustDomain, API: "http://" + p.api(c).String(),
+			Name: c.Name, Role: c.Role, Region: c.Region, Jurisdiction: c.Jurisdiction, TrustDomain: c.TrustDomain, API: "http://" + p.api(c).String(),
 			Shell: at(p.Layout.Shell(c.N), portOutbound), DNS: at(p.Layout.Shell(c.N), portDNS),
 			ControlPlane: at(p.Layout.ControlPlane(c.N), portControl), Gateway: at(p.Layout.Gateway(c.N), portGateway),
 		}
@@ -119,9 +120,9 @@ func (s Summary) Print(w io.Writer) error {
 	if s.ReadyAfter > 0 {
 		say("The mesh is ready after %.1f s.\n\n", s.ReadyAfter.Seconds())
 	}
-	say("CLUSTER\tREGION\tJURISDICTION\tPROXY FOR YOUR SHELL\tAPI\n")
+	say("CLUSTER\tROLE\tREGION\tJURISDICTION\tPROXY FOR YOUR SHELL\tAPI\n")
 	for _, c := range s.Clusters {
-		say("%s\t%s\t%s\thttp://%s\t%s\n", c.Name, c.Region, c.Jurisdiction, c.Shell, c.API)
+		say("%s\t%s\t%s\t%s\thttp://%s\t%s\n", c.Name, strings.ToLower(string(c.Role)), c.Region, c.Jurisdiction, c.Shell, c.API)
 	}
 	var links []string
 	for _, l := range s.Links {

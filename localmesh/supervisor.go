@@ -256,7 +256,7 @@ func (m *Mesh) start(c *crew, roles ...Role) {
 				continue
 			}
 			group, ctx := &c.front, c.frontCtx
-			if r == RoleLink || r == RoleControlPlane {
+			if r == RoleLink || r == RoleControlPlane || r == RoleRelay {
 				group, ctx = &c.back, c.backCtx
 			}
 			group.Go(func() { p.run(ctx) })
@@ -280,7 +280,7 @@ func (c *crew) stop() {
 func (m *Mesh) bringUp(ctx context.Context, began time.Time, c *crew, manifests []manifestFile) error {
 	limit, cancel := context.WithDeadline(ctx, began.Add(m.cfg.ReadyTimeout))
 	defer cancel()
-	m.start(c, RoleControlPlane, RoleLink)
+	m.start(c, RoleControlPlane, RoleRelay, RoleLink)
 	err := m.configure(limit)
 	configured := time.Since(began)
 	if err == nil {

@@ -41,7 +41,7 @@ func (e *UnknownTargetError) Error() string {
 //
 //	CLUSTER                          all processes of a cluster, or all its links
 //	CLUSTER--CLUSTER                 a link
-//	control-plane@CLUSTER            store@CLUSTER, gateway@CLUSTER likewise
+//	control-plane@CLUSTER            store@CLUSTER, gateway@CLUSTER likewise; relay@CLUSTER of a remote one
 //	SERVICE[.NAMESPACE]@CLUSTER      every instance: application and sidecar
 //	SERVICE[.NAMESPACE]/N@CLUSTER    one of them, from 0
 //
@@ -72,7 +72,9 @@ func (p *Plan) Target(text string) (Target, error) {
 		return unknown(fmt.Sprintf("no cluster %q", where))
 	}
 	switch role := Role(what); {
-	case role != RoleControlPlane && role != RoleGateway && what != "store":
+	case role == RoleControlPlane && c.Remote(), role == RoleRelay && !c.Remote(), what == "store" && c.Remote():
+		return unknown(fmt.Sprintf("%s is a %s cluster: it has no %s", c.Name, strings.ToLower(string(c.Role)), what))
+	case role != RoleControlPlane && role != RoleRelay && role != RoleGateway && what != "store":
 	case part != "":
 		return unknown("only instances have a sidecar and an app")
 	case what == "store":
@@ -90,7 +92,10 @@ func (p *Plan) Target(text string) (Target, error) {
 // wholeTarget is a cluster or a link.
 func (p *Plan) wholeTarget(name string) (Target, bool) {
 	if c := p.Cluster(mesh.ClusterName(name)); c != nil {
-		t := Target{Stores: []mesh.ClusterName{c.Name}}
+		t := Target{}
+		if !c.Remote() {
+			t.Stores = []mesh.ClusterName{c.Name}
+		}
 		for _, s := range p.Specs() {
 			if s.Cluster == c {
 				t.Processes = append(t.Processes, s.Name)
@@ -161,7 +166,11 @@ func (p *Plan) Targets() []string {
 		out = append(out, l.Name())
 	}
 	for _, c := range p.Clusters {
-		for _, what := range []string{"control-plane", "store", "gateway"} {
+		whats := []string{"control-plane", "store", "gateway"}
+		if c.Remote() {
+			whats = []string{"relay", "gateway"}
+		}
+		for _, what := range whats {
 			out = append(out, what+"@"+string(c.Name))
 		}
 		for _, i := range c.Instances {

@@ -1,3 +1,5 @@
+//house:exempt a parser: mesh.yaml
+
 package manifest
 
 import (
@@ -30,6 +32,9 @@ type LocalCluster struct {
 	Network      mesh.Network
 	Provider     mesh.Provider
 	Jurisdiction mesh.Jurisdiction
+	// Role is "" where the file does not say; Primaries are those of a remote cluster, all of the mesh unless set.
+	Role      mesh.Role
+	Primaries []mesh.ClusterName
 }
 
 // LocalLink is the WAN between two clusters, the same in both directions.
@@ -82,6 +87,8 @@ type localMesh struct {
 		Network      string   `json:"network" is:"len=1..63"`
 		Provider     string   `json:"provider" is:"len=1..63"`
 		Jurisdiction string   `json:"jurisdiction" is:"len=1..63"`
+		Role         string   `json:"role" is:"enum=primary|remote"`
+		Primaries    []string `json:"primaries" is:"label unique=."`
 	} `json:"clusters" is:"required items=1..64 unique=name"`
 	Links     []localLink     `json:"links"`
 	Workloads []localWorkload `json:"workloads"`
@@ -188,12 +195,42 @@ func (s *scope) localMesh(in *localMesh) *LocalMesh {
 		if lc.Network == "" {
 			lc.Network = mesh.Network(c.Name)
 		}
+		lc.Role, lc.Primaries = localRoles[c.Role], convert[mesh.ClusterName](c.Primaries)
 		names = append(names, c.Name)
 		out.Clusters = append(out.Clusters, lc)
 	}
+	s.localPrimaries(out.Clusters)
 	s.localLinks(in.Links, names, out)
 	s.localWorkloads(in.Workloads, names, out)
 	return out
+}
+
+// localRoles are the roles as mesh.yaml writes them.
+var localRoles = map[string]mesh.Role{"primary": mesh.RolePrimary, "remote": mesh.RoleRemote}
+
+// localPrimaries checks who serves the remote clusters.
+func (s *scope) localPrimaries(clusters []LocalCluster) {
+	roles, at := map[mesh.ClusterName]mesh.Role{}, (*path)(nil).field("clusters")
+	primaries := 0
+	for _, c := range clusters {
+		roles[c.Name] = c.Role
+		if c.Role != mesh.RoleRemote {
+			primaries++
+		}
+	}
+	if primaries == 0 && len(clusters) > 0 {
+		s.fault(at, "every cluster is remote", "let at least one be primary: it has the control plane that the others follow")
+	}
+	for i, c := range clusters {
+		if len(c.Primaries) > 0 && c.Role != mesh.RoleRemote {
+			s.fault(at.item(i).field("primaries"), "only a remote cluster has primaries", "write role: remote, or remove them")
+		}
+		for j, n := range c.Primaries {
+			if role, known := roles[n]; !known || role == mesh.RoleRemote {
+				s.fault(at.item(i).field("primaries").item(j), quote(string(n))+" is no primary of the file", "write the name of a cluster that is not remote")
+			}
+		}
+	}
 }
 
 // clusterAt reports a name that no cluster of the file bears.

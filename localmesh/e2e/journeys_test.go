@@ -212,7 +212,13 @@ func cutLink(t *testing.T, m *meshUnder) {
 // slots is how many places of catalog in another cluster eu-west knows.
 func (m *meshUnder) slots(t *testing.T, cluster string) int {
 	t.Helper()
-	out := m.run("get", "service", "catalog", "-n", "shop", "-o", "wide", "--cluster", "eu-west")
+	return m.slotsSeen(t, "eu-west", cluster)
+}
+
+// slotsSeen is how many a cluster knows.
+func (m *meshUnder) slotsSeen(t *testing.T, from, cluster string) int {
+	t.Helper()
+	out := m.run("get", "service", "catalog", "-n", "shop", "-o", "wide", "--cluster", from)
 	for _, word := range strings.Fields(out) {
 		if n, ok := strings.CutPrefix(strings.Trim(word, "()"), cluster+":"); ok {
 			v, err := strconv.Atoi(n)
