@@ -73,7 +73,7 @@ func TestDeletedClusterIsForgottenAndComesBack(t *testing.T) {
 	eventually(t, 5*time.Second, "502 unknown_host", ask)
 	eventually(t, 5*time.Second, "1 1 3", func() string {
 		// What is left is us following and probing eu, whom it has not deleted: two goroutines and the one that waits for them.
-		return strings.Join([]string{strconv.Itoa(running("peer.(*Follower).Run(")), strconv.Itoa(running("probe.(*Prober).Run(")), strconv.Itoa(running("(*peers).start."))}, " ")
+		return strings.Join([]string{strconv.Itoa(running("peer.(*Follower).Run(")), strconv.Itoa(running("control/probe.(*Prober).Run(")), strconv.Itoa(running("(*peers).start."))}, " ")
 	})
 	eventually(t, 5*time.Second, "0", func() string { return strconv.Itoa(running("peer.(*Server).Follow(")) })
 	if _, err := os.Stat(cache); !os.IsNotExist(err) {
