@@ -148,6 +148,10 @@ func (r *request) another(t *tries, why *refusal) (balance.Pick, bool) {
 		r.ask.Spent = r.dest.Endpoint.Cluster
 	}
 	next, reason := r.pick()
+	if reason != mesh.ReasonNone && why.connection { // the endpoint is the only one: another connection to it may do
+		r.ask.Tried = nil
+		next, reason = r.pick()
+	}
 	r.ask.Tried = tried
 	if reason != mesh.ReasonNone {
 		return balance.Pick{}, false
@@ -406,7 +410,7 @@ func (r *request) failed(err error, reason mesh.Reason) attempt {
 	if errors.Is(err, message.ErrStale) && r.head.Idempotent() {
 		// The connection broke before a byte of the answer: nothing is overloaded that a
 		// free try could overload further (RFC 9110 §9.2.2 allows it).
-		ref.again = freely
+		ref.again, ref.connection = freely, true
 	}
 	if errors.Is(err, tunnel.ErrSilent) { // nobody is there: for the endpoint that is as if refused
 		return attempt{outcome: balance.NeverExecuted, refusal: ref}

@@ -107,6 +107,33 @@ func TestOneEndpointKeepsItsAnswer(t *testing.T) {
 	}
 }
 
+// TestTheOnlyEndpointIsAskedAgain: where a connection broke, and there is no other endpoint, another connection to
+// the same may do; a refused one would be refused again.
+func TestTheOnlyEndpointIsAskedAgain(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		ex     *exchange
+		script []any
+		status int
+		tries  int
+	}{
+		{"a connection broke", get("catalog", "/"), []any{answer2(errStale), answer(200, "ok")}, 200, 2},
+		{"each time", get("catalog", "/"), []any{answer2(errStale), answer2(errStale), answer2(errStale), answer2(errStale), answer(200, "ok")}, 502, 4},
+		{"not idempotent", post("catalog", "/", "x"), []any{answer2(errStale), answer(200, "ok")}, 502, 1},
+		{"refused", get("catalog", "/"), []any{errRefused, answer(200, "ok")}, 503, 1},
+		{"broken after execution", get("catalog", "/"), []any{answer2(errBroken), answer(200, "ok")}, 502, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t, 1, nil)
+			w.script = c.script
+			w.proxy.Outbound(c.ex, proxy.Via{})
+			if c.ex.status != c.status || w.last.Tries != c.tries {
+				t.Errorf("%d after %d tries, want %d after %d: %s", c.ex.status, w.last.Tries, c.status, c.tries, w.last.Detail)
+			}
+		})
+	}
+}
+
 func TestBudgetEnds(t *testing.T) {
 	w := newWorld(t, 6, nil)
 	retried := 0

@@ -77,6 +77,9 @@ type refusal struct {
 	retryAfter time.Duration
 	// asked says that the policy names this very outcome, whatever the method.
 	asked bool
+	// connection says that a connection that had served broke: where no other endpoint is left the same may
+	// serve by another.
+	connection bool
 	// grpc is the status of gRPC to answer a request of gRPC with; 0 is derived.
 	grpc int
 }

@@ -46,6 +46,9 @@ func newBatch(c net.Conn) *batch {
 	return b
 }
 
+// Inner is the connection under it.
+func (b *batch) Inner() net.Conn { return b.Conn }
+
 func (b *batch) Read(p []byte) (int, error) {
 	if b.in == nil && (!b.more || b.raw == nil) {
 		n, err := b.Conn.Read(p)

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/dataplane/socket"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/trust"
 )
@@ -24,10 +25,13 @@ const (
 	// to quietMax: for streams that idle for hours.
 	calmPings = 8
 	quietMax  = 3 * time.Second
-	// starved is how late a look comes when we ourselves have been stopped or starved. A judgement
-	// is then put off, gracesMax times at most.
-	starved   = 25 * time.Millisecond
-	gracesMax = 3
+	// starved is how late a look comes when we ourselves have been stopped or starved: what happened meanwhile
+	// is no evidence, and silence is measured anew, until a PING is older than graceMax.
+	starved  = 25 * time.Millisecond
+	graceMax = 3 * time.Second
+	// acknowledged is how long a peer may be silent, beyond a round trip, whose kernel has acknowledged all
+	// that we have sent: the path lives, and it is a process that is stopped or does not get to run.
+	acknowledged = time.Second
 )
 
 // Run looks after the connections until ctx ends, then closes them: silent ones are closed, idle
@@ -97,9 +101,8 @@ func (d *Dialer) look(late bool) time.Duration {
 			c.watched = false
 			return true
 		}
-		if late && c.pinging && c.graced < gracesMax {
-			c.asked = now
-			c.graced++
+		if late && c.pinging && now-c.began < int64(graceMax) {
+			c.asked, c.needed = now, now
 		}
 		next = min(next, d.judge(c, now))
 		return false
@@ -135,8 +138,26 @@ func (d *Dialer) judge(c *conn, now int64) time.Duration {
 	if left := max(c.rtt.silence()+c.draining()-quiet, c.rtt.answer()-out); left > 0 {
 		return left
 	}
+	if left := c.excused(now, quiet); left > 0 {
+		return left
+	}
 	d.cutSilent(c, time.Duration(now-read))
 	return lookEvery
+}
+
+// excused is how much longer a connection may be silent for what its socket shows: something has come and it is
+// we who do not get to read it, or all that we have sent has been acknowledged.
+func (c *conn) excused(now int64, quiet time.Duration) time.Duration {
+	unread, unacknowledged, ok := socket.Queues(c.socket.Conn)
+	switch {
+	case !ok:
+		return 0
+	case unread > 0 && now-c.began < int64(graceMax):
+		return starved
+	case unacknowledged == 0:
+		return min(c.rtt.srtt+acknowledged-quiet, lookEvery)
+	}
+	return 0
 }
 
 // draining is how long what was sent may take to reach the peer, and a PING behind it.
@@ -152,7 +173,7 @@ func (c *conn) draining() time.Duration {
 // ask sends a PING, whose goroutine ends with the answer or the connection. The caller holds mu,
 // and the dialer is not closed.
 func (d *Dialer) ask(c *conn, now int64) {
-	c.pinging, c.asked, c.graced = true, now, 0
+	c.pinging, c.asked, c.began = true, now, now
 	c.socket.big.Store(0)
 	c.calm++
 	d.work.Go(func() {

@@ -35,10 +35,10 @@ type conn struct {
 	watched  bool
 	needed   int64 // since when it carries streams
 	pinging  bool
-	asked    int64 // when the last PING was sent
+	began    int64 // when the last PING was sent
+	asked    int64 // since when its answer is waited for, which a stop of our own sets anew
 	answered int64 // when the last PING was answered
 	calm     int   // PINGs since the last stream was opened
-	graced   int   // times that the PING under way was given more time
 }
 
 // lives sets the ends of a connection by both certificates: it is replaced when a quarter of

@@ -1,0 +1,55 @@
+package socket_test
+
+import (
+	"net"
+	"testing"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/dataplane/socket"
+)
+
+func TestQueuesTellWhatLiesUnread(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	a, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	b, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	wrapped := socket.New(a)
+	if unread, out, ok := socket.Queues(wrapped); unread != 0 || out != 0 || !ok {
+		t.Errorf("of a new connection: %d, %d, %v", unread, out, ok)
+	}
+	if _, err := b.Write([]byte("seven..")); err != nil {
+		t.Fatal(err)
+	}
+	one := make([]byte, 1)
+	_ = a.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if _, err := wrapped.Read(one); err != nil { // it has come
+		t.Fatal(err)
+	}
+	if unread, _, ok := socket.Queues(wrapped); unread != 6 || !ok {
+		t.Errorf("%d bytes unread, %v, want 6", unread, ok)
+	}
+	// More than the peer's socket takes is not acknowledged until the peer reads.
+	_ = a.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
+	_, _ = wrapped.Write(make([]byte, 64<<20))
+	if _, out, ok := socket.Queues(wrapped); out == 0 || !ok {
+		t.Errorf("%d bytes unacknowledged, %v, though the peer does not read", out, ok)
+	}
+	a.Close()
+	if _, _, ok := socket.Queues(wrapped); ok {
+		t.Error("a closed connection has queues")
+	}
+	if _, _, ok := socket.Queues(struct{ net.Conn }{b}); ok {
+		t.Error("a wrapped connection has queues")
+	}
+}

@@ -1,0 +1,8 @@
+//go:build !linux
+
+package socket
+
+import "net"
+
+// Queues cannot be asked for here.
+func Queues(net.Conn) (unread, unacknowledged int, ok bool) { return 0, 0, false }

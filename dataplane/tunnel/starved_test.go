@@ -1,0 +1,72 @@
+package tunnel_test
+
+import (
+	"errors"
+	"net/netip"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/dataplane/tunnel"
+)
+
+// TestSlownessIsNotSilence has nothing come back for a while: because the peer does not get to run, which its kernel
+// betrays by acknowledging what it is sent, or because we do not, which our own late timers betray.
+func TestSlownessIsNotSilence(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		held time.Duration
+		// late makes the dialer's looks come late: its clock jumps between them.
+		late bool
+		want bool // the request survives
+	}{
+		{"a peer that does not get to run for 0.7 s", 700 * time.Millisecond, false, true},
+		{"we do not get to run for 1.4 s", 1400 * time.Millisecond, true, true},
+		{"control: the same silence, while we run", 1400 * time.Millisecond, false, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			m := newMesh(t)
+			hang, inside := make(chan struct{}), make(chan struct{}, 10)
+			srv, _ := m.server(t, m.east.svid(t, orders, time.Hour), func(ex message.Exchange, p tunnel.Peer) {
+				if string(ex.Request().Path) == "/hang" {
+					inside <- struct{}{}
+					<-hang
+				}
+				answerWith("hello")(ex, p)
+			})
+			l := newLink(t, func() netip.AddrPort { return srv.addr })
+			var jumped atomic.Int64
+			d, _ := m.dialer(t, func(c *tunnel.DialerConfig) {
+				c.Now = func() time.Time { return time.Now().Add(time.Duration(jumped.Load())) }
+			})
+			mustGet(t, d, want(l.addr, 0))
+			done := make(chan error, 1)
+			go func() {
+				_, _, err := get(d, want(l.addr, 0), func(h *message.Head) { h.Path = h.KeepString("/hang") })
+				done <- err
+			}()
+			<-inside
+			l.hold(true, false)
+			jump := time.NewTicker(20 * time.Millisecond)
+			defer jump.Stop()
+			release := time.After(tt.held)
+			for held := true; held; {
+				select {
+				case <-jump.C:
+					if tt.late { // every look, of one in 100 ms, is 50 ms late
+						jumped.Add(int64(10 * time.Millisecond))
+					}
+				case <-release:
+					held = false
+				}
+			}
+			l.hold(false, false)
+			close(hang)
+			if err := <-done; (err == nil) != tt.want || err != nil && !errors.Is(err, tunnel.ErrSilent) {
+				t.Errorf("%v, want survived %v", err, tt.want)
+			}
+		})
+	}
+}
