@@ -18,6 +18,7 @@ type View struct {
 	// Algorithm is the one in force.
 	Algorithm mesh.Algorithm
 	groups    []*group // nearest first
+	size      int
 	// names finds the endpoints of sessions; nil where nothing has sessions.
 	names map[uint64]*Endpoint
 	// split is how requests are spread over the groups; nil is the nearest first.
@@ -80,6 +81,7 @@ func NewView(c Config) *View {
 		v.arrange(g, &c, weights, total)
 		g.state.frame.Store(&frame{c.Balancing, outlier, g.all.endpoints, c.Ejected})
 	}
+	v.size = total
 	if c.Sessions {
 		v.names = make(map[uint64]*Endpoint, total)
 		for _, g := range v.groups {
@@ -283,6 +285,9 @@ func (e *Endpoint) unwise(a *Ask) Dropped {
 func (e *Endpoint) ejected(now int64) bool {
 	return e.health.out.Load() != isIn && (e.held(now) || e.health.trial.Load())
 }
+
+// Size is how many endpoints, and slots of endpoints, there are.
+func (v *View) Size() int { return v.size }
 
 // Pick chooses an endpoint: that of the session if it may be had, else one of the cluster that the split
 // draws, or of the nearest lawful cluster with one that is neither ejected nor tried, by the algorithm;

@@ -66,7 +66,7 @@ func (r *request) forward() *refusal {
 		return refuse(reason, "no endpoint of service "+r.target.Name.String()+" can be chosen")
 	}
 	for {
-		a := r.try(&pick, tries.paid > 0)
+		a := r.try(&pick, tries.paid > 0 && r.target.View.Size() > len(r.ask.Tried)+1)
 		if a.refusal == nil {
 			return r.deliverAnswer(&pick, a)
 		}
@@ -243,7 +243,7 @@ func (r *request) retries() int {
 	return r.target.Traffic.Retry.Attempts
 }
 
-// tryDeadline bounds one try. While another could follow, a try has as much as the policy
+// tryDeadline bounds one try. While another could follow, and elsewhere, a try has as much as the policy
 // says, or five times what all but the slowest hundredth of requests take (of the endpoint's, on
 // average, while that is not known) and a second at least; the last one has all that is left.
 func (r *request) tryDeadline(now time.Time, pick *balance.Pick, more bool) time.Time {

@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -132,6 +133,38 @@ func TestTheOnlyEndpointIsAskedAgain(t *testing.T) {
 			}
 		})
 	}
+}
+
+// late is a stream that answers after a time, unless its deadline comes first.
+type late struct {
+	*stream
+	after time.Duration
+}
+
+func (l late) Receive(h *message.Head) (bool, error) {
+	select {
+	case <-time.After(l.after):
+		return l.stream.Receive(h)
+	case <-l.wait():
+		return false, os.ErrDeadlineExceeded
+	}
+}
+
+// TestATryIsNotCutShortForAnotherThatCannotBe: the time of a try is bounded so that another may follow elsewhere; the only
+// endpoint, and the last of two, have all that is left.
+func TestATryIsNotCutShortForAnotherThatCannotBe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := func() message.Stream { return late{answer(200, "ok"), 3 * time.Second} }
+		for endpoints, tries := range map[int]int{1: 1, 2: 2} {
+			w := newWorld(t, endpoints, nil)
+			w.script = []any{slow(), slow()}
+			ex := get("catalog", "/")
+			w.proxy.Outbound(ex, proxy.Via{})
+			if ex.status != 200 || w.last.Tries != tries {
+				t.Errorf("%d endpoints: %d after %d tries, want 200 after %d: %s", endpoints, ex.status, w.last.Tries, tries, w.last.Detail)
+			}
+		}
+	})
 }
 
 func TestBudgetEnds(t *testing.T) {
