@@ -269,6 +269,8 @@ func (c *ClientConn) settled() {
 	}
 }
 
+func (c *ClientConn) flushing() {}
+
 func (c *ClientConn) failed() {
 	for _, w := range c.waiting {
 		close(w.turn)

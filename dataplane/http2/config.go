@@ -21,6 +21,10 @@ type Config struct {
 	// MaxConcurrentStreams is announced by a server (RFC 9113 §5.1.2), and is a
 	// client's own bound below what its server announces. Default 256.
 	MaxConcurrentStreams int
+	// FirstStreams is how many streams a server works on at once at the beginning of a connection, below
+	// MaxConcurrentStreams; further ones wait, unread. Each that ends in order allows one more, and so many more are
+	// allowed every 20 ms. Default 32; negative is no such bound.
+	FirstStreams int
 	// InitialWindow is the receive window of a new stream, in bytes: 65,535 (the
 	// default) to MaxWindow.
 	InitialWindow int
@@ -115,6 +119,7 @@ func orDuration(v *time.Duration, def time.Duration) {
 // withDefaults returns cfg with every zero replaced.
 func (cfg Config) withDefaults() Config {
 	orInt(&cfg.MaxConcurrentStreams, 256)
+	orInt(&cfg.FirstStreams, 32)
 	orInt(&cfg.InitialWindow, defaultWindow)
 	orInt(&cfg.MaxWindow, 16<<20)
 	orInt(&cfg.ConnBuffer, 3<<20)

@@ -27,6 +27,8 @@ type role interface {
 	settled()
 	// failed is called when the connection has ended.
 	failed()
+	// flushing is called when what was gathered is about to be written.
+	flushing()
 }
 
 // conn is what both ends of a connection share.

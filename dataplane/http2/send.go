@@ -40,6 +40,7 @@ func (c *conn) flushLoop() {
 		c.out, c.spare = c.spare[:0], nil
 		c.outGen++
 		c.spaceWait.wakeOne()
+		c.role.flushing()
 		c.mu.Unlock()
 		err := c.write(b)
 		c.mu.Lock()

@@ -23,6 +23,7 @@ type server struct {
 	running    int    // handlers, also those whose stream was reset
 	heads      int    // octets of the heads that they hold, by RFC 9113 §6.5.2
 	free       []*exchange
+	pace       pace
 	draining   bool
 	drained    bool // the second GOAWAY was sent: streams above goAwayLast are not answered
 	goAwayLast uint32
@@ -53,6 +54,7 @@ func ServeConn(ctx context.Context, nc net.Conn, cfg Config, handler func(messag
 	s := &server{handler: handler}
 	s.role = s
 	s.init(nc, cfg, false)
+	s.pace.init(s)
 	s.greet()
 	flushed := make(chan struct{})
 	go func() {
@@ -70,7 +72,7 @@ func ServeConn(ctx context.Context, nc net.Conn, cfg Config, handler func(messag
 	_ = nc.Close()
 
 	s.mu.Lock()
-	for _, timer := range []*time.Timer{s.drainTimer, s.idleTimer} {
+	for _, timer := range []*time.Timer{s.drainTimer, s.idleTimer, s.pace.timer} {
 		if timer != nil {
 			timer.Stop()
 		}
@@ -97,6 +99,9 @@ func (s *server) quiet(err *ConnError) bool {
 func (s *server) opened(f frame, fault string) *ConnError {
 	if f.stream&1 == 0 {
 		return connErr(ProtocolError, "even stream identifier from a client") // RFC 9113 §5.1.1
+	}
+	if err := s.pace.wait(); err != nil {
+		return err
 	}
 	s.lastID = f.stream
 	if s.drained { // RFC 9113 §6.8: the client knows that it was not answered
@@ -172,7 +177,10 @@ func (s *server) refuse(id uint32, code Code) *ConnError {
 
 func (s *server) idle(id uint32) bool { return id&1 == 0 || id > s.lastID }
 
-func (s *server) ended(*stream) {
+func (s *server) ended(st *stream) {
+	if st.reusable() {
+		s.pace.grow(1)
+	}
 	if s.idleTimer != nil && s.streams.n == 0 {
 		s.quietSince = s.cfg.Now()
 	}
@@ -183,7 +191,9 @@ func (s *server) goneAway() { s.maybeDrained() }
 
 func (s *server) settled() {}
 
-func (s *server) failed() {}
+func (s *server) failed() { s.pace.wake() }
+
+func (s *server) flushing() { s.pace.wake() }
 
 // startDrain begins a graceful end.
 func (s *server) startDrain() {
@@ -286,6 +296,7 @@ const parkMax = 256
 // putBack parks x, or ends it. mu is held; x is not in the table.
 func (s *server) putBack(x *exchange) {
 	s.running--
+	s.pace.wake()
 	s.heads -= x.headSize
 	x.letGo()
 	if !x.reusable() || s.err != nil || len(s.free) >= parkMax {

@@ -164,6 +164,7 @@ func accept(ctx context.Context, ln net.Listener) (net.Conn, error) {
 
 func (s *Server) serve(ctx context.Context, raw net.Conn, shaken func()) {
 	material := s.cfg.Source.Current()
+	tuneConn(raw)
 	records := newBatch(raw)
 	below := newProgress(records, s.nanos)
 	defer below.end()

@@ -1,6 +1,9 @@
 package tunnel
 
-import "syscall"
+import (
+	"net"
+	"syscall"
+)
 
 // notSentLow is what may wait unsent in the kernel, in bytes: what waits above it waits in
 // HTTP/2's own buffer, where streams take turns and where the Dialer can see it.
@@ -15,4 +18,14 @@ func tuneSocket(_, _ string, c syscall.RawConn) error {
 	return c.Control(func(fd uintptr) {
 		_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpNotSentLowat, notSentLow)
 	})
+}
+
+// tuneConn is tuneSocket for a connection that was accepted: what its client does not take must be seen here, and
+// not fill megabytes of the kernel's.
+func tuneConn(c net.Conn) {
+	if t, ok := c.(*net.TCPConn); ok {
+		if raw, err := t.SyscallConn(); err == nil {
+			_ = tuneSocket("", "", raw)
+		}
+	}
 }
