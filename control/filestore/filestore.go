@@ -80,20 +80,39 @@ type past struct {
 
 // Open reads what the files hold. Where nothing is, an empty history begins.
 func Open(cfg Config) (*Store, error) {
-	if cfg.Clock == nil {
-		cfg.Clock = clock.Real{}
-	}
-	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.DiscardHandler)
-	}
-	if cfg.LogMax == 0 {
-		cfg.LogMax = 4 << 20
-	}
 	s := &Store{cfg: cfg, objects: map[store.Key]store.Object{}, changed: make(chan struct{})}
+	s.defaults()
 	if err := s.load(); err != nil {
 		return nil, fmt.Errorf("open the objects in %s: %w", cfg.Path, err)
 	}
 	return s, nil
+}
+
+func (s *Store) defaults() {
+	if s.cfg.Clock == nil {
+		s.cfg.Clock = clock.Real{}
+	}
+	if s.cfg.Log == nil {
+		s.cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if s.cfg.LogMax == 0 {
+		s.cfg.LogMax = 4 << 20
+	}
+}
+
+// Create makes the files of objects, as the beginning of a history; it replaces what is there.
+func Create(cfg Config, objects []store.Object) error {
+	s := &Store{cfg: cfg, objects: map[store.Key]store.Object{}, changed: make(chan struct{})}
+	s.defaults()
+	for _, o := range objects {
+		o.Revision, o.Created = 1, 1
+		s.objects[o.Key] = o
+	}
+	s.begin()
+	if err := s.compact(context.Background()); err != nil {
+		return fmt.Errorf("make the objects in %s: %w", cfg.Path, err)
+	}
+	return s.Close()
 }
 
 // Close ends it; writes fail afterwards.

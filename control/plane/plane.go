@@ -92,7 +92,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (*Plane, error) {
 	if err := p.openAuthority(ctx); err != nil {
 		return nil, fmt.Errorf("control plane of %s: %w", cfg.Cluster, err)
 	}
-	if err := p.openObjects(); err != nil {
+	if err := p.openObjects(ctx); err != nil {
 		return nil, fmt.Errorf("control plane of %s: %w", cfg.Cluster, err)
 	}
 	var err error

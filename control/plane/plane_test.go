@@ -73,6 +73,8 @@ type cluster struct {
 	points *failpoint.Set
 	// remote says that the control plane is a relay.
 	remote bool
+	// shell is the last client made.
+	shell *http.Client
 	// services is what services get addresses from; none without it.
 	services netip.Prefix
 }
@@ -307,7 +309,8 @@ func (c *cluster) client() *http.Client { return c.clientNamed("shell") }
 func (c *cluster) clientNamed(workload string) *http.Client {
 	at := freePort(c.t)
 	c.proxy(agent.Config{ID: "default/" + workload, Mode: agent.ModeSidecar, ServiceAccount: "shell", Outbound: at})
-	return &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: at.String()})}}
+	c.shell = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: at.String()})}}
+	return c.shell
 }
 
 func get(client *http.Client, url string) string {

@@ -47,9 +47,12 @@ type history interface {
 }
 
 // openObjects opens the store, or the files of a relay.
-func (p *Plane) openObjects() (err error) {
+func (p *Plane) openObjects(ctx context.Context) (err error) {
 	if p.cfg.Remote {
-		p.store, err = filestore.Open(filestore.Config{Path: p.cfg.path("objects.sealed"), Key: p.sealKey, Clock: p.clock, Log: p.log, Failpoints: p.cfg.Failpoints})
+		if err := p.demote(ctx); err != nil {
+			return err
+		}
+		p.store, err = filestore.Open(p.filestoreConfig())
 		return err
 	}
 	endpoints := p.cfg.StoreEndpoints

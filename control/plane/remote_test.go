@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -91,6 +92,92 @@ func (m *remoteMesh) inSync(n mesh.ClusterName, others ...mesh.ClusterName) {
 			})
 		}
 	}
+}
+
+// load asks for a service again and again until stop, which returns how many requests there were and how they failed.
+func load(client *http.Client, address string) (stop func() (int, []string)) {
+	ctx, cancel := context.WithCancel(context.Background())
+	total, failed, done := 0, []string(nil), make(chan struct{})
+	go func() {
+		defer close(done)
+		for ; ctx.Err() == nil; total++ {
+			if got := get(client, address); !strings.HasPrefix(got, "200 ") {
+				failed = append(failed, got)
+			}
+		}
+	}()
+	return func() (int, []string) { cancel(); <-done; return total, failed }
+}
+
+// becomes changes the role of a cluster: its control plane ends and the other kind starts on the same directory, and then all
+// clusters are told.
+func (m *remoteMesh) becomes(n mesh.ClusterName, remote bool) {
+	m.Helper()
+	m.stops[n]()
+	m.clusters[n].remote = remote
+	m.start(n)
+	eventually(m.T, 20*time.Second, "<nil>", func() string { return fmt.Sprint(m.clusters[n].plane.Ready()) })
+	for _, c := range m.clusters {
+		c.join(m.clusters[n])
+	}
+}
+
+// TestPromotionAndDemotionDropNothing: a remote cluster becomes primary, and remote again, under load from every
+// cluster; its policies, services and slots stay what they were.
+func TestPromotionAndDemotionDropNothing(t *testing.T) {
+	m := newRemoteMesh(t)
+	all := []mesh.ClusterName{"eu", "us", "ap", "sa"}
+	var stops []func() (int, []string)
+	for _, n := range all {
+		client := m.clusters[n].client()
+		m.reaches(client, all...)
+		stops = append(stops, load(client, urlOf("ap")))
+		if n == "ap" {
+			second := m.clusters[n].clientNamed("shell-2")
+			m.reaches(second, "eu")
+			stops = append(stops, load(second, urlOf("eu")))
+		}
+	}
+	m.inSync("ap", "eu", "us", "sa")
+	m.clusters["ap"].apply(denyNobody("kept"))
+	held := func(n mesh.ClusterName) string {
+		_, ok := m.clusters[n].plane.World().Get(mesh.Key{Kind: mesh.KindAccessPolicy, Origin: "ap", Namespace: "shop", Name: "kept"})
+		return fmt.Sprint(ok)
+	}
+	for _, n := range all {
+		eventually(t, 10*time.Second, "true", func() string { return held(n) })
+	}
+	for _, remote := range []bool{false, true} {
+		m.becomes("ap", remote)
+		m.inSync("ap", "eu", "us", "sa")
+		for _, n := range all {
+			if held(n) != "true" {
+				t.Errorf("remote %v: the policy is gone from %s", remote, n)
+			}
+		}
+		if _, follows := m.clusters["ap"].plane.Uplink(); follows != remote {
+			t.Errorf("remote %v: follows a primary %v", remote, follows)
+		}
+		extra := fmt.Sprintf("after-%v", remote)
+		m.clusters["ap"].serve(extra)
+		eventually(t, 15*time.Second, "200 ap "+extra, func() string {
+			return get(m.clusters["sa"].shell, "http://"+extra+".shop.svc.clusterset.local/")
+		})
+	}
+	for i, stop := range stops {
+		if total, failed := stop(); total < 50 || len(failed) > 0 {
+			t.Errorf("client %d: %d requests, %d failed: %.3q", i, total, len(failed), failed)
+		}
+	}
+}
+
+func denyNobody(name string) string {
+	return fmt.Sprintf(`
+apiVersion: isthmus.dev/v1alpha1
+kind: AccessPolicy
+metadata: {name: %s, namespace: shop}
+spec: {targetRefs: [{kind: Service, name: of-ap}], action: Deny, rules: [{from: [{serviceAccounts: [nobody]}]}]}
+`, name)
 }
 
 // applied counts the facts of others that changed in a cluster.

@@ -27,6 +27,9 @@ const (
 
 // follow turns the store's changes into edits of the world, for as long as ctx lasts.
 func (p *Plane) follow(ctx context.Context) error {
+	if err := p.promote(ctx); err != nil {
+		return err
+	}
 	f := &follower{plane: p, known: map[store.Key]mesh.Key{}, away: map[replica.Name]bool{}}
 	return p.store.Watch(ctx, store.Position{}, f.apply)
 }
