@@ -42,6 +42,7 @@ type Agent struct {
 	gate      *tunnel.Gateway
 	front     *front
 	datagrams *datagrams
+	passing   passing
 	up        *upstream
 	seen      *observer
 	ports     handover.Ports

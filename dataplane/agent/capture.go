@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -59,7 +60,12 @@ func (a *Agent) captured(c net.Conn) {
 		a.turnAway(c, &r, mesh.ReasonOutsideMesh, to.String()+" is no address of the mesh, and the mesh lets nothing out")
 		return
 	}
-	a.pass(c, to, &r)
+	a.pass(c, to, &r, func(s *proxy.State) *ended {
+		if s.Self == nil || !s.Self.OutboundAllowAny {
+			return &ended{mesh.ReasonOutsideMesh, "the mesh lets nothing out any more"}
+		}
+		return nil
+	})
 }
 
 // serveCaptured takes connections to the workload that come past the mesh.
@@ -88,18 +94,71 @@ func (a *Agent) entered(c net.Conn) {
 		a.turnAway(c, &r, mesh.ReasonNotReady, "no complete configuration has arrived yet")
 		return
 	}
+	if service, ok := servesAt(s, to.Port()); ok {
+		r.Service = service
+		a.turnAway(c, &r, mesh.ReasonDenied, "the caller at "+c.RemoteAddr().String()+" came without mTLS and showed no identity")
+		return
+	}
+	a.pass(c, to, &r, func(s *proxy.State) *ended {
+		if service, ok := servesAt(s, to.Port()); ok {
+			return &ended{mesh.ReasonDenied, "the port is service " + service.String() + "'s now, and the caller came without mTLS"}
+		}
+		return nil
+	})
+}
+
+// servesAt is the service that the workload serves at a port of its own.
+func servesAt(s *proxy.State, port uint16) (mesh.ServiceName, bool) {
 	if s.Self != nil {
 		for _, in := range s.Self.Inbound {
 			for _, p := range in.Ports {
-				if p.Target.Port() == to.Port() {
-					r.Service = in.Service
-					a.turnAway(c, &r, mesh.ReasonDenied, "the caller at "+c.RemoteAddr().String()+" came without mTLS and showed no identity")
-					return
+				if p.Target.Port() == port {
+					return in.Service, true
 				}
 			}
 		}
 	}
-	a.pass(c, to, &r)
+	return mesh.ServiceName{}, false
+}
+
+// ended is why a connection that was passed on may not go on.
+type ended struct {
+	why    mesh.Reason
+	detail string
+}
+
+func (e *ended) Error() string { return e.detail }
+
+// passing are the connections that are passed on, and what each is judged by.
+type passing struct {
+	mu  sync.Mutex
+	all map[*tunnel.Pair]func(*proxy.State) *ended
+}
+
+// judge cuts those that the state would not let through.
+func (p *passing) judge(s *proxy.State) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for pair, by := range p.all {
+		if e := by(s); e != nil {
+			pair.Cut(e)
+		}
+	}
+}
+
+func (p *passing) add(pair *tunnel.Pair, by func(*proxy.State) *ended) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.all == nil {
+		p.all = map[*tunnel.Pair]func(*proxy.State) *ended{}
+	}
+	p.all[pair] = by
+}
+
+func (p *passing) remove(pair *tunnel.Pair) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.all, pair)
 }
 
 // turnAway resets a connection, which has no other words, and says why in log and metrics.
@@ -112,8 +171,8 @@ func (a *Agent) turnAway(c net.Conn, r *proxy.Record, why mesh.Reason, detail st
 	a.seen.done(r)
 }
 
-// pass carries a connection on to where it was made for, as it is.
-func (a *Agent) pass(c net.Conn, to netip.AddrPort, r *proxy.Record) {
+// pass carries a connection on to where it was made for, as it is, for as long as by allows.
+func (a *Agent) pass(c net.Conn, to netip.AddrPort, r *proxy.Record, by func(*proxy.State) *ended) {
 	defer c.Close()
 	r.Start, r.Tunnel, r.Protocol, r.Method = a.clock.Now(), true, mesh.ProtocolTCP, []byte("CONNECT")
 	ctx, stop := context.WithTimeout(context.Background(), mesh.DefaultConnectTimeout)
@@ -130,7 +189,15 @@ func (a *Agent) pass(c net.Conn, to netip.AddrPort, r *proxy.Record) {
 	r.Status = 200
 	a.seen.opened(r)
 	var there, back atomic.Int64
-	_ = pair.Run(&there, &back) // it had no promise to keep
+	a.passing.add(pair, by)
+	defer a.passing.remove(pair)
+	if e := by(a.store.state.Load()); e != nil { // it has changed since it was let in
+		pair.Cut(e)
+	}
+	err = pair.Run(&there, &back)
+	if e, ok := err.(*ended); ok { // in any other way it ended between its two ends
+		r.Reason, r.Detail = e.why, e.detail
+	}
 	r.Duration, r.RequestBytes, r.ResponseBytes = a.clock.Now().Sub(r.Start), there.Load(), back.Load()
 	a.seen.done(r)
 }

@@ -3,6 +3,7 @@
 package agent_test
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -178,6 +179,30 @@ func TestCapturedWorkload(t *testing.T) {
 	reset("in, the outbound port", true, "10.77.0.1:15001", "access_denied")
 	w.script.set("shop/frontend", &ir.Proxy{ID: "shop/frontend", OutboundAllowAny: true})
 	eventually(t, "the mesh lets out", func() bool { got, _ := talk(t, false, outside, "x"); return strings.Contains(got, "outside") })
+	t.Run("nothing may leave any more", func(t *testing.T) {
+		var held net.Conn
+		err := as(t, 1000, false, func() (err error) { held, err = net.DialTimeout("tcp", outside, 5*time.Second); return err })
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer held.Close()
+		_ = held.SetDeadline(time.Now().Add(20 * time.Second))
+		if _, err := io.WriteString(held, "GET /x HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		answered := bufio.NewReader(held)
+		if r, err := http.ReadResponse(answered, nil); err != nil || r.StatusCode != 200 {
+			t.Fatalf("%v, %v", r, err)
+		} else if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			t.Fatal(err)
+		}
+		w.script.set("shop/frontend", &ir.Proxy{ID: "shop/frontend"})
+		if _, err := answered.ReadByte(); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("%v, want a reset", err)
+		}
+		w.script.set("shop/frontend", &ir.Proxy{ID: "shop/frontend", OutboundAllowAny: true})
+		eventually(t, "the mesh lets out again", func() bool { got, _ := talk(t, false, outside, "x"); return strings.Contains(got, "outside") })
+	})
 	if err := client.end(); err == nil || !strings.Contains(err.Error(), "context canceled") {
 		t.Errorf("ended with %v", err)
 	}

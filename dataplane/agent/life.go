@@ -174,6 +174,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	p.lean("health checks", a.health.run)
 	p.lean("probes", a.prober.Run)
 	p.lean("gateways", a.followGateways)
+	p.lean("open tunnels", a.judge)
+	uncut := context.AfterFunc(hard, a.proxy.CutTunnels) // closing their clients' connections wakes not all that wait
+	defer uncut()
 	p.lean("application connections", a.apps.pool.Run)
 	p.lean("application connections of HTTP/2", a.apps.http2.Run)
 	if err := a.begin(ctx, p, taken, listeners); err != nil {
@@ -338,6 +341,20 @@ func (a *Agent) followGateways(ctx context.Context) error {
 		for _, c := range clusters {
 			a.dialer.SetGateways(c.TrustDomain, c.Gateways)
 		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// judge holds what lasts against each new state.
+func (a *Agent) judge(ctx context.Context) error {
+	for {
+		changed := a.store.change()
+		a.proxy.Judge()
+		a.passing.judge(a.store.state.Load())
 		select {
 		case <-changed:
 		case <-ctx.Done():

@@ -1,9 +1,13 @@
 package agent_test
 
 import (
+	"bufio"
+	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"testing"
 	"time"
 
@@ -103,5 +107,75 @@ func TestPoliciesReachBothSides(t *testing.T) {
 		}
 	case <-time.After(10 * time.Second):
 		t.Error("no copy arrived")
+	}
+}
+
+// TestADenialEndsOpenConnections over the wire.
+func TestADenialEndsOpenConnections(t *testing.T) {
+	w := newWorld(t)
+	client, server := w.pair(time.Second)
+	l, err := dialTunnel(client.cfg.Outbound)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := l.say("before"); err != nil {
+		t.Fatal(err)
+	}
+	w.service(catalog, []ir.Group{{Cluster: "eu-west", Exported: true, Identities: w.identity("eu-west", catalog),
+		Endpoints: []ir.Endpoint{{Tag: "catalog-0", Proxy: server.cfg.Inbound, Weight: 1}}}}, nil,
+		ir.AccessEntry{Object: "AccessPolicy shop/none", Policy: mesh.AccessPolicy{Name: "none", Action: mesh.Deny, Rules: []mesh.AccessRule{{To: []mesh.AccessOperation{{Ports: []uint16{81}}}}}}})
+	_ = l.SetDeadline(time.Now().Add(20 * time.Second))
+	if _, err := l.r.ReadByte(); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the connection that is denied now reads %v", err)
+	}
+	if _, err := dialTunnel(client.cfg.Outbound); err == nil {
+		t.Error("another one was let in")
+	}
+}
+
+// TestADrainsPatienceEndsWhatNobodyReads: a tunnel out of the mesh whose far end takes nothing, says nothing and does not
+// close. That its client's connection is closed wakes neither direction.
+func TestADrainsPatienceEndsWhatNobodyReads(t *testing.T) {
+	w := newWorld(t)
+	client, _ := w.pair(time.Second)
+	w.script.set("shop/frontend", &ir.Proxy{ID: "shop/frontend", OutboundAllowAny: true})
+	far, err := net.Listen("tcp", host+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	var c net.Conn
+	eventually(t, "the mesh lets connections out", func() bool {
+		if c, err = net.Dial("tcp", client.cfg.Outbound.String()); err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+		fmt.Fprintf(c, "CONNECT %[1]s HTTP/1.1\r\nHost: %[1]s\r\n\r\n", far.Addr())
+		a, err := http.ReadResponse(bufio.NewReader(c), &http.Request{Method: "CONNECT"})
+		if err == nil && a.StatusCode == 200 {
+			return true
+		}
+		c.Close()
+		return false
+	})
+	defer c.Close()
+	up, err := far.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer up.Close()
+	_ = c.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
+	if n, err := c.Write(make([]byte, 64<<20)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("%d bytes, %v: the way is not full", n, err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- client.end() }()
+	select {
+	case <-ended:
+	case <-time.After(20 * time.Second):
+		t.Error("the proxy does not end")
+		up.Close()
+		<-ended
 	}
 }

@@ -425,6 +425,7 @@ func timedOut(err error) bool {
 
 // leave forwards a request out of the mesh, as it came.
 func (r *request) leave(host string, port uint16) *refusal {
+	r.leaves = true
 	route.Strip(&r.head)
 	r.deadline = r.rec.Start.Add(mesh.DefaultRequestTimeout)
 	if ref := r.takeBody(); ref != nil {

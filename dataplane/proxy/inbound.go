@@ -131,22 +131,14 @@ func (r *request) authorise() *refusal {
 		return notExecuted(mesh.ReasonNotReady, "the access rules of service "+r.in.Service.String()+" have not arrived")
 	}
 	h := &r.head
-	ask := policy.Request{Caller: r.peer.Identity, Port: r.rec.Port}
-	if r.carriesBytes() {
-		if object, denies := r.in.Access.Opaque(r.rec.Port); denies {
-			r.rec.Policy = object
-			return refuse(mesh.ReasonDenied, "a Deny rule looks at methods or paths, which a tunnel hides")
-		}
-	} else {
+	r.asks, r.judgedBy = policy.Request{Caller: r.peer.Identity, Port: r.rec.Port}, r.in.Access
+	if !r.carriesBytes() {
 		path, _, _ := bytes.Cut(h.Path, []byte("?"))
-		ask.Method, ask.Path = view(h.Method), view(path) // Decide keeps neither
+		r.asks.Method, r.asks.Path = view(h.Method), view(path) // Decide keeps neither
 	}
-	d := r.in.Access.Decide(ask)
-	r.rec.Policy = d.Object
-	if !d.Allowed {
-		return refuse(d.Reason, d.Why)
-	}
-	return nil
+	object, ref := r.in.Access.admits(&r.asks, r.carriesBytes())
+	r.rec.Policy = object
+	return ref
 }
 
 // checkHealth refuses while the application does not say that it can serve.

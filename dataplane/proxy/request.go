@@ -9,6 +9,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/balance"
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/core/limit"
+	"github.com/isthmus-mesh/isthmus/core/policy"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/dataplane/route"
 	"github.com/isthmus-mesh/isthmus/dataplane/tenancy"
@@ -75,6 +76,7 @@ type Proxy struct {
 	buffers  sync.Pool // *[]byte of copyBuffer
 	bulk     sync.Pool // *[]byte of copyBulk
 	mirrors  mirrors
+	lives    lives
 	meter    balance.Meter
 	hosts    *route.Hosts
 	// places are the *tenancy.Table of every application that speaks HTTP/1.1, by its target.
@@ -190,6 +192,7 @@ type request struct {
 	target  *Service // of the backend: the service itself unless routed
 	port    uint16   // of the backend
 	trusted bool     // what answers is a server proxy, whose reserved fields are believed
+	leaves  bool     // it goes out of the mesh
 	ask     balance.Ask
 	tried   [8]*balance.Endpoint
 	dest    Destination
@@ -199,6 +202,9 @@ type request struct {
 	peer Peer
 	in   *Inbound
 	to   inboundPort
+	// asks is what was decided on, by judgedBy.
+	asks     policy.Request
+	judgedBy *Access
 	// tenant is this request's place at the application, if places is where it has one.
 	tenant tenancy.Tenant
 	place  *tenancy.Table
@@ -310,11 +316,11 @@ func (r *request) end() {
 	if cap(r.body.small) > replayKeep {
 		r.body.small = nil
 	}
-	r.via, r.scope, r.service, r.matched, r.backend, r.target, r.port, r.trusted = Via{}, 0, nil, nil, nil, nil, 0, false
+	r.via, r.scope, r.service, r.matched, r.backend, r.target, r.port, r.trusted, r.leaves = Via{}, 0, nil, nil, nil, nil, 0, false, false
 	r.ask, r.dest, r.session = balance.Ask{}, Destination{}, route.Session{}
 	r.far, r.socket = "", message.Handshake{}
 	clear(r.tried[:])
-	r.peer, r.in, r.to = Peer{}, nil, inboundPort{}
+	r.peer, r.in, r.to, r.asks, r.judgedBy = Peer{}, nil, inboundPort{}, policy.Request{}, nil
 	r.stream, r.pair, r.ended, r.headed, r.extended, r.upload = nil, nil, false, false, time.Time{}, nil
 	p.requests.Put(r)
 }

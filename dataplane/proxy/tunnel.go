@@ -53,6 +53,8 @@ func (r *request) tunnel() (balance.Outcome, *refusal) {
 	if f := r.proxy.cfg.Opened; f != nil {
 		f(&r.rec)
 	}
+	r.live()
+	defer r.dead()
 	if r.rec.Protocol == mesh.ProtocolUDP {
 		return r.datagrams()
 	}
@@ -92,7 +94,7 @@ func (r *request) hand(down, up tunnel.End) *refusal {
 	gone := r.lostClient()
 	switch {
 	case gone != nil:
-		return refuse(mesh.ReasonClientGone, "the tunnel broke: "+gone.Error())
+		return r.broke(gone)
 	case timedOut(err):
 		return refuse(mesh.ReasonTimeout, "nothing moved in the tunnel for "+idle.String())
 	case err != nil:
@@ -127,7 +129,7 @@ func (r *request) splice() *refusal {
 	}
 	up.Wait()
 	if gone := r.lostClient(); gone != nil {
-		return refuse(mesh.ReasonClientGone, "the tunnel broke: "+gone.Error())
+		return r.broke(gone)
 	}
 	if err := errors.Join(upErr, err); err != nil {
 		if r.idles() && timedOut(upErr) && timedOut(err) {
