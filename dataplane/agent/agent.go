@@ -229,9 +229,9 @@ func (a *Agent) discover(ctx context.Context) error {
 
 func (a *Agent) serveOutbound(ctx context.Context, ln net.Listener) error {
 	if a.cfg.Capture {
-		a.front.serve(ln, a.captured)
+		a.front.serve(ln, &a.front.own, a.captured)
 		return ctx.Err()
 	}
-	a.front.serve(ln, func(c net.Conn) { a.front.requests(c, proxy.Via{}) })
+	a.front.serve(ln, &a.front.own, func(c net.Conn) { a.front.requests(c, proxy.Via{}) })
 	return ctx.Err()
 }

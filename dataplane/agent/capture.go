@@ -70,7 +70,7 @@ func (a *Agent) captured(c net.Conn) {
 
 // serveCaptured takes connections to the workload that come past the mesh.
 func (a *Agent) serveCaptured(ctx context.Context, ln net.Listener) error {
-	a.front.serve(ln, a.entered)
+	a.front.serve(ln, &a.front.strangers, a.entered)
 	return ctx.Err()
 }
 

@@ -37,6 +37,8 @@ type front struct {
 	grace atomic.Int64
 	ports *handover.Ports
 	conns sync.WaitGroup
+	// own is where the own application comes in, and strangers who comes past the mesh.
+	own, strangers downstream.Door
 	// http serves the connections of HTTP.
 	http *downstream.Server
 	// opened and failed belong to the goroutine that follows the names.
@@ -96,7 +98,7 @@ func (f *front) open(at netip.AddrPort, w *listener) {
 	delete(f.failed, at)
 	w.Listener = ln
 	f.opened[at] = w
-	f.conns.Go(func() { f.serve(ln, func(c net.Conn) { f.one(c, w, at.Port()) }) })
+	f.conns.Go(func() { f.serve(ln, &f.own, func(c net.Conn) { f.one(c, w, at.Port()) }) })
 }
 
 // close stops listening for services.
@@ -111,14 +113,16 @@ func (f *front) close() {
 const acceptPause = 50 * time.Millisecond
 
 // serve accepts until the listener closes or the proxy drains.
-func (f *front) serve(ln net.Listener, one func(net.Conn)) {
+func (f *front) serve(ln net.Listener, door *downstream.Door, one func(net.Conn)) {
 	stop := context.AfterFunc(f.ctx, func() { ln.Close() })
 	defer stop()
 	for {
 		c, err := ln.Accept()
 		switch {
 		case err == nil:
-			f.start(c, func() { one(c) })
+			if leave, ok := door.Enter(c); ok {
+				f.run(c, leave, func() { one(c) })
+			}
 		case errors.Is(err, net.ErrClosed), f.ctx.Err() != nil:
 			return
 		default:
@@ -131,9 +135,27 @@ func (f *front) serve(ln net.Listener, one func(net.Conn)) {
 	}
 }
 
-// start runs fn for a connection. A panic of ours stays with the connection that met it.
-func (f *front) start(c net.Conn, fn func()) {
+// Bounds of connections: of the own application, of those that come past the mesh, and of the latter from
+// one address.
+const (
+	ownMax       = 16 << 10
+	strangersMax = 4 << 10
+	strangerMax  = 1 << 10
+)
+
+// doors sets the bounds.
+func (f *front) doors(now func() time.Time) {
+	f.own = downstream.Door{Most: ownMax, Log: f.log, Now: now}
+	f.strangers = downstream.Door{Most: strangersMax, Each: strangerMax, Log: f.log, Now: now}
+}
+
+// start goes on with a connection of the own application on another goroutine.
+func (f *front) start(c net.Conn, fn func()) { f.run(c, f.own.Hold(c), fn) }
+
+// run runs fn for a connection. A panic of ours stays with the connection that met it.
+func (f *front) run(c net.Conn, leave, fn func()) {
 	f.conns.Go(func() {
+		defer leave()
 		defer func() {
 			if v := recover(); v != nil {
 				f.panicked(v, debug.Stack())

@@ -42,9 +42,17 @@ type Server struct {
 // one that has just begun is 2 KiB.
 const restAfter = 25 * time.Millisecond
 
+// A body must come at bodyRate bytes a second, on average over the time that is spent waiting for it, and may fall
+// bodyGrace behind: a dribble would keep a connection, and one of the application that it is for, for as long as it
+// likes. A client that pauses for longer in the middle of a body is cut off with 408.
+const (
+	bodyRate  = 100
+	bodyGrace = 30 * time.Second
+)
+
 // HTTP1 returns the configuration for connections that may turn out to be of HTTP/2.
 func HTTP1(refused func(*http1.ParseError, *message.Head)) *http1.Config {
-	return &http1.Config{HTTP2: true, RestAfter: restAfter, Refused: refused}
+	return &http1.Config{HTTP2: true, RestAfter: restAfter, Refused: refused, ReadRateMin: bodyRate, RateGrace: bodyGrace}
 }
 
 // End makes the connections end: when drain does, the next response on each says that it is the
