@@ -32,7 +32,7 @@ type PeerStatus struct {
 	Cluster mesh.ClusterName
 	// State is the reachability, in words.
 	State string
-	// InSync says that all it told is known here; Stale that what is known is frozen.
+	// InSync says that all it told is known here; Stale that what is known is frozen, its lease having lapsed: then it is shown as out of sync.
 	InSync, Stale bool
 	Position      mesh.Position
 	// Age is how long nothing was heard.

@@ -135,6 +135,25 @@ func TestStatusOfTheMesh(t *testing.T) {
 	}
 }
 
+// TestAPeerWhoseLeaseHasLapsedIsNotInSync: its session stands, for it hangs, but it was not heard of for too long.
+func TestAPeerWhoseLeaseHasLapsedIsNotInSync(t *testing.T) {
+	stale := false
+	s := newSite(t, func(c *api.Config) {
+		c.Peers = func() []api.PeerStatus {
+			return []api.PeerStatus{{Cluster: "us-east", State: "Alive", InSync: true, Stale: stale, Age: 3500 * time.Millisecond}}
+		}
+	})
+	for _, stale = range []bool{false, true} {
+		got, err := s.client.Status(s.context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p := got.Peers[0]; p.InSync == stale || got.InSync() == stale || p.Stale != stale || p.AgeSeconds != 3.5 {
+			t.Errorf("lease lapsed %v: peer %+v, the cluster in sync %v", stale, p, got.InSync())
+		}
+	}
+}
+
 func TestRunEndsWithItsContext(t *testing.T) {
 	s := newSite(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -41,7 +41,7 @@ func (s *Server) status(w http.ResponseWriter, _ *http.Request) error {
 }
 
 func peerOf(p PeerStatus) Peer {
-	out := Peer{Cluster: p.Cluster, InSync: p.InSync, State: p.State, Stale: p.Stale, AgeSeconds: p.Age.Seconds(),
+	out := Peer{Cluster: p.Cluster, InSync: p.InSync && !p.Stale, State: p.State, Stale: p.Stale, AgeSeconds: p.Age.Seconds(),
 		RTTMillis: float64(p.RTT.Microseconds()) / 1000, Gateways: p.Gateways}
 	if p.Position != (mesh.Position{}) {
 		out.Position = fmt.Sprintf("%s:%d", p.Position.Epoch, p.Position.Revision)

@@ -114,6 +114,8 @@ type app struct {
 	output      string
 	noColor     bool
 	timeout     time.Duration
+	// timeoutGiven says that timeout is no default: then it holds for each of several clusters too.
+	timeoutGiven bool
 
 	// understood says that the command line was: what fails then is no matter of usage.
 	understood bool
@@ -145,6 +147,7 @@ func (a *app) root() *cobra.Command {
 		PersistentPreRunE: func(c *cobra.Command, _ []string) error {
 			err := c.ValidateRequiredFlags()
 			a.understood = err == nil
+			a.timeoutGiven = c.Flags().Changed("timeout")
 			return err
 		},
 	}
@@ -156,7 +159,7 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.apiURL, "api", "", "URL of an API or console, instead of the local mesh's")
 	f.StringVar(&a.token, "token", "", "token for --api (default $ISTHMUS_TOKEN, then the state directory's)")
 	f.BoolVar(&a.noColor, "no-color", false, "print without colours; so does $NO_COLOR")
-	f.DurationVar(&a.timeout, "timeout", 30*time.Second, "how long to wait for an answer")
+	f.DurationVar(&a.timeout, "timeout", 30*time.Second, "how long to wait for an answer (2s for each where several clusters are asked)")
 	root.AddGroup(&cobra.Group{ID: groupMesh, Title: "The local mesh:"}, &cobra.Group{ID: groupObjects, Title: "Objects:"},
 		&cobra.Group{ID: groupLook, Title: "Looking into the mesh:"}, &cobra.Group{ID: "parts", Title: "Long-running parts:"})
 	root.AddCommand(a.local()...)

@@ -91,7 +91,7 @@ func (a *app) workloads(cmd *cobra.Command) []string {
 		return nil
 	}
 	var out []string
-	for _, r := range askAll(targets, func(t target) ([]api.Proxy, error) { return t.client.Proxies(ctx) }) {
+	for _, r := range askAll(ctx, a, targets, proxies) {
 		for _, p := range r.value {
 			namespace, workload, _ := strings.Cut(p.ID, "/")
 			out = append(out, workload+"."+namespace+"@"+r.cluster)

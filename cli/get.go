@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -145,27 +146,59 @@ func (a *app) getCommand() *cobra.Command {
 	return c
 }
 
-func (a *app) get(ctx context.Context, targets []target, wants []wanted, s scope) error {
-	var all []found
-	single := len(targets) == 1 && len(wants) == 1 && len(wants[0].names) == 1
-	var missing error
-	for _, w := range wants {
-		for _, t := range targets {
+// fetched is what one cluster has of several kinds.
+type fetched struct {
+	items   [][]found // by kind
+	missing error     // a name that it does not have
+}
+
+// fetchAll asks clusters at once, each for one kind after the other.
+func (a *app) fetchAll(ctx context.Context, targets []target, wants []wanted, s scope) []answer[fetched] {
+	return askAll(ctx, a, targets, func(ctx context.Context, t target) (fetched, error) {
+		out := fetched{items: make([][]found, len(wants))}
+		for i, w := range wants {
 			items, err := fetch(ctx, t, w, s)
-			all = append(all, items...)
+			out.items[i] = items
 			var refused *api.Error
-			if err != nil && !(errors.As(err, &refused) && refused.Status == http.StatusNotFound && !single) {
-				return err
-			}
-			if err != nil && !a.allClusters {
-				missing = err
+			if errors.As(err, &refused) && refused.Status == http.StatusNotFound {
+				out.missing = err
+			} else if err != nil {
+				return out, err
 			}
 		}
+		return out, nil
+	})
+}
+
+// get prints what the clusters that answered have, and fails afterwards if one did not.
+func (a *app) get(ctx context.Context, targets []target, wants []wanted, s scope) error {
+	single := len(targets) == 1 && len(wants) == 1 && len(wants[0].names) == 1
+	var all []found
+	var missing error
+	answers := a.fetchAll(ctx, targets, wants, s)
+	for i := range wants {
+		for _, r := range answers {
+			all = append(all, r.value.items[i]...)
+		}
 	}
-	if err := a.printObjects(all, s, single); err != nil {
-		return err
+	for _, r := range answers {
+		if r.err != nil && len(targets) == 1 {
+			return r.err
+		}
+		if r.value.missing != nil && !a.allClusters {
+			missing = r.value.missing
+		}
 	}
-	return missing
+	if missing != nil && single {
+		return missing
+	}
+	failed := failures(answers)
+	if len(all) > 0 || failed == nil {
+		if err := a.printObjects(all, s, single); err != nil {
+			return err
+		}
+	}
+	return cmp.Or(failed, missing)
 }
 
 func (a *app) printObjects(all []found, s scope, single bool) error {
@@ -306,24 +339,24 @@ func (a *app) describeCommand() *cobra.Command {
 				return err
 			}
 			first := true
-			for _, t := range targets {
-				for _, w := range wants {
-					items, err := fetch(ctx, t, w, s)
-					for _, f := range items {
-						if !first {
-							fmt.Fprintln(a.Out)
-						}
-						first = false
-						if err := a.describe(f); err != nil {
-							return err
-						}
+			var missing error
+			answers := a.fetchAll(ctx, targets, wants, s)
+			for _, r := range answers {
+				missing = cmp.Or(missing, r.value.missing)
+				for _, f := range slices.Concat(r.value.items...) {
+					if !first {
+						fmt.Fprintln(a.Out)
 					}
-					if err != nil {
+					first = false
+					if err := a.describe(f); err != nil {
 						return err
 					}
 				}
+				if r.err != nil && len(targets) == 1 {
+					return r.err
+				}
 			}
-			return nil
+			return cmp.Or(failures(answers), missing)
 		}}
 	a.scopeFlags(c, &s)
 	a.clusterFlags(c, true)

@@ -1,39 +1,19 @@
 package cli
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"strings"
-	"sync"
 
 	"github.com/spf13/cobra"
 
 	"github.com/isthmus-mesh/isthmus/api"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
-
-// answer is what one cluster said.
-type answer[V any] struct {
-	target
-	value V
-	err   error
-}
-
-// askAll asks clusters at once and returns the answers in their order.
-func askAll[V any](targets []target, ask func(target) (V, error)) []answer[V] {
-	out := make([]answer[V], len(targets))
-	var wait sync.WaitGroup
-	for i, t := range targets {
-		wait.Go(func() {
-			v, err := ask(t)
-			out[i] = answer[V]{t, v, err}
-		})
-	}
-	wait.Wait()
-	return out
-}
 
 // clusterStatus is one row of isthmus status.
 type clusterStatus struct {
@@ -46,8 +26,9 @@ type clusterStatus struct {
 
 func (a *app) statusCommand() *cobra.Command {
 	c := &cobra.Command{Use: "status", GroupID: groupLook, Args: cobra.NoArgs, Short: "how every cluster stands",
-		Long: "One row a cluster: whether its control plane answers, is in sync with every other and with its\n" +
-			"proxies. Exit code 1 when any is not.",
+		Long: "One row a cluster: whether its control plane answers (within 2 s, unless --timeout says otherwise), is\n" +
+			"in sync with every other and with its proxies. A peer that was not heard of for 3 s is not in sync.\n" +
+			"Exit code 1 when any is not.",
 		Example: "  isthmus status\n  isthmus status -o json --cluster eu-west",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := a.bound(cmd.Context())
@@ -58,7 +39,7 @@ func (a *app) statusCommand() *cobra.Command {
 			}
 			var rows []clusterStatus
 			fine := true
-			for _, r := range askAll(targets, func(t target) (*api.Status, error) { return t.client.Status(ctx) }) {
+			for _, r := range askAll(ctx, a, targets, status) {
 				row := clusterStatus{Cluster: r.cluster, Reachable: r.err == nil}
 				if r.err != nil {
 					row.Problem = r.err.Error()
@@ -80,6 +61,9 @@ func (a *app) statusCommand() *cobra.Command {
 	a.outputFlag(c, "table", "wide", "json", "yaml")
 	return c
 }
+
+func status(ctx context.Context, t target) (*api.Status, error)  { return t.client.Status(ctx) }
+func proxies(ctx context.Context, t target) ([]api.Proxy, error) { return t.client.Proxies(ctx) }
 
 func (a *app) printStatus(rows []clusterStatus) error {
 	if a.output == "json" || a.output == "yaml" {
@@ -175,17 +159,14 @@ func (a *app) proxyStatusCommand() *cobra.Command {
 				return err
 			}
 			var all []api.Proxy
-			var failed error
-			for _, r := range askAll(targets, func(t target) ([]api.Proxy, error) { return t.client.Proxies(ctx) }) {
-				if r.err != nil {
-					failed = errors.Join(failed, fmt.Errorf("cluster %s: %w", r.cluster, r.err))
-				}
+			answers := askAll(ctx, a, targets, proxies)
+			for _, r := range answers {
 				all = append(all, r.value...)
 			}
 			if err := a.printProxies(all); err != nil {
 				return err
 			}
-			return failed
+			return failures(answers)
 		}}
 	a.clusterFlags(c, true)
 	a.outputFlag(c, "table", "wide", "json", "yaml")
@@ -258,19 +239,21 @@ func (a *app) proxyConfigCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var last error
-			for _, t := range targets { // where it is
-				text, err := t.client.ProxyConfig(ctx, ns+"/"+workload)
-				if err == nil {
-					return a.printValue(text)
-				}
-				last = err
+			var missing, failed error
+			for _, r := range askAll(ctx, a, targets, func(ctx context.Context, t target) (json.RawMessage, error) {
+				return t.client.ProxyConfig(ctx, ns+"/"+workload)
+			}) {
 				var refused *api.Error
-				if !errors.As(err, &refused) || refused.Status != http.StatusNotFound {
-					return err
+				switch {
+				case r.err == nil: // where it is
+					return a.printValue(r.value)
+				case errors.As(r.err, &refused) && refused.Status == http.StatusNotFound:
+					missing = r.err
+				case failed == nil: // it may be there
+					failed = r.err
 				}
 			}
-			return last
+			return cmp.Or(failed, missing)
 		}}
 	c.Flags().StringVarP(&namespace, "namespace", "n", "default", "namespace of the workload")
 	a.clusterFlags(c, false)
@@ -337,9 +320,10 @@ func (a *app) versionCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				for _, r := range askAll(targets, func(t target) (*api.Status, error) { return t.client.Status(ctx) }) {
+				answers := askAll(ctx, a, targets, status)
+				failed = failures(answers)
+				for _, r := range answers {
 					if r.err != nil {
-						failed = errors.Join(failed, fmt.Errorf("cluster %s: %w", r.cluster, r.err))
 						continue
 					}
 					versions = append(versions, map[string]string{"part": "control-plane@" + r.cluster, "version": r.value.Version})
