@@ -130,6 +130,8 @@ func (c *ClientConn) cannotOpen() error {
 	switch {
 	case c.err != nil:
 		return &StreamError{Code: c.err.Code, Remote: true, NotExecuted: true, Err: c.err}
+	case c.unsent != nil:
+		return &StreamError{Code: c.unsent.Code, Remote: true, NotExecuted: true, Err: c.unsent}
 	case c.peerGoneAway:
 		return &StreamError{Remote: true, NotExecuted: true, Reason: "the server is leaving"}
 	case c.draining || c.nextID > maxStreamID:

@@ -2,8 +2,10 @@ package http2
 
 import (
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -56,7 +58,8 @@ type conn struct {
 	mu  sync.Mutex
 	err *ConnError // the end; nothing is appended after it but its GOAWAY
 
-	openAtEnd int // streams that err broke
+	openAtEnd int        // streams that err broke
+	unsent    *ConnError // a client's write that failed, while the reader goes on; see writeFailed
 
 	// Sending.
 	out, spare  []byte
@@ -210,6 +213,9 @@ func (c *conn) greet() {
 func (c *conn) read() {
 	err := c.readFrames()
 	c.mu.Lock()
+	if c.unsent != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+		err = c.unsent
+	}
 	c.fail(err) // no effect if it has failed already
 	why := c.err
 	c.mu.Unlock()
@@ -242,7 +248,7 @@ func (c *conn) linger() {
 func (c *conn) readBy(t time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.err == nil {
+	if c.err == nil && c.unsent == nil {
 		_ = c.nc.SetReadDeadline(t)
 	}
 }

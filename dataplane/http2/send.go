@@ -1,6 +1,7 @@
 package http2
 
 import (
+	"errors"
 	"os"
 	"runtime"
 	"time"
@@ -49,7 +50,7 @@ func (c *conn) flushLoop() {
 		}
 		if err != nil {
 			broken = true
-			c.fail(transportErr("write", err))
+			c.writeFailed(err)
 		}
 	}
 	polite := !broken && !c.err.broken()
@@ -60,6 +61,28 @@ func (c *conn) flushLoop() {
 		return
 	}
 	_ = c.nc.Close()
+}
+
+// lastWords bounds how long a client reads on after a write has failed. A server that refuses says why, by GOAWAY or
+// by an alert of TLS, and closes; what we are still sending is answered by a reset (RFC 9293 §3.10.7.4), which fails our
+// write while its words stand unread in our socket. They say more than the reset: whether a stream was executed, and why.
+const lastWords = 500 * time.Millisecond
+
+// writeFailed ends the connection whose transport answered a write by err, a client's when the reader has come to its
+// end or lastWords are over. A write that came to its deadline broke nothing that the peer could speak of. mu is held.
+func (c *conn) writeFailed(err error) {
+	why := transportErr("write", err)
+	if !c.client || errors.Is(err, os.ErrDeadlineExceeded) {
+		c.fail(why)
+		return
+	}
+	if c.err == nil {
+		c.unsent = why
+		_ = c.nc.SetReadDeadline(time.Now().Add(lastWords))
+	}
+	for c.err == nil {
+		c.flush.Wait()
+	}
 }
 
 // write writes b within WriteTimeout. The deadline is moved only when half of it is gone: a
