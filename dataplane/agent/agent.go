@@ -209,7 +209,8 @@ const clientIdle = 3 * time.Minute
 // frontHTTP2 bounds the connections of the own application.
 func (a *Agent) frontHTTP2() http2.Config {
 	return http2.Config{ConnectProtocol: true, IdleTimeout: clientIdle, DrainTimeout: a.cfg.drainTime(),
-		Panic: func(p any) { a.log.Error("a request's handler panicked", "panic", p) }}
+		Refused: a.seen.malformed,
+		Panic:   func(p any) { a.log.Error("a request's handler panicked", "panic", p) }}
 }
 
 // discover follows the control plane once there is a certificate to do it with.

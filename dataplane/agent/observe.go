@@ -113,6 +113,13 @@ func (o *observer) refused(e *http1.ParseError) {
 	o.done(&r)
 }
 
+// malformed is number and refused for HTTP/2.
+func (o *observer) malformed(fault string, h *message.Head) {
+	e := &http1.ParseError{Status: h.Status, Reason: mesh.ReasonMalformed, Detail: fault}
+	o.number(e, h)
+	o.refused(e)
+}
+
 // panicked says that a request met a fault of ours.
 func (o *observer) panicked(v any, stack []byte) {
 	o.log.Error("a request met a fault of this proxy", "panic", v, "stack", string(stack))

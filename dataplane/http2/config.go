@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/isthmus-mesh/isthmus/dataplane/message"
 )
 
 // Budget is memory shared by many connections, from which stream windows grow beyond
@@ -89,6 +91,10 @@ type Config struct {
 	// Reported, if not nil, is told of the reports of the peer, on the goroutine that reads; it must not
 	// block nor call back into this package.
 	Reported func(count uint64)
+	// Refused, if not nil, may change the head of a server's own answer to a request that is malformed, for the reason
+	// given: a constant, never the peer's octets. The head bears the status and isthmus-reason. It is called under
+	// the connection's lock and must not block.
+	Refused func(fault string, h *message.Head)
 	// Panic, if not nil, is told of a handler's panic, whose stream is then reset; nil
 	// lets the panic go on.
 	Panic func(value any)

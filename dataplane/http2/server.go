@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
 // server is a connection's server role.
@@ -111,7 +112,7 @@ func (s *server) opened(f frame, fault string) *ConnError {
 	limit := s.cfg.MaxConcurrentStreams
 	switch {
 	case fault != "":
-		return s.refuse(f.stream, ProtocolError)
+		return s.malformed(f.stream, fault)
 	case s.streams.n >= limit, s.running >= 2*limit, // handlers outlive streams that were reset
 		s.heads+s.parser.size > s.headsMax():
 		return s.refuse(f.stream, RefusedStream)
@@ -173,6 +174,22 @@ func (s *server) refuse(id uint32, code Code) *ConnError {
 	s.remember(id, closedByUs)
 	s.kick()
 	return s.spend()
+}
+
+// malformed answers a request that is none by 400 before its stream is reset, so that its client learns why (RFC
+// 9113 §8.1.1 allows it). No handler sees it. While answers are not taken there is only the reset.
+func (s *server) malformed(id uint32, fault string) *ConnError {
+	if len(s.out) < s.cfg.SendBuffer {
+		h := message.Head{Status: 400}
+		h.Add("isthmus-reason", string(mesh.ReasonMalformed))
+		if s.cfg.Refused != nil {
+			s.cfg.Refused(fault, &h)
+		}
+		at := len(s.out)
+		s.out = s.enc.appendResponse(appendFrame(s.out, frame{kind: frameHeaders, flags: flagEndHeaders | flagEndStream, stream: id}), &h, h.Status)
+		s.closeSection(at)
+	}
+	return s.refuse(id, ProtocolError)
 }
 
 func (s *server) idle(id uint32) bool { return id&1 == 0 || id > s.lastID }
