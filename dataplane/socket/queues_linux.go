@@ -2,6 +2,7 @@ package socket
 
 import (
 	"net"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -10,14 +11,7 @@ import (
 // written and the peer's kernel has not acknowledged (tcp(7), SIOCINQ and SIOCOUTQ). It is false for a connection that
 // is not on a descriptor of its own, or is closed.
 func Queues(c net.Conn) (unread, unacknowledged int, ok bool) {
-	for {
-		over, is := c.(interface{ Inner() net.Conn })
-		if !is {
-			break
-		}
-		c = over.Inner()
-	}
-	raw := Raw(c)
+	raw := rawUnder(c)
 	if raw == nil {
 		return 0, 0, false
 	}
@@ -28,4 +22,31 @@ func Queues(c net.Conn) (unread, unacknowledged int, ok bool) {
 		ok = err == nil && err2 == nil
 	})
 	return unread, unacknowledged, ok && err == nil
+}
+
+// Unsent tells how much of what was written the kernel has not sent for the first time, in bytes (SIOCOUTQNSD of
+// linux/sockios.h): none says that nothing written waits for what the network or the peer can take. It is false where
+// Queues is.
+func Unsent(c net.Conn) (n int, ok bool) {
+	raw := rawUnder(c)
+	if raw == nil {
+		return 0, false
+	}
+	err := raw.Control(func(fd uintptr) {
+		var err error
+		n, err = unix.IoctlGetInt(int(fd), unix.SIOCOUTQNSD)
+		ok = err == nil
+	})
+	return n, ok && err == nil
+}
+
+// rawUnder is the descriptor under the connections that c is made of; nil if there is none.
+func rawUnder(c net.Conn) syscall.RawConn {
+	for {
+		over, is := c.(interface{ Inner() net.Conn })
+		if !is {
+			return Raw(c)
+		}
+		c = over.Inner()
+	}
 }

@@ -39,13 +39,22 @@ func TestQueuesTellWhatLiesUnread(t *testing.T) {
 	if unread, _, ok := socket.Queues(wrapped); unread != 6 || !ok {
 		t.Errorf("%d bytes unread, %v, want 6", unread, ok)
 	}
+	if n, ok := socket.Unsent(wrapped); n != 0 || !ok {
+		t.Errorf("%d bytes unsent, %v, before anything was written", n, ok)
+	}
 	// More than the peer's socket takes is not acknowledged until the peer reads.
 	_ = a.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
 	_, _ = wrapped.Write(make([]byte, 64<<20))
 	if _, out, ok := socket.Queues(wrapped); out == 0 || !ok {
 		t.Errorf("%d bytes unacknowledged, %v, though the peer does not read", out, ok)
 	}
+	if n, ok := socket.Unsent(wrapped); n == 0 || !ok {
+		t.Errorf("%d bytes unsent, %v, though the peer does not read", n, ok)
+	}
 	a.Close()
+	if _, ok := socket.Unsent(wrapped); ok {
+		t.Error("a closed connection has something unsent")
+	}
 	if _, _, ok := socket.Queues(wrapped); ok {
 		t.Error("a closed connection has queues")
 	}

@@ -6,3 +6,6 @@ import "net"
 
 // Queues cannot be asked for here.
 func Queues(net.Conn) (unread, unacknowledged int, ok bool) { return 0, 0, false }
+
+// Unsent cannot be asked for here.
+func Unsent(net.Conn) (n int, ok bool) { return 0, false }

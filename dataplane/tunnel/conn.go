@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/dataplane/http2"
+	"github.com/isthmus-mesh/isthmus/dataplane/socket"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/trust"
 )
@@ -30,6 +31,9 @@ type conn struct {
 	wornAt   time.Time // from then on another is made in its place as soon as it is used
 	lastUsed time.Time
 	rtt      estimate
+
+	queueSeen int64 // when the kernel was asked for its send queue, in nanoseconds of Dialer.nanos; 0 never
+	waits     bool  // something waited there
 
 	// Silence, in nanoseconds of Dialer.nanos; see watch.
 	watched  bool
@@ -76,10 +80,22 @@ func (c *conn) done() bool {
 }
 
 // congested is from when on a connection's send queue is too long for another stream: it
-// has not been empty for a round trip.
+// has not been empty for a round trip. The time that writes take is a hint only: a proxy that did not get to run
+// has slow writes as well, and would answer that by making connections, which costs it the more. The kernel
+// says whether something waits, and is asked every lookQueue at most. The caller holds Dialer.mu.
 func (c *conn) congested(now int64) bool {
-	return c.wire.queued(now) > max(c.rtt.srtt, 50*time.Millisecond)
+	if c.wire.queued(now) <= max(c.rtt.srtt, 50*time.Millisecond) {
+		return false
+	}
+	if c.queueSeen == 0 || now-c.queueSeen >= int64(lookQueue) {
+		unsent, ok := socket.Unsent(c.socket.Conn)
+		c.queueSeen, c.waits = now, unsent > 0 || !ok
+	}
+	return c.waits
 }
+
+// lookQueue is how long what the kernel said of a send queue is believed.
+const lookQueue = 10 * time.Millisecond
 
 // target is the connections to one place. Its fields are guarded by Dialer.mu.
 type target struct {

@@ -97,6 +97,35 @@ func (f *fleet) endpoint(slow bool) *fleetEndpoint {
 
 // publish makes the next table and sends it out.
 func (f *fleet) publish(ready []*fleetEndpoint) {
+	table := f.next(ready)
+	for i := range f.routes {
+		f.late(func() { f.routes[i].Store(table) })
+	}
+	for _, c := range f.clients {
+		f.late(func() { c.update(table) })
+	}
+}
+
+// publishAtGateways is publish by gateways that route by the table before any client has it. A client that comes first
+// is led to the slot's old endpoint, and stays there for as long as the new one is refused.
+func (f *fleet) publishAtGateways(ready []*fleetEndpoint) {
+	table := f.next(ready)
+	for i := range f.routes {
+		f.routes[i].Store(table)
+	}
+	for _, c := range f.clients {
+		f.late(func() { c.update(table) })
+	}
+}
+
+// late calls deliver within the spread.
+func (f *fleet) late(deliver func()) {
+	wait := rand.N(f.spread)
+	f.arrivals.Go(func() { <-time.After(wait); deliver() })
+}
+
+// next is the next table.
+func (f *fleet) next(ready []*fleetEndpoint) *mesh.SlotTable {
 	var addrs []netip.AddrPort
 	for _, e := range ready {
 		addrs = append(addrs, e.addr)
@@ -104,16 +133,7 @@ func (f *fleet) publish(ready []*fleetEndpoint) {
 	slices.SortFunc(addrs, netip.AddrPort.Compare)
 	f.table, _ = balance.NextSlots(f.table, addrs)
 	table := f.table
-	late := func(deliver func()) {
-		wait := rand.N(f.spread)
-		f.arrivals.Go(func() { <-time.After(wait); deliver() })
-	}
-	for i := range f.routes {
-		late(func() { f.routes[i].Store(&table) })
-	}
-	for _, c := range f.clients {
-		late(func() { c.update(&table) })
-	}
+	return &table
 }
 
 func (c *fleetClient) update(table *mesh.SlotTable) {
@@ -279,7 +299,7 @@ func TestSlots(t *testing.T) {
 		t.Errorf("somebody refused an endpoint of the set: %s", f.m.log.line("bad certificate"))
 	}
 	before := f.retries.Load()
-	f.publish(append([]*fleetEndpoint{impostor}, left[1:]...))
+	f.publishAtGateways(append([]*fleetEndpoint{impostor}, left[1:]...))
 	eventually(t, "somebody refuses the impostor", func() bool { return f.m.log.has("bad certificate") && f.retries.Load() > before })
 	f.reached("beside the impostor", left[1:])
 	stop()
