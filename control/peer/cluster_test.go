@@ -76,6 +76,8 @@ type place struct {
 	joined sync.Map // mesh.TrustDomain → mesh.ClusterName
 	// failpoints are of its server and of its followers; nil is none.
 	failpoints *failpoint.Set
+	// configure, where set, changes what the server is made with.
+	configure func(*peer.ServerConfig)
 	// witness is what peers witnessed.
 	witness chan *replica.Witness
 	// sent counts what the server said, since it was last reset.
@@ -150,7 +152,7 @@ func believe(t testing.TB, s *trust.Source, q *place) {
 // serve tells peers until stop is called, on an address that stays the same.
 func (p *place) serve() (stop func()) {
 	p.t.Helper()
-	return p.serveAs(p.source, peer.NewServer(peer.ServerConfig{Self: p.name, TrustDomain: p.td, Exports: p.exports, Clock: clock.Real{},
+	config := peer.ServerConfig{Self: p.name, TrustDomain: p.td, Exports: p.exports, Clock: clock.Real{},
 		Log: slog.New(p.log), Identify: identify, Failpoints: p.failpoints,
 		Joined: func(td mesh.TrustDomain) (mesh.ClusterName, bool) {
 			n, ok := p.joined.Load(td)
@@ -164,7 +166,11 @@ func (p *place) serve() (stop func()) {
 			case p.witness <- w:
 			default:
 			}
-		}}))
+		}}
+	if p.configure != nil {
+		p.configure(&config)
+	}
+	return p.serveAs(p.source, peer.NewServer(config))
 }
 
 func (p *place) serveAs(source *trust.Source, service wirepb.FederationServer) (stop func()) {

@@ -2,6 +2,8 @@ package peer_test
 
 import (
 	"context"
+	"errors"
+	"io"
 	"testing"
 	"time"
 
@@ -38,6 +40,72 @@ func (p *place) open(from *trust.Source, owner string) (grpc.BidiStreamingClient
 	}
 	p.t.Cleanup(end)
 	return s, end
+}
+
+// TestOnlyAPrimarySpeaksForARemoteCluster: what is told for another cluster is told to its primaries, and offers come from
+// control planes that joined.
+func TestOnlyAPrimarySpeaksForARemoteCluster(t *testing.T) {
+	t.Parallel()
+	a, b := pair(t)
+	c := newPlace(t, "c")
+	join(a, c)
+	offered := make(chan peer.Call, 4)
+	a.configure = func(cfg *peer.ServerConfig) {
+		cfg.Speaks = func(caller, consumer mesh.ClusterName) bool { return caller == "b" && consumer == "remote" }
+		cfg.Offered = func(call peer.Call, _ peer.OfferedStream) error { offered <- call; return nil }
+	}
+	a.serve()
+	shop := b.sourceOf(mesh.Identity{TrustDomain: b.td, Namespace: "shop", ServiceAccount: "web"})
+	believe(t, shop, a)
+	dial := func(from *trust.Source, pairs ...string) (wirepb.FederationClient, context.Context) {
+		conn, err := grpc.NewClient("passthrough:///"+a.addr.String(),
+			grpc.WithTransportCredentials(credentials.NewTLS(trust.ClientConfig(from, trust.AcceptServers(a.td, peer.IdentityOf(a.td)), "control-plane."+string(a.td), "h2"))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithTimeout(metadata.AppendToOutgoingContext(context.Background(), pairs...), patience)
+		t.Cleanup(func() { stop(); conn.Close() })
+		return wirepb.NewFederationClient(conn), ctx
+	}
+	for name, tt := range map[string]struct {
+		from  *trust.Source
+		pairs []string
+		want  codes.Code
+	}{
+		"its primary":                 {b.source, []string{"isthmus-owner", "a", "isthmus-for", "remote"}, codes.OK},
+		"for itself":                  {c.source, []string{"isthmus-owner", "a", "isthmus-for", "c"}, codes.OK},
+		"another cluster":             {c.source, []string{"isthmus-owner", "a", "isthmus-for", "remote"}, codes.PermissionDenied},
+		"its primary, for another":    {b.source, []string{"isthmus-owner", "a", "isthmus-for", "c"}, codes.PermissionDenied},
+		"for two":                     {b.source, []string{"isthmus-owner", "a", "isthmus-for", "remote", "isthmus-for", "b"}, codes.NotFound},
+		"for what is no name":         {b.source, []string{"isthmus-owner", "a", "isthmus-for", "../b"}, codes.NotFound},
+		"a workload of its primary":   {shop, []string{"isthmus-owner", "a", "isthmus-for", "remote"}, codes.PermissionDenied},
+		"whose facts a does not have": {b.source, []string{"isthmus-owner", "c", "isthmus-for", "remote"}, codes.NotFound},
+	} {
+		client, ctx := dial(tt.from, tt.pairs...)
+		s, err := client.Follow(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d, err := s.Recv(); status.Code(err) != tt.want || tt.want == codes.OK && d.GetHello() == nil {
+			t.Errorf("%s: %v, %v; want %v", name, d, err, tt.want)
+		}
+	}
+	for name, tt := range map[string]struct {
+		from *trust.Source
+		want codes.Code
+	}{"a workload": {shop, codes.PermissionDenied}, "a control plane": {b.source, codes.OK}} {
+		client, ctx := dial(tt.from, "isthmus-for", "c", "isthmus-owner", "c")
+		s, err := client.Offer(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Recv(); (tt.want == codes.OK) != errors.Is(err, io.EOF) || tt.want != codes.OK && status.Code(err) != tt.want {
+			t.Errorf("an offer of %s: %v, want %v", name, err, tt.want)
+		}
+	}
+	if call := <-offered; call != (peer.Call{Caller: "b", Consumer: "c", Owner: "b"}) {
+		t.Errorf("offered %+v: want b's own facts, whatever it says", call)
+	}
 }
 
 func TestServerTellsOnlyControlPlanesOfClustersItJoined(t *testing.T) {
