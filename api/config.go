@@ -53,6 +53,8 @@ type Config struct {
 	Proxies func() []xds.ClientStatus
 	Peers   func() []PeerStatus
 	Bundle  func() mesh.Bundle
+	// Uplink is that of a remote cluster; nil is a primary.
+	Uplink func() *Uplink
 	// NewToken makes a join token for an identity.
 	NewToken func(ctx context.Context, id mesh.Identity) (string, error)
 	// ProxyConfig fetches what a proxy runs, as JSON, from its admin endpoint.

@@ -18,6 +18,9 @@ func (s *Server) status(w http.ResponseWriter, _ *http.Request) error {
 	if err := s.cfg.Ready(); err != nil {
 		out.Ready, out.Problem = false, err.Error()
 	}
+	if s.cfg.Uplink != nil {
+		out.Uplink = s.cfg.Uplink()
+	}
 	for i := range out.Proxies {
 		out.Proxies[i].Types = nil // proxy-status has them
 	}

@@ -98,14 +98,16 @@ const (
 
 // Status is one cluster as its control plane sees it.
 type Status struct {
-	Cluster      mesh.ClusterName `json:"cluster"`
-	Ready        bool             `json:"ready"`
-	Problem      string           `json:"problem,omitempty"`
-	Version      string           `json:"version"`
-	Vector       string           `json:"vector,omitempty"`
-	Peers        []Peer           `json:"peers"`
-	Proxies      []Proxy          `json:"proxies"`
-	Certificates Certificates     `json:"certificates"`
+	Cluster mesh.ClusterName `json:"cluster"`
+	Ready   bool             `json:"ready"`
+	Problem string           `json:"problem,omitempty"`
+	Version string           `json:"version"`
+	Vector  string           `json:"vector,omitempty"`
+	// Uplink is how a remote cluster takes part in the mesh; nil of a primary.
+	Uplink       *Uplink      `json:"uplink,omitempty"`
+	Peers        []Peer       `json:"peers"`
+	Proxies      []Proxy      `json:"proxies"`
+	Certificates Certificates `json:"certificates"`
 }
 
 // InSync reports whether the cluster is ready, in sync with every peer, and every proxy with
@@ -122,6 +124,13 @@ func (s *Status) InSync() bool {
 		}
 	}
 	return s.Ready
+}
+
+// Uplink is which primary a remote cluster follows, since when, and if none, why.
+type Uplink struct {
+	Primary mesh.ClusterName `json:"primary,omitempty"`
+	Since   time.Time        `json:"since"`
+	Problem string           `json:"problem,omitempty"`
 }
 
 // Peer is PeerStatus as it travels.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -65,18 +66,29 @@ func (a *app) statusCommand() *cobra.Command {
 func status(ctx context.Context, t target) (*api.Status, error)  { return t.client.Status(ctx) }
 func proxies(ctx context.Context, t target) ([]api.Proxy, error) { return t.client.Proxies(ctx) }
 
+// roleText is "primary", or "remote of" the primary that is followed.
+func roleText(u *api.Uplink) string {
+	switch {
+	case u == nil:
+		return "primary"
+	case u.Primary == "":
+		return red + "remote of none"
+	}
+	return "remote of " + string(u.Primary)
+}
+
 func (a *app) printStatus(rows []clusterStatus) error {
 	if a.output == "json" || a.output == "yaml" {
 		return a.printValue(rows)
 	}
-	t := &table{head: []string{"CLUSTER", "REACHABLE", "IN SYNC", "PEERS", "PROXIES", "VERSION", "CERTIFICATES", "GATEWAYS"}}
+	t := &table{head: []string{"CLUSTER", "REACHABLE", "IN SYNC", "PEERS", "PROXIES", "VERSION", "CERTIFICATES", "GATEWAYS", "ROLE"}}
 	for _, r := range rows {
 		if r.Status == nil {
-			t.add(r.Cluster, red+"no", red+"unknown", "-", "-", "-", "-", "-")
+			t.add(r.Cluster, red+"no", red+"unknown", "-", "-", "-", "-", "-", "-")
 			continue
 		}
 		t.add(r.Cluster, "yes", yesNo(r.InSync), peersText(r.Status.Peers), proxiesText(r.Status.Proxies), r.Status.Version,
-			certificatesText(r.Status.Certificates), gatewaysText(r.Status.Proxies))
+			certificatesText(r.Status.Certificates), gatewaysText(r.Status.Proxies), roleText(r.Status.Uplink))
 	}
 	if err := t.print(a.Out, a.colour()); err != nil {
 		return err
@@ -87,6 +99,9 @@ func (a *app) printStatus(rows []clusterStatus) error {
 		}
 		if r.Status == nil {
 			continue
+		}
+		if u := r.Status.Uplink; u != nil && u.Primary == "" {
+			fmt.Fprintf(a.Err, "%s: follows no primary since %s: %s\n", r.Cluster, u.Since.Format(time.TimeOnly), u.Problem)
 		}
 		for _, p := range r.Status.Peers {
 			if !p.InSync || a.output == "wide" {

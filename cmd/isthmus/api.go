@@ -31,6 +31,7 @@ func serveWithAPI(ctx context.Context, cfg plane.Config, p *plane.Plane, log *sl
 	}
 	server, err := api.NewServer(api.Config{Cluster: cfg.Cluster, Objects: p.Objects(), World: p.World, View: p.View(), Vector: p.Vector,
 		Proxies: p.Proxies, Peers: func() []api.PeerStatus { return peers(p) }, Bundle: p.Bundle, NewToken: p.NewToken, Stamp: p.Stamp, Ready: p.Ready,
+		Uplink:  func() *api.Uplink { return uplink(p) },
 		Version: version, Token: string(bytes.TrimSpace(token)), Addresses: p.Addresses(), Log: log,
 		ProxyConfig: func(ctx context.Context, id string) ([]byte, error) { return proxyConfig(ctx, cfg, p.World(), id) }})
 	if err != nil {
@@ -54,6 +55,18 @@ func serveWithAPI(ctx context.Context, cfg plane.Config, p *plane.Plane, log *sl
 	stop(err)
 	<-done
 	return err
+}
+
+func uplink(p *plane.Plane) *api.Uplink {
+	s, remote := p.Uplink()
+	if !remote {
+		return nil
+	}
+	out := &api.Uplink{Primary: s.Primary, Since: s.Since}
+	if s.Err != nil {
+		out.Problem = s.Err.Error()
+	}
+	return out
 }
 
 func peers(p *plane.Plane) []api.PeerStatus {

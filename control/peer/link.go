@@ -210,8 +210,7 @@ func (c *Conn) open(ctx context.Context, end context.CancelCauseFunc, owner, con
 		end(nil)
 		return nil, err
 	}
-	c.heard.note()
-	return stream, nil
+	return stream, nil // which proves nothing of the other side: it has not spoken on it yet
 }
 
 // Dial is Follow over a connection of its own.

@@ -53,6 +53,7 @@ func TestRemoteClusters(t *testing.T) {
 		{"requests cross between all clusters", crossAll},
 		{"a remote cluster has one connection to one control plane and no store", oneConnection},
 		{"its primary is killed: another is followed and not one request fails", killPrimary},
+		{"its primary is stopped: another is followed within 6 s and not one request fails", pausePrimary},
 		{"every primary is dead: relay and proxies start anew and not one request fails", restartRemote},
 	} {
 		if !t.Run(step.name, func(t *testing.T) {
@@ -143,6 +144,9 @@ func killPrimary(t *testing.T, m *meshUnder) {
 		t.Fatalf("followed are %v, want one", followed)
 	}
 	first, second := int(followed[0])-1, 2-int(followed[0])
+	if out := m.run("status"); !strings.Contains(out, "remote of "+onlyIn[first].cluster) {
+		t.Errorf("status does not say that %s is followed:\n%s", onlyIn[first].cluster, out)
+	}
 	m.run("drill", "kill", "control-plane@"+onlyIn[first].cluster)
 	took := eventually(t, 10*time.Second, "the other primary is followed", func() (string, bool) {
 		p := m.federations(t, apSouth)
@@ -166,6 +170,23 @@ spec: {targetRefs: [{kind: Service, name: ap}], action: Deny, rules: [{from: [{s
 	<-time.After(2 * time.Second)
 	l.stop().mustNotFail(t)
 	far.stop().mustNotFail(t)
+	m.run("drill", "resume", "control-plane@"+onlyIn[first].cluster)
+	m.inSync(t, 20*time.Second)
+}
+
+// pausePrimary has the primary hang with its sockets open.
+func pausePrimary(t *testing.T, m *meshUnder) {
+	l := m.load(apSouth, onlyIn[3].url, 100)
+	defer l.stop()
+	first := int(m.federations(t, apSouth)[0]) - 1
+	m.run("drill", "pause", "control-plane@"+onlyIn[first].cluster)
+	took := eventually(t, 6*time.Second, "the other primary is followed", func() (string, bool) {
+		p := m.federations(t, apSouth)
+		return fmt.Sprint(p), len(p) == 1 && int(p[0])-1 == 1-first
+	})
+	t.Logf("another primary followed %v after the stop", took.Round(time.Millisecond))
+	<-time.After(2 * time.Second)
+	l.stop().mustNotFail(t)
 	m.run("drill", "resume", "control-plane@"+onlyIn[first].cluster)
 	m.inSync(t, 20*time.Second)
 }
