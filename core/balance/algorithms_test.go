@@ -277,9 +277,11 @@ func TestSubsets(t *testing.T) {
 			}
 		}
 		for i := range 500 {
-			if p := pick(t, v, Ask{Rand: mix(uint64(i))}); !in[p.Endpoint] {
+			p := pick(t, v, Ask{Rand: mix(uint64(i))})
+			if !in[p.Endpoint] {
 				t.Fatalf("%v is not of the proxy's part", p.Endpoint.Key)
 			}
+			p.Done(Abandoned, 0)
 		}
 		for e := range in { // all dead: the others of the cluster rather than another cluster
 			e.eject(0, outRefused, &e.health.ejections)

@@ -86,3 +86,22 @@ func BenchmarkNewView(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkPickBySplit is a pick by a split over three clusters, of which the drawn one is busy, so that every
+// pick looks for room elsewhere.
+func BenchmarkPickBySplit(b *testing.B) {
+	for what, load := range map[string]string{"calm": "1 20000 4", "overflow": "15 20000 4"} {
+		b.Run(what, func(b *testing.B) {
+			v := spreadView(nil)
+			v.SetSplit([]Share{{v.groups[0].cluster.Name, 0.6}, {v.groups[1].cluster.Name, 0.3}, {v.groups[2].cluster.Name, 0.1}}, 1)
+			a := Ask{Now: 1}
+			b.ReportAllocs()
+			for b.Loop() {
+				a.Rand, a.Now = mix(a.Rand+1), a.Now+1000
+				p, _ := v.Pick(&a)
+				p.Endpoint.Report([]byte(load), a.Now)
+				p.Done(Served, a.Now+int64(20*time.Millisecond))
+			}
+		})
+	}
+}

@@ -13,6 +13,8 @@ type chooser struct {
 	*group
 	ask  *Ask
 	rand random
+	// from is what is drawn from: the group's subset, or all.
+	from *pool
 	// desperate takes whatever was not tried yet.
 	desperate bool
 	// panics says whether so many are out that all are used: it is counted when one is met.
@@ -30,7 +32,7 @@ const (
 
 // choose returns an endpoint, or nil if none can be had.
 func (g *group) choose(a *Ask, desperate bool) *Endpoint {
-	c := chooser{group: g, ask: a, rand: random(a.Rand), desperate: desperate}
+	c := chooser{group: g, ask: a, from: g.pool, rand: random(a.Rand), desperate: desperate}
 	algorithm := g.state.frame.Load().balancing.Algorithm
 	if g.table != nil {
 		if a.Hashed {
@@ -48,6 +50,9 @@ func (g *group) choose(a *Ask, desperate bool) *Endpoint {
 		e, _ = c.one(nil, 0)
 	default:
 		e = c.better(algorithm == mesh.AlgorithmLeastRequest)
+		if e != nil && len(g.pool.endpoints) < len(g.all.endpoints) && e.crowded(a.Now) {
+			e = c.beyond(e, algorithm == mesh.AlgorithmLeastRequest)
+		}
 	}
 	if e == nil && len(g.pool.endpoints) < len(g.all.endpoints) {
 		c.panics = unasked
@@ -94,9 +99,9 @@ func (c *chooser) one(not *Endpoint, usual float64) (*Endpoint, int) {
 	var slow *Endpoint
 	slowAt := 0
 	for range redraws {
-		i := c.pool.draw(c.rand.next())
-		e := c.pool.endpoints[i]
-		if e == not || !c.admits(e, c.pool) {
+		i := c.from.draw(c.rand.next())
+		e := c.from.endpoints[i]
+		if e == not || !c.admits(e, c.from) {
 			continue
 		}
 		if f := e.warmth(c.ask.Now, warmup); f < 1 && c.rand.float() >= f {
@@ -113,7 +118,7 @@ func (c *chooser) one(not *Endpoint, usual float64) (*Endpoint, int) {
 	if slow != nil {
 		return slow, slowAt
 	}
-	return c.scan(c.pool, not)
+	return c.scan(c.from, not)
 }
 
 // scan is one by looking at all of them.
@@ -154,14 +159,14 @@ func (c *chooser) better(least bool) *Endpoint {
 		usual = c.state.usual(now)
 	}
 	x, i := c.one(nil, usual)
-	if x == nil || len(c.pool.endpoints) == 1 {
+	if x == nil || len(c.from.endpoints) == 1 {
 		return x
 	}
 	y, j := c.one(x, usual)
 	if y == nil {
 		return x
 	}
-	wx, wy := c.pool.weight(i)*x.warmth(now, warmup), c.pool.weight(j)*y.warmth(now, warmup)
+	wx, wy := c.from.weight(i)*x.warmth(now, warmup), c.from.weight(j)*y.warmth(now, warmup)
 	if least {
 		if y.pressure(now, wy) < x.pressure(now, wx) {
 			return y
@@ -172,6 +177,32 @@ func (c *chooser) better(least bool) *Endpoint {
 		return y
 	}
 	return x
+}
+
+// beyond looks outside of the subset for one that is less busy than e. A proxy that sends so much that its
+// subset is crowded needs more connections, and has the use for them: a gateway whose requests are a
+// service's whole load would else leave most endpoints idle.
+func (c *chooser) beyond(e *Endpoint, least bool) *Endpoint {
+	c.from, c.panics = c.all, unasked
+	other := c.better(least)
+	if other == nil {
+		return e
+	}
+	usual := c.state.usual(c.ask.Now)
+	if least && other.pressure(c.ask.Now, 1) < e.pressure(c.ask.Now, 1) || !least && other.score(c.ask.Now, usual, 1) < e.score(c.ask.Now, usual, 1) {
+		return other
+	}
+	return e
+}
+
+// crowded reports whether an endpoint has half as many requests as it serves at once, as far as is known: less than
+// that, whom else one might ask makes no difference.
+func (e *Endpoint) crowded(now int64) bool {
+	lanes := e.lanesOf()
+	if lanes == 0 {
+		lanes = lanesUnknown
+	}
+	return e.load(now) >= lanes/2
 }
 
 // turn is the next in the order of the round robin.

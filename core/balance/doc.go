@@ -64,10 +64,12 @@ const (
 	// A request overflows when what is predicted for it is later than the cluster's distance and
 	// overflowAt service times; then one candidate each of overflowLooks other clusters, nearest first
 	// and less than overflowBusy utilised, is looked at, and must be below overflowGain of the prediction.
-	overflowAt    = 2.5
+	overflowAt    = 1.5
 	overflowLooks = 6
 	overflowBusy  = 0.9
-	overflowGain  = 0.8
+	// One request in overflowScouts tries a cluster that nothing is known of.
+	overflowScouts = 8
+	overflowGain   = 0.9
 	// splitHolds is how long a split is followed that is not renewed; over splitFades more it gives way
 	// to the nearest cluster first.
 	splitHolds = time.Minute
@@ -81,8 +83,10 @@ const (
 	redraws = 6
 	// subsetAbove endpoints of a service, a proxy draws from a subset of about as many: it keeps
 	// few connections, and its measurements fresh. A cluster's part is never below subsetLeast.
-	subsetAbove = 100
-	subsetLeast = 20
+	// A proxy goes beyond when those drawn have half as many requests as lanes, or as lanesUnknown.
+	subsetAbove  = 100
+	subsetLeast  = 20
+	lanesUnknown = 8
 	// warmLeast is the share at which an endpoint that is new, or came back, begins.
 	warmLeast = 0.1
 	// turnsMax is the longest order of a weighted round robin: what weights need more turns are

@@ -21,7 +21,7 @@ type Candidate struct {
 
 // Explain lists every cluster and endpoint in the order in which Pick considers them,
 // with the reason each was kept or dropped. Exactly the endpoints that Pick would draw from are
-// kept.
+// kept, but that it goes beyond a subset that is crowded, and to another cluster when a request would wait.
 func (v *View) Explain(a *Ask) []Candidate {
 	var out []Candidate
 	served := false

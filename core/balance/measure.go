@@ -164,7 +164,7 @@ func (e *Endpoint) Report(b []byte, now int64) {
 	}
 	if lanes, _, ok := parseUint(rest); ok && lanes > 0 {
 		e.reported.lanes.Store(int64(lanes))
-		e.group.busy.mean(int64((inFlight+1)*busyUnit/lanes), now, typicalShare)
+		e.group.busy.mean(int64(inFlight*busyUnit/lanes), now, typicalShare)
 	}
 	own := e.inFlight.Load() - 1 // the one that is answered is in neither
 	e.reported.others.Store(max(0, int64(inFlight)-max(own, 0)))

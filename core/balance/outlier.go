@@ -73,8 +73,8 @@ type frame struct {
 
 // usual is the service time to assume of an endpoint that was never measured, in nanoseconds.
 func (g *groupState) usual(now int64) float64 {
-	if s := g.lean.faded(now); s > 0 && now-g.lean.at.Load() < int64(reportFresh) {
-		return s
+	if at := g.lean.at.Load(); at != 0 && now-at < int64(reportFresh) {
+		return max(float64(g.lean.read()), float64(floor))
 	}
 	if s := g.typical.faded(now); s > 0 {
 		return s

@@ -107,7 +107,7 @@ func (v *View) overflow(a *Ask, g *group, e *Endpoint) *Endpoint {
 		if looks++; looks > overflowLooks || float64(other.cluster.RTT) >= least {
 			break
 		}
-		if !other.hasRoom(a.Now) {
+		if !other.hasRoom(a) {
 			continue
 		}
 		if c := other.choose(a, false); c != nil {
@@ -119,14 +119,16 @@ func (v *View) overflow(a *Ask, g *group, e *Endpoint) *Endpoint {
 	return best
 }
 
-// hasRoom reports whether a cluster that says how busy it is has lanes to spare. One that was not heard of for
-// long is not busy with what we know of.
-func (g *group) hasRoom(now int64) bool {
-	if now-g.state.busy.at.Load() > int64(reportFresh) {
-		return true
+// hasRoom reports whether a cluster that says how busy it is has lanes to spare. Of one that was not heard of for
+// long nothing is known, and a few requests find out: where all are overloaded, the many would only cross.
+func (g *group) hasRoom(a *Ask) bool {
+	if a.Now-g.state.busy.at.Load() > int64(reportFresh) {
+		return mix(a.Rand^roomSalt)%overflowScouts == 0
 	}
 	return float64(g.state.busy.read()) < overflowBusy*busyUnit
 }
+
+const roomSalt = 0xda942042e4dd58b5
 
 // Busy is the utilisation that a cluster's server proxies report, as far as this proxy hears of them; ok is
 // false where it does not.

@@ -234,3 +234,36 @@ func TestReportsWithLanes(t *testing.T) {
 		}
 	}
 }
+
+// TestHeavyProxiesGoBeyondTheirSubset: one that carries a service's whole load uses all endpoints; one that
+// carries little keeps to its own.
+func TestHeavyProxiesGoBeyondTheirSubset(t *testing.T) {
+	const n, lanes = 300, 4
+	used := func(requests int, least bool) (endpoints, most int) {
+		weights := make([]uint32, n)
+		for i := range weights {
+			weights[i] = 1
+		}
+		b := mesh.Balancing{}
+		if least {
+			b.Algorithm = mesh.AlgorithmLeastRequest
+		}
+		v := of(b, weights...)
+		held := map[*Endpoint]int{}
+		for k := range requests {
+			p, _ := v.Pick(&Ask{Now: 1, Rand: mix(uint64(k))})
+			p.Endpoint.reported.lanes.Store(lanes)
+			held[p.Endpoint]++
+			most = max(most, held[p.Endpoint])
+		}
+		return len(held), most
+	}
+	for _, least := range []bool{false, true} {
+		if endpoints, _ := used(40, least); endpoints > subsetAbove {
+			t.Errorf("40 requests use %d endpoints", endpoints)
+		}
+		if endpoints, most := used(n*lanes*3/4, least); endpoints < n*9/10 || most > lanes+2 {
+			t.Errorf("least %v: %d requests use %d of %d endpoints, one has %d", least, n*lanes*3/4, endpoints, n, most)
+		}
+	}
+}
