@@ -9,7 +9,7 @@ PACKAGES := ./...
 # Packages with tests that count allocations, which the race detector makes meaningless.
 COUNTED := ./core/balance ./dataplane/... ./internal/failpoint ./telemetry ./xds
 
-.PHONY: soak bench-dataplane bench-peers bench-local bench-detection help build up down test unit e2e check fmt vet staticcheck generate generated vuln sim fuzz bench clean
+.PHONY: soak bench-dataplane bench-peers bench-local bench-detection bench-traffic help build up down test unit e2e check fmt vet staticcheck generate generated vuln sim fuzz bench clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ bench-peers: # rows without a peer say so, where these cannot be installed
 
 bench-detection: ## the curve of detection time against false trips, into docs/
 	$(GO) run ./bench/detection -out docs
+
+bench-traffic: ## ours, the policies of others and the oracles on every scenario of traffic, on virtual time, into docs/
+	$(GO) run ./bench/traffic -out docs $(if $(QUICK),-quick) $(BENCHFLAGS)
 
 SOAK ?= 30m
 RATE ?= 300

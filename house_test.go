@@ -131,7 +131,7 @@ var inFolder = map[string][]string{
 	"codec":     {"manifest", "wire"},
 	"internal":  {"story", "golden", "failpoint", "parallel", "clock"},
 	"localmesh": {"link", "app"},
-	"bench":     {"dataplane", "local", "detection", "report", "rig", "load"},
+	"bench":     {"dataplane", "traffic", "local", "detection", "report", "rig", "load"},
 }
 
 func TestImportsRunDownward(t *testing.T) {

@@ -26,7 +26,7 @@ type l3Stats struct {
 	current                 int
 }
 
-type l3Rate struct{ ewma, now float64 }
+type l3Rate struct{ ewma float64 }
 
 const (
 	l3Every = 5 * int64(1e9)

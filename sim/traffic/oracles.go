@@ -14,7 +14,6 @@ type fluid struct {
 	views
 	state split.State
 	rtt   []float64
-	last  []float64
 }
 
 func (p *fluid) start(w *world) {

@@ -30,7 +30,7 @@ type plane struct {
 // smooth is the part of a new measurement that enters an average, where it is no news: news, beyond what
 // counting explains, enters whole.
 const (
-	smooth    = 0.15
+	smooth    = 0.1
 	newsSigma = 4.0
 )
 
@@ -120,6 +120,11 @@ func (c *plane) control() {
 		c.in.Reports[j] = c.heard[j]
 		if c.heard[j].Age >= 0 {
 			c.in.Reports[j].Age = time.Duration(w.now - c.at[j])
+		}
+		for k := range n { // a row of RTTs comes with each report
+			if rtt := c.p.planes[j].paths[k].RTT; j != k && rtt > 0 && c.heard[j].Age >= 0 {
+				c.in.RTT[j*n+k] = rtt.Seconds()
+			}
 		}
 		c.in.Dead[c.i*n+j] = j != c.i && c.paths[j].Reach() == mesh.Unreachable || w.now < c.quietUntil[j]
 	}
