@@ -26,9 +26,10 @@ down: ## end it
 
 test: unit e2e ## everything: unit, race, stories, simulation, the local mesh end to end
 
-unit: ## tests of all packages under the race detector, and without it those that count allocations
+unit: ## tests of all packages under the race detector, and without it those that count allocations, and the simulator's calibration
 	$(GO) test -race -timeout 20m $$($(GO) list $(PACKAGES) | grep -v /localmesh/e2e)
 	$(GO) test -count=1 -run 'Allocat' $(COUNTED)
+	$(GO) test -count=1 -run 'Calibration' ./sim/traffic
 
 e2e: build ## the local mesh end to end, with the built binary
 	ISTHMUS_E2E=$(CURDIR)/$(BIN)/isthmus $(GO) test -count=1 -timeout 20m -v ./localmesh/e2e | grep -v "=== RUN"; exit $${PIPESTATUS[0]}
