@@ -13,8 +13,12 @@ const (
 	// pipeSize is how much a pipe is asked to hold, and how much one call moves, in bytes. Without
 	// privileges the pipes of a user may hold 64 MiB together (pipe-user-pages-soft), so that 256 are this large.
 	pipeSize = 256 << 10
+	// pipeLeast is the least that is worth a pipe. A user whose share is spent gets pipes of two pages.
+	pipeLeast = 64 << 10
 	// setPipeSize is F_SETPIPE_SZ of linux/fcntl.h, which package syscall lacks.
 	setPipeSize = 1031
+	// getPipeSize is F_GETPIPE_SZ.
+	getPipeSize = 1032
 	// spliceFlags are SPLICE_F_MOVE and SPLICE_F_NONBLOCK of splice(2).
 	spliceFlags = 1 | 2
 )
@@ -25,13 +29,14 @@ type Pipe struct {
 	from, to    syscall.RawConn
 	read, write int // the pipe's ends
 	fill, drain func(fd uintptr) bool
+	size        int // what it can hold, at most
 	held        int // bytes in the pipe
 	n           int
 	err         error
 }
 
 // NewPipe returns a pipe between two connections; errors.ErrUnsupported if they are none whose
-// descriptors carry their bytes, else the error of a system that has no pipe left.
+// descriptors carry their bytes, else the error of a system that has no pipe left, or none worth having.
 func NewPipe(to, from net.Conn) (*Pipe, error) {
 	p := &Pipe{from: Raw(from), to: Raw(to)}
 	if p.from == nil || p.to == nil {
@@ -42,8 +47,13 @@ func NewPipe(to, from net.Conn) (*Pipe, error) {
 		return nil, fmt.Errorf("make a pipe for splice: %w", err)
 	}
 	p.read, p.write = ends[0], ends[1]
-	// Refused beyond a user's share; a small pipe is slower, no more.
+	// Refused beyond a user's share.
 	_, _, _ = syscall.Syscall(syscall.SYS_FCNTL, uintptr(p.write), setPipeSize, pipeSize)
+	size, _, _ := syscall.Syscall(syscall.SYS_FCNTL, uintptr(p.write), getPipeSize, 0)
+	if p.size = int(size); p.size < pipeLeast {
+		p.Close()
+		return nil, fmt.Errorf("make a pipe for splice: of %d bytes: %w", p.size, syscall.ENOBUFS)
+	}
 	p.fill, p.drain = p.tryFill, p.tryDrain
 	return p, nil
 }
@@ -77,7 +87,7 @@ func (p *Pipe) Close() {
 }
 
 func (p *Pipe) tryFill(fd uintptr) bool {
-	n, errno := splice(int(fd), p.write, pipeSize)
+	n, errno := splice(int(fd), p.write, p.size)
 	switch {
 	case errno == 0 && n == 0:
 		p.err = io.EOF
