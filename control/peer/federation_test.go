@@ -332,15 +332,13 @@ func TestLinkThatAcceptsAndNeverAnswersTimesOut(t *testing.T) {
 	a := newPlace(t, "a")
 	f := b.follow(a, netip.MustParseAddrPort(mute.Addr().String()))
 	one, two := <-accepted, <-accepted // the second proves that the first was given up
+	f.until(t, "says why there is no link", func(replica.Status) bool { return f.Err() != nil })
 	f.stop()
 	mute.Close()
 	one.Close()
 	two.Close()
 	for c := range accepted {
 		c.Close()
-	}
-	if f.Err() == nil {
-		t.Error("the follower does not say why there is no link")
 	}
 }
 
