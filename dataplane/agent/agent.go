@@ -49,6 +49,7 @@ type Agent struct {
 	life      *life
 	health    *healthChecks
 	prober    *probe.Prober
+	bounds    func(*http1.Config)
 	// level is that of log, if whoever made log listens to it.
 	level   *slog.LevelVar
 	version string
@@ -67,6 +68,8 @@ type Options struct {
 	AccessLog io.Writer
 	// Level, if set, is the level of the log, which the admin port may change.
 	Level *slog.LevelVar
+
+	bounds func(*http1.Config) // tests: changes those of the own application's connections
 }
 
 // New prepares a proxy from its configuration, and from its snapshot if there is one.
@@ -78,7 +81,7 @@ func New(cfg Config, log *slog.Logger, o Options) (*Agent, error) {
 	if o.Replace && cfg.Handover == "" {
 		return nil, fmt.Errorf("proxy %s: replace a running one: the configuration names no handover socket", cfg.ID)
 	}
-	a := &Agent{cfg: cfg, log: log, clock: clock.Real{}, life: newLife(o.Replace), level: o.Level, version: o.Version}
+	a := &Agent{cfg: cfg, log: log, clock: clock.Real{}, life: newLife(o.Replace), level: o.Level, version: o.Version, bounds: o.bounds}
 	if a.born = a.clock.Now(); a.level == nil {
 		a.level = new(slog.LevelVar)
 	}

@@ -163,6 +163,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		opened: map[netip.AddrPort]*listener{}, failed: map[netip.AddrPort]string{}}
 	a.front.doors(a.clock.Now)
 	a.front.http = &downstream.Server{HTTP1: downstream.HTTP1(a.seen.number), HTTP2: a.frontHTTP2(), Refused: a.seen.refused, Log: a.log, Go: a.front.start}
+	if a.bounds != nil {
+		a.bounds(a.front.http.HTTP1)
+	}
 	defer a.front.http.End(accept, hard, func() time.Duration { return time.Duration(a.front.grace.Load()) })()
 	a.datagrams, a.apps.draining = a.newDatagrams(a.front), accept
 	p := &parts{agent: a, stop: stop, accept: accept, shown: shown, base: base}

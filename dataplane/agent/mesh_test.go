@@ -37,7 +37,10 @@ import (
 	"google.golang.org/grpc/credentials"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// An application of net/http sleeps for half a second before it closes what it answered early.
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*conn).closeWriteAndWait"))
+}
 
 const host = "127.0.0.1"
 
@@ -253,6 +256,11 @@ type member struct {
 // start runs a proxy that holds a certificate already, from a snapshot.
 func (w *world) start(c mesh.ClusterName, id, account string, change func(*agent.Config)) *member {
 	w.t.Helper()
+	return w.startWith(c, id, account, agent.Options{}, change)
+}
+
+func (w *world) startWith(c mesh.ClusterName, id, account string, o agent.Options, change func(*agent.Config)) *member {
+	w.t.Helper()
 	a := w.clusters[c]
 	key := trust.NewSealKey()
 	cfg := agent.Config{ID: id, Mode: agent.ModeSidecar, Cluster: c, TrustDomain: a.td, ServiceAccount: account,
@@ -264,7 +272,7 @@ func (w *world) start(c mesh.ClusterName, id, account string, change func(*agent
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return w.boot(cfg, key)
+	return w.run(cfg, key, o)
 }
 
 // boot runs a proxy from what is on its disk.
