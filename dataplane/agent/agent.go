@@ -13,6 +13,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/core/balance"
 	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/dataplane/downstream"
 	"github.com/isthmus-mesh/isthmus/dataplane/handover"
 	"github.com/isthmus-mesh/isthmus/dataplane/http1"
 	"github.com/isthmus-mesh/isthmus/dataplane/http2"
@@ -208,6 +209,15 @@ func (a *Agent) slot(n mesh.SNI) (netip.AddrPort, bool) {
 
 // clientIdle ends a connection of HTTP/2 of the own application on which nothing happens.
 const clientIdle = 3 * time.Minute
+
+// frontHTTP1 bounds the connections of HTTP/1.1 of the own application.
+func (a *Agent) frontHTTP1() *http1.Config {
+	c := downstream.HTTP1(a.seen.number)
+	if a.bounds != nil {
+		a.bounds(c)
+	}
+	return c
+}
 
 // frontHTTP2 bounds the connections of the own application.
 func (a *Agent) frontHTTP2() http2.Config {

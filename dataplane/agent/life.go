@@ -162,10 +162,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.front = &front{cfg: &a.cfg, proxy: a.proxy, log: a.log, panicked: a.seen.panicked, ports: &a.ports, ctx: accept, hard: hard,
 		opened: map[netip.AddrPort]*listener{}, failed: map[netip.AddrPort]string{}}
 	a.front.doors(a.clock.Now)
-	a.front.http = &downstream.Server{HTTP1: downstream.HTTP1(a.seen.number), HTTP2: a.frontHTTP2(), Refused: a.seen.refused, Log: a.log, Go: a.front.start}
-	if a.bounds != nil {
-		a.bounds(a.front.http.HTTP1)
-	}
+	a.front.http = &downstream.Server{HTTP1: a.frontHTTP1(), HTTP2: a.frontHTTP2(), Refused: a.seen.refused, Log: a.log, Go: a.front.start}
 	defer a.front.http.End(accept, hard, func() time.Duration { return time.Duration(a.front.grace.Load()) })()
 	a.datagrams, a.apps.draining = a.newDatagrams(a.front), accept
 	p := &parts{agent: a, stop: stop, accept: accept, shown: shown, base: base}
