@@ -295,15 +295,34 @@ func BenchmarkClientConfig(b *testing.B) {
 // on a busy machine.
 func BenchmarkHandshake(b *testing.B) {
 	e := newEnds(b)
-	server := e.serverConfig("isthmus/1")
-	b.ReportAllocs()
-	before := cpuTime(b)
-	for b.Loop() {
-		if c, s := handshake(b, e.clientConfig("isthmus/1"), server); c != nil || s != nil {
-			b.Fatal(c, s)
-		}
+	for _, how := range []string{"full", "resumed"} { // resumed is what ADR 26 does without
+		b.Run(how, func(b *testing.B) {
+			client, server := e.clientConfig("isthmus/1"), e.serverConfig("isthmus/1")
+			if how == "resumed" {
+				server.SessionTicketsDisabled, client.ClientSessionCache = false, tls.NewLRUClientSessionCache(1)
+				client.SessionTicketsDisabled = false
+			}
+			resumed := 0
+			verify := client.VerifyConnection
+			client.VerifyConnection = func(s tls.ConnectionState) error {
+				if s.DidResume {
+					resumed++
+				}
+				return verify(s)
+			}
+			b.ReportAllocs()
+			before := cpuTime(b)
+			for b.Loop() {
+				if c, s := handshake(b, client, server); c != nil || s != nil {
+					b.Fatal(c, s)
+				}
+			}
+			b.ReportMetric(float64((cpuTime(b)-before).Microseconds())/float64(b.N), "cpu-µs/op")
+			if (resumed >= b.N-1) != (how == "resumed") {
+				b.Errorf("%d of %d were resumed", resumed, b.N)
+			}
+		})
 	}
-	b.ReportMetric(float64((cpuTime(b)-before).Microseconds())/float64(b.N), "cpu-µs/op")
 }
 
 func cpuTime(b *testing.B) time.Duration {
