@@ -176,8 +176,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	p.lean("probes", a.prober.Run)
 	p.lean("gateways", a.followGateways)
 	p.lean("open tunnels", a.judge)
-	uncut := context.AfterFunc(hard, a.proxy.CutTunnels) // closing their clients' connections wakes not all that wait
-	defer uncut()
+	defer context.AfterFunc(hard, a.proxy.CutTunnels)() // closing their clients' connections wakes not all that wait
 	p.lean("application connections", a.apps.pool.Run)
 	p.lean("application connections of HTTP/2", a.apps.http2.Run)
 	if err := a.begin(ctx, p, taken, listeners); err != nil {
