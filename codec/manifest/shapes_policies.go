@@ -22,7 +22,7 @@ type trafficPolicy struct {
 		} `json:"locality"`
 		// How long things may take.
 		Timeouts struct {
-			// To make a connection. Default: 1s.
+			// To make a connection; where no policy says, a cluster that is far away has as long as six round trips to each of its gateways, up to 5s. Default: 1s.
 			Connect string `json:"connect" is:"duration"`
 			// For a whole request with all its tries; 0s is no limit, for streams and long polls. Default: 15s.
 			Request string `json:"request" is:"duration"`

@@ -14,8 +14,8 @@ import (
 // take what they are told.
 func defaults() ir.Traffic {
 	return ir.Traffic{
-		Strategy:       mesh.StrategyAuto,
-		ConnectTimeout: mesh.DefaultConnectTimeout, RequestTimeout: mesh.DefaultRequestTimeout, IdleTimeout: mesh.DefaultIdleTimeout,
+		Strategy:       mesh.StrategyAuto, // ConnectTimeout is the path's
+		RequestTimeout: mesh.DefaultRequestTimeout, IdleTimeout: mesh.DefaultIdleTimeout,
 		Balancing: mesh.Balancing{Algorithm: mesh.AlgorithmPeakEWMA},
 		Retry: mesh.RetryPolicy{Attempts: mesh.DefaultRetries, On: []string{"reset", "timeout", "gateway-error"},
 			BudgetPercent: mesh.DefaultBudgetPercent, BudgetBurst: mesh.DefaultBudgetBurst},

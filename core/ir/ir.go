@@ -109,7 +109,7 @@ type Backend struct {
 // Traffic is the effective TrafficPolicy, defaults filled in.
 type Traffic struct {
 	Strategy       mesh.Strategy
-	ConnectTimeout time.Duration
+	ConnectTimeout time.Duration // 0: Cluster.ConnectTimeout
 	RequestTimeout time.Duration // 0 none
 	TryTimeout     time.Duration // 0: derived from what was measured
 	IdleTimeout    time.Duration
@@ -146,6 +146,27 @@ type Cluster struct {
 	Reach mesh.Reachability
 	// Gateways are the way in from another network.
 	Gateways []netip.AddrPort
+}
+
+// A connection takes three round trips: TCP's (RFC 9293 §3.5), that of TLS 1.3 (RFC 8446 §2) and the PING that proves that
+// the server has let us in. Its certificates are some kilobytes, which a link of 64 kbit/s carries in another second.
+const (
+	connectRoundTrips = 6
+	// connectMax is the patience of who is connected to.
+	connectMax = 5 * time.Second
+)
+
+// ConnectTimeout is how long the making of a connection to the cluster may take: what a policy says, and where that is 0
+// the default, or as long as its round trips need on a long path, for each of its gateways.
+func (c *Cluster) ConnectTimeout(policy time.Duration) time.Duration {
+	if policy != 0 {
+		return policy
+	}
+	if c == nil { // unknown, as that of an endpoint that has just left
+		return mesh.DefaultConnectTimeout
+	}
+	trips := connectRoundTrips * time.Duration(max(1, len(c.Gateways)))
+	return max(mesh.DefaultConnectTimeout, min(trips*c.RTT, connectMax))
 }
 
 // Endpoints is where a service can be reached from a view.

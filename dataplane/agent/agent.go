@@ -173,6 +173,7 @@ func (a *Agent) ask(ctx context.Context, v *balance.View, e *balance.Endpoint) e
 	if d.Cluster, d.Identities = v.Cluster(e); d.Cluster == nil {
 		return errors.New("its cluster is gone")
 	}
+	d.Timeout = d.Cluster.ConnectTimeout(d.Timeout)
 	w, err := wantOf(&d)
 	if err != nil {
 		return err

@@ -245,8 +245,8 @@ func (r *request) retries() int {
 
 // tryDeadline bounds one try. While another could follow, and elsewhere, a try has as much as the policy
 // says, or five times what all but the slowest hundredth of requests take (of the endpoint's, on
-// average, while that is not known) and a second at least; the last one has all that is left.
-func (r *request) tryDeadline(now time.Time, pick *balance.Pick, more bool) time.Time {
+// average, while that is not known), and a second or what a connection to there may take at least; the last one has all that is left.
+func (r *request) tryDeadline(now time.Time, pick *balance.Pick, cluster *ir.Cluster, more bool) time.Time {
 	limit := r.target.Traffic.TryTimeout
 	if r.matched != nil && r.matched.TryTimeout != 0 {
 		limit = max(r.matched.TryTimeout, 0)
@@ -255,7 +255,7 @@ func (r *request) tryDeadline(now time.Time, pick *balance.Pick, more bool) time
 		if usual == 0 {
 			usual = pick.Endpoint.Service()
 		}
-		limit = max(tryFloor, tryFactor*usual)
+		limit = max(tryFloor, tryFactor*usual, cluster.ConnectTimeout(0))
 	}
 	if limit == 0 || r.tunnels() {
 		return r.deadline
@@ -274,9 +274,9 @@ func (r *request) try(pick *balance.Pick, more bool) attempt {
 	e := pick.Endpoint
 	cluster, identities := r.target.View.Cluster(e)
 	r.rec.Cluster, r.rec.Endpoint = e.Cluster, e.Tag
-	deadline := r.tryDeadline(r.now, pick, more)
+	deadline := r.tryDeadline(r.now, pick, cluster, more)
 	r.dest = Destination{Service: r.target.Name, Endpoint: e, Cluster: cluster, Identities: identities,
-		Connect: r.head.IsConnect(), Timeout: r.target.Traffic.ConnectTimeout, Pending: &r.target.Live.pending,
+		Connect: r.head.IsConnect(), Timeout: cluster.ConnectTimeout(r.target.Traffic.ConnectTimeout), Pending: &r.target.Live.pending,
 		PendingMost: r.target.Traffic.Limits.Pending}
 	s, err := r.proxy.cfg.Open(deadline, &r.dest)
 	if err != nil {
