@@ -54,7 +54,7 @@ func (s *Server) addresses(ctx context.Context, objects []manifest.Object, dry b
 		case len(v.Addresses) == 0:
 			ask(i, address.Ask{Service: v.ServiceName})
 		case s.cfg.Addresses.Gives(v.Addresses[0]):
-			ask(i, address.Ask{Service: v.ServiceName, Want: v.Addresses[0], Stands: standing && had == v.Addresses[0]})
+			ask(i, address.Ask{Service: v.ServiceName, Want: v.Addresses[0], Stands: standing && had == v.Addresses[0], Takes: mesh.TakesAddress(o.Annotations)})
 		default:
 			if other, taken := stated[v.Addresses[0]]; taken && other != v.ServiceName {
 				out.faults = append(out.faults, faultOf(o, "spec.clusterIP", fmt.Sprintf("%s is the address of service %s", v.Addresses[0], other), "leave it out"))
@@ -65,7 +65,7 @@ func (s *Server) addresses(ctx context.Context, objects []manifest.Object, dry b
 	for i, o := range objects {
 		v, ok := o.Value.(*mesh.ServiceImport)
 		if _, mine := has[mesh.ServiceName{Namespace: o.Namespace, Name: o.Name}]; ok && v.Address.IsValid() && !mine && !own[v.ServiceName] {
-			ask(i, address.Ask{Service: v.ServiceName, Want: v.Address})
+			ask(i, address.Ask{Service: v.ServiceName, Want: v.Address, Takes: mesh.TakesAddress(o.Annotations)})
 		}
 	}
 	answers, err := s.cfg.Addresses.Claim(ctx, asks, address.Options{Dry: dry || len(out.faults) > 0, All: true, Stated: stated})

@@ -25,8 +25,8 @@
 //
 // It moves no request and takes no decision of the mesh: the control planes do, told
 // through the same API that users have. A drill only signals processes and turns the
-// knobs of links; it tells the mesh nothing. A workload that was taken out of the mesh
-// file leaves its objects in the stores: they are the user's to delete.
+// knobs of links; it tells the mesh nothing. It takes nothing of the user's away: what an
+// earlier mesh file said is gone at the next start, told by its label, and only that.
 //
 // Read [Config] and [Run] first, then [Plan].
 package localmesh

@@ -185,6 +185,7 @@ func fakePlane(ctx context.Context, f io.Reader) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/bundle", p.bundle)
 	mux.HandleFunc("POST /v1/apply", p.apply)
+	mux.HandleFunc("GET /v1/objects/{kind}", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"items":[]}`) })
 	mux.HandleFunc("POST /v1/tokens", p.tokens)
 	mux.HandleFunc("GET /v1/status", p.status)
 	mux.HandleFunc("GET /v1/echo", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "%s %s", p.config.Cluster, r.Host) })

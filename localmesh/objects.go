@@ -121,14 +121,21 @@ func (p *Plan) clusterObject(c, other *Cluster, roots [][]byte) fields {
 	return object(ours, "Cluster", "", string(other.Name), fields{"spec": spec})
 }
 
+// taking lets an object have its address though an earlier mesh file may have given it to another service: see
+// prune.go for why nobody knows it as the other's.
+func taking(o fields) fields {
+	o["metadata"].(fields)["annotations"] = fields{mesh.TakeAddressAnnotation: "true"}
+	return o
+}
+
 func (p *Plan) serviceObjects(c *Cluster, w *manifest.LocalWorkload) []fields {
 	out := []fields{
 		object("v1", "ServiceAccount", w.Namespace, w.Name, nil),
-		object("v1", "Service", w.Namespace, w.Name, fields{"spec": fields{
+		taking(object("v1", "Service", w.Namespace, w.Name, fields{"spec": fields{
 			"clusterIP": p.Layout.Service(c.N, p.indexOf(w)).String(),
 			"selector":  fields{"app": w.Name},
 			"ports":     []fields{{"name": cmp.Or(w.Protocol, manifest.DefaultProtocol), "port": w.ServicePort, "targetPort": w.Port}},
-		}}),
+		}})),
 	}
 	if w.Export {
 		out = append(out, object(mcs, "ServiceExport", w.Namespace, w.Name, nil))
@@ -139,11 +146,11 @@ func (p *Plan) serviceObjects(c *Cluster, w *manifest.LocalWorkload) []fields {
 // importObject asks for the address at which cluster c sees a service of others, the one that it has in
 // every cluster: what runs here is told of it before anybody has heard of the service.
 func (p *Plan) importObject(c *Cluster, w *manifest.LocalWorkload) fields {
-	return object(mcs, "ServiceImport", w.Namespace, w.Name, fields{"spec": fields{
+	return taking(object(mcs, "ServiceImport", w.Namespace, w.Name, fields{"spec": fields{
 		"type":  "ClusterSetIP",
 		"ips":   []string{p.Layout.Service(c.N, p.indexOf(w)).String()},
 		"ports": []fields{{"name": cmp.Or(w.Protocol, manifest.DefaultProtocol), "port": w.ServicePort}},
-	}})
+	}}))
 }
 
 func (p *Plan) workloadObject(c *Cluster, i *Instance) fields {

@@ -89,6 +89,8 @@ func (a *planeAPI) call(ctx context.Context, method, path, contentType string, b
 		return fail(fmt.Errorf("status %d: %s", resp.StatusCode, short(text)))
 	case resp.StatusCode >= 300:
 		return fail(&refusedError{resp.StatusCode, short(text)})
+	case method == http.MethodGet && resp.Header.Get("Warning") != "": // an old answer, while the store is away
+		return fail(errors.New(resp.Header.Get("Warning")))
 	case out == nil:
 		return nil
 	}

@@ -35,6 +35,9 @@ type Summary struct {
 	Locks    []string          `json:"locks"` // files outside the state directory
 	Procs    []ProcessStatus   `json:"processes,omitempty"`
 	Sockets  map[string]string `json:"linkSockets"` // control socket of each link
+	// Removed and Moved are what the start changed of what it found in the state directory.
+	Removed []Removed `json:"removed,omitempty"`
+	Moved   []Moved   `json:"moved,omitempty"`
 }
 
 // ClusterSummary is where the parts of a cluster are.
@@ -119,6 +122,12 @@ func (s Summary) Print(w io.Writer) error {
 	}
 	if s.ReadyAfter > 0 {
 		say("The mesh is ready after %.1f s.\n\n", s.ReadyAfter.Seconds())
+	}
+	for _, line := range s.pruned() {
+		say("%s\n", line)
+	}
+	if len(s.Removed)+len(s.Moved) > 0 {
+		say("\n")
 	}
 	say("CLUSTER\tROLE\tREGION\tJURISDICTION\tPROXY FOR YOUR SHELL\tAPI\n")
 	for _, c := range s.Clusters {

@@ -116,7 +116,7 @@ func (m *Mesh) run(ctx context.Context, manifests []manifestFile) (err error) {
 		return err
 	}
 	defer m.console.Close()
-	if err := m.openToken(); err != nil {
+	if err := errors.Join(m.openToken(), m.plan.forgetSnapshots()); err != nil {
 		return err
 	}
 	for _, c := range m.plan.Clusters {
@@ -322,7 +322,8 @@ func (m *Mesh) bringUp(ctx context.Context, began time.Time, c *crew, manifests 
 	return nil
 }
 
-// configure tells each control plane of the mesh, as soon as all have roots to be known by.
+// configure tells each control plane of the mesh, as soon as all have roots to be known by, and takes away what
+// an earlier mesh file said.
 func (m *Mesh) configure(ctx context.Context) error {
 	roots := map[mesh.ClusterName][][]byte{}
 	var mu sync.Mutex
@@ -339,6 +340,9 @@ func (m *Mesh) configure(ctx context.Context) error {
 	return m.everywhere(func(c *Cluster) error {
 		objects, err := m.plan.Objects(c, roots)
 		if err != nil {
+			return err
+		}
+		if err := m.prune(ctx, c, objects); err != nil {
 			return err
 		}
 		return m.apis[c.Name].apply(ctx, objects)

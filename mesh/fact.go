@@ -130,6 +130,19 @@ type ServiceImport struct {
 	// Address is the one that the service is to have in this cluster while only other clusters
 	// have it (spec.ips); invalid is any.
 	Address netip.Addr
+	// TakesAddress says that it is to have Address even if that was another's or is held back; see
+	// TakeAddressAnnotation.
+	TakesAddress bool
+}
+
+// TakeAddressAnnotation on a Service or ServiceImport, with the value "true", lets it have the address that it
+// states even if the address was given to another service or is held back, but for that of an own
+// Service. Whoever writes it has made sure that no proxy or application knows the address as the other's.
+const TakeAddressAnnotation = "isthmus.dev/take-address"
+
+// TakesAddress reports whether annotations say so.
+func TakesAddress(annotations map[string]string) bool {
+	return annotations[TakeAddressAnnotation] == "true"
 }
 
 // Reach is the local reachability of a cluster.

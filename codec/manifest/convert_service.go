@@ -201,7 +201,7 @@ func (s *scope) serviceExport(*serviceExport) *mesh.ServiceExport {
 
 // serviceImport reads which address is asked for: the first of IPv4, the family that the mesh gives.
 func (s *scope) serviceImport(in *serviceImport) *mesh.ServiceImport {
-	out := &mesh.ServiceImport{ServiceName: s.serviceName()}
+	out := &mesh.ServiceImport{ServiceName: s.serviceName(), TakesAddress: mesh.TakesAddress(in.Metadata.Annotations)}
 	for i, text := range in.Spec.IPs {
 		a, err := netip.ParseAddr(text)
 		if err != nil {

@@ -56,6 +56,10 @@ type Ask struct {
 	Want netip.Addr
 	// Stands says that an own Service has Want already: it keeps it, whoever else was given it.
 	Stands bool
+	// Takes says that it is to have Want even if that was given to another service, or is held back: whoever
+	// asks so has made sure that nobody is left who knows it as the other's. What an own Service states
+	// stays its own.
+	Takes bool
 	// OrAny says that the one it has, or any, will do if Want is another service's.
 	OrAny bool
 }
@@ -140,11 +144,16 @@ func (b *book) byNumber(a Ask) Answer {
 		return Answer{Refused: Outside}
 	}
 	if owner, taken := b.owner(a.Want); taken && owner != a.Service {
-		if !a.Stands {
+		_, stated := b.stated[a.Want]
+		switch {
+		case a.Stands:
+			b.pool.cfg.Log.Warn("an own service states an address that was given to another, which gets a new one", "address", a.Want.String(),
+				"service", a.Service.String(), "other", owner.String())
+		case a.Takes && !stated:
+			b.pool.cfg.Log.Info("an address is taken over as asked", "address", a.Want.String(), "service", a.Service.String(), "other", owner.String())
+		default:
 			return Answer{Refused: Taken, Owner: owner, Until: b.pool.heldUntil(b.records[a.Want])}
 		}
-		b.pool.cfg.Log.Warn("an own service states an address that was given to another, which gets a new one", "address", a.Want.String(),
-			"service", a.Service.String(), "other", owner.String())
 	}
 	b.give(a.Want, a.Service)
 	return Answer{Address: a.Want}
@@ -153,7 +162,7 @@ func (b *book) byNumber(a Ask) Answer {
 // any answers an ask for the address that a service has, or for a free one. so is what is known of the
 // answer.
 func (b *book) any(s mesh.ServiceName, so Answer) Answer {
-	if a, ok := b.current(s); ok {
+	if a, ok := b.current(s); ok && b.pool.Gives(a) { // the range may have been another
 		b.give(a, s)
 		so.Address = a
 		return so

@@ -192,6 +192,36 @@ func TestWhatStandsGoesBeforeWhatIsAskedForByNumberAndThatBeforeTheRest(t *testi
 	want(t, claim(t, p, "own", "new"), "[127.11.0.20 127.11.0.15]")
 }
 
+// TestAnAddressIsTakenOverOnlyAsAsked: an ask that takes has what was given to another or is held back, but not what
+// an own service states; and what is of no use in the range is not kept.
+func TestAnAddressIsTakenOverOnlyAsAsked(t *testing.T) {
+	m := newMemory()
+	p, _ := newPool(t, m, "127.11.0.0/24")
+	claim(t, p, "gone", "imported")
+	at := func(host byte) netip.Addr { return netip.AddrFrom4([4]byte{127, 11, 0, host}) }
+	stated := map[netip.Addr]mesh.ServiceName{at(30): svc("own")}
+	answers, err := p.Claim(t.Context(), []Ask{
+		{Service: svc("asks"), Want: at(10)},
+		{Service: svc("takes"), Want: at(10), Takes: true},
+		{Service: svc("robs"), Want: at(11), Takes: true},
+		{Service: svc("fails"), Want: at(30), Takes: true},
+	}, Options{Stated: stated})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, a := range answers {
+		got = append(got, fmt.Sprintf("%v %d %s", a.Address, a.Refused, a.Owner.Name))
+	}
+	want(t, got, "[invalid IP 1 gone 127.11.0.10 0  127.11.0.11 0  invalid IP 1 own]")
+	want(t, m.owners(t), "map[127.11.0.10:takes 127.11.0.11:robs]")
+	want(t, claim(t, p, "imported"), "[127.11.0.12]") // it gets another
+	// The cluster has another network now: an address of the old one is of no use.
+	moved, _ := newPool(t, m, "127.12.0.0/24")
+	want(t, claim(t, moved, "imported"), "[127.12.0.10]")
+	want(t, claim(t, moved, "imported"), "[127.12.0.10]")
+}
+
 func TestNothingIsWrittenOfAPlanThatIsRefusedOrDry(t *testing.T) {
 	m := newMemory()
 	p, _ := newPool(t, m, "127.11.0.8/29") // .10 to .15

@@ -142,7 +142,7 @@ func (a *addresses) claim(ctx context.Context, all bool) error {
 			stated[n.Own] = s
 			ask.Want, ask.Stands = n.Own, true
 		} else if n.Pinned.IsValid() {
-			ask.Want, ask.OrAny = n.Pinned, n.Imported
+			ask.Want, ask.Takes, ask.OrAny = n.Pinned, n.Takes, n.Imported
 		}
 		if !n.Own.IsValid() || a.pool.Gives(n.Own) {
 			asks = append(asks, ask)
@@ -185,7 +185,15 @@ func (a *addresses) has(w *world.World, s mesh.ServiceName, n compile.Need) bool
 		f, ok := w.Get(mesh.Key{Kind: mesh.KindServiceAddress, Origin: a.plane.cfg.Cluster, Name: want.String()})
 		return ok && f.Value.(*mesh.ServiceAddress).Service == s
 	}
-	return len(w.Members(world.AddressesOf(s))) > 0
+	var counts *mesh.ServiceAddress
+	for _, k := range w.Members(world.AddressesOf(s)) {
+		if f, ok := w.Get(k); ok && k.Origin == a.plane.cfg.Cluster {
+			if v := f.Value.(*mesh.ServiceAddress); counts == nil || compile.Later(v, counts) {
+				counts = v
+			}
+		}
+	}
+	return counts != nil && a.pool.Gives(counts.Address) // the range may have been another
 }
 
 // there reports whether a service wants an address.

@@ -15,6 +15,8 @@ type Need struct {
 	Own netip.Addr
 	// Pinned is what the cluster's own ServiceImport asks for, where there is no own Service.
 	Pinned netip.Addr
+	// Takes says that it is to have Pinned whoever else was given it.
+	Takes bool
 	// Imported says that peers export it, and that there is no own Service.
 	Imported bool
 }
@@ -28,25 +30,27 @@ func need(c *derive.Ctx, s mesh.ServiceName) *Need {
 		}
 		return &Need{Own: svc.Addresses[0]}
 	}
-	n := Need{Pinned: pinned(c, s), Imported: len(remotes(c, s)) > 0}
+	pin, takes := pinned(c, s)
+	n := Need{Pinned: pin, Takes: takes, Imported: len(remotes(c, s)) > 0}
 	if n == (Need{}) {
 		return nil
 	}
 	return &n
 }
 
-// pinned is the address that an own ServiceImport asks for.
-func pinned(c *derive.Ctx, s mesh.ServiceName) netip.Addr {
+// pinned is the address that an own ServiceImport asks for, and whether it takes it from others.
+func pinned(c *derive.Ctx, s mesh.ServiceName) (a netip.Addr, takes bool) {
 	if i := own[mesh.ServiceImport](c, mesh.KindServiceImport, s.Namespace, s.Name); i != nil {
-		return i.Address
+		return i.Address, i.TakesAddress && i.Address.IsValid()
 	}
-	return netip.Addr{}
+	return netip.Addr{}, false
 }
 
 // given is the address that this cluster gave to a service: the pinned one if it is the service's, else the
 // one given last. What is read are facts, so that a restart and every replica say the same.
 func given(c *derive.Ctx, s mesh.ServiceName) netip.Addr {
-	self, pin := world.Self.Get(c, struct{}{}), pinned(c, s)
+	self := world.Self.Get(c, struct{}{})
+	pin, _ := pinned(c, s)
 	var best *mesh.ServiceAddress
 	for _, k := range world.Index.Get(c, world.AddressesOf(s)) {
 		f, ok := world.Facts.Get(c, k)
