@@ -162,9 +162,8 @@ func TestCapturedWorkload(t *testing.T) {
 			if !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
 				t.Errorf("%q, %v; want a reset", got, err)
 			}
-			if !strings.Contains(scrape(t, client), `reason="`+reason+`"`) {
-				t.Errorf("no series with reason %s", reason)
-			}
+			// It is counted when the connection has ended, which its client may learn first.
+			eventually(t, "there is a series with reason "+reason, func() bool { return strings.Contains(scrape(t, client), `reason="`+reason+`"`) })
 		})
 	}
 	const caller = "URI=spiffe://eu-west.isthmus.local/ns/shop/sa/frontend"

@@ -98,6 +98,9 @@ func (d *Dialer) look(late bool) time.Duration {
 	now, next := d.nanos(), lookEvery
 	d.watched = slices.DeleteFunc(d.watched, func(c *conn) bool {
 		if c.done() || c.InFlight() == 0 && !c.pinging {
+			if d.withdrawn(c) { // made while its gateway was withdrawn, for who waited: nobody asks for that gateway again
+				c.Drain()
+			}
 			c.watched = false
 			return true
 		}

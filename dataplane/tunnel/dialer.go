@@ -297,11 +297,8 @@ func (d *Dialer) admit(t *target, c *conn, w *Want) {
 		}
 	}
 	t.conns = append(t.conns, c)
-	if d.withdrawn(c) {
-		// Who waits for it learnt of its gateway a moment ago, and may know no other: it is used
-		// until there is another, or until the next sweep.
-		c.wornAt = now
-	}
+	// One whose gateway has been withdrawn meanwhile is used all the same, for who waits for it learnt of its gateway a
+	// moment ago, and may know no other. look ends it with its streams; another would be led to the same gateway.
 	for k, o := range d.targets {
 		if k.SNI == w.Target.SNI && k.Connect == w.Target.Connect && k.Moved < w.Target.Moved && len(o.conns) > 0 {
 			for _, oc := range o.conns {

@@ -39,8 +39,7 @@ func TestAWithdrawnGatewayIsLeft(t *testing.T) {
 	})
 	leaving, old := m.gateway(t, always(srv.addr))
 	staying, other := m.gateway(t, always(srv.addr))
-	// A connection that was being made meanwhile is left when they are looked at next, four times in IdleTimeout.
-	d, _ := m.dialer(t, func(c *tunnel.DialerConfig) { c.IdleTimeout = 8 * time.Second })
+	d, _ := m.dialer(t, nil)
 	both := []netip.AddrPort{leaving.addr, staying.addr}
 	var list atomic.Pointer[[]netip.AddrPort]
 	list.Store(&both)
@@ -104,13 +103,13 @@ func TestAWithdrawnGatewayIsLeft(t *testing.T) {
 }
 
 // TestALateConnectionLeavesAWithdrawnGateway opens through a gateway that was withdrawn since the caller
-// looked: it is served all the same.
+// looked: it is served all the same, and its connection ends long before connections are swept.
 func TestALateConnectionLeavesAWithdrawnGateway(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t)
 	srv := m.orders(t)
 	gone, old := m.gateway(t, always(srv.addr))
-	d, _ := m.dialer(t, func(c *tunnel.DialerConfig) { c.IdleTimeout = 12 * time.Second }) // looked at four times as often
+	d, _ := m.dialer(t, nil)
 	d.SetGateways(east, []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:1")})
 	mustGet(t, d, through([]netip.AddrPort{gone.addr}))
 	eventually(t, "the connection is drained", func() bool { return old.Stats().Passing == 0 })
