@@ -98,6 +98,8 @@ func TestOffersThatWaitAreBounded(t *testing.T) {
 		}
 		<-all[offersMax-1].taken
 		end()
+		h.mu.Lock()
+		defer h.mu.Unlock()
 		for _, o := range h.offers[pair{"ap", "us"}] {
 			o.end(nil)
 		}

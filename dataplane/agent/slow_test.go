@@ -204,7 +204,12 @@ func (s *slowWorld) grown(n int, f func()) int64 {
 	s.t.Helper()
 	before := inUse()
 	f()
-	return (inUse() - before) / int64(n)
+	least := inUse()
+	for range 8 { // what is on its way between the sidecars comes to rest, long before the bounds end anybody
+		<-time.After(100 * time.Millisecond)
+		least = min(least, inUse())
+	}
+	return (least - before) / int64(n)
 }
 
 const (
