@@ -155,11 +155,16 @@ func (e *Endpoint) score(now int64, usual, weight float64) float64 {
 }
 
 // serviceTime is what one request there takes, in nanoseconds: as its server proxy says, if it has said so
-// lately, else as it was measured from here.
+// lately, else as it was measured from here. A server proxy reckons by the number of requests, of which one that is
+// taken for slow gets few: what was measured from here, the way included, is shorter only when that word is of the past, or
+// nobody here has asked for a while.
 func (e *Endpoint) serviceTime(now int64, usual float64) float64 {
 	if at := e.reported.at.Load(); at != 0 && now-at < int64(reportFresh) {
-		if s := e.reported.service.Load(); s > 0 {
-			return max(float64(s), float64(floor))
+		if s := float64(e.reported.service.Load()); s > 0 {
+			if own := e.service.faded(now); own > 0 {
+				s = min(s, own)
+			}
+			return max(s, float64(floor))
 		}
 	}
 	if s := e.service.faded(now); s > 0 {

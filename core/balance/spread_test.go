@@ -267,3 +267,40 @@ func TestHeavyProxiesGoBeyondTheirSubset(t *testing.T) {
 		}
 	}
 }
+
+// TestOneSlowAnswerIsForgotten: an endpoint whose first answer took long, as first answers do, gets its part
+// again within seconds, though its server proxy goes on to say what that one answer has made its mean: it is asked
+// seldom, so the mean hardly moves.
+func TestOneSlowAnswerIsForgotten(t *testing.T) {
+	v := of(mesh.Balancing{}, 1, 1)
+	meters := map[*Endpoint]*Meter{}
+	for _, e := range v.groups[0].all.endpoints {
+		meters[e] = new(Meter)
+	}
+	first := v.groups[0].all.endpoints[0]
+	now, part := int64(time.Hour), 0
+	const second = 100 // requests
+	for k := range 10 * second {
+		now += int64(time.Second) / second
+		p, reason := v.Pick(&Ask{Now: now, Rand: mix(uint64(k))})
+		if reason != mesh.ReasonNone {
+			t.Fatal(reason)
+		}
+		took := 800 * time.Microsecond
+		if p.Endpoint == first && meters[first].Service() == 0 {
+			took = 60 * time.Millisecond
+		}
+		m := meters[p.Endpoint]
+		m.Begin()
+		m.Served(took, now)
+		p.Endpoint.Report(m.AppendReport(nil), now)
+		m.End()
+		p.Done(Served, now+int64(took))
+		if k >= 9*second && p.Endpoint == first {
+			part++
+		}
+	}
+	if part < second/5 {
+		t.Errorf("%d of %d requests in the tenth second, want a fifth at least", part, second)
+	}
+}
