@@ -116,7 +116,7 @@ func (t *Table) Enter(n *Tenant, caller mesh.Identity, deadline time.Time, gone 
 	}
 	now := t.cfg.Now()
 	t.count(now)
-	if t.fits(n) && len(t.waiting) == 0 {
+	if t.fits(n) { // whoever waits does not: a caller who has too much must hold up no other
 		t.link(n)
 		t.mu.Unlock()
 		return nil

@@ -71,6 +71,29 @@ func TestNoCallerTakesTheLastQuarterAlone(t *testing.T) {
 	})
 }
 
+// TestWhoMustWaitHoldsUpNoOther: requests of a caller who has his share wait, and one of another takes
+// what is left at once.
+func TestWhoMustWaitHoldsUpNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table := tenancy.New(tenancy.Config{Most: 40, Now: time.Now})
+		enter(t, table, "greedy", 30)
+		waits := make(chan error, 1)
+		go func() {
+			var late tenancy.Tenant
+			waits <- table.Enter(&late, caller("greedy"), time.Time{}, nil)
+		}()
+		<-time.After(time.Second) // by now it is known that no client keeps a place for nothing
+		began := time.Now()
+		enter(t, table, "other", 10)
+		if took := time.Since(began); took > 0 {
+			t.Errorf("others waited %v", took)
+		}
+		if err := <-waits; !errors.Is(err, tenancy.ErrFull) {
+			t.Errorf("the greedy one got a place of the last quarter: %v", err)
+		}
+	})
+}
+
 func TestThoseWhoseClientsDoNotMoveGiveTheirPlaces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		table := tenancy.New(tenancy.Config{Most: 8, Grace: time.Second, Wait: 10 * time.Second, Now: time.Now})
