@@ -128,8 +128,9 @@ func (ps *peers) run(ctx context.Context) error {
 			ps.dropCaches()
 		case <-ctx.Done():
 			ps.mu.Lock()
-			defer ps.mu.Unlock()
-			for _, l := range ps.on {
+			links := slices.Collect(maps.Values(ps.on))
+			ps.mu.Unlock() // a prober's last word needs it
+			for _, l := range links {
 				<-l.done
 			}
 			return ctx.Err()
