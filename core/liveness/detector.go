@@ -16,6 +16,9 @@ const (
 	// once it was repeated; refusedAgain, before.
 	redialEvery  = time.Second
 	refusedAgain = 250 * time.Millisecond
+	// greeting is how long refusals by a path that has never answered are repeated as fast as the first:
+	// clusters that start together wait for each other's gateways.
+	greeting = 10 * time.Second
 	// replaceAfter is how long a silent connection is kept. Its kernel's timer has backed off
 	// by then, so that a new one would be answered sooner.
 	replaceAfter = 3 * time.Second
@@ -277,7 +280,7 @@ func (p *place) renewAt(s State) (time.Duration, bool) {
 		return p.asked[0] + max(replaceAfter, 2*s.ProbeTimeout()), true
 	case p.phase == dialling:
 		return p.since + max(redialEvery, 2*s.DialTimeout()), true
-	case p.phase == vacant && p.against == 1:
+	case p.phase == vacant && (p.against == 1 || p.against > 1 && !s.met && p.since < greeting):
 		return p.since + refusedAgain, true
 	case p.phase == vacant && p.against > 1:
 		return p.since + redialEvery, true

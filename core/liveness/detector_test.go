@@ -274,3 +274,25 @@ func TestDialsAreBounded(t *testing.T) {
 		t.Errorf("%.1f dials a second at a dead path, want at most %d", perSecond, Places)
 	}
 }
+
+// TestClustersThatStartTogetherMeetAtOnce: a gateway that begins to listen after 3 s is found within half a second and
+// two round trips; one that stays away costs a dial a second and place in the long run.
+func TestClustersThatStartTogetherMeetAtOnce(t *testing.T) {
+	w := world{rtt: 20 * time.Millisecond, refuses: true}
+	w.run(3*time.Second, false)
+	if !w.s.PathDown {
+		t.Fatal("refusals were not taken for an outage")
+	}
+	w.refuses = false
+	w.run(500*time.Millisecond+3*w.rtt, false)
+	if w.s.PathDown {
+		t.Error("not reached 0.5 s after its gateway listens")
+	}
+	w = world{rtt: 20 * time.Millisecond, refuses: true}
+	w.run(greeting+2*redialEvery, false)
+	before := w.dials
+	w.run(20*time.Second, false)
+	if most := Places * 20; w.dials-before > most {
+		t.Errorf("%d dials in 20 s to a path that was never there, want %d at most", w.dials-before, most)
+	}
+}

@@ -46,7 +46,8 @@ const (
 
 // The constants of the way back. A path that was lost is used again when it has answered
 // upAfter questions over the hold, which doubles when it is lost again within calmAfter and is
-// holdMin otherwise. With calmAfter as long as holdMax, no sequence of events changes the state more often than 150
+// holdMin otherwise; one that has never answered is used from its first answer, for it has not shown that it
+// wavers, and a start would wait. With calmAfter as long as holdMax, no sequence of events changes the state more often than 150
 // times an hour, and that needs an adversary.
 const (
 	upAfter   = 3
@@ -71,6 +72,7 @@ type State struct {
 	rttvar time.Duration
 	late   int // answers in a row that say nothing of the RTT
 
+	met       bool      // a question was answered, ever
 	answers   int       // since the last failure
 	answering time.Time // when the first of them came
 	upAt      time.Time // when the path was last found good again
@@ -127,9 +129,10 @@ func (s State) Answered(rtt time.Duration, now time.Time) State {
 		s.answering = now
 	}
 	s.answers = min(s.answers+1, upAfter)
-	if s.PathDown && s.answers >= upAfter && now.Sub(s.answering) >= s.hold {
+	if s.PathDown && (!s.met || s.answers >= upAfter && now.Sub(s.answering) >= s.hold) {
 		s.PathDown, s.upAt = false, now
 	}
+	s.met = true
 	return s.moved(before, now)
 }
 

@@ -40,7 +40,7 @@ func TestLeaseAndPathDecide(t *testing.T) {
 }
 
 func TestAPathIsBackAfterItsHold(t *testing.T) {
-	s := State{}.Failed(epoch)
+	s := State{}.Answered(0, epoch).Failed(epoch)
 	for i, want := range []bool{true, true, false} { // three answers over half a second
 		s = s.Answered(time.Millisecond, after(time.Duration(i)*ProbeEvery))
 		if s.PathDown != want {
@@ -62,6 +62,16 @@ func TestAPathIsBackAfterItsHold(t *testing.T) {
 	s = s.Failed(after(2*time.Second + calmAfter))
 	if s.hold != holdMin {
 		t.Errorf("after a calm %v the hold is %v, want %v", calmAfter, s.hold, holdMin)
+	}
+}
+
+func TestAPathThatNeverAnsweredIsUsedFromItsFirstAnswer(t *testing.T) {
+	s := State{}.Failed(epoch).Failed(after(time.Minute)).Answered(time.Millisecond, after(time.Minute+ProbeEvery))
+	if s.Reach() != mesh.Alive {
+		t.Fatalf("%v after the first answer ever", s.Reach())
+	}
+	if s = s.Failed(after(time.Minute+2*ProbeEvery)).Answered(time.Millisecond, after(time.Minute+3*ProbeEvery)); s.Reach() != mesh.Unreachable {
+		t.Errorf("%v after it was lost and answered once", s.Reach())
 	}
 }
 
