@@ -3,6 +3,7 @@ package socket
 import (
 	"net"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -38,6 +39,21 @@ func Unsent(c net.Conn) (n int, ok bool) {
 		ok = err == nil
 	})
 	return n, ok && err == nil
+}
+
+// Acknowledged asks the kernel what the peer's has told it (tcp(7), TCP_INFO). It is false where Queues is.
+func Acknowledged(c net.Conn) (a Acks, ok bool) {
+	raw := rawUnder(c)
+	if raw == nil {
+		return Acks{}, false
+	}
+	err := raw.Control(func(fd uintptr) {
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		if ok = err == nil; ok {
+			a = Acks{Bytes: info.Bytes_acked, Quiet: time.Duration(info.Last_ack_recv) * time.Millisecond, Owed: info.Unacked > 0 && info.Snd_wnd > 0}
+		}
+	})
+	return a, ok && err == nil
 }
 
 // rawUnder is the descriptor under the connections that c is made of; nil if there is none.

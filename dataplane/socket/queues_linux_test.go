@@ -1,6 +1,7 @@
 package socket_test
 
 import (
+	"io"
 	"net"
 	"testing"
 	"time"
@@ -51,7 +52,19 @@ func TestQueuesTellWhatLiesUnread(t *testing.T) {
 	if n, ok := socket.Unsent(wrapped); n == 0 || !ok {
 		t.Errorf("%d bytes unsent, %v, though the peer does not read", n, ok)
 	}
+	acks, ok := socket.Acknowledged(wrapped)
+	for end := time.Now().Add(5 * time.Second); ok && acks.Owed && time.Now().Before(end); { // until the last segment's has come
+		_ = a.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+		_, _ = io.ReadFull(wrapped, make([]byte, 64))
+		acks, ok = socket.Acknowledged(wrapped)
+	}
+	if acks.Owed || acks.Bytes == 0 || !ok {
+		t.Errorf("%+v, %v, behind a window that is shut", acks, ok)
+	}
 	a.Close()
+	if _, ok := socket.Acknowledged(wrapped); ok {
+		t.Error("a closed connection has acknowledgements")
+	}
 	if _, ok := socket.Unsent(wrapped); ok {
 		t.Error("a closed connection has something unsent")
 	}

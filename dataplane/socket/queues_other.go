@@ -9,3 +9,6 @@ func Queues(net.Conn) (unread, unacknowledged int, ok bool) { return 0, 0, false
 
 // Unsent cannot be asked for here.
 func Unsent(net.Conn) (n int, ok bool) { return 0, false }
+
+// Acknowledged cannot be asked for here.
+func Acknowledged(net.Conn) (Acks, bool) { return Acks{}, false }

@@ -30,7 +30,9 @@ const (
 	starved  = 25 * time.Millisecond
 	graceMax = 3 * time.Second
 	// acknowledged is how long a peer may be silent, beyond a round trip, whose kernel has acknowledged all
-	// that we have sent: the path lives, and it is a process that is stopped or does not get to run.
+	// that we have sent, or says that its queue is full: the path lives, and it is a process that is stopped or
+	// does not get to run. While more of what we have sent is acknowledged, bodiesMax: that may be a slow path,
+	// or the queue of a stopped process that fills.
 	acknowledged = time.Second
 )
 
@@ -149,7 +151,7 @@ func (d *Dialer) judge(c *conn, now int64) time.Duration {
 }
 
 // excused is how much longer a connection may be silent for what its socket shows: something has come and it is
-// we who do not get to read it, or all that we have sent has been acknowledged.
+// we who do not get to read it, or the peer's kernel lives.
 func (c *conn) excused(now int64, quiet time.Duration) time.Duration {
 	unread, unacknowledged, ok := socket.Queues(c.socket.Conn)
 	switch {
@@ -157,10 +159,24 @@ func (c *conn) excused(now int64, quiet time.Duration) time.Duration {
 		return 0
 	case unread > 0 && now-c.began < int64(graceMax):
 		return starved
-	case unacknowledged == 0:
-		return min(c.rtt.srtt+acknowledged-quiet, lookEvery)
 	}
-	return 0
+	acks, ok := socket.Acknowledged(c.socket.Conn)
+	if !ok {
+		return 0
+	}
+	if acks.Bytes > c.acked {
+		c.acked, c.moved = acks.Bytes, now
+	}
+	most, again := acknowledged, lookEvery
+	if unacknowledged > 0 {
+		if c.moved > 0 && time.Duration(now-c.moved) < c.rtt.silence() {
+			most = bodiesMax
+		}
+		if acks.Owed { // where that is not acknowledged the path is dead, or the host
+			again = min(again, c.rtt.silence()-acks.Quiet)
+		}
+	}
+	return min(c.rtt.srtt+most-quiet, again)
 }
 
 // draining is how long what was sent may take to reach the peer, and a PING behind it.
@@ -178,6 +194,8 @@ func (c *conn) draining() time.Duration {
 func (d *Dialer) ask(c *conn, now int64) {
 	c.pinging, c.asked, c.began = true, now, now
 	c.socket.big.Store(0)
+	acks, _ := socket.Acknowledged(c.socket.Conn)
+	c.acked, c.moved = acks.Bytes, 0
 	c.calm++
 	d.work.Go(func() {
 		rtt, err := c.Ping(d.ctx)

@@ -39,10 +39,12 @@ type conn struct {
 	watched  bool
 	needed   int64 // since when it carries streams
 	pinging  bool
-	began    int64 // when the last PING was sent
-	asked    int64 // since when its answer is waited for, which a stop of our own sets anew
-	answered int64 // when the last PING was answered
-	calm     int   // PINGs since the last stream was opened
+	began    int64  // when the last PING was sent
+	asked    int64  // since when its answer is waited for, which a stop of our own sets anew
+	answered int64  // when the last PING was answered
+	acked    uint64 // bytes that the peer's kernel had acknowledged at the last PING or look
+	moved    int64  // when a look last found more of them than the one before, since the last PING; 0 none has
+	calm     int    // PINGs since the last stream was opened
 }
 
 // lives sets the ends of a connection by both certificates: it is replaced when a quarter of

@@ -64,7 +64,7 @@ func TestSilence(t *testing.T) {
 				if !errors.Is(err, tunnel.ErrSilent) || errors.Is(err, message.ErrNotExecuted) || !errors.Is(err, message.ErrStale) {
 					t.Errorf("error %v, want silence, executed or not, before any answer", err)
 				}
-			case <-time.After(10 * time.Second):
+			case <-time.After(bound):
 				t.Fatal("the stream in flight lives on")
 			}
 			t.Logf("the stream in flight failed after %s", time.Since(cut).Round(time.Millisecond))
@@ -153,7 +153,7 @@ func TestBytesThatArriveProveOneDirectionOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	s.SetDeadline(time.Now().Add(15 * time.Second))
+	s.SetDeadline(time.Now().Add(bound))
 	var h message.Head
 	requestHead(&h)
 	if err := s.Send(&h, true); err != nil {
@@ -204,7 +204,7 @@ func TestASlowLinkIsNotSilent(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	s.SetDeadline(time.Now().Add(20 * time.Second))
+	s.SetDeadline(time.Now().Add(bound))
 	var h message.Head
 	requestHead(&h)
 	h.Method, h.Length = h.KeepString("POST"), 12<<20
