@@ -92,6 +92,18 @@ func Encode(o manifest.Object, m Meta) ([]byte, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
+// StampOf is the stamp of a stored value; false for values that no person writes.
+func StampOf(o store.Object) (mesh.Stamp, bool) {
+	if _, ok := KindOf(o.Kind); !ok {
+		return mesh.Stamp{}, false
+	}
+	var e struct{ Stamp stamp }
+	if err := json.Unmarshal(o.Value, &e); err != nil {
+		return mesh.Stamp{}, false
+	}
+	return mesh.Stamp{WallMillis: e.Stamp.WallMillis, Counter: e.Stamp.Counter, Origin: e.Stamp.Origin}, true
+}
+
 // Decode reads a stored object as a fact of origin in the history epoch. The fact is nil
 // for kinds that are no facts (Secret, and kinds that nothing acts on yet). A security policy that
 // cannot be understood comes with Invalid set, so that it denies what it selects; anything else that

@@ -171,6 +171,9 @@ func (c *Config) Validate() error {
 // TrustDomain is the cluster's.
 func (c *Config) TrustDomain() mesh.TrustDomain { return mesh.TrustDomainOf(c.Cluster, c.Domain) }
 
+// shared reports whether the store is one that other replicas use too.
+func (c *Config) shared() bool { return len(c.StoreEndpoints) > 0 }
+
 func (c *Config) path(parts ...string) string {
 	return filepath.Join(append([]string{c.StateDir}, parts...)...)
 }

@@ -23,18 +23,9 @@ import (
 
 // openAuthority loads or makes the authority, and this process's own certificate.
 func (p *Plane) openAuthority(ctx context.Context) error {
-	key, err := trust.SealKeyFromFD(p.cfg.SealFD)
-	if err != nil {
+	if err := p.openCA(ctx); err != nil {
 		return err
 	}
-	p.sealKey = key
-	p.ca, err = ca.Open(ctx, ca.Config{TrustDomain: p.cfg.TrustDomain(), TTL: p.cfg.CertificateTTL, Clock: p.clock, Log: p.log,
-		Keys: ca.NewSealedKeys(p.cfg.path("authority.sealed"), key, p.clock)})
-	if err != nil {
-		return err
-	}
-	// Tokens live in memory: a restart spoils those not used, and who needs one asks again.
-	p.tokens = ca.NewJoinTokens(p.ca, &ca.MemoryTokens{})
 	p.source = trust.NewSource(p.clock)
 	bundles, err := trust.NewBundles(p.ca.Bundle())
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/control/object"
 	"github.com/isthmus-mesh/isthmus/control/store"
 )
 
@@ -85,6 +86,10 @@ func (o Objects) Get(ctx context.Context, key store.Key) (store.Object, error) {
 	defer stop()
 	got, err := o.objects.Get(rctx, key)
 	if !o.mirrored(ctx, err) {
+		// What is written next must be stamped later than what another replica wrote, whose clock may be ahead.
+		if stamp, ok := object.StampOf(got); ok && err == nil {
+			o.plane.observe(stamp)
+		}
 		return got, err
 	}
 	got, revision, found, whole := o.plane.mirror.get(key)

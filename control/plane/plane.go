@@ -89,13 +89,18 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (*Plane, error) {
 			return nil, fmt.Errorf("control plane of %s: %w", cfg.Cluster, err)
 		}
 	}
-	if err := p.openAuthority(ctx); err != nil {
-		return nil, fmt.Errorf("control plane of %s: %w", cfg.Cluster, err)
-	}
-	if err := p.openObjects(ctx); err != nil {
-		return nil, fmt.Errorf("control plane of %s: %w", cfg.Cluster, err)
-	}
 	var err error
+	if p.sealKey, err = trust.SealKeyFromFD(cfg.SealFD); err == nil {
+		err = p.openObjects(ctx)
+	}
+	if err == nil {
+		if err = p.openAuthority(ctx); err != nil {
+			err = errors.Join(err, p.store.Close())
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("control plane of %s: %w", cfg.Cluster, err)
+	}
 	if p.addresses, err = newAddresses(p); err != nil {
 		return nil, fmt.Errorf("control plane of %s: %w", cfg.Cluster, err)
 	}

@@ -77,6 +77,8 @@ type cluster struct {
 	shell *http.Client
 	// services is what services get addresses from; none without it.
 	services netip.Prefix
+	// store is an external store, or nil.
+	store *etcd
 }
 
 // freePort is an address that was free a moment ago.
@@ -143,16 +145,24 @@ func newCluster(t *testing.T, ctx context.Context, parts *sync.WaitGroup, name m
 func (c *cluster) start() {
 	c.t.Helper()
 	var err error
+	c.plane, err = plane.New(c.ctx, c.config(), c.log)
+	if err != nil {
+		c.t.Error(err)
+		return
+	}
+	c.run("control plane", c.plane.Run)
+}
+
+func (c *cluster) config() plane.Config {
 	cfg := plane.Config{Cluster: c.name, Domain: mesh.DefaultDomain, Network: mesh.Network(c.name), StateDir: c.dir,
 		SealFD: sealFD(c.t, c.key), Control: c.addr["control"], Federation: c.addr["federation"], Failpoints: c.points, Remote: c.remote, ServiceRange: c.services}
 	if c.remote {
 		cfg.Federation = netip.AddrPort{}
 	}
-	c.plane, err = plane.New(c.ctx, cfg, c.log)
-	if err != nil {
-		c.t.Fatal(err)
+	if c.store != nil {
+		cfg.StoreEndpoints, cfg.StoreTLS = c.store.plan.Endpoints(), c.store.tls()
 	}
-	c.run("control plane", c.plane.Run)
+	return cfg
 }
 
 // startAlone runs the control plane until stop, which returns when it has ended.
@@ -192,7 +202,10 @@ func (c *cluster) proxy(cfg agent.Config) *agent.Agent {
 // agent is a proxy that is not running yet.
 func (c *cluster) agent(cfg agent.Config) *agent.Agent {
 	c.t.Helper()
-	cfg.Cluster, cfg.TrustDomain, cfg.ControlPlanes = c.name, mesh.TrustDomainOf(c.name, mesh.DefaultDomain), []netip.AddrPort{c.addr["control"]}
+	cfg.Cluster, cfg.TrustDomain = c.name, mesh.TrustDomainOf(c.name, mesh.DefaultDomain)
+	if cfg.ControlPlanes == nil {
+		cfg.ControlPlanes = []netip.AddrPort{c.addr["control"]}
+	}
 	token, err := c.plane.NewToken(c.ctx, cfg.Identity())
 	if err != nil {
 		c.t.Fatal(err)

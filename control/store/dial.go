@@ -19,12 +19,23 @@ const socketPathMax = 107
 type dialer struct {
 	mu   sync.Mutex
 	last error // nil when the last attempt succeeded
+	// refused is what TLS failed by, until a connection has brought something.
+	refused error
 }
 
 func (d *dialer) lastError() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.refused != nil {
+		return d.refused
+	}
 	return d.last
+}
+
+func (d *dialer) refuse(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.refused = err
 }
 
 // dial connects to addr: "unix:PATH", "unix://PATH", a path, or HOST:PORT.

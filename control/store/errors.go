@@ -31,6 +31,9 @@ var (
 	// writing again, or write with a precondition, which then reports
 	// ErrConflict or ErrExists.
 	ErrUnavailable = errors.New("store unavailable")
+	// ErrRefused comes beside ErrUnavailable: store and client do not believe each other's certificates, which
+	// waiting does not change.
+	ErrRefused = errors.New("refused")
 )
 
 // An Error is what every call of Store returns when it fails: what was

@@ -201,6 +201,7 @@ func Open(c Config) (*Store, error) {
 		DialTimeout: c.DialTimeout,
 		Logger:      zap.NewNop(), // every failure comes back as an error
 		DialOptions: []grpc.DialOption{
+			grpc.WithTransportCredentials(d.credentials(tlsConfig)),
 			grpc.WithContextDialer(d.dial),
 			grpc.WithConnectParams(grpc.ConnectParams{
 				// A store that was killed is back within 100 ms: look often.

@@ -61,7 +61,10 @@ type Config struct {
 	// HistoryKeep is how long past revisions can be watched from; older ones
 	// are compacted. 0 is DefaultHistoryKeep.
 	HistoryKeep time.Duration
-	// Ready is called once, when the store answers on ClientSocket. It may be
+	// Cluster makes the store a member of a cluster of several, which clients reach over TLS at its Client
+	// address; ClientSocket and PeerSocket are empty then. Nil is a store of one member.
+	Cluster *Cluster
+	// Ready is called once, when the store answers. It may be
 	// nil. It must not block.
 	Ready func()
 	// Failpoints may be nil, and is in production.
@@ -97,8 +100,13 @@ func (c Config) Validate() error {
 	if c.DataDir == "" {
 		fault("dataDir: must be set")
 	}
-	if c.ClientSocket == "" {
+	switch {
+	case c.Cluster == nil && c.ClientSocket == "":
 		fault("clientSocket: must be set")
+	case c.Cluster != nil && (c.ClientSocket != "" || c.PeerSocket != ""):
+		fault("clientSocket, peerSocket: a member of a cluster is reached at cluster.client and cluster.peer: leave them out")
+	case c.Cluster != nil:
+		faults = append(faults, c.Cluster.faults(c.Name)...)
 	}
 	for _, s := range []struct{ field, path string }{{"clientSocket", c.ClientSocket}, {"peerSocket", c.PeerSocket}} {
 		if name := filepath.Base(s.path); len(name) > socketNameMax {
@@ -126,13 +134,14 @@ func ReadConfig(path string) (Config, error) {
 		return Config{}, fmt.Errorf("read store configuration: %w", err)
 	}
 	var f struct {
-		DataDir       string `json:"dataDir"`
-		ClientSocket  string `json:"clientSocket"`
-		PeerSocket    string `json:"peerSocket"`
-		Name          string `json:"name"`
-		QuotaBytes    int64  `json:"quotaBytes"`
-		SnapshotCount uint64 `json:"snapshotCount"`
-		HistoryKeep   string `json:"historyKeep"`
+		DataDir       string   `json:"dataDir"`
+		ClientSocket  string   `json:"clientSocket"`
+		PeerSocket    string   `json:"peerSocket"`
+		Name          string   `json:"name"`
+		QuotaBytes    int64    `json:"quotaBytes"`
+		SnapshotCount uint64   `json:"snapshotCount"`
+		HistoryKeep   string   `json:"historyKeep"`
+		Cluster       *Cluster `json:"cluster"`
 	}
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.DisallowUnknownFields()
@@ -141,7 +150,7 @@ func ReadConfig(path string) (Config, error) {
 	}
 	c := Config{
 		DataDir: f.DataDir, ClientSocket: f.ClientSocket, PeerSocket: f.PeerSocket,
-		Name: f.Name, QuotaBytes: f.QuotaBytes, SnapshotCount: f.SnapshotCount,
+		Name: f.Name, QuotaBytes: f.QuotaBytes, SnapshotCount: f.SnapshotCount, Cluster: f.Cluster,
 	}
 	if f.HistoryKeep != "" {
 		if c.HistoryKeep, err = time.ParseDuration(f.HistoryKeep); err != nil {

@@ -75,10 +75,8 @@ func serve(ctx context.Context, c Config, g *ground, log *slog.Logger) error {
 		return fmt.Errorf("start etcd: %w", err)
 	}
 	defer e.Close()
-	for _, p := range e.Peers {
-		if err := os.Chmod(p.Addr().String(), 0o600); err != nil {
-			return fmt.Errorf("protect %s: %w", c.PeerSocket, err)
-		}
+	if err := protect(c, e); err != nil {
+		return err
 	}
 	start := time.NewTimer(startMax)
 	defer start.Stop()
@@ -94,13 +92,13 @@ func serve(ctx context.Context, c Config, g *ground, log *slog.Logger) error {
 		return nil
 	}
 
-	l, err := g.listen(c.ClientSocket)
+	l, tlsConfig, err := listen(c, g)
 	if err != nil {
 		return err
 	}
 	// etcd's own services without etcd's own listener, which would add HTTP
 	// handlers and a multiplexer to tell them from gRPC.
-	gs := v3rpc.Server(e.Server, nil, nil, grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{
+	gs := v3rpc.Server(e.Server, tlsConfig, nil, grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{
 		MinTime:             5 * time.Second,
 		PermitWithoutStream: true,
 	}))
@@ -129,12 +127,25 @@ func serve(ctx context.Context, c Config, g *ground, log *slog.Logger) error {
 		return nil
 	case err := <-served:
 		served <- err
-		return fmt.Errorf("serve %s: %w", c.ClientSocket, err)
+		return fmt.Errorf("serve %s: %w", l.Addr(), err)
 	case <-e.Server.StopNotify():
 		return errors.New("etcd stopped by itself")
 	case err := <-e.Err():
 		return fmt.Errorf("etcd failed: %w", err)
 	}
+}
+
+// protect gives the socket for other members its mode.
+func protect(c Config, e *embed.Etcd) error {
+	if c.Cluster != nil {
+		return nil
+	}
+	for _, p := range e.Peers {
+		if err := os.Chmod(p.Addr().String(), 0o600); err != nil {
+			return fmt.Errorf("protect %s: %w", c.PeerSocket, err)
+		}
+	}
+	return nil
 }
 
 // drain lets calls in flight end, and ends those that do not. Returning from it
@@ -180,6 +191,9 @@ func etcdConfig(c Config, g *ground, log *slog.Logger) (*embed.Config, error) {
 
 	ec.TickMs = uint(tick.Milliseconds())
 	ec.ElectionMs = electionTicks * ec.TickMs
+	if c.Cluster != nil {
+		c.Cluster.apply(c.Name, ec)
+	}
 	ec.QuotaBackendBytes = c.QuotaBytes
 	ec.SnapshotCount = c.SnapshotCount
 	ec.SnapshotCatchUpEntries = c.SnapshotCount / 10 // for members to come; a store has none
