@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/dataplane/socket"
 )
 
 // role is what differs between the two ends. Its methods are called with conn.mu held,
@@ -152,7 +153,7 @@ const (
 
 func (c *conn) init(nc net.Conn, cfg Config, client bool) {
 	cfg = cfg.withDefaults()
-	c.nc, c.cfg, c.client = nc, cfg, client
+	c.nc, c.cfg, c.client = socket.New(nc), cfg, client
 	c.rbuf = make([]byte, max(readSmall, len(cfg.Received)))
 	c.w = copy(c.rbuf, cfg.Received)
 	c.cfg.Received = nil
