@@ -129,7 +129,7 @@ var inFolder = map[string][]string{
 	"dataplane": {"agent", "admin", "handover", "dns", "capture", "downstream", "probe", "proxy", "quota", "tenancy", "route", "trace", "tunnel", "http2", "http1", "raw", "datagram", "socket", "message"},
 	"control":   {"plane", "loop", "relay", "peer", "probe", "ca", "address", "object", "filestore", "store", "storeserver"},
 	"codec":     {"manifest", "wire"},
-	"internal":  {"story", "golden", "failpoint", "parallel", "clock"},
+	"internal":  {"story", "golden", "failpoint", "loopback", "parallel", "clock"},
 	"localmesh": {"link", "app"},
 	"bench":     {"dataplane", "traffic", "local", "detection", "report", "rig", "load"},
 }

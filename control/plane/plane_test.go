@@ -28,6 +28,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/control/storeserver"
 	"github.com/isthmus-mesh/isthmus/dataplane/agent"
 	"github.com/isthmus-mesh/isthmus/internal/failpoint"
+	"github.com/isthmus-mesh/isthmus/internal/loopback"
 	"github.com/isthmus-mesh/isthmus/internal/parent"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
@@ -81,17 +82,6 @@ type cluster struct {
 	store *etcd
 }
 
-// freePort is an address that was free a moment ago.
-func freePort(t *testing.T) netip.AddrPort {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return netip.MustParseAddrPort(ln.Addr().String())
-}
-
 // sealKey is a new key to seal with.
 func sealKey() []byte {
 	key := make([]byte, 32)
@@ -136,7 +126,7 @@ func newCluster(t *testing.T, ctx context.Context, parts *sync.WaitGroup, name m
 	c := &cluster{t: t, ctx: ctx, name: name, dir: filepath.Join(t.TempDir(), string(name)), key: sealKey(), parts: parts, addr: map[string]netip.AddrPort{},
 		log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: level})).With("cluster", name)}
 	for _, k := range []string{"control", "federation", "gateway"} {
-		c.addr[k] = freePort(t)
+		c.addr[k] = loopback.AddrPort(t)
 	}
 	return c
 }
@@ -297,7 +287,7 @@ func (c *cluster) serve(service string) {
 		defer stop()
 		return srv.Serve(ln)
 	})
-	app, inbound := netip.MustParseAddrPort(ln.Addr().String()), freePort(c.t)
+	app, inbound := netip.MustParseAddrPort(ln.Addr().String()), loopback.AddrPort(c.t)
 	c.apply(fmt.Sprintf(`
 apiVersion: v1
 kind: Service
@@ -320,7 +310,7 @@ spec: {address: %[2]s, serviceAccount: %[1]s, ports: [{name: http, port: %[3]d}]
 func (c *cluster) client() *http.Client { return c.clientNamed("shell") }
 
 func (c *cluster) clientNamed(workload string) *http.Client {
-	at := freePort(c.t)
+	at := loopback.AddrPort(c.t)
 	c.proxy(agent.Config{ID: "default/" + workload, Mode: agent.ModeSidecar, ServiceAccount: "shell", Outbound: at})
 	c.shell = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: at.String()})}}
 	return c.shell

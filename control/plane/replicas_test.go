@@ -16,6 +16,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/control/plane"
 	"github.com/isthmus-mesh/isthmus/control/store"
 	"github.com/isthmus-mesh/isthmus/dataplane/agent"
+	"github.com/isthmus-mesh/isthmus/internal/loopback"
 	"github.com/isthmus-mesh/isthmus/internal/members"
 )
 
@@ -32,7 +33,7 @@ func startEtcd(t *testing.T) *etcd {
 	t.Helper()
 	e := &etcd{t: t, plan: members.Plan{Dir: filepath.Join(t.TempDir(), "etcd"), Token: t.Name()}}
 	for i := range e.run {
-		e.plan.Members = append(e.plan.Members, members.Member{Name: fmt.Sprint("member-", i), Client: freePort(t), Peer: freePort(t)})
+		e.plan.Members = append(e.plan.Members, members.Member{Name: fmt.Sprint("member-", i), Client: loopback.AddrPort(t), Peer: loopback.AddrPort(t)})
 	}
 	if err := e.plan.Write(time.Now()); err != nil {
 		t.Fatal(err)
@@ -123,7 +124,7 @@ func TestReplicasAreOneAuthority(t *testing.T) {
 		}
 	}
 	e.kill(2)
-	a := all[0].agent(agent.Config{ID: "default/one", Mode: agent.ModeSidecar, ServiceAccount: "shell", Outbound: freePort(t),
+	a := all[0].agent(agent.Config{ID: "default/one", Mode: agent.ModeSidecar, ServiceAccount: "shell", Outbound: loopback.AddrPort(t),
 		ControlPlanes: []netip.AddrPort{all[1].addr["control"]}})
 	all[1].run("proxy", a.Run)
 	eventually(t, 20*time.Second, "default/one", func() string {
@@ -142,7 +143,7 @@ func TestReplicasAreOneAuthority(t *testing.T) {
 	e.kill(0)
 	e.kill(1)
 	again := *all[2]
-	again.addr = map[string]netip.AddrPort{"control": freePort(t), "federation": freePort(t)}
+	again.addr = map[string]netip.AddrPort{"control": loopback.AddrPort(t), "federation": loopback.AddrPort(t)}
 	again.start()
 	if got := fmt.Sprint(again.plane.Bundle()); got != want {
 		t.Errorf("a replica that starts while the store is away has another bundle: %s, want %s", got, want)

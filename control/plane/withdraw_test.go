@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,6 +15,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/control/plane"
 	"github.com/isthmus-mesh/isthmus/dataplane/agent"
 	"github.com/isthmus-mesh/isthmus/internal/failpoint"
+	"github.com/isthmus-mesh/isthmus/internal/loopback"
 )
 
 // post sends a request that must not be repeated and wants its whole answer.
@@ -80,9 +80,8 @@ func stopOneOfTwo(t *testing.T, defended bool) []error {
 	}
 	eu.start()
 	us.start()
-	// Where no connection begins, none takes a port between its choice and its use.
-	for i, k := range []string{"gateway", "second gateway"} {
-		us.addr[k] = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 41, byte(1 + i)}), freePort(t).Port())
+	for _, k := range []string{"gateway", "second gateway"} {
+		us.addr[k] = loopback.AddrPort(t)
 	}
 	gateway := func(id string, at string) *agent.Agent {
 		return us.agent(agent.Config{ID: "isthmus-system/" + id, Mode: agent.ModeGateway, ServiceAccount: "gateway", Gateway: us.addr[at],

@@ -15,6 +15,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/dataplane/agent"
+	"github.com/isthmus-mesh/isthmus/internal/loopback"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/trust"
 )
@@ -37,7 +38,7 @@ func TestJourneys(t *testing.T) {
 	far, e2 := w.server("us-east", "catalog-2", catalog)
 	lost := newRelay(t, e0.Proxy)
 	e0.Proxy = lost.addr()
-	gateway := freePort(t)
+	gateway := loopback.AddrPort(t)
 	w.script.set("shop/gateway", &ir.Proxy{ID: "shop/gateway"})
 	w.script.set(catalog.String(), &ir.Slots{TrustDomain: w.clusters["us-east"].td,
 		Table: mesh.SlotTable{Service: catalog, Generation: 1, Slots: addrs(e2), Moved: []uint64{1}}})

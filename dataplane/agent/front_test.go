@@ -23,6 +23,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/dataplane/http2"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/internal/foreign"
+	"github.com/isthmus-mesh/isthmus/internal/loopback"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -38,15 +39,15 @@ func newPair(t *testing.T, target netip.AddrPort) *pair {
 	w := newWorld(t)
 	server, e := w.serverOf("eu-west", "catalog-0", catalog, target)
 	w.service(catalog, []ir.Group{{Cluster: "eu-west", Exported: true, Identities: w.identity("eu-west", catalog), Endpoints: []ir.Endpoint{e}}}, nil)
-	outbound := freePort(t)
+	outbound, services := loopback.AddrPort(t), loopback.Net(t)
 	w.asExplicitProxy(outbound, e, target)
 	w.script.set("shop/frontend", &ir.Proxy{ID: "shop/frontend"})
 	client := w.start("eu-west", "shop/frontend", "frontend", func(cfg *agent.Config) {
-		cfg.Outbound, cfg.ServiceNet = outbound, netip.MustParsePrefix("127.201.7.0/24")
+		cfg.Outbound, cfg.ServiceNet = outbound, services
 	})
 	server.waitReady(t)
 	client.waitReady(t)
-	p := &pair{client: client, addr: netip.MustParseAddr("127.201.7.17")}
+	p := &pair{client: client, addr: in(services, 17)}
 	eventually(t, "the service has its listeners", func() bool {
 		c, err := net.Dial("tcp", p.at(8082))
 		if err == nil {
@@ -68,6 +69,13 @@ func (w *world) asExplicitProxy(at netip.AddrPort, e ir.Endpoint, target netip.A
 	w.script.set("shop/"+e.Tag, &ir.Proxy{ID: "shop/" + e.Tag, Inbound: []ir.Inbound{
 		in(catalog, ir.InboundPort{Port: 8080, Protocol: mesh.ProtocolHTTP, Target: target}, ir.InboundPort{Port: 8082, Protocol: mesh.ProtocolHTTP2, Target: target}),
 		in(cart, ir.InboundPort{Port: at.Port(), Protocol: mesh.ProtocolHTTP2, Target: target})}})
+}
+
+// in is an address of a network of 256.
+func in(net netip.Prefix, last byte) netip.Addr {
+	a := net.Addr().As4()
+	a[3] = last
+	return netip.AddrFrom4(a)
 }
 
 func (p *pair) at(port uint16) string { return netip.AddrPortFrom(p.addr, port).String() }

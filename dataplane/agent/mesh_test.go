@@ -29,6 +29,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/dataplane/agent"
 	"github.com/isthmus-mesh/isthmus/internal/clock"
+	"github.com/isthmus-mesh/isthmus/internal/loopback"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/trust"
 	"github.com/isthmus-mesh/isthmus/xds"
@@ -176,16 +177,6 @@ var (
 	cart    = mesh.ServiceName{Namespace: "shop", Name: "cart"}
 )
 
-func freePort(t testing.TB) netip.AddrPort {
-	t.Helper()
-	ln, err := net.Listen("tcp", host+":0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).AddrPort()
-}
-
 func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{t: t, dir: t.TempDir(), log: slog.New(slog.DiscardHandler), clusters: map[mesh.ClusterName]*authority{},
@@ -264,7 +255,7 @@ func (w *world) startWith(c mesh.ClusterName, id, account string, o agent.Option
 	a := w.clusters[c]
 	key := trust.NewSealKey()
 	cfg := agent.Config{ID: id, Mode: agent.ModeSidecar, Cluster: c, TrustDomain: a.td, ServiceAccount: account,
-		ControlPlanes: []netip.AddrPort{w.planes[c]}, Snapshot: filepath.Join(w.dir, strings.ReplaceAll(id, "/", "-")+"-"+string(c)), Admin: freePort(w.t)}
+		ControlPlanes: []netip.AddrPort{w.planes[c]}, Snapshot: filepath.Join(w.dir, strings.ReplaceAll(id, "/", "-")+"-"+string(c)), Admin: loopback.AddrPort(w.t)}
 	change(&cfg)
 	svid := a.svid(w.t, cfg.Identity())
 	_, err := trust.WriteSnapshot(trust.SnapshotFile(cfg.Snapshot, key), trust.Snapshot{Key: svid.Key, Chain: svid.Chain,
@@ -386,7 +377,7 @@ func (w *world) server(c mesh.ClusterName, name string, n mesh.ServiceName) (*me
 // serverOf is server for an application that runs already.
 func (w *world) serverOf(c mesh.ClusterName, name string, n mesh.ServiceName, target netip.AddrPort) (*member, ir.Endpoint) {
 	w.t.Helper()
-	inbound := freePort(w.t)
+	inbound := loopback.AddrPort(w.t)
 	w.script.set("shop/"+name, &ir.Proxy{ID: "shop/" + name, Inbound: []ir.Inbound{{Service: n, Ports: []ir.InboundPort{
 		{Port: 80, Protocol: mesh.ProtocolHTTP, Target: target}, {Port: 81, Protocol: mesh.ProtocolTCP, Target: target},
 		{Port: 8080, Protocol: mesh.ProtocolHTTP, Target: target}, {Port: 8082, Protocol: mesh.ProtocolHTTP2, Target: target}}}}})
@@ -402,7 +393,7 @@ func (w *world) identity(c mesh.ClusterName, n mesh.ServiceName) []mesh.Identity
 func (w *world) client() *member {
 	w.t.Helper()
 	w.script.set("shop/frontend", &ir.Proxy{ID: "shop/frontend"})
-	return w.start("eu-west", "shop/frontend", "frontend", func(cfg *agent.Config) { cfg.Outbound, cfg.DNS = freePort(w.t), freePort(w.t) })
+	return w.start("eu-west", "shop/frontend", "frontend", func(cfg *agent.Config) { cfg.Outbound, cfg.DNS = loopback.AddrPort(w.t), loopback.AddrPort(w.t) })
 }
 
 // via is an HTTP client that uses a sidecar as its proxy.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/dataplane/agent"
+	"github.com/isthmus-mesh/isthmus/internal/loopback"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/trust"
 )
@@ -176,7 +177,7 @@ func tunnels(outbound netip.AddrPort) error {
 func (w *world) pair(drain time.Duration) (client, server *member) {
 	w.t.Helper()
 	echo := echoing(w.t).Addr().(*net.TCPAddr).AddrPort()
-	inbound := freePort(w.t)
+	inbound := loopback.AddrPort(w.t)
 	w.script.set("shop/catalog-0", &ir.Proxy{ID: "shop/catalog-0", Inbound: []ir.Inbound{{Service: catalog, Ports: []ir.InboundPort{
 		{Port: 80, Protocol: mesh.ProtocolHTTP, Target: app(w.t, "catalog-0")}, {Port: 81, Protocol: mesh.ProtocolTCP, Target: echo},
 		{Port: 8082, Protocol: mesh.ProtocolHTTP2, Target: echoingCalls(w.t)}}}}})
@@ -186,7 +187,7 @@ func (w *world) pair(drain time.Duration) (client, server *member) {
 		Endpoints: []ir.Endpoint{{Tag: "catalog-0", Proxy: inbound, Weight: 1}}}}, nil)
 	w.script.set("shop/frontend", &ir.Proxy{ID: "shop/frontend"})
 	set = replaceable(w.t, drain)
-	client = w.start("eu-west", "shop/frontend", "frontend", func(c *agent.Config) { c.Outbound, c.DNS = freePort(w.t), freePort(w.t); set(c) })
+	client = w.start("eu-west", "shop/frontend", "frontend", func(c *agent.Config) { c.Outbound, c.DNS = loopback.AddrPort(w.t), loopback.AddrPort(w.t); set(c) })
 	server.waitReady(w.t)
 	client.waitReady(w.t)
 	return client, server

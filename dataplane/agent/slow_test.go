@@ -23,6 +23,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/dataplane/agent"
 	"github.com/isthmus-mesh/isthmus/dataplane/http1"
 	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
+	"github.com/isthmus-mesh/isthmus/internal/loopback"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -76,7 +77,7 @@ func newSlowWorld(t *testing.T, patient time.Duration) *slowWorld {
 			s.ended.Add(1)
 		}
 	}}
-	s.client = w.startWith("eu-west", "shop/frontend", "frontend", o.WithBounds(bounds), func(cfg *agent.Config) { cfg.Outbound = freePort(t) })
+	s.client = w.startWith("eu-west", "shop/frontend", "frontend", o.WithBounds(bounds), func(cfg *agent.Config) { cfg.Outbound = loopback.AddrPort(t) })
 	server.waitReady(t)
 	second.waitReady(t)
 	s.client.waitReady(t)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/dataplane/agent"
+	"github.com/isthmus-mesh/isthmus/internal/loopback"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -45,7 +46,7 @@ func udpApp(t testing.TB, name string) *net.UDPConn {
 // udpServer starts a sidecar of resolver, and returns the endpoint.
 func (w *world) udpServer(c mesh.ClusterName, name string, udp *net.UDPConn) (*member, ir.Endpoint) {
 	w.t.Helper()
-	inbound := freePort(w.t)
+	inbound := loopback.AddrPort(w.t)
 	w.script.set("shop/"+name, &ir.Proxy{ID: "shop/" + name, Inbound: []ir.Inbound{{Service: resolver, Ports: []ir.InboundPort{
 		{Port: udpPort, Protocol: mesh.ProtocolUDP, Target: udp.LocalAddr().(*net.UDPAddr).AddrPort()},
 		{Port: udpPort, Protocol: mesh.ProtocolHTTP, Target: app(w.t, name)}}}}})
@@ -106,7 +107,7 @@ func TestUDPIsCarried(t *testing.T) {
 		servers[name], relays[name], local = m, r, append(local, e)
 	}
 	far, e2 := w.udpServer("us-east", "udp-2", apps["udp-2"])
-	gateway := freePort(t)
+	gateway, services := loopback.AddrPort(t), loopback.Net(t)
 	w.script.set("shop/gateway", &ir.Proxy{ID: "shop/gateway"})
 	w.script.set(resolver.String(), &ir.Slots{TrustDomain: w.clusters["us-east"].td,
 		Table: mesh.SlotTable{Service: resolver, Generation: 1, Slots: addrs(e2), Moved: []uint64{1}}})
@@ -121,12 +122,12 @@ func TestUDPIsCarried(t *testing.T) {
 	w.script.set(resolver.String(), &ir.Name{Service: resolver, Ports: ports, Address: netip.MustParseAddr("127.9.9.18")})
 	w.script.set("shop/frontend", &ir.Proxy{ID: "shop/frontend"})
 	client := w.start("eu-west", "shop/frontend", "frontend", func(c *agent.Config) {
-		c.Outbound, c.ServiceNet = freePort(t), netip.MustParsePrefix("127.201.8.0/24")
+		c.Outbound, c.ServiceNet = loopback.AddrPort(t), services
 	})
 	for _, m := range []*member{servers["udp-0"], servers["udp-1"], far, gate, client} {
 		m.waitReady(t)
 	}
-	at := netip.AddrPortFrom(netip.MustParseAddr("127.201.8.18"), udpPort)
+	at := netip.AddrPortFrom(in(services, 18), udpPort)
 	one, two := udpClient(t, at), udpClient(t, at)
 	name, session := one.ask("x")
 	t.Run("each client has a session, which stays with its endpoint", func(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/dataplane/agent"
 	"github.com/isthmus-mesh/isthmus/dataplane/tunnel"
+	"github.com/isthmus-mesh/isthmus/internal/loopback"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -38,7 +39,7 @@ func TestProxiesMoveAwayFromAWithdrawnGateway(t *testing.T) {
 	var at []netip.AddrPort
 	for _, id := range []string{"shop/gateway-0", "shop/gateway-1"} {
 		w.script.set(id, &ir.Proxy{ID: id})
-		gates = append(gates, w.start("us-east", id, "gateway", func(c *agent.Config) { c.Mode, c.Gateway = agent.ModeGateway, freePort(t) }))
+		gates = append(gates, w.start("us-east", id, "gateway", func(c *agent.Config) { c.Mode, c.Gateway = agent.ModeGateway, loopback.AddrPort(t) }))
 		at = append(at, gates[len(gates)-1].cfg.Gateway)
 	}
 	list := func(g ...netip.AddrPort) {
