@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // Remote is a mesh that another process runs, found by its state directory.
@@ -104,10 +105,15 @@ func (r *Remote) call(ctx context.Context, method, path string, in, out any) err
 	return nil
 }
 
-// Down ends the mesh that runs over stateDir and returns when its last process has ended. A
-// mesh whose supervisor was killed is ending already: Down waits for it and clears what it
+// downMax is far longer than a mesh takes to end that ends by force what does not end by itself.
+const downMax = time.Minute
+
+// Down ends the mesh that runs over stateDir and returns when its last process has ended, its
+// supervisor included. A mesh whose supervisor was killed is ending already: Down waits for it and clears what it
 // left outside the state directory. Where nothing ran, the error is ErrNotRunning.
 func Down(ctx context.Context, stateDir string) error {
+	ctx, cancel := context.WithTimeout(ctx, downMax)
+	defer cancel()
 	fail := func(err error) error { return fmt.Errorf("end the mesh in %s: %w", stateDir, err) }
 	if _, err := os.Stat(stateDir); errors.Is(err, fs.ErrNotExist) {
 		return fail(ErrNotRunning)
@@ -135,6 +141,12 @@ func Down(ctx context.Context, stateDir string) error {
 	}
 	if !ran {
 		return fail(ErrNotRunning)
+	}
+	// It gives up its locks before it ends.
+	for s.PID != os.Getpid() && runs(s.PID, s.Executable) {
+		if !sleep(ctx, pollEvery) {
+			return fail(fmt.Errorf("wait for its supervisor, process %d: %w", s.PID, ctx.Err()))
+		}
 	}
 	for _, c := range s.Clusters {
 		store := &storeDrill{pidFile: filepath.Join(stateDir, "clusters", string(c.Name), "store.pid"), executable: s.Executable}

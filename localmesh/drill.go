@@ -309,19 +309,19 @@ func (s *storeDrill) resume() error {
 }
 
 // end waits for the end of a store whose control plane has ended, and ends it by force after
-// grace.
+// grace, which may take as long again: what a kernel still writes for it holds it up.
 func (s *storeDrill) end(ctx context.Context, grace time.Duration) {
 	_ = s.resume()
-	ctx, cancel := context.WithTimeout(ctx, grace)
-	defer cancel()
-	for {
+	for range 2 {
+		wait, cancel := context.WithTimeout(ctx, grace)
 		pid := s.pid()
+		for pid != 0 && sleep(wait, pollEvery) {
+			pid = s.pid()
+		}
+		cancel()
 		if pid == 0 {
 			return
 		}
-		if !sleep(ctx, pollEvery) {
-			_ = syscall.Kill(pid, syscall.SIGKILL)
-			return
-		}
+		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
 }

@@ -40,6 +40,9 @@ import (
 // the mesh, it is that process. Links and workloads are real; control planes and proxies only
 // behave as the supervisor must see them behave.
 
+// fakeLingers is how long a detached supervisor lives on after its mesh has ended.
+const fakeLingers = "LOCALMESH_TEST_LINGERS"
+
 // fakeBroken names a process that fails at start.
 const fakeBroken = "LOCALMESH_TEST_BROKEN"
 
@@ -108,6 +111,9 @@ func fakeUp(ctx context.Context, path string) error {
 	if err == nil {
 		c.Environ, c.Ready = os.Environ(), reporter.Ready
 		err = Run(ctx, c, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+		if d, bad := time.ParseDuration(os.Getenv(fakeLingers)); bad == nil {
+			<-time.After(d)
+		}
 	}
 	if err != nil {
 		reporter.Failed(err)

@@ -188,13 +188,22 @@ func (p *process) once(ctx context.Context) error {
 	p.mu.Lock()
 	p.cmd = nil
 	p.mu.Unlock()
-	if p.spec.Group { // what the command left behind
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	if p.spec.Group {
+		endGroup(cmd.Process.Pid)
 	}
 	if err == nil {
 		return errors.New("it ended by itself")
 	}
 	return err
+}
+
+// endGroup ends what a command has left behind in its group and waits for that, a moment at most: who is dead and not
+// waited for by whoever inherited it counts as well.
+func endGroup(id int) {
+	ctx, cancel := context.WithTimeout(context.Background(), waitGrace)
+	defer cancel()
+	for syscall.Kill(-id, syscall.SIGKILL) == nil && sleep(ctx, pollEvery) {
+	}
 }
 
 // launch starts the process, unless a drill holds it.

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -39,10 +40,29 @@ func testBase(t *testing.T) int {
 			t.Fatal(err)
 		}
 		t.Cleanup(l.remove)
+		if !free(Layout(base)) { // a mesh of somebody who does not know of these locks
+			continue
+		}
 		return base
 	}
 	t.Fatal("no address base is free")
 	return 0
+}
+
+// free reports whether nothing listens where the control planes of three clusters and the console would.
+func free(l Layout) bool {
+	addrs := []netip.AddrPort{l.Console()}
+	for n := 1; n <= 3; n++ {
+		addrs = append(addrs, at(l.ControlPlane(n), portControl))
+	}
+	for _, a := range addrs {
+		ln, err := net.Listen("tcp", a.String())
+		if err != nil {
+			return false
+		}
+		ln.Close()
+	}
+	return true
 }
 
 // small is a mesh of two clusters with one service and a user's command.
@@ -515,7 +535,7 @@ func TestADetachedMeshDiesWithItsSupervisorAndRisesAgain(t *testing.T) {
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	d := Detachment{Executable: os.Args[0], Args: []string{"up", file}, Environ: append(os.Environ(), "GORACE=atexit_sleep_ms=0"), StateDir: cfg.StateDir}
+	d := Detachment{Executable: os.Args[0], Args: []string{"up", file}, Environ: append(os.Environ(), "GORACE=atexit_sleep_ms=0", fakeLingers+"=300ms"), StateDir: cfg.StateDir}
 	s, err := Detach(t.Context(), d)
 	if err != nil {
 		t.Fatal(err)
@@ -557,6 +577,9 @@ func TestADetachedMeshDiesWithItsSupervisorAndRisesAgain(t *testing.T) {
 	}
 	if err := Down(ctx, cfg.StateDir); err != nil {
 		t.Fatal(err)
+	}
+	if runs(s.PID, os.Args[0]) {
+		t.Error("the supervisor runs on after down")
 	}
 	_, _ = syscall.Wait4(s.PID, nil, 0, nil)
 
