@@ -3,27 +3,17 @@ package e2e
 import (
 	"bufio"
 	"bytes"
-	"crypto/tls"
-	"flag"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
-	"sync"
-	"testing"
 	"time"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
-
-	"github.com/isthmus-mesh/isthmus/mesh"
 )
-
-// attackTime is how long each attack lasts. The figures of docs/security.md are of 60s.
-var attackTime = flag.Duration("attack", 2*time.Second, "how long each attack lasts")
 
 // attack is one way to trouble a proxy. run attacks over one connection until that breaks or the
 // deadline of the connection passes.
@@ -209,144 +199,4 @@ func dribble(c net.Conn, text string) bool {
 	_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 	_, err := c.Read(make([]byte, 512))
 	return err == nil || os.IsTimeout(err)
-}
-
-// TestAttacks runs each attack against a sidecar or a gateway while an honest client goes on
-// beside it: nobody else's request fails, memory is bounded, floods are ended and logged. What CPU
-// and memory an attack costs, and what it does to the honest client's latency, is printed.
-func TestAttacks(t *testing.T) {
-	m := newMesh(t, 130)
-	m.up("-f", write(t, "mesh.yaml", pairMesh))
-	gone := m.join(t, 1, mesh.Identity{TrustDomain: "us-east.isthmus.local", Namespace: "demo", ServiceAccount: "gone-bad"})
-	sni := mesh.SNI{Service: mesh.ServiceName{Namespace: "demo", Name: "echo"}, TrustDomain: "us-east.isthmus.local"}.String()
-	dial := map[int]func() (net.Conn, error){
-		15008: func() (net.Conn, error) {
-			return tls.DialWithDialer(&net.Dialer{Timeout: 5 * time.Second}, "tcp", m.address(1, 1, 1, 15008), &tls.Config{ServerName: sni,
-				NextProtos: []string{interProxy}, MinVersion: tls.VersionTLS13, InsecureSkipVerify: true, Certificates: []tls.Certificate{gone}})
-		},
-		15001: func() (net.Conn, error) { return net.DialTimeout("tcp", m.address(0, 0, 1, 15001), 5*time.Second) },
-		15443: func() (net.Conn, error) { return net.DialTimeout("tcp", m.address(1, 0, 3, 15443), 5*time.Second) },
-	}
-	victim := map[int]string{15008: "us-east.demo.echo-0.sidecar", 15001: "eu-west.shell", 15443: "us-east.gateway"}
-	client := m.shell(0)
-	for range 20 { // connections are there and caches are warm
-		if a := get(client, echo+"/"); a.Status != 200 {
-			t.Fatal(a)
-		}
-	}
-	var before []time.Duration
-	for _, a := range attacks {
-		t.Run(a.name, func(t *testing.T) {
-			name := victim[a.at]
-			pid := m.pids("/" + name)
-			if len(pid) != 1 {
-				t.Fatalf("%d processes of %s", len(pid), name)
-			}
-			if before == nil {
-				before = m.honest(t, *attackTime)
-			}
-			past := len(m.log(name))
-			cpu, rss := usage(t, pid[0])
-			begin := time.Now()
-			ended, made, during, most := m.under(t, a, dial[a.at], pid[0])
-			cpu2, _ := usage(t, pid[0])
-			wall := time.Since(begin)
-			t.Logf("%d connections made, %d ended by the proxy; %.1f %% of a core, memory +%.1f MiB at most; honest p50 %v, p99 %v (%v, %v before)",
-				made, ended, 100*(cpu2-cpu).Seconds()/wall.Seconds(), float64(most-rss)/(1<<20), at(during, 50), at(during, 99), at(before, 50), at(before, 99))
-			if grown := most - rss; grown > 48<<20 {
-				t.Errorf("the proxy grew by %d MiB", grown>>20)
-			}
-			if a.ends && ended == 0 {
-				t.Errorf("none of %d connections was ended by the proxy", made)
-			}
-			if a.logs != "" {
-				m.says(t, name, past, 2*time.Second, a.logs)
-			}
-		})
-	}
-}
-
-// honest measures the latency of a client beside whom nothing happens.
-func (m *meshUnder) honest(t *testing.T, d time.Duration) []time.Duration {
-	l := m.load(0, echo+"/", 100)
-	<-time.After(d)
-	l.stop().mustNotFail(t)
-	return latencies(l)
-}
-
-func latencies(l *load) []time.Duration {
-	var out []time.Duration
-	for _, s := range l.all {
-		out = append(out, s.took)
-	}
-	slices.Sort(out)
-	return out
-}
-
-// at is a percentile of sorted values.
-func at(sorted []time.Duration, percent int) time.Duration {
-	if len(sorted) == 0 {
-		return 0
-	}
-	return sorted[min(len(sorted)-1, len(sorted)*percent/100)].Round(10 * time.Microsecond)
-}
-
-// under runs an attack beside an honest client. It returns how many connections the proxy ended and
-// how many were made, the client's latencies, and the most memory that the proxy had.
-func (m *meshUnder) under(t *testing.T, a attack, dial func() (net.Conn, error), pid int) (ended, made int, took []time.Duration, most int64) {
-	l := m.load(0, echo+"/", 100)
-	end := time.Now().Add(*attackTime)
-	var mu sync.Mutex
-	var attackers sync.WaitGroup
-	for range a.conns {
-		attackers.Go(func() {
-			for time.Now().Before(end) {
-				c, err := dial()
-				if err != nil {
-					return // refused at the door: that is a defence
-				}
-				_ = c.SetDeadline(end)
-				a.run(c)
-				c.Close()
-				mu.Lock()
-				made++
-				if time.Now().Before(end) {
-					ended++
-				}
-				mu.Unlock()
-				// One who was thrown out comes back, but not faster than anybody could be let in.
-				<-time.After(min(500*time.Millisecond, max(0, time.Until(end))))
-			}
-		})
-	}
-	over := make(chan struct{})
-	go func() { attackers.Wait(); close(over) }()
-	for attacking := true; attacking; {
-		select {
-		case <-over:
-			attacking = false
-		case <-time.After(50 * time.Millisecond):
-		}
-		_, rss := usage(t, pid)
-		most = max(most, rss)
-	}
-	l.stop().mustNotFail(t)
-	return ended, made, latencies(l), most
-}
-
-// usage is the CPU time that a process has used, and its resident memory in bytes.
-func usage(t *testing.T, pid int) (cpu time.Duration, rss int64) {
-	t.Helper()
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		t.Fatalf("the proxy is gone: %v", err)
-	}
-	f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+2:])) // from the state on, field 3 of proc(5)
-	var ticks int64
-	for _, i := range []int{11, 12} { // utime, stime, in hundredths of a second
-		n, _ := strconv.ParseInt(f[i], 10, 64)
-		ticks += n
-	}
-	pages, _ := strconv.ParseInt(f[21], 10, 64)
-	return time.Duration(ticks) * 10 * time.Millisecond, pages * int64(os.Getpagesize())
 }
