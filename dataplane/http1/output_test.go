@@ -115,6 +115,43 @@ func TestLimitsOfAHead(t *testing.T) {
 	}
 }
 
+// TestAHeadWithoutEndIsNotReadOn: what follows one that was too large is read for long enough that the answer
+// arrives, and no longer.
+func TestAHeadWithoutEndIsNotReadOn(t *testing.T) {
+	in := &endless{line: []byte("x: " + strings.Repeat("h", 1000) + "\r\n"), next: []byte("GET / HTTP/1.1\r\nHost: x\r\n")}
+	s := NewServerConn(in, &Config{})
+	_, err := s.Next()
+	var perr *ParseError
+	if !errors.As(err, &perr) || perr.Status != 431 {
+		t.Fatalf("%v, want 431", err)
+	}
+	s.Close()
+	if most := 64<<10 + lingerHeadMax + 64<<10; in.read > most || in.read < lingerHeadMax {
+		t.Errorf("%d bytes were read, want about %d", in.read, 64<<10+lingerHeadMax)
+	}
+}
+
+// endless is a connection on which more always comes.
+type endless struct {
+	chopped
+	line, next []byte
+	read       int
+}
+
+func (e *endless) Read(p []byte) (n int, err error) {
+	for n < len(p) {
+		if len(e.next) == 0 {
+			e.next = e.line
+		}
+		m := copy(p[n:], e.next)
+		e.next, n = e.next[m:], n+m
+	}
+	e.read += n
+	return n, nil
+}
+
+func (e *endless) CloseWrite() error { return nil }
+
 func TestRefusedMayAddToTheEnginesAnswer(t *testing.T) {
 	var got *ParseError
 	conn := &chopped{in: []byte("GET / HTTP/1.1\r\n\r\n")}

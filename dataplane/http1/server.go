@@ -341,6 +341,10 @@ func (c *ServerConn) Close() error {
 // has read.
 const lingerBytesMax = 16 << 20
 
+// lingerHeadMax is the same where a head was too large: nobody sends so much more of one before he reads an answer but to
+// have it read. It was a sixth of a core for four who did.
+const lingerHeadMax = 256 << 10
+
 func (c *ServerConn) lingerClose() {
 	if _, ok := c.conn.(interface{ CloseWrite() error }); !ok {
 		return
@@ -351,7 +355,12 @@ func (c *ServerConn) lingerClose() {
 	defer c.cfg.putBuffer(scratch)
 	c.in.r = c.in.w
 	c.in.release()
-	for left := lingerBytesMax; left > 0; {
+	left := lingerBytesMax
+	var perr *ParseError
+	if errors.As(c.over, &perr) && perr.Reason == mesh.ReasonHeadTooLarge {
+		left = lingerHeadMax
+	}
+	for left > 0 {
 		n, err := c.in.readDirect(scratch.b)
 		if err != nil {
 			return
