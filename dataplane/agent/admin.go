@@ -48,6 +48,7 @@ func (a *Agent) pages() []admin.Page {
 			w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 			_, _ = a.seen.metrics.WriteTo(w) // a scraper that left needs no answer
 			a.seen.drops(w)
+			a.keptOut(w)
 			a.health.metrics(w)
 		}},
 		{Method: "GET", Path: "/log-level", Says: "the level of the log", Serve: func(w http.ResponseWriter, _ *http.Request) {
@@ -96,13 +97,14 @@ type Stats struct {
 	Series     int
 	Upstream   []tunnel.ConnInfo
 	Gateway    tunnel.Stats
+	Server     tunnel.ServerStats
 }
 
 func (a *Agent) stats() Stats {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	s := Stats{Version: a.version, Uptime: a.clock.Now().Sub(a.born).Round(time.Second).String(), State: "ready", Goroutines: runtime.NumGoroutine(),
-		HeapBytes: m.HeapAlloc, Services: len(a.store.state.Load().Services), Series: a.seen.metrics.Series(), Upstream: a.dialer.Conns(), Gateway: a.gate.Stats()}
+		HeapBytes: m.HeapAlloc, Services: len(a.store.state.Load().Services), Series: a.seen.metrics.Series(), Upstream: a.dialer.Conns(), Gateway: a.gate.Stats(), Server: a.server.Stats()}
 	if why := a.Unready(); why != nil {
 		s.State = why.Error()
 	}
@@ -153,4 +155,15 @@ func (a *Agent) endpoints() map[string][]balance.Candidate {
 		}
 	}
 	return out
+}
+
+// keptOut shows what was not let in.
+func (a *Agent) keptOut(w io.Writer) {
+	s := a.server.Stats()
+	fmt.Fprintf(w, "# HELP isthmus_connections_refused_total Connections that were not let in: full is beyond the bounds of a listener or of what an address may waste, flooded is of a peer that has lately flooded.\n"+
+		"# TYPE isthmus_connections_refused_total counter\n"+
+		"isthmus_connections_refused_total{listener=\"mesh\",why=\"full\"} %d\nisthmus_connections_refused_total{listener=\"mesh\",why=\"flooded\"} %d\n"+
+		"isthmus_connections_refused_total{listener=\"gateway\",why=\"full\"} %d\n"+
+		"isthmus_connections_refused_total{listener=\"application\",why=\"full\"} %d\nisthmus_connections_refused_total{listener=\"captured\",why=\"full\"} %d\n",
+		s.Refused, s.TurnedAway, a.gate.KeptOut(), a.front.own.Refused(), a.front.strangers.Refused())
 }

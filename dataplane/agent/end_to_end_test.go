@@ -173,7 +173,7 @@ func metrics(t *testing.T, m *member) {
 	admin := &http.Client{Transport: tr, Timeout: 5 * time.Second}
 	for _, want := range []string{`isthmus_requests_total{reporter="source",source_workload="frontend",source_namespace="shop",source_cluster="eu-west",` +
 		`destination_service="catalog",destination_namespace="shop",destination_cluster="us-east",protocol="HTTP",code="200",reason=""} 1`,
-		`code="403",reason="access_denied"} 1`, "isthmus_request_duration_seconds_bucket{"} {
+		`code="403",reason="access_denied"} 1`, "isthmus_request_duration_seconds_bucket{", `isthmus_connections_refused_total{listener="mesh",why="flooded"} 0`} {
 		// A request is counted when it has ended, which its client may know a little earlier.
 		eventually(t, "the metrics have "+want, func() bool {
 			_, _, text := ask(t, admin, "http://"+m.cfg.Admin.String()+"/metrics")

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/dataplane/door"
 	"github.com/isthmus-mesh/isthmus/dataplane/downstream"
 	"github.com/isthmus-mesh/isthmus/dataplane/handover"
 	"github.com/isthmus-mesh/isthmus/dataplane/http1"
@@ -38,7 +39,7 @@ type front struct {
 	ports *handover.Ports
 	conns sync.WaitGroup
 	// own is where the own application comes in, and strangers who comes past the mesh.
-	own, strangers downstream.Door
+	own, strangers door.Door
 	// http serves the connections of HTTP.
 	http *downstream.Server
 	// opened and failed belong to the goroutine that follows the names.
@@ -113,7 +114,7 @@ func (f *front) close() {
 const acceptPause = 50 * time.Millisecond
 
 // serve accepts until the listener closes or the proxy drains.
-func (f *front) serve(ln net.Listener, door *downstream.Door, one func(net.Conn)) {
+func (f *front) serve(ln net.Listener, door *door.Door, one func(net.Conn)) {
 	stop := context.AfterFunc(f.ctx, func() { ln.Close() })
 	defer stop()
 	for {
@@ -145,8 +146,8 @@ const (
 
 // doors sets the bounds.
 func (f *front) doors(now func() time.Time) {
-	f.own = downstream.Door{Most: ownMax, Log: f.log, Now: now}
-	f.strangers = downstream.Door{Most: strangersMax, Each: strangerMax, Log: f.log, Now: now}
+	f.own = door.Door{Most: ownMax, Log: f.log, Now: now}
+	f.strangers = door.Door{Most: strangersMax, Each: strangerMax, Log: f.log, Now: now}
 }
 
 // start goes on with a connection of the own application on another goroutine.

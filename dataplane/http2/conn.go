@@ -334,6 +334,7 @@ func (c *conn) fail(err *ConnError) {
 	}
 	c.err, c.openAtEnd = err, c.streams.n
 	if !err.Remote {
+		err.Abuse = err.Code == EnhanceYourCalm && c.bucket.spent > c.bucket.earned+abuseOver
 		c.out = appendGoAway(c.out, c.lastPeerStream(), err.Code, err.Reason)
 	}
 	c.ackTimer.Stop()
@@ -376,7 +377,7 @@ func (c *conn) spendFor(tokens float64) *ConnError {
 }
 
 // wasted is the price of a stream that the peer broke; worked says that we were busy with
-// it. mu is held.
+// it, and had not been for long. mu is held.
 func (c *conn) wasted(worked bool) *ConnError {
 	if worked && !c.client {
 		return c.spendFor(costWaste)
@@ -439,7 +440,7 @@ func (c *conn) reset(s *stream, err *StreamError) {
 
 // fault resets s for a fault of the peer (RFC 9113 §5.4.2). mu is held.
 func (c *conn) fault(s *stream, code Code, reason string) *ConnError {
-	worked := s.inTable && !s.sendEnd
+	worked := s.working()
 	c.reset(s, &StreamError{ID: s.id, Code: code, Remote: true, Reason: reason})
 	return c.wasted(worked)
 }

@@ -46,6 +46,8 @@ type ConnError struct {
 	Remote bool   // the peer said so (GOAWAY), or the transport broke
 	Reason string // what was found wrong, in words; from the peer: its debug data, bounded
 	Err    error  // of the transport, if it broke
+	// Abuse says, of an ENHANCE_YOUR_CALM of ours, that the peer had made us work in vain more than it had made use of us.
+	Abuse bool
 }
 
 // Error implements error.

@@ -11,6 +11,7 @@ import "sync"
 type bucket struct {
 	tokens, burst, rate float64 // rate a nanosecond
 	last                int64
+	spent, earned       float64 // since the connection began
 }
 
 func newBucket(rate, burst int, now int64) bucket {
@@ -22,17 +23,27 @@ func (b *bucket) spend(n float64, now int64) bool {
 	b.tokens = min(b.burst, b.tokens+float64(now-b.last)*b.rate)
 	b.last = now
 	b.tokens -= n
+	b.spent += n
 	return b.tokens >= 0
 }
 
-func (b *bucket) earn(n float64) { b.tokens = min(b.burst, b.tokens+n) }
+func (b *bucket) earn(n float64) {
+	b.tokens = min(b.burst, b.tokens+n)
+	b.earned += n
+}
 
 // What work earns and costs, in tokens.
 const (
 	// costWaste is a request that its client breaks off while we work for it: the application has
 	// been asked, and its connection goes with the request (CVE-2023-44487, CVE-2025-8671). With the
 	// default budget a client proxy may break off 400 at once, more than may be open at once.
-	costWaste     = 5
+	costWaste = 5
+	// wasteWithin is the age, in nanoseconds, up to which a request costs that much: whoever breaks off what is older had
+	// waited for it, as a client of an overloaded application does, and is bounded by how many may be open.
+	wasteWithin = 500e6
+	// abuseOver is how many more tokens than it earned a peer must have used for what it did to be abuse: more than one
+	// field section that is too long in as many frames as an honest encoder makes of it.
+	abuseOver     = 8
 	earnStream    = 2         // ended in order: its WINDOW_UPDATE and a PING
 	earnFrame     = 1         // a DATA frame with octets
 	earnOctet     = 1.0 / 512 // of DATA sent

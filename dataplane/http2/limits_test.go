@@ -117,6 +117,74 @@ func TestAnHonestPeerIsNotTakenForAFlood(t *testing.T) {
 	}
 }
 
+// What was reset before a goroutine got to begin it costs nobody anything more: most of a rapid reset.
+func TestWhatIsResetBeforeItIsBegunIsNotBegun(t *testing.T) {
+	nc, _ := net.Pipe()
+	for _, reset := range []bool{true, false} {
+		called := false
+		s := &server{handler: func(message.Exchange) { called = true }}
+		s.role = s
+		s.init(nc, Config{}, false)
+		s.pace.init(s)
+		x := &exchange{wake: make(chan struct{}, 1)}
+		x.init(&s.conn)
+		x.recycle()
+		s.running = 1
+		if reset {
+			x.err = &StreamError{ID: 1, Code: Cancel, Remote: true}
+		}
+		s.serve(x)
+		if called == reset || s.running != 0 {
+			t.Errorf("reset %v: begun %v, %d run", reset, called, s.running)
+		}
+	}
+}
+
+// A flood is abuse if it wasted more than its peer had made use of, and a request that is broken off costs much while it is
+// young: who leaves what he had waited for is no flood.
+func TestAbuseIsToldFromBadLuck(t *testing.T) {
+	now := int64(0)
+	begin := func() *server {
+		nc, _ := net.Pipe()
+		s := &server{}
+		s.role = s
+		s.init(nc, Config{Now: func() int64 { return now }}, false)
+		s.pace.init(s)
+		s.ackTimer = time.NewTimer(time.Hour)
+		return s
+	}
+	// breaks breaks off so many requests of that age, at most one a millisecond, and returns how many it took to fail.
+	breaks := func(s *server, n int, age time.Duration) int {
+		for i := range n {
+			now += int64(2 * time.Millisecond)
+			s.lastRead.Store(now)
+			st := &stream{}
+			st.init(&s.conn)
+			st.enter(uint32(2*i + 1))
+			st.began = now - int64(age)
+			worked := st.working()
+			s.breakStream(st, &StreamError{}, closedByPeer)
+			if err := s.wasted(worked); err != nil {
+				s.fail(err)
+				return i + 1
+			}
+		}
+		return n
+	}
+	s := begin()
+	if n := breaks(s, 10_000, 0); n > 600 || s.err == nil || !s.err.Abuse {
+		t.Errorf("%d that were broken off at once: %v", n, s.err)
+	}
+	if s = begin(); breaks(s, 10_000, time.Second) < 10_000 {
+		t.Errorf("those that were waited for were taken for a flood: %v", s.err)
+	}
+	s = begin()
+	s.bucket.earn(1 << 20) // much was in order before
+	if breaks(s, 10_000, 0); s.err == nil || s.err.Abuse {
+		t.Errorf("one who had made use of us: %v", s.err)
+	}
+}
+
 func TestHandlersThatOutliveTheirStreamsAreBounded(t *testing.T) {
 	hang := make(chan struct{})
 	var running, most atomic.Int64
@@ -433,9 +501,10 @@ func TestUpgradeNeedsTheServersConsent(t *testing.T) {
 }
 
 func TestCloseResetsAndTheHandlerLearns(t *testing.T) {
-	broke := make(chan struct{})
+	begun, broke := make(chan struct{}), make(chan struct{})
 	c, s := tcpPair(t)
 	cc := pair(t, Config{}, c, s, func(x message.Exchange) {
+		close(begun)
 		gone := make(chan struct{})
 		x.(interface{ OnBreak(func()) }).OnBreak(func() { close(gone) })
 		<-gone
@@ -450,6 +519,11 @@ func TestCloseResetsAndTheHandlerLearns(t *testing.T) {
 	}
 	if err := st.Send(request("POST", "/"), false); err != nil {
 		t.Fatal(err)
+	}
+	select {
+	case <-begun:
+	case <-time.After(5 * time.Second):
+		t.Fatal("the request did not arrive")
 	}
 	st.Close()
 	select {

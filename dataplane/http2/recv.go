@@ -296,7 +296,7 @@ func (c *conn) onReset(f frame, p []byte) *ConnError {
 	}
 	worked := false
 	if s := c.streams.get(f.stream); s != nil {
-		worked = !s.sendEnd
+		worked = s.working()
 		code := Code(binary.BigEndian.Uint32(p))
 		c.breakStream(s, &StreamError{ID: s.id, Code: code, Remote: true,
 			NotExecuted: c.client && code == RefusedStream}, closedByPeer) // RFC 9113 §8.7

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
-	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
 // server is a connection's server role.
@@ -176,22 +175,6 @@ func (s *server) refuse(id uint32, code Code) *ConnError {
 	return s.spend()
 }
 
-// malformed answers a request that is none by 400 before its stream is reset, so that its client learns why (RFC
-// 9113 §8.1.1 allows it). No handler sees it. While answers are not taken there is only the reset.
-func (s *server) malformed(id uint32, fault string) *ConnError {
-	if len(s.out) < s.cfg.SendBuffer {
-		h := message.Head{Status: 400}
-		h.Add("isthmus-reason", string(mesh.ReasonMalformed))
-		if s.cfg.Refused != nil {
-			s.cfg.Refused(fault, &h)
-		}
-		at := len(s.out)
-		s.out = s.enc.appendResponse(appendFrame(s.out, frame{kind: frameHeaders, flags: flagEndHeaders | flagEndStream, stream: id}), &h, h.Status)
-		s.closeSection(at)
-	}
-	return s.refuse(id, ProtocolError)
-}
-
 func (s *server) idle(id uint32) bool { return id&1 == 0 || id > s.lastID }
 
 func (s *server) ended(st *stream) {
@@ -329,7 +312,12 @@ func (s *server) putBack(x *exchange) {
 }
 
 func (s *server) serve(x *exchange) {
-	s.call(x)
+	s.mu.Lock()
+	gone := x.err != nil
+	s.mu.Unlock()
+	if !gone { // it may have been reset by what stood behind it in the same packet: then nobody has begun it
+		s.call(x)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {

@@ -38,6 +38,7 @@ type stream struct {
 	recvEnd   bool
 	isHead    bool // HEAD request
 	isConnect bool
+	began     int64 // a server's: when its head was read
 
 	// Sending.
 	wcond              sync.Cond
@@ -106,9 +107,14 @@ func (s *stream) recycle() {
 	s.deadline, s.expired = time.Time{}, false
 }
 
+// working reports whether we are busy with s, and have not been for long. mu is held.
+func (s *stream) working() bool {
+	return s.inTable && !s.sendEnd && s.c.lastRead.Load()-s.began < wasteWithin
+}
+
 // enter puts s into the table under id. mu is held.
 func (s *stream) enter(id uint32) {
-	s.id, s.inTable = id, true
+	s.id, s.inTable, s.began = id, true, s.c.lastRead.Load()
 	s.sendWin = s.c.peerWindow
 	s.c.streams.put(s)
 }

@@ -5,3 +5,6 @@ func (s *Server) Mute() { s.mute = true }
 
 // SetConnBuffer sets how much a connection may hold that nobody has read, in bytes.
 func (d *Dialer) SetConnBuffer(n int) { d.h2.ConnBuffer = n }
+
+// Forgive makes a server that remembers nothing of its peers over connections: the control run.
+func (s *Server) Forgive() { s.offences, s.allowance, s.all.Allowance = nil, nil, nil }

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/dataplane/door"
 	"github.com/isthmus-mesh/isthmus/dataplane/http2"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -45,6 +46,8 @@ type GatewayConfig struct {
 type Gateway struct {
 	cfg GatewayConfig
 	own *tls.Config
+
+	door door.Door
 
 	// leaving ends when Leave is called, or Serve's context has ended.
 	leaving context.Context
@@ -83,7 +86,7 @@ func NewGateway(cfg GatewayConfig) *Gateway {
 		cfg.DrainTime = gatewayDrain
 	}
 	leaving, leave := context.WithCancel(context.Background())
-	return &Gateway{cfg: cfg, leaving: leaving, leave: leave, own: trust.ServerConfig(cfg.Source, trust.ServerOptions{Accept: trust.AcceptKnownClients(), ALPN: []string{"h2", ALPN}})}
+	return &Gateway{cfg: cfg, door: door.Door{Most: cfg.MaxConns, Each: max(1, cfg.MaxConns/4), Log: cfg.Log, Now: time.Now}, leaving: leaving, leave: leave, own: trust.ServerConfig(cfg.Source, trust.ServerOptions{Accept: trust.AcceptKnownClients(), ALPN: []string{"h2", ALPN}})}
 }
 
 // Leave tells those who ping the gateway that it will end: by GOAWAY (RFC 9113 §6.8), also to whoever comes to
@@ -106,20 +109,18 @@ func (g *Gateway) Serve(ctx context.Context, ln net.Listener) error {
 	defer stop()
 	var conns sync.WaitGroup
 	defer conns.Wait()
-	all := newPlaces(g.cfg.MaxConns, max(1, g.cfg.MaxConns/4))
 	for {
 		c, err := accept(ctx, ln)
 		if err != nil {
 			return err
 		}
-		give, ok := all.take(c)
+		leave, ok := g.door.Enter(c)
 		if !ok {
 			g.refused.Add(1)
-			c.Close()
 			continue
 		}
 		conns.Go(func() {
-			defer give()
+			defer leave()
 			g.serve(ctx, hard, c)
 		})
 	}
@@ -248,6 +249,9 @@ type Stats struct {
 func (g *Gateway) Stats() Stats {
 	return Stats{g.passing.Load(), g.refused.Load(), g.bytesIn.Load(), g.bytesOut.Load()}
 }
+
+// KeptOut counts the connections that were refused when they came, before anything was read of them.
+func (g *Gateway) KeptOut() int64 { return g.door.Refused() }
 
 // replay is a connection whose first bytes have been read already.
 type replay struct {

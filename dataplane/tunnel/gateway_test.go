@@ -151,11 +151,9 @@ func TestASourceHasAShareOfAGateway(t *testing.T) {
 	first := helloTo(t, gw.addr)
 	defer first.Close()
 	eventually(t, "the first passes", func() bool { return g.Stats().Passing == 1 })
-	second, err := net.Dial("tcp", gw.addr.String())
-	if err != nil {
-		t.Fatal(err)
+	if second, err := net.Dial("tcp", gw.addr.String()); err == nil { // it may be reset before it is seen to be made
+		defer second.Close()
 	}
-	defer second.Close()
 	eventually(t, "the second is refused", func() bool { return g.Stats().Refused == 1 })
 	other := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
 	third, err := other.Dial("tcp", gw.addr.String())

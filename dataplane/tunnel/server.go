@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/dataplane/door"
 	"github.com/isthmus-mesh/isthmus/dataplane/http2"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -64,6 +65,14 @@ type Server struct {
 
 	mute bool // tests: says nothing of what has come, as older servers do
 
+	// all counts the connections, strangers those whose peer has not proved who it is. What peers did is remembered over
+	// connections: see ADR 27. offences and allowance are nil in control runs of tests.
+	all, strangers *door.Door
+	offences       *door.Offences
+	allowance      *door.Allowance
+
+	complaints complaints
+
 	mu    sync.Mutex
 	conns map[*served]bool
 }
@@ -89,7 +98,9 @@ func NewServer(cfg ServerConfig) *Server {
 	if cfg.Budget == nil {
 		cfg.Budget = NewBudget(budgetDefault)
 	}
-	s := &Server{cfg: cfg, conns: map[*served]bool{}, epoch: cfg.Now()}
+	s := &Server{cfg: cfg, conns: map[*served]bool{}, epoch: cfg.Now(), offences: &door.Offences{Now: cfg.Now}, allowance: &door.Allowance{}}
+	s.all = &door.Door{Most: cfg.MaxConns, Allowance: s.allowance, Log: cfg.Log, Now: cfg.Now}
+	s.strangers = &door.Door{Most: handshakesMax, Each: handshakesEach, Log: cfg.Log, Now: cfg.Now}
 	s.tls = trust.ServerConfig(cfg.Source, trust.ServerOptions{Accept: trust.AcceptKnownClients(), ALPN: []string{ALPN},
 		Serves: func(name string) bool {
 			sni, err := mesh.ParseSNI(name)
@@ -111,28 +122,22 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	defer end()
 	watching.Go(func() { s.watch(ended) })
 	defer conns.Wait()
-	all := newPlaces(s.cfg.MaxConns, s.cfg.MaxConns)
-	strangers := newPlaces(handshakesMax, handshakesEach)
 	for {
 		c, err := accept(ctx, ln)
 		if err != nil {
 			return err
 		}
-		give, ok := all.take(c)
-		shaken, ok2 := strangers.take(c)
-		if !ok || !ok2 {
-			if ok {
-				give()
-			}
-			if ok2 {
-				shaken()
-			}
-			c.Close()
-			s.cfg.Log.Warn("a connection was refused", "remote", c.RemoteAddr().String(), "reason", string(mesh.ReasonOverloaded))
+		leave, ok := s.all.Enter(c)
+		if !ok {
+			continue
+		}
+		shaken, ok := s.strangers.Enter(c)
+		if !ok {
+			leave()
 			continue
 		}
 		conns.Go(func() {
-			defer give()
+			defer leave()
 			s.serve(ctx, c, shaken)
 		})
 	}
@@ -175,6 +180,7 @@ func (s *Server) serve(ctx context.Context, raw net.Conn, shaken func()) {
 	stop()
 	shaken()
 	if err != nil {
+		s.allowance.Waste(raw, s.cfg.Now())
 		raw.Close()
 		s.cfg.Log.Warn("a connection was refused", "remote", raw.RemoteAddr().String(), "reason", string(reasonOf(err)), "error", err)
 		return
@@ -187,6 +193,12 @@ func (s *Server) serve(ctx context.Context, raw net.Conn, shaken func()) {
 		s.cfg.Log.Error("a verified connection has no identity or name", "error", err)
 		return
 	}
+	who := door.PeerOf(raw, id)
+	if left := s.offences.Left(who); left > 0 {
+		s.turnAway(raw, tc, id, left)
+		return
+	}
+	s.allowance.Earn(raw, s.cfg.Now())
 	ctx, drain := context.WithCancel(ctx)
 	defer drain()
 	v := &served{Conn: tc, records: records, socket: below, chain: state.PeerCertificates, drain: drain}
@@ -208,11 +220,34 @@ func (s *Server) serve(ctx context.Context, raw net.Conn, shaken func()) {
 	var fault *http2.ConnError
 	switch {
 	case errors.As(err, &fault) && fault.Code == http2.EnhanceYourCalm && !fault.Remote:
+		var away time.Duration
+		if fault.Abuse {
+			away = s.offences.Note(who)
+		}
 		s.cfg.Log.Warn("a connection was ended: its peer floods it", "peer", id.String(), "remote", raw.RemoteAddr().String(),
-			"reason", string(mesh.ReasonProtocol), "error", err)
+			"reason", string(mesh.ReasonProtocol), "error", err, "turned_away_for", away.String())
 	case err != nil:
 		s.cfg.Log.Debug("a connection ended", "peer", id.String(), "error", err)
 	}
+}
+
+// turnAway ends a connection whose peer has lately been thrown out, before anything is read of it.
+func (s *Server) turnAway(raw net.Conn, c net.Conn, id mesh.Identity, left time.Duration) {
+	s.allowance.Waste(raw, s.cfg.Now())
+	http2.TurnAway(c, "floods are not forgotten at once: come again in "+left.Round(time.Millisecond).String())
+	if omitted, ok := s.complaints.room(s.cfg.Now()); ok {
+		s.cfg.Log.Warn("a connection was turned away: its peer has lately flooded others", "peer", id.String(), "remote", raw.RemoteAddr().String(),
+			"reason", string(mesh.ReasonRateLimited), "left", left.String(), "omitted", omitted)
+	}
+}
+
+// ServerStats counts since the start: connections that were refused when they came, and those whose peer
+// was turned away because it had lately flooded others.
+type ServerStats struct{ Refused, TurnedAway int64 }
+
+// Stats is what a server has kept out.
+func (s *Server) Stats() ServerStats {
+	return ServerStats{s.all.Refused() + s.strangers.Refused(), s.offences.Turned()}
 }
 
 func (s *Server) add(v *served, before trust.Material) {

@@ -108,36 +108,3 @@ func TestAddressesThatFailedAreTriedLast(t *testing.T) {
 		t.Errorf("order %v, want %v", got, want)
 	}
 }
-
-func TestPlacesComeBack(t *testing.T) {
-	p := newPlaces(3, 2)
-	from := func(ip string) net.Conn { return addressed{ip} }
-	give1, ok := p.take(from("10.0.0.1"))
-	_, ok2 := p.take(from("10.0.0.1"))
-	_, ok3 := p.take(from("10.0.0.1"))
-	if !ok || !ok2 || ok3 {
-		t.Fatalf("one source takes %v %v %v, want two places", ok, ok2, ok3)
-	}
-	give2, ok := p.take(from("10.0.0.2"))
-	if _, ok2 := p.take(from("10.0.0.3")); !ok || ok2 {
-		t.Fatalf("%v %v, want the third place and no fourth", ok, ok2)
-	}
-	give1()
-	give1() // once
-	give2()
-	if p.taken != 1 || len(p.by) != 1 {
-		t.Errorf("%d taken by %v, want one", p.taken, p.by)
-	}
-}
-
-type addressed struct{ ip string }
-
-func (a addressed) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.ParseIP(a.ip), Port: 1} }
-
-func (addressed) Read([]byte) (int, error)         { return 0, io.EOF }
-func (addressed) Write([]byte) (int, error)        { return 0, io.EOF }
-func (addressed) Close() error                     { return nil }
-func (addressed) LocalAddr() net.Addr              { return nil }
-func (addressed) SetDeadline(time.Time) error      { return nil }
-func (addressed) SetReadDeadline(time.Time) error  { return nil }
-func (addressed) SetWriteDeadline(time.Time) error { return nil }

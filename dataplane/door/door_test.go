@@ -1,4 +1,4 @@
-package downstream_test
+package door_test
 
 import (
 	"bytes"
@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/isthmus-mesh/isthmus/dataplane/downstream"
+	"github.com/isthmus-mesh/isthmus/dataplane/door"
 )
 
 // from is a connection that was made from an address, and whether it was closed.
@@ -28,7 +28,7 @@ func (f *from) Close() error { f.closed = true; return nil }
 func TestDoorsAreBounded(t *testing.T) {
 	var log bytes.Buffer
 	now := time.Unix(1000, 0)
-	d := &downstream.Door{Most: 6, Each: 4, Log: slog.New(slog.NewTextHandler(&log, nil)), Now: func() time.Time { return now }}
+	d := &door.Door{Most: 6, Each: 4, Log: slog.New(slog.NewTextHandler(&log, nil)), Now: func() time.Time { return now }}
 	var leave []func()
 	enter := func(addr string) bool {
 		c := &from{addr: addr}

@@ -1,0 +1,4 @@
+package door
+
+// Len is how many peers are remembered.
+func (o *Offences) Len() int { return len(o.of.of) }
