@@ -239,6 +239,10 @@ func (s *Stream) Read(p []byte) (int, error) {
 // goroutine that reads.
 func (s *Stream) Ready() bool { return s.final && s.c.in.ready() }
 
+// Settle gives back what the stream holds beyond the bytes that lie in it: its caller is about to wait for somebody else. It
+// belongs to the goroutine that reads.
+func (s *Stream) Settle() { s.c.in.settle() }
+
 // Trailers of the response.
 func (s *Stream) Trailers() []message.Field {
 	if s.c.heads == nil || !s.c.in.body.done {

@@ -65,19 +65,35 @@ func (in *input) release() {
 	}
 }
 
+// settle holds no more than lies unread, where that is little: who reads it waits for somebody else. A buffer that
+// was grown, or is nearly full, stays.
+func (in *input) settle() {
+	n := in.w - in.r
+	if in.buf == nil || len(in.buf.b) != bufferSize || n > bufferSize/4 {
+		return
+	}
+	own := &buffer{append(make([]byte, 0, n), in.buffered()...)}
+	in.cfg.putBuffer(in.buf)
+	in.buf, in.r, in.w = own, 0, n
+}
+
 // space returns room to read into, making it if there is none.
 func (in *input) space() []byte {
 	if in.buf == nil {
 		in.buf = in.cfg.getBuffer()
 	}
 	if in.w == len(in.buf.b) {
-		if in.r > 0 {
+		if in.r > 0 && len(in.buf.b) >= bufferSize {
 			in.w = copy(in.buf.b, in.buf.b[in.r:in.w])
 			in.r = 0
 		} else {
 			old := in.buf
-			in.buf = &buffer{make([]byte, 2*len(old.b))}
-			copy(in.buf.b, old.b)
+			if len(old.b) < bufferSize { // it had settled
+				in.buf = in.cfg.getBuffer()
+			} else {
+				in.buf = &buffer{make([]byte, 2*len(old.b))}
+			}
+			in.r, in.w = 0, copy(in.buf.b, old.b[in.r:in.w])
 			in.cfg.putBuffer(old)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -336,5 +337,51 @@ func TestPoolIsSafeForConcurrentUse(t *testing.T) {
 	wg.Wait()
 	if served.Load() < 700 || b.conns.Load() > 100 {
 		t.Errorf("%d of 800 served over %d connections", served.Load(), b.conns.Load())
+	}
+}
+
+// TestASettledStreamHoldsLittle: a stream whose caller waits for his client holds what has come and no buffer, and goes on as
+// before, whatever comes meanwhile and in whichever pieces it is read.
+func TestASettledStreamHoldsLittle(t *testing.T) {
+	body := strings.Repeat("0123456789abcdef", 5000)
+	for _, framing := range []string{"length", "chunked"} {
+		head := fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", len(body))
+		sent := head + body
+		if framing == "chunked" {
+			sent = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + fmt.Sprintf("%x\r\n%s\r\n%x\r\n%s\r\n0\r\n\r\n", 1000, body[:1000], len(body)-1000, body[1000:])
+		}
+		for _, step := range []int{1500, 0} {
+			s := NewClientConn(&chopped{in: []byte(sent), step: step}, &Config{}).Open().(*Stream)
+			var h message.Head
+			h.Reset()
+			h.Method, h.Path, h.Authority = h.KeepString("GET"), h.KeepString("/"), h.KeepString("x")
+			if err := s.Send(&h, true); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.Receive(&h); err != nil {
+				t.Fatal(err)
+			}
+			in := &s.c.in
+			var got []byte
+			small := make([]byte, 700)
+			for {
+				n, err := s.Read(small)
+				got = append(got, small[:n]...)
+				left := len(in.buffered())
+				s.Settle()
+				if held := in.buf; held != nil && left <= bufferSize/4 && cap(held.b) > bufferSize/4 {
+					t.Fatalf("%s: %d bytes are held for %d", framing, cap(held.b), left)
+				}
+				if err == io.EOF {
+					break
+				}
+				if err != nil {
+					t.Fatalf("%s, in steps of %d: after %d bytes: %v", framing, step, len(got), err)
+				}
+			}
+			if string(got) != body {
+				t.Errorf("%s, in steps of %d: %d bytes came, want %d, or others", framing, step, len(got), len(body))
+			}
+		}
 	}
 }

@@ -288,7 +288,8 @@ func (r *request) pass(end bool) (balance.Outcome, *refusal) {
 // buffer is a small one: the read may find the end, and those who take nothing hold little.
 func (r *request) piece(s message.Stream) (read, written error) {
 	buf := r.small[:]
-	if room(r.ex) {
+	has := room(r.ex)
+	if has {
 		pooled := r.proxy.buffers.Get().(*[]byte)
 		defer r.proxy.buffers.Put(pooled)
 		buf = *pooled
@@ -299,6 +300,9 @@ func (r *request) piece(s message.Stream) (read, written error) {
 	}
 	if n > 0 {
 		r.pace(n)
+		if !has {
+			settle(s)
+		}
 		r.tenant.Giving()
 		_, written = r.ex.Write(buf[:n])
 		r.tenant.Given()
@@ -380,6 +384,13 @@ func flush(ex message.Exchange) error {
 func room(ex message.Exchange) bool {
 	r, ok := ex.(interface{ Room() bool })
 	return !ok || r.Room()
+}
+
+// settle has s hold little while the client takes nothing of what it gave, if it can (http1).
+func settle(s message.Stream) {
+	if h, ok := s.(interface{ Settle() }); ok {
+		h.Settle()
+	}
 }
 
 // ready reports whether a Read would return at once; a stream that cannot say is taken
