@@ -16,6 +16,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/dataplane/dns"
 	"github.com/isthmus-mesh/isthmus/dataplane/downstream"
 	"github.com/isthmus-mesh/isthmus/dataplane/handover"
+	"github.com/isthmus-mesh/isthmus/dataplane/socket"
 	"github.com/isthmus-mesh/isthmus/trust"
 )
 
@@ -410,7 +411,7 @@ func (a *Agent) listen(ctx context.Context) ([]bound, error) {
 		if !at.IsValid() || failed != nil {
 			return
 		}
-		ln, err := a.ports.Listen(ctx, net.ListenConfig{}, "tcp", at.String())
+		ln, err := a.ports.Listen(ctx, socket.ListenConfig(), "tcp", at.String())
 		if err != nil {
 			failed = fmt.Errorf("proxy %s: listen for %s: %w", a.cfg.ID, name, err)
 			return

@@ -21,6 +21,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
 	"github.com/isthmus-mesh/isthmus/dataplane/raw"
+	"github.com/isthmus-mesh/isthmus/dataplane/socket"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -88,7 +89,7 @@ func (f *front) follow(s *proxy.State) {
 // open listens for one service port. A failure is said once, and tried again at the next
 // change.
 func (f *front) open(at netip.AddrPort, w *listener) {
-	ln, err := f.ports.Listen(f.ctx, net.ListenConfig{}, "tcp", at.String())
+	ln, err := f.ports.Listen(f.ctx, socket.ListenConfig(), "tcp", at.String())
 	if err != nil {
 		if f.failed[at] != err.Error() {
 			f.failed[at] = err.Error()
@@ -117,10 +118,15 @@ const acceptPause = 50 * time.Millisecond
 func (f *front) serve(ln net.Listener, door *door.Door, one func(net.Conn)) {
 	stop := context.AfterFunc(f.ctx, func() { ln.Close() })
 	defer stop()
+	at, _ := ln.Addr().(*net.TCPAddr)
+	wide := at != nil && at.IP.IsUnspecified() // what is captured comes here
 	for {
 		c, err := ln.Accept()
 		switch {
 		case err == nil:
+			if wide {
+				socket.Accepted(c)
+			}
 			if leave, ok := door.Enter(c); ok {
 				f.run(c, leave, func() { one(c) })
 			}
@@ -203,11 +209,7 @@ type apps struct {
 }
 
 func (a *apps) dial(ctx context.Context, target string) (net.Conn, error) {
-	d := net.Dialer{Control: a.guard}
-	if a.local.IsValid() {
-		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(a.local, 0))
-	}
-	return d.DialContext(ctx, "tcp", target)
+	return socket.Dial(ctx, a.guard, a.local, target)
 }
 
 // open opens a stream to "address:port": over a pooled connection, or as bytes.

@@ -30,13 +30,21 @@ type exchange struct {
 	sock     net.Conn // conn, past the scheduler
 	head     message.Head
 	accepted bool
+	readTo   atomic.Bool // the client's direction has ended
 }
 
-func (e *exchange) Request() *message.Head     { return &e.head }
-func (e *exchange) Trailers() []message.Field  { return nil }
-func (e *exchange) SetDeadline(t time.Time)    { _ = e.conn.SetDeadline(t) }
-func (e *exchange) Abort(error)                { reset(e.conn) }
-func (e *exchange) Read(p []byte) (int, error) { return e.sock.Read(p) }
+func (e *exchange) Request() *message.Head    { return &e.head }
+func (e *exchange) Trailers() []message.Field { return nil }
+func (e *exchange) SetDeadline(t time.Time)   { _ = e.conn.SetDeadline(t) }
+func (e *exchange) Abort(error)               { reset(e.conn) }
+
+func (e *exchange) Read(p []byte) (int, error) {
+	n, err := e.sock.Read(p)
+	if err == io.EOF {
+		e.readTo.Store(true)
+	}
+	return n, err
+}
 
 // Respond accepts with 2xx; any other answer can only be shown as a reset.
 func (e *exchange) Respond(h *message.Head, end bool) error {
@@ -58,9 +66,14 @@ func (e *exchange) Write(p []byte) (int, error) {
 	return e.sock.Write(p)
 }
 
+// Finish ends our direction. If it is the second to end, the connection is closed, which says the same by one
+// call less, and wakes no poller for what nobody waits for.
 func (e *exchange) Finish([]message.Field) error {
 	if !e.accepted {
 		return nil
+	}
+	if e.readTo.Load() {
+		return e.conn.Close()
 	}
 	return closeWrite(e.conn)
 }
@@ -90,6 +103,9 @@ func (s *stream) SetDeadline(t time.Time)        { _ = s.conn.SetDeadline(t) }
 
 func (s *stream) CloseWrite([]message.Field) error {
 	s.wrote.Store(true)
+	if s.readTo.Load() {
+		return s.conn.Close() // as Finish
+	}
 	return closeWrite(s.conn)
 }
 

@@ -5,6 +5,6 @@
 // then threads are woken and put to sleep for each request. Here the kernel is asked
 // directly, and only waiting is left to the runtime's poller.
 //
-// It dials, accepts and closes no connection. Read Conn first; Pipe is splice(2) between two of them, and Read and
-// Write are for engines that hold the descriptor themselves.
+// It accepts and closes no connection. Read Conn first; Dial and ListenConfig make those within one machine cheap, Pipe
+// is splice(2) between two of them, and Read and Write are for engines that hold the descriptor themselves.
 package socket

@@ -15,6 +15,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/limit"
 	"github.com/isthmus-mesh/isthmus/dataplane/http2"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/dataplane/socket"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/trust"
 )
@@ -367,11 +368,7 @@ func (d *Dialer) order(w *Want) []netip.AddrPort {
 
 // connect makes the TCP connection, and remembers where that fails.
 func (d *Dialer) connect(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
-	dialer := net.Dialer{Control: d.cfg.Paths.Guard(tuneSocket)}
-	if d.cfg.Local.IsValid() {
-		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(d.cfg.Local, 0))
-	}
-	raw, err := dialer.DialContext(ctx, "tcp", d.cfg.Paths.To(addr).String())
+	raw, err := socket.Dial(ctx, d.cfg.Paths.Guard(tuneSocket), d.cfg.Local, d.cfg.Paths.To(addr).String())
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/dataplane/door"
 	"github.com/isthmus-mesh/isthmus/dataplane/http2"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/dataplane/socket"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/trust"
 )
@@ -157,11 +158,9 @@ func (g *Gateway) serve(ctx, hard context.Context, c net.Conn) {
 		g.refuse(c, alertUnrecognizedName, name, errors.New("no such slot is exported"))
 		return
 	}
-	dialer := net.Dialer{Timeout: endpointDial}
-	if g.cfg.Local.IsValid() {
-		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(g.cfg.Local, 0))
-	}
-	up, err := dialer.DialContext(hard, "tcp", addr.String())
+	dialing, dialed := context.WithTimeout(hard, endpointDial)
+	up, err := socket.Dial(dialing, nil, g.cfg.Local, addr.String())
+	dialed()
 	if err != nil {
 		g.refuse(c, alertInternalError, name, err)
 		return
