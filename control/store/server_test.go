@@ -141,12 +141,12 @@ func (s *server) stop() error {
 
 func (s *server) endpoint() string { return "unix://" + filepath.Join(s.dir, "store.sock") }
 
-// open returns a client with short waits.
+// open returns a client that comes back soon, and whose calls fail where nothing moves: a bound, not a measure.
 func (s *server) open(change ...func(*store.Config)) *store.Store {
 	s.t.Helper()
 	c := store.Config{
 		Endpoints:        []string{s.endpoint()},
-		RequestTimeout:   2 * time.Second,
+		RequestTimeout:   waitMax,
 		ProgressInterval: 50 * time.Millisecond,
 		BackoffMax:       100 * time.Millisecond,
 	}

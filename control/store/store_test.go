@@ -178,7 +178,7 @@ func TestStoreAwayFailsInTimeAndSaysWhy(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	st := s.open(func(c *store.Config) { c.RequestTimeout = 600 * time.Millisecond })
-	put(t, st, service("cart"), `1`)
+	put(t, s.open(), service("cart"), `1`)
 	s.kill()
 	ctx, cancel := context.WithTimeout(t.Context(), waitMax)
 	defer cancel()
@@ -206,7 +206,10 @@ func TestStoreAwayFailsInTimeAndSaysWhy(t *testing.T) {
 		t.Errorf("a caller that gave up is told %v", err)
 	}
 	s.start()
-	if _, err := st.Get(ctx, service("cart")); err != nil {
+	for _, err = st.Get(ctx, service("cart")); err != nil && ctx.Err() == nil; {
+		_, err = st.Get(ctx, service("cart"))
+	}
+	if err != nil {
 		t.Errorf("after the store is back: %v", err)
 	}
 }
@@ -215,7 +218,7 @@ func TestStoreThatHangsFailsInTime(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	st := s.open(func(c *store.Config) { c.RequestTimeout = 200 * time.Millisecond })
-	put(t, st, service("cart"), `1`)
+	put(t, s.open(), service("cart"), `1`)
 	m := watch(t, s.open(), store.Position{})
 	m.until("the object", func() bool { return len(m.objects) == 1 })
 	pid := s.cmd.Process.Pid
