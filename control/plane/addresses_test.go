@@ -58,34 +58,33 @@ func TestAServiceOfAnotherClusterHasAnAddressHere(t *testing.T) {
 	eu.join(us)
 	us.join(us)
 	us.join(eu)
-	const long = 10 * time.Second
 	us.export("first")
-	eventually(t, long, "127.11.0.10", func() string { return eu.seenAt("first") })
+	eventually(t, "127.11.0.10", func() string { return eu.seenAt("first") })
 	us.export("second")
-	eventually(t, long, "127.11.0.11", func() string { return eu.seenAt("second") })
+	eventually(t, "127.11.0.11", func() string { return eu.seenAt("second") })
 	if got := us.seenAt("first"); got != "invalid IP" {
 		t.Errorf("in the cluster that has it and states none: %s", got)
 	}
 
 	stop() // the control plane and its store
 	stop = eu.startAlone()
-	eventually(t, long, "127.11.0.10", func() string { return eu.seenAt("first") })
-	eventually(t, long, "127.11.0.11", func() string { return eu.seenAt("second") })
+	eventually(t, "127.11.0.10", func() string { return eu.seenAt("first") })
+	eventually(t, "127.11.0.11", func() string { return eu.seenAt("second") })
 
 	us.withdraw("ServiceExport.multicluster.x-k8s.io", "first")
-	eventually(t, long, "absent", func() string { return eu.seenAt("first") })
+	eventually(t, "absent", func() string { return eu.seenAt("first") })
 	us.export("third")
-	eventually(t, long, "127.11.0.12", func() string { return eu.seenAt("third") })
+	eventually(t, "127.11.0.12", func() string { return eu.seenAt("third") })
 	us.export("first")
-	eventually(t, long, "127.11.0.10", func() string { return eu.seenAt("first") })
+	eventually(t, "127.11.0.10", func() string { return eu.seenAt("first") })
 
 	eu.apply("{apiVersion: v1, kind: Service, metadata: {name: bold, namespace: shop}, spec: {clusterIP: 127.11.0.11, ports: [{port: 80}]}}")
-	eventually(t, long, "127.11.0.13", func() string { return eu.seenAt("second") })
+	eventually(t, "127.11.0.13", func() string { return eu.seenAt("second") })
 	if got := eu.seenAt("bold"); got != "127.11.0.11" {
 		t.Errorf("the own service: %s", got)
 	}
 	eu.apply("{apiVersion: multicluster.x-k8s.io/v1alpha1, kind: ServiceImport, metadata: {name: third, namespace: shop}, spec: {type: ClusterSetIP, ips: [127.11.0.77], ports: [{port: 80}]}}")
-	eventually(t, long, "127.11.0.77", func() string { return eu.seenAt("third") })
+	eventually(t, "127.11.0.77", func() string { return eu.seenAt("third") })
 	stop()
 }
 
@@ -105,12 +104,12 @@ func TestARangeThatIsExhaustedIsSaid(t *testing.T) {
 	us.join(eu)
 	for _, s := range []string{"a", "b", "c"} {
 		us.export(s)
-		eventually(t, 10*time.Second, map[string]string{"a": "127.11.0.10", "b": "127.11.0.11", "c": "invalid IP"}[s], func() string { return eu.seenAt(s) })
+		eventually(t, map[string]string{"a": "127.11.0.10", "b": "127.11.0.11", "c": "invalid IP"}[s], func() string { return eu.seenAt(s) })
 	}
 	c := mesh.ServiceName{Namespace: "shop", Name: "c"}
-	eventually(t, 10*time.Second, "no address is left in 127.11.0.8/30", func() string { return eu.plane.Addresses().Problem(c) })
+	eventually(t, "no address is left in 127.11.0.8/30", func() string { return eu.plane.Addresses().Problem(c) })
 	us.withdraw("ServiceExport.multicluster.x-k8s.io", "c")
-	eventually(t, 10*time.Second, "none", func() string {
+	eventually(t, "none", func() string {
 		if p := eu.plane.Addresses().Problem(c); p != "" {
 			return p
 		}
@@ -123,7 +122,7 @@ func TestTwoReplicasOverOneStore(t *testing.T) {
 	eu := newCluster(t, context.Background(), nil, "eu")
 	eu.services = netip.MustParsePrefix("127.11.0.0/24")
 	defer eu.startAlone()()
-	eventually(t, 10*time.Second, "ready", func() string {
+	eventually(t, "ready", func() string {
 		if err := eu.plane.Ready(); err != nil {
 			return err.Error()
 		}

@@ -229,7 +229,7 @@ func (c *child) holding(origin string) string {
 // await waits until the child has carried out a line.
 func (c *child) await(name string) {
 	c.t.Helper()
-	eventually(c.t, 20*time.Second, "true", func() string {
+	eventually(c.t, "true", func() string {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		return fmt.Sprint(c.done[name])

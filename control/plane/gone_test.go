@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"testing"
-	"time"
 
 	"github.com/isthmus-mesh/isthmus/control/store"
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -29,7 +28,7 @@ func (c *cluster) denial(origin mesh.ClusterName) string {
 // inSync waits until c knows what o states now.
 func (c *cluster) inSync(o *cluster) {
 	c.t.Helper()
-	eventually(c.t, 20*time.Second, "in sync", func() string {
+	eventually(c.t, "in sync", func() string {
 		want, got := o.plane.Vector()[o.name], c.plane.Vector()[o.name]
 		if want != (mesh.Position{}) && got.Compare(want) >= 0 {
 			return "in sync"
@@ -49,7 +48,7 @@ func TestDeletedPolicyStaysDeletedOverRestarts(t *testing.T) {
 		c.join(us)
 	}
 	eu.apply(aDenial)
-	eventually(t, 20*time.Second, "there", func() string { return us.denial("eu") })
+	eventually(t, "there", func() string { return us.denial("eu") })
 	us.inSync(eu)
 	stopUS()
 
@@ -64,7 +63,7 @@ func TestDeletedPolicyStaysDeletedOverRestarts(t *testing.T) {
 	if _, err := eu.plane.Objects().Delete(eu.ctx, key, store.Any()); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 20*time.Second, "absent", func() string { return eu.denial("eu") })
+	eventually(t, "absent", func() string { return eu.denial("eu") })
 	stopEU()
 
 	eu.startAlone()
@@ -81,5 +80,5 @@ func TestDeletedPolicyStaysDeletedOverRestarts(t *testing.T) {
 	}
 	// A policy of the same name is a new one.
 	eu.apply(aDenial)
-	eventually(t, 20*time.Second, "there", func() string { return us.denial("eu") })
+	eventually(t, "there", func() string { return us.denial("eu") })
 }

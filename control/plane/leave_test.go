@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/isthmus-mesh/isthmus/control/store"
 	"github.com/isthmus-mesh/isthmus/core/replica"
@@ -55,11 +54,11 @@ func TestDeletedClusterIsForgottenAndComesBack(t *testing.T) {
 	us.apply(aDenial[:strings.Index(aDenial, "spec:")] + "spec: {targetRefs: [{kind: Service, name: cart}], action: Deny, rules: [{from: [{serviceAccounts: [shell]}]}]}\n")
 	client := eu.client()
 	ask := func() string { return get(client, "http://catalog.shop.svc.clusterset.local/") }
-	eventually(t, 20*time.Second, "200 us", ask)
-	eventually(t, 20*time.Second, "there", func() string { return eu.denial("us") })
+	eventually(t, "200 us", ask)
+	eventually(t, "there", func() string { return eu.denial("us") })
 	us.inSync(eu)
 	cache := filepath.Join(eu.dir, "peers", "us")
-	eventually(t, 20*time.Second, "cached", func() string {
+	eventually(t, "cached", func() string {
 		if _, err := os.Stat(cache); err != nil {
 			return err.Error()
 		}
@@ -69,13 +68,13 @@ func TestDeletedClusterIsForgottenAndComesBack(t *testing.T) {
 	if _, err := eu.plane.Objects().Delete(ctx, store.Key{Kind: "Cluster.isthmus.dev", Name: "us"}, store.Any()); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 5*time.Second, "0", func() string { return eu.statedBy("us") })
-	eventually(t, 5*time.Second, "502 unknown_host", ask)
-	eventually(t, 5*time.Second, "1 1 3", func() string {
+	eventually(t, "0", func() string { return eu.statedBy("us") })
+	eventually(t, "502 unknown_host", ask)
+	eventually(t, "1 1 3", func() string {
 		// What is left is us following and probing eu, whom it has not deleted: two goroutines and the one that waits for them.
 		return strings.Join([]string{strconv.Itoa(running("peer.(*Follower).Run(")), strconv.Itoa(running("control/probe.(*Prober).Run(")), strconv.Itoa(running("(*peers).start."))}, " ")
 	})
-	eventually(t, 5*time.Second, "0", func() string { return strconv.Itoa(running("peer.(*Server).Follow(")) })
+	eventually(t, "0", func() string { return strconv.Itoa(running("peer.(*Server).Follow(")) })
 	if _, err := os.Stat(cache); !os.IsNotExist(err) {
 		t.Errorf("the cache is still there: %v", err)
 	}
@@ -84,9 +83,9 @@ func TestDeletedClusterIsForgottenAndComesBack(t *testing.T) {
 	}
 
 	eu.join(us)
-	eventually(t, 20*time.Second, "200 us", ask)
-	eventually(t, 20*time.Second, "there", func() string { return eu.denial("us") })
-	eventually(t, 20*time.Second, "Alive", func() string {
+	eventually(t, "200 us", ask)
+	eventually(t, "there", func() string { return eu.denial("us") })
+	eventually(t, "Alive", func() string {
 		for _, p := range us.plane.Peers() {
 			return p.State.String()
 		}

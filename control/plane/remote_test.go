@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/isthmus-mesh/isthmus/dataplane/agent"
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -60,14 +59,14 @@ func urlOf(n mesh.ClusterName) string {
 func (m *remoteMesh) reaches(client *http.Client, clusters ...mesh.ClusterName) {
 	m.Helper()
 	for _, n := range clusters {
-		eventually(m.T, 20*time.Second, "200 "+string(n)+" of-"+string(n), func() string { return get(client, urlOf(n)) })
+		eventually(m.T, "200 "+string(n)+" of-"+string(n), func() string { return get(client, urlOf(n)) })
 	}
 }
 
 // followed waits until a remote cluster follows one of some primaries, and says which.
 func (m *remoteMesh) followed(remote mesh.ClusterName, primaries ...mesh.ClusterName) (now mesh.ClusterName) {
 	m.Helper()
-	eventually(m.T, 15*time.Second, "followed", func() string {
+	eventually(m.T, "followed", func() string {
 		s, _ := m.clusters[remote].plane.Uplink()
 		if now = s.Primary; slices.Contains(primaries, now) {
 			return "followed"
@@ -82,7 +81,7 @@ func (m *remoteMesh) inSync(n mesh.ClusterName, others ...mesh.ClusterName) {
 	m.Helper()
 	for _, o := range others {
 		for _, pair := range [][2]mesh.ClusterName{{n, o}, {o, n}} {
-			eventually(m.T, 15*time.Second, "in sync", func() string {
+			eventually(m.T, "in sync", func() string {
 				for _, p := range m.clusters[pair[0]].plane.Peers() {
 					if p.Cluster == pair[1] && p.Status.InSync && !p.Status.Stale {
 						return "in sync"
@@ -116,7 +115,7 @@ func (m *remoteMesh) becomes(n mesh.ClusterName, remote bool) {
 	m.stops[n]()
 	m.clusters[n].remote = remote
 	m.start(n)
-	eventually(m.T, 20*time.Second, "<nil>", func() string { return fmt.Sprint(m.clusters[n].plane.Ready()) })
+	eventually(m.T, "<nil>", func() string { return fmt.Sprint(m.clusters[n].plane.Ready()) })
 	for _, c := range m.clusters {
 		c.join(m.clusters[n])
 	}
@@ -145,7 +144,7 @@ func TestPromotionAndDemotionDropNothing(t *testing.T) {
 		return fmt.Sprint(ok)
 	}
 	for _, n := range all {
-		eventually(t, 10*time.Second, "true", func() string { return held(n) })
+		eventually(t, "true", func() string { return held(n) })
 	}
 	for _, remote := range []bool{false, true} {
 		m.becomes("ap", remote)
@@ -160,7 +159,7 @@ func TestPromotionAndDemotionDropNothing(t *testing.T) {
 		}
 		extra := fmt.Sprintf("after-%v", remote)
 		m.clusters["ap"].serve(extra)
-		eventually(t, 15*time.Second, "200 ap "+extra, func() string {
+		eventually(t, "200 ap "+extra, func() string {
 			return get(m.clusters["sa"].shell, "http://"+extra+".shop.svc.clusterset.local/")
 		})
 	}
@@ -213,9 +212,9 @@ func TestRemoteClustersServeAndAreServed(t *testing.T) {
 	}
 	m.reaches(clients["ap"], all...)
 	m.clusters[second].serve("later")
-	eventually(t, 15*time.Second, "200 "+string(second)+" later", func() string { return get(clients["ap"], "http://later.shop.svc.clusterset.local/") })
+	eventually(t, "200 "+string(second)+" later", func() string { return get(clients["ap"], "http://later.shop.svc.clusterset.local/") })
 	m.clusters["ap"].serve("late")
-	eventually(t, 15*time.Second, "200 ap late", func() string { return get(clients["sa"], "http://late.shop.svc.clusterset.local/") })
+	eventually(t, "200 ap late", func() string { return get(clients["sa"], "http://late.shop.svc.clusterset.local/") })
 
 	// Every primary is gone, and the relay starts again: it has everything, signs, and follows changes of its own.
 	m.stops[second]()
@@ -224,11 +223,11 @@ func TestRemoteClustersServeAndAreServed(t *testing.T) {
 	fresh := m.clusters["ap"].clientNamed("shell-2")
 	m.reaches(fresh, all...)
 	m.clusters["ap"].serve("latest")
-	eventually(t, 15*time.Second, "200 ap latest", func() string { return get(fresh, "http://latest.shop.svc.clusterset.local/") })
+	eventually(t, "200 ap latest", func() string { return get(fresh, "http://latest.shop.svc.clusterset.local/") })
 
 	// A primary is back.
 	m.start(second)
 	m.followed("ap", second)
 	m.inSync("ap", second, "sa")
-	eventually(t, 15*time.Second, "200 ap latest", func() string { return get(clients[second], "http://latest.shop.svc.clusterset.local/") })
+	eventually(t, "200 ap latest", func() string { return get(clients[second], "http://latest.shop.svc.clusterset.local/") })
 }

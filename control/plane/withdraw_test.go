@@ -54,7 +54,7 @@ func (l *crossing) note(err error) {
 func (l *crossing) more(t *testing.T, n int64) {
 	t.Helper()
 	n += l.done.Load()
-	eventually(t, 20*time.Second, "more", func() string {
+	eventually(t, "more", func() string {
 		if l.done.Load() >= n {
 			return "more"
 		}
@@ -104,9 +104,9 @@ func stopOneOfTwo(t *testing.T, defended bool) []error {
 		c.join(us)
 	}
 	us.serve("catalog")
-	eventually(t, 20*time.Second, "true true", func() string { return fmt.Sprint(first.Ready(), second.Ready()) })
+	eventually(t, "true true", func() string { return fmt.Sprint(first.Ready(), second.Ready()) })
 	l := &crossing{client: eu.client()}
-	eventually(t, 20*time.Second, "200 us catalog", func() string { return get(l.client, "http://catalog.shop/") })
+	eventually(t, "200 us catalog", func() string { return get(l.client, "http://catalog.shop/") })
 
 	var work sync.WaitGroup
 	quit := make(chan struct{})

@@ -52,3 +52,31 @@ func AddrPort(t testing.TB) netip.AddrPort {
 	t.Helper()
 	return netip.AddrPortFrom(Net(t).Addr().Next(), port)
 }
+
+// The ports of Home: below those that kernels give by themselves, and beyond what is well known.
+const homeLow, homeHigh = 20000, 29999
+
+// Home is 127.0.0.1 and a port that is the test's alone until it ends, for what must be at the address that connections
+// within a machine come from. Who claims the port listens at it elsewhere.
+func Home(t testing.TB) netip.AddrPort {
+	t.Helper()
+	claims := netip.AddrFrom4([4]byte{127, highest + 1, 0, 1})
+	for range tries {
+		port := uint16(homeLow + rand.IntN(homeHigh-homeLow+1))
+		ln, err := net.Listen("tcp4", netip.AddrPortFrom(claims, port).String())
+		if errors.Is(err, syscall.EADDRINUSE) {
+			continue
+		}
+		if err != nil {
+			t.Fatalf("claim a port: %v", err)
+		}
+		t.Cleanup(func() { ln.Close() })
+		home := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port)
+		if there, err := net.Listen("tcp4", home.String()); err == nil { // nor has it somebody who does not claim
+			there.Close()
+			return home
+		}
+	}
+	t.Fatalf("claim a port of 127.0.0.1: %d at random were taken", tries)
+	panic("unreachable")
+}

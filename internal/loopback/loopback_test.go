@@ -33,8 +33,7 @@ func TestNobodyElseHasTheAddress(t *testing.T) {
 	if !free {
 		t.Error("none of them is free after the test")
 	}
-	at := loopback.AddrPort(t)
-	for range 2 { // and again
+	for _, at := range []netip.AddrPort{loopback.AddrPort(t), loopback.Home(t), loopback.Home(t)} {
 		ln, err := net.Listen("tcp", at.String())
 		if err != nil {
 			t.Fatal(err)
