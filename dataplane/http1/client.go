@@ -28,6 +28,7 @@ type ClientConn struct {
 	heads *heads // lent while a chunked response is read
 	open  bool
 	dead  bool // not to be used again
+	fresh bool // it came from the pool unseen: see Pool.Get
 	used  bool // a response has been read to its end
 	pool  *Pool
 	to    *poolTarget
@@ -53,7 +54,7 @@ func (c *ClientConn) Open() message.Stream {
 	}
 	c.open = true
 	s := &c.stream
-	s.asked, s.sent, s.sendEnded, s.final = asked{}, false, false, false
+	s.asked, s.sent, s.held, s.sendEnded, s.final = asked{}, false, false, false, false
 	s.short, s.closes, s.tunnel, s.interim = false, false, false, 0
 	s.got.Store(false)
 	c.out.corked = false
@@ -76,6 +77,7 @@ type Stream struct {
 	c         *ClientConn
 	asked     asked
 	sent      bool
+	held      bool // the request is sent when the answer is waited for: see sendAndWait
 	sendEnded bool
 	final     bool        // the final head has come
 	short     bool        // the body ended before its length; of the sending side
@@ -106,6 +108,10 @@ func (s *Stream) Send(h *message.Head, end bool) error {
 		c.out.release()
 		return fmt.Errorf("send request: %w", err)
 	}
+	if c.fresh && fr != framingNone && !c.in.idleGood() {
+		c.out.release()
+		return s.unsendable()
+	}
 	s.sent = true
 	c.out.b = b
 	c.out.startBody(fr, h.Length)
@@ -115,10 +121,39 @@ func (s *Stream) Send(h *message.Head, end bool) error {
 		connect: h.IsConnect(),
 		upgrade: string(h.Upgrade),
 	}
-	if c.out.corked && !s.sendEnded && !h.Expect100 {
+	if s.held = c.fresh && s.sendEnded; s.held || c.out.corked && !s.sendEnded && !h.Expect100 {
 		return nil
 	}
 	return s.stale("send request", c.out.flush())
+}
+
+// unsendable is a pooled connection that had been closed, or on which something came that nobody asked for, before
+// anything was sent on it.
+func (s *Stream) unsendable() error {
+	s.c.dead = true
+	s.c.pool.doubt(s.c.to)
+	return fmt.Errorf("send request: the pooled connection had been closed: %w", message.ErrNotExecuted)
+}
+
+// sendAndWait sends a request that has no body, if the connection is still good, and waits for the answer, in one
+// wait on the socket: Usable, a write and a wait of its own cost a system call more.
+func (s *Stream) sendAndWait() error {
+	c := s.c
+	s.held = false
+	c.in.send = c.out.b
+	err := c.in.fill(time.Time{}, 0)
+	unsent := c.in.send
+	c.in.send = nil
+	if err == errUnsendable {
+		c.out.release()
+		s.sent = false
+		return s.unsendable()
+	}
+	if err == nil && len(unsent) > 0 { // there was no room for all of it
+		err = c.out.write(unsent)
+	}
+	c.out.release()
+	return err
 }
 
 // stale marks an error that came before any byte of a response on a connection that had
@@ -129,6 +164,9 @@ func (s *Stream) stale(what string, err error) error {
 	}
 	if s.c.used && !s.got.Load() &&
 		!errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, net.ErrClosed) {
+		if s.c.pool != nil {
+			s.c.pool.doubt(s.c.to)
+		}
 		return fmt.Errorf("%s: %w: %w", what, message.ErrStale, err)
 	}
 	return fmt.Errorf("%s: %w", what, err)
@@ -177,6 +215,13 @@ func (s *Stream) Receive(h *message.Head) (end bool, err error) {
 	h.Reset()
 	if !s.sent || s.final {
 		return false, fmt.Errorf("receive: %w", ErrState)
+	}
+	if s.held {
+		if err := s.sendAndWait(); err != nil && !s.sent {
+			return false, err
+		} else if err != nil {
+			return false, s.receiveFailed(err)
+		}
 	}
 	block, err := c.in.readHead(h, nil)
 	if err == nil || len(c.in.buffered()) > 0 {

@@ -185,6 +185,9 @@ var (
 	ErrPoolClosed = errors.New("http1: the pool is closed")
 )
 
+// errUnsendable is a connection of a pool on which nothing may be sent any more.
+var errUnsendable = errors.New("http1: the pooled connection is not good")
+
 type poolFull struct{}
 
 func (poolFull) Error() string { return "http1: every connection to the target is in use" }

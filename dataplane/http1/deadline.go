@@ -1,7 +1,9 @@
 package http1
 
 import (
+	"errors"
 	"net"
+	"os"
 	"sync"
 	"time"
 )
@@ -9,8 +11,13 @@ import (
 // deadlines merges the caller's deadline with the engine's own and arms the
 // connection's timers only for calls that are about to block. SetDeadline may come from another goroutine
 // while a call blocks, and takes effect on it.
+//
+// Each request has a deadline of its own, later than that of the one before, and nearly none is reached. So a timer
+// that is armed for earlier is left: what it ends before its time is armed anew and goes on (readAgain,
+// writeAgain). That is once in the length of a deadline, and not with every request.
 type deadlines struct {
 	conn net.Conn
+	lazy bool // a call that a deadline ends can be made again where it stopped, as on a plain socket; TLS fails for good
 
 	mu         sync.Mutex
 	user       time.Time
@@ -118,23 +125,74 @@ func (d *deadlines) endWrite() {
 	d.mu.Unlock()
 }
 
+// armRead arms the deadline in force, unless one that is armed ends the call before. mu is held.
 func (d *deadlines) armRead() {
-	t := earliest(d.user, d.read.engine)
-	if d.endIdle && d.read.idle {
-		t = time.Unix(1, 0) // past, whatever the clock
+	if t := d.readEnd(); t != d.read.armed && !(d.lazy && !d.read.idle && sooner(d.read.armed, t)) {
+		d.armReadAt(t)
 	}
-	if t != d.read.armed && !d.handedOver {
+}
+
+// readEnd is the deadline in force. mu is held.
+func (d *deadlines) readEnd() time.Time {
+	if d.endIdle && d.read.idle {
+		return time.Unix(1, 0) // past, whatever the clock
+	}
+	return earliest(d.user, d.read.engine)
+}
+
+func (d *deadlines) armReadAt(t time.Time) {
+	if !d.handedOver {
 		d.read.armed = t
 		_ = d.conn.SetReadDeadline(t) // a closed connection says so in the read
 	}
 }
 
+// readAgain reports whether a read that ended by err goes on: its timer was armed for earlier than the deadline in
+// force, which is armed now.
+func (d *deadlines) readAgain(err error) bool {
+	if err == nil || !d.lazy || !errors.Is(err, os.ErrDeadlineExceeded) {
+		return false
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	t := d.readEnd()
+	if t == d.read.armed || d.handedOver {
+		return false
+	}
+	d.armReadAt(t)
+	return true
+}
+
 func (d *deadlines) armWrite() {
-	if t := earliest(d.user, d.write.engine); t != d.write.armed && !d.handedOver {
+	if t := earliest(d.user, d.write.engine); t != d.write.armed && !(d.lazy && sooner(d.write.armed, t)) {
+		d.armWriteAt(t)
+	}
+}
+
+func (d *deadlines) armWriteAt(t time.Time) {
+	if !d.handedOver {
 		d.write.armed = t
 		_ = d.conn.SetWriteDeadline(t)
 	}
 }
+
+// writeAgain is readAgain for a write.
+func (d *deadlines) writeAgain(err error) bool {
+	if err == nil || !d.lazy || !errors.Is(err, os.ErrDeadlineExceeded) {
+		return false
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	t := earliest(d.user, d.write.engine)
+	if t == d.write.armed || d.handedOver {
+		return false
+	}
+	d.armWriteAt(t)
+	return true
+}
+
+// sooner reports whether a is a deadline and not after b; zero is none.
+func sooner(a, b time.Time) bool { return !a.IsZero() && (b.IsZero() || !a.After(b)) }
 
 // handOver removes every deadline, for a caller that takes the connection itself.
 func (d *deadlines) handOver() {

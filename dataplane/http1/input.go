@@ -28,6 +28,7 @@ type input struct {
 	readErr error
 	idleOK  bool
 	one     [1]byte
+	send    []byte // to be written before the next read waits; see Stream.sendAndWait
 
 	buf  *buffer // nil while empty
 	r, w int     // unread bytes are buf.b[r:w]
@@ -41,6 +42,7 @@ type input struct {
 func (in *input) init(conn, sock net.Conn, cfg *Config, dl *deadlines) {
 	in.conn, in.sock, in.cfg, in.dl = conn, sock, cfg, dl
 	in.raw = socket.Raw(conn)
+	dl.lazy = in.raw != nil
 	in.tryFn, in.restFn, in.idleFn = in.tryRead, in.tryRest, in.tryIdle
 }
 
@@ -114,11 +116,17 @@ func (in *input) fill(engine time.Time, slack time.Duration) error {
 	}
 	defer in.dl.endRead()
 	if in.raw != nil {
-		if err := in.raw.Read(in.tryFn); err != nil {
-			in.release()
-			return in.fail(err)
+		for {
+			err := in.raw.Read(in.tryFn)
+			switch {
+			case err == nil:
+				return in.fail(in.readErr)
+			case in.dl.readAgain(err):
+			default:
+				in.release()
+				return in.fail(err)
+			}
 		}
-		return in.fail(in.readErr)
 	}
 	if in.buf == nil && idle { // waits for a request: one byte, to hold no buffer
 		n, err := in.conn.Read(in.one[:])
@@ -177,6 +185,9 @@ func (in *input) readDirect(p []byte) (int, error) {
 	engine, start := in.paceStart()
 	in.dl.startRead(engine)
 	n, err := in.sock.Read(p)
+	for in.dl.readAgain(err) {
+		n, err = in.sock.Read(p)
+	}
 	in.dl.endRead()
 	if n > 0 {
 		err = nil

@@ -68,7 +68,11 @@ func (o *output) flush() error {
 // write writes p to the connection, under the least rate if there is one.
 func (o *output) write(p []byte) error {
 	o.dl.startWrite(o.pace(len(p)))
-	_, err := o.sock.Write(p)
+	n, err := o.sock.Write(p)
+	for o.dl.writeAgain(err) {
+		p = p[n:]
+		n, err = o.sock.Write(p)
+	}
 	o.dl.endWrite()
 	return o.fail(err)
 }
@@ -167,6 +171,9 @@ func (o *output) writev(p []byte, tail string) error {
 	}
 	o.dl.startWrite(o.pace(head + len(p) + len(tail)))
 	_, err := o.rest.WriteTo(o.tcp)
+	for o.dl.writeAgain(err) {
+		_, err = o.rest.WriteTo(o.tcp) // of what is left
+	}
 	o.dl.endWrite()
 	o.vector, o.rest = [3][]byte{}, nil
 	o.release()

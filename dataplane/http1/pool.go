@@ -54,7 +54,17 @@ type poolTarget struct {
 	name  string
 	idle  []*ClientConn // oldest first
 	count int           // idle, in use and being made
+	doubt time.Time     // when a connection was last found closed only when it was used
 }
+
+const (
+	// freshFor is for how long a connection that was used is given out unseen: whether it is still good is found out
+	// when the request is sent.
+	freshFor = time.Second
+	// doubtFor is how long none is to a target where that was wrong, so that a request meets one such connection and
+	// not all that there are.
+	doubtFor = time.Second
+)
 
 // NewPool makes a pool. Nothing runs until Get, or Run.
 func NewPool(cfg PoolConfig) *Pool {
@@ -76,8 +86,10 @@ func NewPool(cfg PoolConfig) *Pool {
 	return p
 }
 
-// Get returns a stream on an idle connection to target that is seen to be open, or on a new
-// one. ctx bounds the dial only. Every error wraps message.ErrNotExecuted.
+// Get returns a stream on an idle connection to target, or on a new one. An idle one is seen to be open, unless it was
+// used a moment ago: then Send, or for a request without a body Receive, sees to that before anything is sent, and
+// fails with message.ErrNotExecuted where it is not. ctx bounds the dial only. Every error wraps
+// message.ErrNotExecuted.
 func (p *Pool) Get(ctx context.Context, target string) (s message.Stream, reused bool, err error) {
 	for {
 		c, t, err := p.take(target)
@@ -88,7 +100,7 @@ func (p *Pool) Get(ctx context.Context, target string) (s message.Stream, reused
 			s, err := p.dial(ctx, t)
 			return s, false, err
 		}
-		if c.Usable() { // a system call: outside the lock
+		if c.fresh || c.Usable() { // a system call: outside the lock
 			return c.Open(), true, nil
 		}
 		_ = c.conn.Close()
@@ -108,9 +120,11 @@ func (p *Pool) take(target string) (*ClientConn, *poolTarget, error) {
 		t = &poolTarget{name: target}
 		p.targets[target] = t
 	}
-	p.expire(t, p.cfg.Now())
+	now := p.cfg.Now()
+	p.expire(t, now)
 	if n := len(t.idle); n > 0 {
 		c := t.idle[n-1]
+		c.fresh = c.in.raw != nil && now.Sub(c.since) < freshFor && now.Sub(t.doubt) >= doubtFor
 		t.idle[n-1] = nil
 		t.idle = t.idle[:n-1]
 		p.idle--
@@ -166,6 +180,14 @@ func (p *Pool) put(c *ClientConn) {
 	p.forget(c, t)
 	p.mu.Unlock()
 	_ = c.conn.Close()
+}
+
+// doubt has the connections to t looked at before they are given out.
+func (p *Pool) doubt(t *poolTarget) {
+	now := p.cfg.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t.doubt = now
 }
 
 // drop frees the place of c, or of a dial that failed if c is nil.

@@ -112,26 +112,6 @@ func mustAsk(tb testing.TB, p *Pool, target string, wantReused bool) {
 	}
 }
 
-func TestPoolReusesAndSeesClosedConnections(t *testing.T) {
-	b := newBackend(t, reply)
-	p := newTestPool(t, PoolConfig{})
-	mustAsk(t, p, b.addr, false)
-	mustAsk(t, p, b.addr, true)
-	b.mu.Lock()
-	conn := b.open[0]
-	b.mu.Unlock()
-	b.closeAll()
-	// The backend's end of the close has reached us once a read on our end would see it;
-	// on loopback that is when its descriptor is gone, which Close has waited for.
-	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
-		t.Fatal(err)
-	}
-	mustAsk(t, p, b.addr, false)
-	if p.Idle() != 1 || b.conns.Load() != 2 {
-		t.Errorf("%d idle, %d connections made; want 1 and 2", p.Idle(), b.conns.Load())
-	}
-}
-
 func TestStaleIsSaidOnlyOfAReusedConnectionBeforeAnyByte(t *testing.T) {
 	for _, tc := range []struct {
 		name   string

@@ -15,6 +15,9 @@ import (
 // when nothing is there: the runtime then waits for readability and calls it again. A
 // connection that waits thus holds no buffer, at no extra system call.
 func (in *input) tryRead(fd uintptr) bool {
+	if in.send != nil {
+		return in.trySend(fd)
+	}
 	p := in.space()
 	n, err := socket.Read(fd, p)
 	switch {
@@ -39,6 +42,26 @@ func (in *input) tryRead(fd uintptr) bool {
 func (in *input) tryIdle(fd uintptr) {
 	_, err := socket.Read(fd, in.one[:])
 	in.idleOK = errors.Is(err, syscall.EAGAIN)
+}
+
+// trySend writes what is to be sent on a connection that is still good, and returns false: then the answer is waited for.
+// What it was told before a write is not lost, as between two calls of Read: the poller forgets that only when the
+// first begins.
+func (in *input) trySend(fd uintptr) bool {
+	if in.tryIdle(fd); !in.idleOK {
+		in.readErr = errUnsendable
+		return true
+	}
+	n, err := socket.Write(fd, in.send)
+	in.send, in.readErr = in.send[n:], nil
+	switch {
+	case err != nil && !errors.Is(err, syscall.EAGAIN):
+		in.readErr = os.NewSyscallError("write", err)
+	case len(in.send) == 0:
+		in.send = nil
+		return false
+	}
+	return true
 }
 
 // tryRest is tryRead for a byte, and takes no buffer to wait with.

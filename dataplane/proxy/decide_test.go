@@ -53,6 +53,30 @@ func TestOutsideIsAskedWhereAllowed(t *testing.T) {
 	}
 }
 
+func TestAConnectionThatHadBeenClosedIsNoFailureOutside(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		ex     *exchange
+		script []any
+		want   string
+	}{
+		{"before the answer", get("example.com", "/"), []any{answer2(errStale), answer(200, "ok")}, "200 ok"},
+		{"before the answer, not idempotent", post("example.com", "/", "x"), []any{answer2(errStale), answer(200, "ok")}, "502 upstream_reset"},
+		{"before the request", post("example.com", "/", "x"), []any{answer2(errRefused), answer(200, "ok")}, "200 ok"},
+		{"again and again", get("example.com", "/"), []any{answer2(errStale), answer2(errStale), answer2(errStale), answer(200, "ok")}, "502 upstream_reset"},
+	} {
+		w := newWorld(t, 2, nil)
+		w.state.Self = &ir.Proxy{OutboundAllowAny: true}
+		w.script = c.script
+		cfg := w.cfg
+		cfg.Outside = func(string, mesh.Protocol) (message.Stream, error) { return w.next() }
+		proxy.New(cfg).Outbound(c.ex, proxy.Via{})
+		if got := fmt.Sprintf("%d %s", c.ex.status, c.ex.out.String()); !strings.HasPrefix(got, c.want) {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+}
+
 func TestRoutesSeeTheForwardedPath(t *testing.T) {
 	routed := func(s *ir.Service, _ *ir.Endpoints) {
 		s.Routed = true

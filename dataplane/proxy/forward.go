@@ -92,13 +92,7 @@ func (r *request) forward() *refusal {
 
 // deliverAnswer passes an answer on and reports what it says of the endpoint.
 func (r *request) deliverAnswer(pick *balance.Pick, a attempt) *refusal {
-	var ref *refusal
-	var outcome balance.Outcome
-	if r.granted() {
-		outcome, ref = r.tunnel()
-	} else {
-		outcome, ref = r.pass(a.end)
-	}
+	outcome, ref := r.handOn(a.end)
 	r.settle(pick, outcome)
 	if ref == nil {
 		r.finished = r.now
@@ -439,27 +433,36 @@ func (r *request) leave(host string, port uint16) *refusal {
 	default:
 		r.far = mesh.ProtocolHTTP
 	}
-	s, err := r.proxy.cfg.Outside(joinHostPort(host, port), r.far)
-	if err != nil {
-		return r.failed(err, mesh.ReasonUnreachable).refusal
+	target := joinHostPort(host, port)
+	for try := 1; ; try++ {
+		s, err := r.proxy.cfg.Outside(target, r.far)
+		if err != nil {
+			return r.failed(err, mesh.ReasonUnreachable).refusal
+		}
+		r.socket.Prepare(&r.head, r.far.IsHTTP2(), r.proxy.cfg.Rand)
+		r.hold(s, r.deadline)
+		ref, again := r.relay(s)
+		r.drop()
+		if !again || try == staleTries {
+			return ref
+		}
 	}
-	r.socket.Prepare(&r.head, r.far.IsHTTP2(), r.proxy.cfg.Rand)
-	r.hold(s, r.deadline)
-	defer r.drop()
-	return r.relay(s)
 }
 
-// relay sends the request once and passes the answer on.
-func (r *request) relay(s message.Stream) *refusal {
+// relay sends the request once and passes the answer on; again says that it may be sent once more.
+func (r *request) relay(s message.Stream) (ref *refusal, again bool) {
 	end, err := r.exchange(s)
 	if err != nil {
-		return r.failed(err, mesh.ReasonReset).refusal
+		return r.failed(err, mesh.ReasonReset).refusal, r.deliverAgain(err)
 	}
-	var ref *refusal
+	_, ref = r.handOn(end)
+	return ref, false
+}
+
+// handOn hands an answer on, or the bytes of a tunnel both ways.
+func (r *request) handOn(end bool) (balance.Outcome, *refusal) {
 	if r.granted() {
-		_, ref = r.tunnel()
-	} else {
-		_, ref = r.pass(end)
+		return r.tunnel()
 	}
-	return ref
+	return r.pass(end)
 }

@@ -218,11 +218,7 @@ func (r *request) deliver() *refusal {
 			r.drop()
 			return oversized(mesh.ReasonHeadTooLarge, "head", int64(most))
 		}
-		if r.granted() {
-			_, ref = r.tunnel()
-		} else {
-			_, ref = r.pass(end)
-		}
+		_, ref = r.handOn(end)
 		r.drop()
 		return ref
 	}
