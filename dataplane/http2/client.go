@@ -399,12 +399,7 @@ func (s *clientStream) Receive(h *message.Head) (end bool, err error) {
 func (s *clientStream) Read(p []byte) (int, error) { return s.read(p) }
 
 // Ready reports whether Read would return without waiting for the server.
-func (s *clientStream) Ready() bool {
-	c := s.c
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return s.queue.n > 0 || s.recvEnd || s.expired || s.err != nil || c.err != nil
-}
+func (s *clientStream) Ready() bool { return s.ready() }
 
 // Close implements message.Stream. Calls that are under way, and later ones by goroutines that
 // were still copying, fail. A stream that has not ended is reset by CANCEL (RFC 9113

@@ -369,6 +369,9 @@ func (x *exchange) Whole() (n int, ok bool) {
 	return x.queue.n, x.recvEnd && x.err == nil && len(x.trailers.Fields) == 0
 }
 
+// Ready reports whether Read would return without waiting for the client.
+func (x *exchange) Ready() bool { return x.ready() }
+
 func (x *exchange) sendContinue() {
 	c := x.c
 	c.mu.Lock()

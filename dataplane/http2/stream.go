@@ -152,6 +152,14 @@ func (s *stream) read(p []byte) (int, error) {
 	}
 }
 
+// ready is Ready of both ends.
+func (s *stream) ready() bool {
+	c := s.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return s.queue.n > 0 || s.recvEnd || s.expired || s.err != nil || c.err != nil
+}
+
 // Trailers returns the peer's trailer fields, after Read returned io.EOF.
 func (s *stream) Trailers() []message.Field {
 	s.c.mu.Lock()

@@ -82,6 +82,8 @@ type exchange struct {
 	head     message.Head
 	body     io.Reader
 	more     chan []byte // nil: body only; closed: broken off
+	left     []byte      // of the last of more
+	asked    int         // the size of the last Read that waited
 	trailers []message.Field
 
 	onBreak func()
@@ -119,6 +121,12 @@ func (e *exchange) Read(p []byte) (int, error) {
 	if n > 0 || e.more == nil {
 		return n, err
 	}
+	if len(e.left) > 0 {
+		n := copy(p, e.left)
+		e.left = e.left[n:]
+		return n, nil
+	}
+	e.asked = len(p)
 	select {
 	case b, ok := <-e.more:
 		if !ok {
@@ -127,7 +135,9 @@ func (e *exchange) Read(p []byte) (int, error) {
 		if b == nil {
 			return 0, io.EOF
 		}
-		return copy(p, b), nil
+		n := copy(p, b)
+		e.left = b[n:]
+		return n, nil
 	case <-e.wait():
 		return 0, os.ErrDeadlineExceeded
 	}

@@ -75,6 +75,7 @@ type Proxy struct {
 	requests sync.Pool
 	buffers  sync.Pool // *[]byte of copyBuffer
 	bulk     sync.Pool // *[]byte of copyBulk
+	dribbles sync.Pool // *[]byte of copyDribble
 	mirrors  mirrors
 	lives    lives
 	meter    balance.Meter
@@ -95,6 +96,7 @@ func New(cfg Config) *Proxy {
 		return r
 	}
 	p.buffers.New = func() any { b := make([]byte, copyBuffer); return &b }
+	p.dribbles.New = func() any { b := make([]byte, copyDribble); return &b }
 	p.bulk.New = func() any { b := make([]byte, copyBulk); return &b }
 	return p
 }
@@ -106,6 +108,8 @@ const (
 	copyBulk = 64 << 10
 	// copySmall is that of the one for a client who does not take what it is given, in bytes.
 	copySmall = 1 << 10
+	// copyDribble is that of the one with which a body is waited for of which little comes at a time, in bytes.
+	copyDribble = 512
 	// replayKeep is the largest body that a request keeps room for between uses, in bytes.
 	replayKeep = 16 << 10
 	// answerTime bounds the writing of our own answer to a client.

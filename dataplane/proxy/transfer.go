@@ -393,9 +393,8 @@ func settle(s message.Stream) {
 	}
 }
 
-// ready reports whether a Read would return at once; a stream that cannot say is taken
-// to wait.
-func ready(s message.Stream) bool {
+// ready reports whether a Read would return at once; what cannot say is taken to wait.
+func ready(s any) bool {
 	r, ok := s.(interface{ Ready() bool })
 	return ok && r.Ready()
 }

@@ -99,13 +99,24 @@ func (r *request) uploadBody(s message.Stream) {
 		r.endUpload(s)
 		return
 	}
-	pooled := r.proxy.buffers.Get().(*[]byte)
-	defer r.proxy.buffers.Put(pooled)
-	buf := *pooled
-	for r.moving() {
+	from := &r.proxy.dribbles
+	pooled := from.Get().(*[]byte)
+	defer func() { from.Put(pooled) }()
+	for last := 0; r.moving(); {
+		// Who sends little at a time is waited for with a small buffer: so do those who dribble.
+		want := &r.proxy.dribbles
+		if last >= copyDribble || ready(r.ex) {
+			want = &r.proxy.buffers
+		}
+		if want != from {
+			from.Put(pooled)
+			from, pooled = want, want.Get().(*[]byte)
+		}
+		buf := *pooled
 		r.tenant.Asking()
 		n, err := r.ex.Read(r.paced(buf))
 		r.tenant.Told()
+		last = n
 		if r.rec.RequestBytes += int64(n); r.tooLarge(r.rec.RequestBytes) {
 			r.lose(errBodyTooLarge)
 			return
