@@ -19,6 +19,7 @@ type farm struct {
 	addr    string
 	dials   atomic.Int32
 	held    chan struct{} // a handler answers for each value
+	begun   chan struct{} // a value for each request that a handler has
 	mu      sync.Mutex
 	drain   context.CancelFunc
 	ctx     context.Context
@@ -30,7 +31,7 @@ func newFarm(t *testing.T, cfg Config) *farm {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &farm{addr: l.Addr().String(), held: make(chan struct{}, 1024)}
+	f := &farm{addr: l.Addr().String(), held: make(chan struct{}, 1024), begun: make(chan struct{}, 1024)}
 	f.ctx, f.drain = context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	t.Cleanup(func() { l.Close(); close(f.held); f.leave(); wg.Wait() })
@@ -45,6 +46,7 @@ func newFarm(t *testing.T, cfg Config) *farm {
 			f.mu.Unlock()
 			wg.Go(func() {
 				_ = ServeConn(ctx, c, cfg, func(x message.Exchange) {
+					f.begun <- struct{}{}
 					<-f.held
 					_ = x.Respond(&message.Head{Status: 200}, true)
 				})
@@ -167,6 +169,7 @@ func TestPoolFollowsGoAway(t *testing.T) {
 	p := newTestPool(t, f, PoolConfig{})
 	for range 3 {
 		old := ask(t, p, f.addr)
+		<-f.begun // who has not been accepted yet would not be told
 		f.leave()
 		end := time.Now().Add(10 * time.Second)
 		for p.mu.Lock(); p.targets[f.addr].conns[0].Usable() && time.Now().Before(end); p.mu.Lock() {
@@ -175,6 +178,7 @@ func TestPoolFollowsGoAway(t *testing.T) {
 		}
 		p.mu.Unlock()
 		fresh := ask(t, p, f.addr)
+		<-f.begun
 		f.held <- struct{}{}
 		f.held <- struct{}{}
 		answered(t, old)
