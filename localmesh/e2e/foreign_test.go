@@ -23,11 +23,6 @@ import (
 // Suites and clients of other projects, against a running mesh: what they call correct is not
 // ours to decide.
 
-const (
-	interopClient = "google.golang.org/grpc/interop/client"
-	interopServer = "google.golang.org/grpc/interop/server"
-)
-
 // relayTo is a workload that starts a server that can only be told its port, and relays to it.
 func relayTo(ln net.Listener, program string) error {
 	free, err := net.Listen("tcp", "127.0.0.1:0")
@@ -123,6 +118,7 @@ clusters:
   - {name: us-east}
 links:
   - {between: [eu-west, us-east], rtt: 4ms}
+manifests: [%[5]q]
 workloads:
   - {name: grpc, namespace: demo, protocol: grpc, run: [%[1]q, %[2]s, %[3]q]}
   - {name: echo, namespace: demo, run: builtin/echo}
@@ -131,7 +127,7 @@ workloads:
   - {name: bulk2, namespace: demo, protocol: http2, run: [%[1]q, %[2]s, bulk]}
   - {name: ws, namespace: demo, run: [node, %[4]q]}
   - {name: ws2, namespace: demo, protocol: http2, run: [node, %[4]q, h2]}
-`, self, workloadArg, foreign.Tool(t, interopServer), filepath.Join(sockets, "server.js"))))
+`, self, workloadArg, foreign.Tool(t, interopServer), filepath.Join(sockets, "server.js"), write(t, "outbound.yaml", letOut))))
 	f := &foreignClients{m: m, sockets: sockets, interop: foreign.Tool(t, interopClient), address: map[string]string{}}
 	for _, service := range []string{"grpc", "echo", "echo2", "bulk", "bulk2", "ws", "ws2"} {
 		f.address[service] = m.serviceAddress(t, service)
@@ -142,6 +138,7 @@ workloads:
 			return a.String(), a.Status == 200
 		})
 	}
+	t.Run("gRPC interop through one proxy", f.grpcOutside)
 	t.Run("near", f.all)
 	t.Run("1 GB", f.bulk)
 	t.Run("slow reader", f.slowReader)
@@ -195,29 +192,6 @@ func foreignRun(t *testing.T, env []string, name string, args ...string) string 
 		t.Errorf("%s %s: %v\n%s", filepath.Base(name), strings.Join(args, " "), err, out)
 	}
 	return string(out)
-}
-
-// interopCases are the standard ones of gRPC that need no credentials of a cloud.
-var interopCases = []string{"empty_unary", "large_unary", "client_streaming", "server_streaming", "ping_pong", "empty_stream",
-	"timeout_on_sleeping_server", "cancel_after_begin", "cancel_after_first_response", "status_code_and_message",
-	"special_status_message", "custom_metadata", "unimplemented_method", "unimplemented_service"}
-
-func (f *foreignClients) cases(t *testing.T, env []string, host, port string) {
-	t.Helper()
-	for _, name := range interopCases {
-		foreignRun(t, env, f.interop, "--use_tls=false", "--server_host="+host, "--server_port="+port, "--test_case="+name)
-	}
-}
-
-func (f *foreignClients) grpc(t *testing.T) {
-	host, port, _ := net.SplitHostPort(f.address["grpc"])
-	f.cases(t, nil, host, port)
-}
-
-// grpcInTunnel goes by the explicit proxy, as grpc-go does where the environment names one: by
-// CONNECT, so that the mesh carries bytes.
-func (f *foreignClients) grpcInTunnel(t *testing.T) {
-	f.cases(t, []string{"HTTPS_PROXY=http://" + f.m.address(0, 0, 1, 15001), "NO_PROXY="}, "grpc.demo.svc.clusterset.local", "80")
 }
 
 // curl speaks each version to applications of each; a version is that of its own connection.
