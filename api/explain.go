@@ -76,6 +76,7 @@ type explainer struct {
 	out   *Explanation
 
 	bare    bool // the destination said no port
+	udp     bool // it said that it is of UDP
 	name    mesh.ServiceName
 	scope   mesh.Scope
 	head    message.Head
@@ -193,10 +194,12 @@ func (x *explainer) destination(q ExplainRequest) error {
 	}
 	switch u.Scheme {
 	case "http", "grpc", "tcp":
+	case "udp":
+		x.udp = true
 	case "https":
 		req.Port = 443
 	default:
-		return cannotRead("destination", q.Destination, "the scheme "+u.Scheme+" is not carried", "write http:// or https://")
+		return cannotRead("destination", q.Destination, "the scheme "+u.Scheme+" is not carried", "write http://, https://, tcp:// or udp://")
 	}
 	if p := u.Port(); p != "" {
 		n, err := strconv.ParseUint(p, 10, 16)
@@ -301,8 +304,13 @@ func (x *explainer) identify() (Outcome, bool) {
 	return Outcome{}, true
 }
 
+// portIndex is that of a port; of two with one number, that of UDP is meant only where it was asked for.
 func (x *explainer) portIndex(port uint16) int {
-	return slices.IndexFunc(x.service.Ports, func(p ir.Port) bool { return p.Port == port })
+	at := slices.IndexFunc(x.service.Ports, func(p ir.Port) bool { return p.Port == port && (p.Protocol == mesh.ProtocolUDP) == x.udp })
+	if at < 0 && !x.udp {
+		at = slices.IndexFunc(x.service.Ports, func(p ir.Port) bool { return p.Port == port })
+	}
+	return at
 }
 
 func (x *explainer) byAddress(a netip.Addr) mesh.ServiceName {
@@ -334,7 +342,7 @@ func (x *explainer) route() (Outcome, bool) {
 	if err != nil {
 		return refused(mesh.ReasonNotReady, "proxies refuse the routes and go on with the ones before: %v", err), false
 	}
-	verdicts := routes.Explain(&x.head, x.out.Request.Port, x.out.Source.id.Namespace)
+	verdicts := routes.Explain(&x.head, x.out.Request.Port, x.out.Name.Protocol == string(mesh.ProtocolUDP), x.out.Source.id.Namespace)
 	for i := range verdicts {
 		v := &verdicts[i]
 		choice.Attached = choice.Attached || !v.Others
@@ -436,7 +444,7 @@ func (x *explainer) authorise(c *BackendChoice, b *ir.Backend, head *message.Hea
 	path, _, _ := strings.Cut(string(head.Path), "?")
 	req := policy.Request{Caller: x.out.Source.id, Port: c.Port, Method: string(head.Method), Path: path}
 	if svc := x.service; x.verdict == nil {
-		if i := x.portIndex(c.Port); i >= 0 && !svc.Ports[i].Protocol.IsHTTP() {
+		if i := x.portIndex(c.Port); i >= 0 && !svc.Ports[i].Protocol.MayBeHTTP() {
 			req.Method, req.Path = "", "" // a connection
 		}
 	}

@@ -90,9 +90,11 @@ func portObjects(ports []ir.Port) []map[string]any {
 		} else if len(ports) > 1 {
 			o["name"] = fmt.Sprintf("port-%d", i)
 		}
-		if p.Protocol == mesh.ProtocolUDP {
+		switch p.Protocol {
+		case mesh.ProtocolUDP:
 			o["protocol"] = "UDP"
-		} else {
+		case mesh.ProtocolAuto:
+		default:
 			o["appProtocol"] = applications[p.Protocol]
 		}
 		out = append(out, o)

@@ -75,7 +75,7 @@ func (x *explainer) faults() {
 		at.Jurisdiction = c.Jurisdiction
 	}
 	i := x.portIndex(x.out.Request.Port)
-	bytes := i >= 0 && !x.service.Ports[i].Protocol.IsHTTP()
+	bytes := i >= 0 && !x.service.Ports[i].Protocol.MayBeHTTP()
 	for i := range x.service.Traffic.Faults {
 		f := &x.service.Traffic.Faults[i].Fault
 		takes, err := route.NewSelector(f.Match)

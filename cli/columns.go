@@ -93,7 +93,7 @@ func columnsOf(kind string) []column {
 			{"SELECTOR", true, func(_ *app, s shown) string { return pairs(s.Spec.Selector) }},
 			{"POLICIES", true, func(_ *app, s shown) string { return strings.Join(s.Status.Policies, ", ") }},
 		}
-	case "HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "TrafficPolicy", "FaultPolicy", "TelemetryPolicy":
+	case "HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "UDPRoute", "TrafficPolicy", "FaultPolicy", "TelemetryPolicy":
 		return attached
 	case "AccessPolicy":
 		return append([]column{{"ACTION", false, func(_ *app, s shown) string {

@@ -28,6 +28,7 @@ const (
 	KindGRPCRoute       Kind = "GRPCRoute"       // *Route
 	KindTCPRoute        Kind = "TCPRoute"        // *Route
 	KindTLSRoute        Kind = "TLSRoute"        // *Route
+	KindUDPRoute        Kind = "UDPRoute"        // *Route
 	KindReferenceGrant  Kind = "ReferenceGrant"  // *ReferenceGrant
 	KindAccessPolicy    Kind = "AccessPolicy"    // *AccessPolicy
 	KindResidencyPolicy Kind = "ResidencyPolicy" // *ResidencyPolicy
@@ -50,7 +51,7 @@ const (
 // to every cluster unless labelled to stay home.
 func (k Kind) Replicated() bool {
 	switch k {
-	case KindHTTPRoute, KindGRPCRoute, KindTCPRoute, KindTLSRoute, KindReferenceGrant,
+	case KindHTTPRoute, KindGRPCRoute, KindTCPRoute, KindTLSRoute, KindUDPRoute, KindReferenceGrant,
 		KindAccessPolicy, KindResidencyPolicy, KindTrafficPolicy, KindFaultPolicy, KindTelemetryPolicy:
 		return true
 	}

@@ -2,11 +2,11 @@ package mesh
 
 import "time"
 
-// Route is a Gateway API route in normal form: HTTPRoute, GRPCRoute, TLSRoute or
-// TCPRoute. Defaults of the API are filled in; what the mesh does not act on has been
+// Route is a Gateway API route in normal form: HTTPRoute, GRPCRoute, TLSRoute,
+// TCPRoute or UDPRoute. Defaults of the API are filled in; what the mesh does not act on has been
 // refused or warned of when it was parsed.
 type Route struct {
-	Kind            string // "HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute"
+	Kind            string // "HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "UDPRoute"
 	Namespace, Name string
 	Parents         []ParentRef
 	Hostnames       []string

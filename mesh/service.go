@@ -12,12 +12,17 @@ const (
 	ProtocolGRPC  Protocol = "GRPC"
 	ProtocolTCP   Protocol = "TCP"
 	ProtocolUDP   Protocol = "UDP"
+	// ProtocolAuto is a port of TCP of which nothing was declared: each connection is looked at.
+	ProtocolAuto Protocol = "AUTO"
 )
 
 // IsHTTP reports whether requests, not connections, are routed.
 func (p Protocol) IsHTTP() bool {
 	return p == ProtocolHTTP || p == ProtocolHTTP2 || p == ProtocolGRPC
 }
+
+// MayBeHTTP reports whether requests may come on such a port.
+func (p Protocol) MayBeHTTP() bool { return p.IsHTTP() || p == ProtocolAuto }
 
 // IsHTTP2 reports whether who listens on such a port speaks HTTP/2, without TLS by prior
 // knowledge.

@@ -170,7 +170,7 @@ func targetKind(kind string) (group string, known, acted bool) {
 		return isthmusGroup, true, true
 	case "Workload":
 		return isthmusGroup, true, false
-	case "HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute":
+	case "HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "UDPRoute":
 		return gatewayGroup, true, false
 	}
 	return "", false, false

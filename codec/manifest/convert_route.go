@@ -457,7 +457,7 @@ func orElement(expr string) string {
 	return "(?:" + expr + ")"
 }
 
-// streamRoute converts TCPRoute and TLSRoute: no matches beyond the server name.
+// streamRoute converts TCPRoute, UDPRoute and TLSRoute: no matches beyond the server name.
 func (s *scope) streamRoute(parents routeParents, hostnames []string, rules []streamRule) *mesh.Route {
 	out := s.route(parents, hostnames)
 	for i, r := range rules {

@@ -95,8 +95,8 @@ func (s *scope) servicePort(p servicePort, at *path) mesh.ServicePort {
 }
 
 // protocolOf reads what a port speaks: appProtocol first, then the beginning of the
-// port's name up to a "-", as meshes before us do. What is declared neither way is
-// TCP: the mesh then passes bytes and asks nothing of them.
+// port's name up to a "-", as meshes before us do. Of what is declared neither way each connection
+// is looked at, unless it is a port where servers speak first.
 func protocolOf(p servicePort) mesh.Protocol {
 	if p.Protocol == "UDP" {
 		return mesh.ProtocolUDP
@@ -117,8 +117,23 @@ func protocolOf(p servicePort) mesh.Protocol {
 		return mesh.ProtocolHTTP2
 	case "grpc":
 		return mesh.ProtocolGRPC
+	case "tcp", "tls", "https", "wss", "mysql", "postgres", "postgresql", "mongo", "redis", "amqp", "kafka", "smtp", "ssh", "ftp", "ldap", "imap", "pop3", "nats", "mqtt":
+		return mesh.ProtocolTCP
 	}
-	return mesh.ProtocolTCP // tcp, https, tls, wss, mysql, … and undeclared
+	if p.AppProtocol != nil || speaksFirst(p.Port) {
+		return mesh.ProtocolTCP
+	}
+	return mesh.ProtocolAuto
+}
+
+// speaksFirst reports whether the server of a well-known port speaks first (IANA Service Name and Port Number Registry: ftp,
+// ssh, smtp, pop3, imap, submission, mysql): to wait for its clients would only hold them up.
+func speaksFirst(port int32) bool {
+	switch port {
+	case 21, 22, 25, 110, 143, 587, 3306:
+		return true
+	}
+	return false
 }
 
 func (s *scope) clusterIPs(in *service, spec *path, out *mesh.Service) {

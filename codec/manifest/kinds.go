@@ -114,6 +114,7 @@ func Kinds() []Kind {
 		{Kind: "GRPCRoute", APIVersion: gatewayVersion, Also: []string{alpha2}, Plural: "grpcroutes", Namespaced: true},
 		{Kind: "TLSRoute", APIVersion: gatewayVersion, Also: []string{alpha2, alpha3}, Plural: "tlsroutes", Namespaced: true},
 		{Kind: "TCPRoute", APIVersion: gatewayVersion, Also: []string{alpha2}, Plural: "tcproutes", Namespaced: true},
+		{Kind: "UDPRoute", APIVersion: gatewayVersion, Also: []string{alpha2}, Plural: "udproutes", Namespaced: true},
 		{Kind: "Rollout", APIVersion: isthmusVersion, Plural: "rollouts", Kept: true},
 		{Kind: KindLocalMesh, APIVersion: isthmusVersion, Plural: "localmeshes"},
 		{Kind: KindSimulation, APIVersion: isthmusVersion, Plural: "simulations"},

@@ -209,8 +209,8 @@ func (s *scope) value() any {
 			s.fault(spec("hostnames"), "missing", "write the server names the route is for")
 		}
 		return s.streamRoute(t.Spec.routeParents, t.Spec.Hostnames, t.Spec.Rules)
-	case "TCPRoute":
-		t := into[tcpRoute](s)
+	case "TCPRoute", "UDPRoute": // which differ in their kind alone
+		t := into[bareRoute](s)
 		return s.streamRoute(t.Spec.routeParents, nil, t.Spec.Rules)
 	case "ReferenceGrant":
 		return s.referenceGrant(into[referenceGrant](s))

@@ -231,7 +231,8 @@ type tlsRoute struct {
 	Status anything `json:"status"`
 }
 
-type tcpRoute struct {
+// bareRoute is TCPRoute and UDPRoute.
+type bareRoute struct {
 	header `json:",inline"`
 	Spec   struct {
 		routeParents `json:",inline"`

@@ -9,7 +9,7 @@ import (
 )
 
 func fromRoute(r ir.Route) *wirepb.Route {
-	m := &wirepb.Route{Consumer: r.Consumer, Object: r.Object, Rule: int32(r.Rule), Port: uint32(r.Port),
+	m := &wirepb.Route{Consumer: r.Consumer, Object: r.Object, Rule: int32(r.Rule), Port: uint32(r.Port), Datagrams: r.Datagrams,
 		Match: &wirepb.Match{PathType: string(r.Match.PathType), Path: r.Match.Path, Method: r.Match.Method,
 			Headers: each(r.Match.Headers, fromValueMatch), Query: each(r.Match.Query, fromValueMatch)},
 		Filters: each(r.Filters, fromFilter), Backends: each(r.Backends, fromBackend),
@@ -22,7 +22,7 @@ func fromRoute(r ir.Route) *wirepb.Route {
 }
 
 func (d *decoder) route(m *wirepb.Route) ir.Route {
-	r := ir.Route{Consumer: m.Consumer, Object: m.Object, Rule: int(m.Rule), Port: d.portNumber(m.Port),
+	r := ir.Route{Consumer: m.Consumer, Object: m.Object, Rule: int(m.Rule), Port: d.portNumber(m.Port), Datagrams: m.Datagrams,
 		Match: mesh.RouteMatch{PathType: mesh.PathMatchType(m.GetMatch().GetPathType()), Path: m.GetMatch().GetPath(),
 			Method: m.GetMatch().GetMethod(), Headers: each(m.GetMatch().GetHeaders(), toValueMatch),
 			Query: each(m.GetMatch().GetQuery(), toValueMatch)},

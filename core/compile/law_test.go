@@ -93,7 +93,7 @@ func drawFact(t *rapid.T) *mesh.Fact {
 		case mesh.KindEndpointSlice:
 			return fact(kind, "eu", s.Namespace, s.Name, &mesh.EndpointSlice{Namespace: s.Namespace, Name: s.Name, Service: s,
 				Endpoints: []mesh.SliceEndpoint{{Workload: fmt.Sprintf("w%d", small("workload")), Ready: rapid.Bool().Draw(t, "ready")}}})
-		case mesh.KindHTTPRoute, mesh.KindGRPCRoute, mesh.KindTLSRoute, mesh.KindTCPRoute:
+		case mesh.KindHTTPRoute, mesh.KindGRPCRoute, mesh.KindTLSRoute, mesh.KindTCPRoute, mesh.KindUDPRoute:
 			r := &mesh.Route{}
 			fill(t, reflect.ValueOf(&r.Rules).Elem(), "rules")
 			for i := range r.Rules {
@@ -156,7 +156,7 @@ func drawFact(t *rapid.T) *mesh.Fact {
 }
 
 var kinds = []mesh.Kind{mesh.KindCluster, mesh.KindService, mesh.KindServiceExport, mesh.KindWorkload, mesh.KindEndpointSlice,
-	mesh.KindHTTPRoute, mesh.KindGRPCRoute, mesh.KindTLSRoute, mesh.KindTCPRoute,
+	mesh.KindHTTPRoute, mesh.KindGRPCRoute, mesh.KindTLSRoute, mesh.KindTCPRoute, mesh.KindUDPRoute,
 	mesh.KindReferenceGrant, mesh.KindAccessPolicy, mesh.KindResidencyPolicy, mesh.KindTrafficPolicy, mesh.KindFaultPolicy, mesh.KindTelemetryPolicy, mesh.KindMesh, mesh.KindBundle,
 	mesh.KindRemoteService, mesh.KindSlotTable, mesh.KindServiceAddress, mesh.KindServiceImport, mesh.KindReach}
 

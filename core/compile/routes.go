@@ -34,7 +34,7 @@ type attachment struct {
 }
 
 // kindsOfRoutes are in order of precedence (GEP-1294, Route types).
-var kindsOfRoutes = [...]mesh.Kind{mesh.KindGRPCRoute, mesh.KindHTTPRoute, mesh.KindTLSRoute, mesh.KindTCPRoute}
+var kindsOfRoutes = [...]mesh.Kind{mesh.KindGRPCRoute, mesh.KindHTTPRoute, mesh.KindTLSRoute, mesh.KindTCPRoute, mesh.KindUDPRoute}
 
 // attachments lists the routes of a service, kind by kind and then by name, each once for every
 // parent that names the service.
@@ -66,11 +66,13 @@ func settled(all []attachment, ports []ir.Port) []attachment {
 	type place struct {
 		consumer string
 		port     uint16
+		datagram bool
 	}
+	at := func(a attachment, p ir.Port) place { return place{a.consumer, p.Port, p.Protocol == mesh.ProtocolUDP} }
 	kind := map[place]mesh.Kind{}
 	for _, a := range all {
 		for _, p := range ports {
-			if at := (place{a.consumer, p.Port}); a.reaches(p) && kind[at] == "" {
+			if at := at(a, p); a.reaches(p) && kind[at] == "" {
 				kind[at] = a.fact.Kind
 			}
 		}
@@ -79,7 +81,7 @@ func settled(all []attachment, ports []ir.Port) []attachment {
 	for _, a := range all {
 		var mine []uint16
 		for _, p := range ports {
-			if a.reaches(p) && kind[place{a.consumer, p.Port}] == a.fact.Kind {
+			if a.reaches(p) && kind[at(a, p)] == a.fact.Kind {
 				mine = append(mine, p.Port)
 			}
 		}
@@ -95,12 +97,14 @@ func settled(all []attachment, ports []ir.Port) []attachment {
 }
 
 // reaches reports whether the route is attached to a port: requests can be told apart only where
-// the port speaks HTTP.
+// the port speaks HTTP, and datagrams are no connection.
 func (a attachment) reaches(p ir.Port) bool {
 	named := a.ports == nil || slices.Contains(a.ports, p.Port)
 	switch a.fact.Kind {
 	case mesh.KindGRPCRoute, mesh.KindHTTPRoute:
-		return named && p.Protocol.IsHTTP()
+		return named && p.Protocol.MayBeHTTP()
+	case mesh.KindUDPRoute:
+		return named && p.Protocol == mesh.ProtocolUDP
 	}
 	return named && p.Protocol != mesh.ProtocolUDP
 }
@@ -121,7 +125,7 @@ func routesOf(c *derive.Ctx, k In, a attachment) []ir.Route {
 		backends, filters := backendsOf(c, k.View, r, rule), filtersOf(c, k.View, r, rule.Filters)
 		for _, m := range matches {
 			for _, port := range ports {
-				out = append(out, ir.Route{Consumer: a.consumer, Object: a.fact.Key.String(), Rule: i, Port: port, Match: m, Filters: filters,
+				out = append(out, ir.Route{Consumer: a.consumer, Object: a.fact.Key.String(), Rule: i, Port: port, Datagrams: a.fact.Kind == mesh.KindUDPRoute, Match: m, Filters: filters,
 					Backends: backends, RequestTimeout: rule.RequestTimeout, TryTimeout: rule.TryTimeout, Retry: rule.Retry, Affinity: rule.Affinity})
 			}
 		}
@@ -162,8 +166,17 @@ func missing(c *derive.Ctx, view ir.View, r *mesh.Route, b mesh.RouteBackend) st
 	if n == nil {
 		return "service " + b.Service.String() + " does not exist in any cluster of the mesh"
 	}
-	if b.Port != 0 && !slices.ContainsFunc(n.Ports, func(p ir.Port) bool { return p.Port == b.Port }) {
-		return "service " + b.Service.String() + " has no such port"
+	if b.Port != 0 && !slices.ContainsFunc(n.Ports, func(p ir.Port) bool {
+		return p.Port == b.Port && (p.Protocol == mesh.ProtocolUDP) == (r.Kind == string(mesh.KindUDPRoute))
+	}) {
+		return "service " + b.Service.String() + " has no such port" + ofUDP(r)
+	}
+	return ""
+}
+
+func ofUDP(r *mesh.Route) string {
+	if r.Kind == string(mesh.KindUDPRoute) {
+		return " of UDP"
 	}
 	return ""
 }

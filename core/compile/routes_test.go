@@ -1,9 +1,10 @@
 package compile
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -80,21 +81,27 @@ func TestOneKindOfRouteForEachPort(t *testing.T) {
 		{"TLSRoute before TCPRoute", []*mesh.Fact{route(mesh.KindTCPRoute, "shop", "c", 3306), route(mesh.KindTLSRoute, "shop", "s", 3306)},
 			[]string{"3306 TLSRoute shop/s@eu"}},
 		{"a TCPRoute for all ports is left what no better one takes", []*mesh.Fact{route(mesh.KindTCPRoute, "shop", "c", 0), route(mesh.KindHTTPRoute, "shop", "h", 80)},
-			[]string{"3306 TCPRoute shop/c@eu", "80 HTTPRoute shop/h@eu", "81 TCPRoute shop/c@eu"}},
+			[]string{"3306 TCPRoute shop/c@eu", "443 TCPRoute shop/c@eu", "80 HTTPRoute shop/h@eu", "81 TCPRoute shop/c@eu"}},
 		{"consumers choose for themselves", []*mesh.Fact{route(mesh.KindGRPCRoute, "shop", "g", 80), route(mesh.KindHTTPRoute, "bank", "h", 80)},
 			[]string{"80 GRPCRoute shop/g@eu", "80 bank HTTPRoute bank/h@eu"}},
+		{"a UDPRoute for all ports takes those of UDP", []*mesh.Fact{route(mesh.KindUDPRoute, "shop", "u", 0), route(mesh.KindTCPRoute, "shop", "c", 53)},
+			[]string{"443 udp UDPRoute shop/u@eu", "53 udp UDPRoute shop/u@eu"}},
+		{"a number that UDP and TCP share has a route of each", []*mesh.Fact{route(mesh.KindUDPRoute, "shop", "u", 443), route(mesh.KindTLSRoute, "shop", "s", 443)},
+			[]string{"443 TLSRoute shop/s@eu", "443 udp UDPRoute shop/u@eu"}},
 		{"a port that does not exist", []*mesh.Fact{route(mesh.KindHTTPRoute, "shop", "h", 8080)}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			service := fact(mesh.KindService, "eu", "shop", "a", &mesh.Service{ServiceName: services[0], Ports: []mesh.ServicePort{{Port: 80, Protocol: mesh.ProtocolHTTP},
-				{Port: 81, Protocol: mesh.ProtocolGRPC}, {Port: 3306, Protocol: mesh.ProtocolTCP}, {Port: 53, Protocol: mesh.ProtocolUDP}}})
+				{Port: 81, Protocol: mesh.ProtocolGRPC}, {Port: 3306, Protocol: mesh.ProtocolTCP}, {Port: 53, Protocol: mesh.ProtocolUDP},
+				{Port: 443, Protocol: mesh.ProtocolTCP}, {Port: 443, Protocol: mesh.ProtocolUDP}}})
 			got := compiled(t, ServiceOf, In{services[0], view}, append(c.facts, service)...)
 			var lines []string
 			for _, r := range got.Routes {
-				line := fmt.Sprintf("%d %s", r.Port, r.Object)
-				if r.Consumer != "" {
-					line = fmt.Sprintf("%d %s %s", r.Port, r.Consumer, r.Object)
+				words := []string{strconv.Itoa(int(r.Port)), r.Consumer, r.Object}
+				if r.Datagrams {
+					words[1] += "udp"
 				}
+				line := strings.Join(slices.DeleteFunc(words, func(w string) bool { return w == "" }), " ")
 				lines = append(lines, line)
 			}
 			slices.Sort(lines)

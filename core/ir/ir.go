@@ -85,7 +85,9 @@ type Route struct {
 	Object string
 	Rule   int
 	Port   uint16 // 0 is every port
-	Match  mesh.RouteMatch
+	// Datagrams says that it is for ports of UDP, which may bear the number of one that is not.
+	Datagrams bool
+	Match     mesh.RouteMatch
 	// Filters are applied before the backend's own.
 	Filters []mesh.RouteFilter
 	// Backends with their weights; none at all, or a sum of 0, answers 500 (Gateway API).

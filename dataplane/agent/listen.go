@@ -21,6 +21,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
 	"github.com/isthmus-mesh/isthmus/dataplane/raw"
+	"github.com/isthmus-mesh/isthmus/dataplane/sniff"
 	"github.com/isthmus-mesh/isthmus/dataplane/socket"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
@@ -173,9 +174,13 @@ func (f *front) run(c net.Conn, leave, fn func()) {
 	})
 }
 
+// sniffTime is how long a client may be silent before a connection of which nothing was declared is carried as bytes: each
+// to a server that speaks first is opened so much later. Clients of HTTP speak at once; one that does not goes on unrouted.
+const sniffTime = 200 * time.Millisecond
+
 func (f *front) one(c net.Conn, l *listener, port uint16) {
 	via := proxy.Via{Service: l.service, Port: port}
-	if l.protocol.IsHTTP() {
+	if l.protocol.IsHTTP() || l.protocol == mesh.ProtocolAuto && sniff.HTTP(c, f.own.Now().Add(sniffTime)) {
 		f.requests(c, via)
 		return
 	}

@@ -319,6 +319,42 @@ func TestBytesGoByTheRoutesOfTheirPort(t *testing.T) {
 	}
 }
 
+// TestDatagramsGoByTheRoutesOfTheirPort: a session of UDP takes a UDPRoute's backends by their weights; the routes of a
+// port of TCP with the same number are nothing to it, and its own are nothing to connections.
+func TestDatagramsGoByTheRoutesOfTheirPort(t *testing.T) {
+	canary := mesh.ServiceName{Namespace: "shop", Name: "canary"}
+	ports := func(s *ir.Service) {
+		s.Ports = append(s.Ports, ir.Port{Name: "dns", Port: 5432, Protocol: mesh.ProtocolUDP})
+	}
+	w := newWorld(t, 2, func(s *ir.Service, _ *ir.Endpoints) {
+		ports(s)
+		s.Routed = true
+		s.Routes = []ir.Route{
+			{Object: "TCPRoute shop/db", Port: 5432, Backends: []ir.Backend{{Service: catalog, Port: 5432, Weight: 1}}},
+			{Object: "UDPRoute shop/dns", Port: 5432, Datagrams: true, Backends: []ir.Backend{{Service: catalog, Port: 5432, Weight: 3}, {Service: canary, Port: 5432, Weight: 1}}},
+		}
+	})
+	other := newWorld(t, 2, func(s *ir.Service, e *ir.Endpoints) { s.Name, e.Service = canary, canary })
+	w.state.Names[canary], w.state.Services[canary] = &ir.Name{Service: canary}, other.state.Services[catalog]
+	for datagrams, want := range map[bool][2]int{true: {70, 130}, false: {0, 0}} {
+		count := map[mesh.ServiceName]int{}
+		for range 400 {
+			w.script = []any{answer(200, "granted")}
+			ex := get("catalog.shop:5432", "")
+			ex.head.Method, ex.head.Path, ex.body = []byte("CONNECT"), nil, strings.NewReader("")
+			w.opened = nil
+			w.proxy.Outbound(ex, proxy.Via{Service: catalog, Port: 5432, Datagrams: datagrams})
+			if len(w.opened) != 1 {
+				t.Fatalf("datagrams %v: %d opened, %s: %s", datagrams, len(w.opened), w.last.Reason, w.last.Detail)
+			}
+			count[w.opened[0].Service]++
+		}
+		if n := count[canary]; n < want[0] || n > want[1] || count[catalog] != 400-n {
+			t.Errorf("datagrams %v: %v, want from %d to %d of the canary", datagrams, count, want[0], want[1])
+		}
+	}
+}
+
 // TestServerRefusesForAnUnhealthyApplication: whoever may call is told that it was not executed, in whatever
 // method; the sign outlives changes of policy that keep a check, and no other.
 func TestServerRefusesForAnUnhealthyApplication(t *testing.T) {

@@ -51,6 +51,9 @@ func (r *request) forward() *refusal {
 		r.scratch = append(r.scratch, udpSuffix...)
 	}
 	addBytes(&r.head, FieldTo, r.scratch)
+	if r.head.HTTP2 && r.target.undeclared(r.port) {
+		r.head.Add(FieldHTTP2, "1")
+	}
 	r.limit()
 	if ref := r.takeBody(); ref != nil {
 		return ref

@@ -97,6 +97,9 @@ func (r *request) asked() *refusal {
 	if r.to, ok = in.ports[portKey{r.rec.Port, datagrams}]; !ok {
 		return refuse(mesh.ReasonUnknownPort, noPort(service, r.rec.Port, datagrams))
 	}
+	if r.to.Protocol == mesh.ProtocolAuto {
+		r.to.Protocol = r.spoken(r.to.Protocol, r.head.Has(FieldHTTP2))
+	}
 	r.rec.Protocol = r.to.Protocol
 	return nil
 }

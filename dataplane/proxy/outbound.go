@@ -45,11 +45,24 @@ func (r *request) identify() *refusal {
 	r.rec.Service, r.rec.Port = s.Name, port
 	for i := range s.Ports {
 		if s.Ports[i].Port == port && (s.Ports[i].Protocol == mesh.ProtocolUDP) == r.via.Datagrams {
-			r.rec.Protocol = s.Ports[i].Protocol
+			r.rec.Protocol = r.spoken(s.Ports[i].Protocol, r.head.HTTP2)
 			return nil
 		}
 	}
 	return refuse(mesh.ReasonUnknownPort, noPort(name, port, r.via.Datagrams))
+}
+
+// spoken is the protocol of a request to a port: what was declared, else as it came.
+func (r *request) spoken(declared mesh.Protocol, http2 bool) mesh.Protocol {
+	switch {
+	case declared != mesh.ProtocolAuto:
+		return declared
+	case r.carriesBytes():
+		return mesh.ProtocolTCP
+	case http2:
+		return mesh.ProtocolHTTP2
+	}
+	return mesh.ProtocolHTTP
 }
 
 // find returns a service of the state, asking for it on first use.
@@ -152,13 +165,13 @@ func addBytes(h *message.Head, name string, value []byte) []byte {
 // choose finds the rule that takes the request.
 func (r *request) choose() *refusal {
 	r.target, r.port = r.service, r.rec.Port
-	if !r.service.Routed || r.via.Datagrams || r.carriesBytes() && r.rec.Protocol.IsHTTP() {
+	if !r.service.Routed || r.carriesBytes() && !r.via.Datagrams && r.service.routes.OfRequests(r.rec.Port, r.proxy.cfg.Namespace) {
 		return nil
 	}
-	r.match.Head, r.match.Port, r.match.Namespace = &r.head, r.rec.Port, r.proxy.cfg.Namespace
+	r.match.Head, r.match.Port, r.match.Datagrams, r.match.Namespace = &r.head, r.rec.Port, r.via.Datagrams, r.proxy.cfg.Namespace
 	r.matched = r.service.routes.Match(&r.match)
 	if r.matched == nil {
-		if !r.service.routes.Attached(r.rec.Port, r.proxy.cfg.Namespace) {
+		if !r.service.routes.Attached(r.rec.Port, r.via.Datagrams, r.proxy.cfg.Namespace) {
 			return nil // all are for other callers or other ports
 		}
 		return refuse(mesh.ReasonNoRoute, "routes are attached to service "+r.service.Name.String()+" and none matches")

@@ -89,6 +89,9 @@ const (
 	// FieldTo is "namespace/service:port", the service and port that the client proxy
 	// routed to.
 	FieldTo = "isthmus-to"
+	// FieldHTTP2 on a request to a port of which nothing was declared says that it came as HTTP/2: the application is
+	// spoken to as its client speaks.
+	FieldHTTP2 = "isthmus-http2"
 	// FieldDeadline is what is left of the request's time, in milliseconds.
 	FieldDeadline = "isthmus-deadline"
 	// FieldNotExecuted on a response says that the application has not seen the request,

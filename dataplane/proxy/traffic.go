@@ -110,6 +110,16 @@ func NewService(s *ir.Service, view *balance.View, prev *Service) (*Service, err
 	return out, nil
 }
 
+// undeclared reports whether nobody said what the port speaks.
+func (s *Service) undeclared(port uint16) bool {
+	for i := range s.Ports {
+		if s.Ports[i].Port == port && s.Ports[i].Protocol == mesh.ProtocolAuto {
+			return true
+		}
+	}
+	return false
+}
+
 // idleOf is how long nothing may move on a stream: what a policy says, or stall. The default
 // of a policy is that of idle connections; nobody means by it that a watch ends after a minute.
 func (r *request) idleOf(t *ir.Traffic) time.Duration {

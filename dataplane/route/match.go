@@ -33,6 +33,7 @@ type Table struct {
 type consumer struct {
 	namespace string
 	port      uint16
+	datagrams bool
 }
 
 // Route is an ir.Route with its expressions compiled.
@@ -43,10 +44,11 @@ type Route struct {
 	// CORS is the filter of that kind, or nil.
 	CORS *mesh.CORS
 
-	path    *regexp.Regexp
-	headers []matcher
-	query   []matcher
-	weight  uint32 // sum over backends
+	requests bool // it is of a kind for requests, not connections
+	path     *regexp.Regexp
+	headers  []matcher
+	query    []matcher
+	weight   uint32 // sum over backends
 }
 
 // fieldHost is the name by which routes of services speak of the authority (GEP-1294, hostnames);
@@ -66,6 +68,8 @@ func NewTable(routes []ir.Route) (*Table, error) {
 	for i := range routes {
 		r := &routes[i]
 		c := Route{Route: r, Label: r.Object + " rule " + strconv.Itoa(r.Rule)}
+		kind, _, _ := strings.Cut(r.Object, " ")
+		c.requests = kind == string(mesh.KindHTTPRoute) || kind == string(mesh.KindGRPCRoute)
 		var err error
 		if r.Match.PathType == mesh.PathRegex {
 			if c.path, err = whole(r.Match.Path); err != nil {
@@ -87,7 +91,7 @@ func NewTable(routes []ir.Route) (*Table, error) {
 			}
 		}
 		t.routes[i] = c
-		if who := (consumer{r.Consumer, r.Port}); r.Consumer != "" && !slices.Contains(t.consumers, who) {
+		if who := (consumer{r.Consumer, r.Port, r.Datagrams}); r.Consumer != "" && !slices.Contains(t.consumers, who) {
 			t.consumers = append(t.consumers, who)
 		}
 	}
@@ -130,6 +134,8 @@ type Ask struct {
 	// Port of the service that was asked for, and Namespace of the caller.
 	Port      uint16
 	Namespace string
+	// Datagrams says that the port is one of UDP.
+	Datagrams bool
 
 	// consumer is whose routes count: the caller's namespace, or "" for the producer's.
 	consumer            string
@@ -139,7 +145,7 @@ type Ask struct {
 
 // begin splits the path of the head, which must not change while the ask is in use.
 func (a *Ask) begin(t *Table) {
-	a.consumer = t.consumer(a.Port, a.Namespace)
+	a.consumer = t.consumer(a.Port, a.Datagrams, a.Namespace)
 	a.split()
 }
 
@@ -185,9 +191,9 @@ func (t *Table) scan(a *Ask) *Route {
 // consumer is whose routes a caller takes: those of its own namespace where there are any for the
 // port, else the producer's, named "". The two are never mixed (GEP-1294, Multiple routes for a
 // Service).
-func (t *Table) consumer(port uint16, namespace string) string {
+func (t *Table) consumer(port uint16, datagrams bool, namespace string) string {
 	for _, c := range t.consumers {
-		if c.namespace == namespace && (c.port == 0 || c.port == port) {
+		if c.namespace == namespace && c.datagrams == datagrams && (c.port == 0 || c.port == port) {
 			return namespace
 		}
 	}
@@ -196,11 +202,23 @@ func (t *Table) consumer(port uint16, namespace string) string {
 
 // Attached reports whether any route is for this caller and port: without one the service is
 // its own backend there.
-func (t *Table) Attached(port uint16, namespace string) bool {
-	consumer := t.consumer(port, namespace)
+func (t *Table) Attached(port uint16, datagrams bool, namespace string) bool {
+	consumer := t.consumer(port, datagrams, namespace)
 	for i := range t.routes {
-		if r := &t.routes[i]; r.Consumer == consumer && (r.Port == 0 || r.Port == port) {
+		if r := &t.routes[i]; r.Consumer == consumer && r.Datagrams == datagrams && (r.Port == 0 || r.Port == port) {
 			return true
+		}
+	}
+	return false
+}
+
+// OfRequests reports whether the routes for this caller and port tell requests apart: where they do, connections are
+// not theirs. Each port has routes of one kind.
+func (t *Table) OfRequests(port uint16, namespace string) bool {
+	consumer := t.consumer(port, false, namespace)
+	for i := range t.routes {
+		if r := &t.routes[i]; r.Consumer == consumer && !r.Datagrams && (r.Port == 0 || r.Port == port) {
+			return r.requests
 		}
 	}
 	return false
@@ -209,46 +227,6 @@ func (t *Table) Attached(port uint16, namespace string) bool {
 // view is b as a string without a copy: for a call that does not keep it, while nothing
 // writes to b.
 func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
-
-// Verdict is one route held against a request.
-type Verdict struct {
-	*ir.Route
-	// Others says that the route is for other callers or another port: for this one it is as if it
-	// were not attached.
-	Others bool
-	// Why the route does not take the request, for people; empty where it would.
-	Why string
-}
-
-// Explain holds every route against a request, in order of precedence: the first without a
-// Why is the one that Match returns.
-func (t *Table) Explain(h *message.Head, port uint16, namespace string) []Verdict {
-	a := Ask{Head: h, Port: port, Namespace: namespace}
-	a.begin(t)
-	out := make([]Verdict, len(t.routes))
-	for i := range t.routes {
-		r := &t.routes[i]
-		what, at := r.miss(&a)
-		out[i] = Verdict{Route: r.Route, Others: what == missConsumer || what == missPort, Why: r.describe(what, at)}
-	}
-	return out
-}
-
-// Redirect is the status with which the route answers by itself, 0 if it forwards.
-func (v *Verdict) Redirect(h *message.Head) int {
-	var reply message.Head
-	if Redirect(&reply, h, v.Route, 0) {
-		return reply.Status
-	}
-	return 0
-}
-
-// Forward changes h as the filters of the route and of one of its backends do: what the
-// server proxy then decides on.
-func (v *Verdict) Forward(h *message.Head, b *ir.Backend) {
-	FilterRequest(h, v.Filters, &v.Match)
-	FilterRequest(h, b.Filters, &v.Match)
-}
 
 // missed is the part of a match that does not hold.
 type missed uint8
@@ -268,7 +246,7 @@ const (
 func (r *Route) miss(a *Ask) (missed, int) {
 	m := &r.Match
 	switch {
-	case r.Port != 0 && r.Port != a.Port:
+	case r.Port != 0 && r.Port != a.Port, r.Datagrams != a.Datagrams:
 		return missPort, 0
 	case r.Consumer != a.consumer:
 		return missConsumer, 0
@@ -288,29 +266,6 @@ func (r *Route) miss(a *Ask) (missed, int) {
 		}
 	}
 	return missNothing, 0
-}
-
-// describe says what a miss is.
-func (r *Route) describe(what missed, at int) string {
-	m := &r.Match
-	switch what {
-	case missPort:
-		return fmt.Sprintf("it is for port %d", r.Port)
-	case missConsumer:
-		if r.Consumer == "" {
-			return "it is for callers of namespaces without routes of their own"
-		}
-		return "it is for callers of namespace " + r.Consumer
-	case missMethod:
-		return "the method is not " + m.Method
-	case missPath:
-		return fmt.Sprintf("the path does not match %s %s", m.PathType, m.Path)
-	case missHeader:
-		return fmt.Sprintf("header %s is not %s", r.headers[at].Name, r.headers[at].Value)
-	case missQuery:
-		return fmt.Sprintf("query parameter %s is not %s", r.query[at].Name, r.query[at].Value)
-	}
-	return ""
 }
 
 func (r *Route) matchesPath(path string) bool {

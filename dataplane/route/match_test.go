@@ -102,7 +102,7 @@ func TestVerdictIsInvariantUnderSpelling(t *testing.T) {
 		}
 		verdict := func(h *message.Head) string {
 			var out []string
-			for _, v := range tab.Explain(h, 80, "shop") {
+			for _, v := range tab.Explain(h, 80, false, "shop") {
 				out = append(out, v.Why)
 			}
 			return fmt.Sprint(out)
@@ -293,12 +293,12 @@ func TestConsumersRoutesReplaceTheProducers(t *testing.T) {
 		got := "-"
 		if r := tab.Match(a); r != nil {
 			got = r.Object
-		} else if !tab.Attached(c.port, c.namespace) {
+		} else if !tab.Attached(c.port, false, c.namespace) {
 			got = ""
 		}
 		attached := false
 		taken := ""
-		for _, v := range tab.Explain(ask("GET", c.path), c.port, c.namespace) {
+		for _, v := range tab.Explain(ask("GET", c.path), c.port, false, c.namespace) {
 			if attached = attached || !v.Others; v.Why == "" && taken == "" {
 				taken = v.Object
 			}

@@ -288,6 +288,7 @@ type Route struct {
 	Retry          *Retry                 `protobuf:"bytes,9,opt,name=retry,proto3" json:"retry,omitempty"`
 	Consumer       string                 `protobuf:"bytes,10,opt,name=consumer,proto3" json:"consumer,omitempty"`
 	Affinity       *Affinity              `protobuf:"bytes,11,opt,name=affinity,proto3" json:"affinity,omitempty"`
+	Datagrams      bool                   `protobuf:"varint,12,opt,name=datagrams,proto3" json:"datagrams,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -397,6 +398,13 @@ func (x *Route) GetAffinity() *Affinity {
 		return x.Affinity
 	}
 	return nil
+}
+
+func (x *Route) GetDatagrams() bool {
+	if x != nil {
+		return x.Datagrams
+	}
+	return false
 }
 
 type Match struct {
@@ -3439,7 +3447,7 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"\x05ports\x18\x02 \x03(\v2\x10.isthmus.v1.PortR\x05ports\x12\x16\n" +
 	"\x06routed\x18\x03 \x01(\bR\x06routed\x12)\n" +
 	"\x06routes\x18\x04 \x03(\v2\x11.isthmus.v1.RouteR\x06routes\x12-\n" +
-	"\atraffic\x18\x05 \x01(\v2\x13.isthmus.v1.TrafficR\atraffic\"\x90\x03\n" +
+	"\atraffic\x18\x05 \x01(\v2\x13.isthmus.v1.TrafficR\atraffic\"\xae\x03\n" +
 	"\x05Route\x12\x16\n" +
 	"\x06object\x18\x01 \x01(\tR\x06object\x12\x12\n" +
 	"\x04rule\x18\x02 \x01(\x05R\x04rule\x12\x12\n" +
@@ -3453,7 +3461,8 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"\x05retry\x18\t \x01(\v2\x11.isthmus.v1.RetryR\x05retry\x12\x1a\n" +
 	"\bconsumer\x18\n" +
 	" \x01(\tR\bconsumer\x120\n" +
-	"\baffinity\x18\v \x01(\v2\x14.isthmus.v1.AffinityR\baffinity\"\xb0\x01\n" +
+	"\baffinity\x18\v \x01(\v2\x14.isthmus.v1.AffinityR\baffinity\x12\x1c\n" +
+	"\tdatagrams\x18\f \x01(\bR\tdatagrams\"\xb0\x01\n" +
 	"\x05Match\x12\x1b\n" +
 	"\tpath_type\x18\x01 \x01(\tR\bpathType\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x16\n" +
