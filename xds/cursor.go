@@ -338,6 +338,7 @@ func (b *sub) send(ups bool, downsBefore uint64) {
 	b.inflight = s.frame(b.g, items, whole)
 	clear(s.scratch)
 	s.counters.Responses++
+	s.counters.Resources[b.g.typ] += uint64(len(items))
 	b.st.out <- b.inflight // never blocks: it has room for one response a type
 }
 

@@ -47,19 +47,6 @@ type ServerConfig struct {
 	Linger time.Duration
 }
 
-// Counters count since the start.
-type Counters struct {
-	Streams, Requests, Responses uint64
-	// Frames are the distinct responses: Responses/Frames is how many streams share one.
-	Frames uint64
-	// Panics were caught and cost one stream each.
-	Panics uint64
-	// Refused are NACKs of one resource by one node.
-	Refused uint64
-	// TooLarge are resources that do not fit a message; the version before stays in force.
-	TooLarge uint64
-}
-
 // Server serves resources to streams. Its methods are safe for concurrent use.
 //
 // One mutex guards all of it. What happens under it is arithmetic on cursors, some
@@ -120,7 +107,7 @@ func NewServer(cfg ServerConfig) *Server {
 	if cfg.Linger == 0 {
 		cfg.Linger = 30 * time.Second
 	}
-	s := &Server{cfg: cfg, rank: map[string]int{}, groups: map[groupKey]*group{}, streams: map[*stream]struct{}{},
+	s := &Server{cfg: cfg, rank: map[string]int{}, groups: map[groupKey]*group{}, streams: map[*stream]struct{}{}, counters: Counters{Resources: map[string]uint64{}},
 		vector: mesh.Vector{}, frames: map[frameKey]*frame{}, reports: map[reportKey]*report{}, deadlines: make(chan struct{}, 1)}
 	for i, t := range cfg.Order {
 		s.rank[t] = i
@@ -138,13 +125,6 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 			Handler: func(_ any, ss grpc.ServerStream) error { return s.serve(ss) }}},
 		Metadata: "envoy/service/discovery/v3/ads.proto",
 	}, s)
-}
-
-// Counters returns the counters.
-func (s *Server) Counters() Counters {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.counters
 }
 
 // Publish takes changed resources and how much the state they come from knows. All of

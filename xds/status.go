@@ -3,6 +3,7 @@ package xds
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 )
@@ -77,4 +78,29 @@ func (b *sub) status() TypeStatus {
 	slices.SortFunc(t.Refused, func(x, y Refusal) int { return cmp.Compare(x.Name, y.Name) })
 	t.InSync = b.satisfied() && !b.owes && b.inflight == nil && len(b.refused) == 0
 	return t
+}
+
+// Counters count since the start.
+type Counters struct {
+	Streams, Requests, Responses uint64
+	// Resources are those sent or removed by responses, by type: a client that moves here with all that there is
+	// adds none.
+	Resources map[string]uint64
+	// Frames are the distinct responses: Responses/Frames is how many streams share one.
+	Frames uint64
+	// Panics were caught and cost one stream each.
+	Panics uint64
+	// Refused are NACKs of one resource by one node.
+	Refused uint64
+	// TooLarge are resources that do not fit a message; the version before stays in force.
+	TooLarge uint64
+}
+
+// Counters returns the counters.
+func (s *Server) Counters() Counters {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.counters
+	c.Resources = maps.Clone(c.Resources)
+	return c
 }

@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -75,10 +76,18 @@ type Follower struct {
 	behind, swept bool
 
 	applied atomic.Int64
+	// move ends a session, passes are witnesses of siblings.
+	move   chan struct{}
+	passes chan *replica.Witness
+	// direct says that the session is with the owner, synced that it has brought all there was.
+	direct, synced bool
 
 	mu     sync.Mutex
 	status replica.Status
 	err    error
+	// holds is what siblings are told; holdsChanged is closed when it changes.
+	holds        held
+	holdsChanged chan struct{}
 }
 
 // NewFollower returns a follower that knows what its cache holds. A damaged cache costs a
@@ -89,7 +98,8 @@ func NewFollower(cfg FollowerConfig) *Follower {
 	if err != nil {
 		log.Warn("the cache of a peer's facts cannot be used; all will be fetched again", "error", err)
 	}
-	f := &Follower{cfg: cfg, say: newQuiet(log), saver: newSaver(cfg, log), checked: map[*replica.Resource]*mesh.Fact{}}
+	f := &Follower{cfg: cfg, say: newQuiet(log), saver: newSaver(cfg, log), checked: map[*replica.Resource]*mesh.Fact{},
+		move: make(chan struct{}, 1), passes: make(chan *replica.Witness, passMax), holdsChanged: make(chan struct{})}
 	f.im = replica.NewImporter(replica.ImporterConfig{Owner: cfg.Peer.Name, TrustDomain: cfg.Peer.TrustDomain,
 		Holders: []mesh.ClusterName{cfg.Self}, Check: f.check}, saved)
 	f.status = f.im.Status()
@@ -132,12 +142,15 @@ func (f *Follower) Run(ctx context.Context) error {
 			return ctx.Err()
 		}
 		now := f.cfg.Clock.Now()
+		f.direct = false
 		f.note(err)
-		f.say.warn(now, "no link to a peer", "error", err.Error())
+		if !errors.Is(err, errMoved) {
+			f.say.warn(now, "no link to a peer", "error", err.Error())
+		}
 		if err := f.between(ctx, f.im.Disconnect(now, session)); err != nil {
 			return err
 		}
-		if now.Sub(began) > steady {
+		if now.Sub(began) > steady || errors.Is(err, errMoved) {
 			wait = redialMin
 		}
 		next := wait/2 + rand.N(wait/2+1)
@@ -210,8 +223,16 @@ func (f *Follower) dial(ctx context.Context, attempt uint64) (*Session, error) {
 		Clock: f.cfg.Clock}, f.cfg.Peer.Name, "")
 }
 
+// errMoved ends a session in favour of one with somebody else.
+var errMoved = errors.New("moved")
+
 func (f *Follower) session(ctx context.Context, session uint64, l *Session) error {
-	ready := f.im.Connect(f.cfg.Clock.Now(), session, f.cfg.Peer.Name)
+	select {
+	case <-f.move: // it was said of the one before
+	default:
+	}
+	f.direct = l.holder == ""
+	ready := f.im.Connect(f.cfg.Clock.Now(), session, cmp.Or(l.holder, f.cfg.Peer.Name))
 	f.note(nil)
 	timer := f.cfg.Clock.NewTimer(tick)
 	defer timer.Stop()
@@ -234,6 +255,11 @@ func (f *Follower) session(ctx context.Context, session uint64, l *Session) erro
 				return fmt.Errorf("nothing heard for %v", s.Round(100*time.Millisecond))
 			}
 			ready = f.im.Tick(f.cfg.Clock.Now())
+		case w := <-f.passes:
+			f.im.Pass(w)
+			ready = replica.Ready{}
+		case <-f.move:
+			return errMoved
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -268,6 +294,7 @@ func (f *Follower) act(ctx context.Context, r replica.Ready, send func(context.C
 	f.mu.Lock()
 	f.status = s
 	f.mu.Unlock()
+	f.hold()
 	if r.StatusChanged {
 		f.cfg.Changed(f.cfg.Peer.Name, s)
 	}

@@ -40,6 +40,8 @@ type Session struct {
 	silence func() time.Duration
 	end     func()
 	sends   sync.WaitGroup
+	// holder is the cluster at the other end, where that is not the owner.
+	holder mesh.ClusterName
 }
 
 // SessionConfig is what a Session is made of.

@@ -149,3 +149,31 @@ func (s *signer) issue(ctx context.Context, r *wirepb.SignRequest) (ca.Issued, e
 	}
 	return p.ca.Sign(r.Csr, who)
 }
+
+// authorityTries bounds how often replicas that start at once read again what another was first to write.
+const authorityTries = 5
+
+// openCA opens the authority where it is kept: in the store, where that is shared by replicas.
+func (p *Plane) openCA(ctx context.Context) (err error) {
+	file := ca.NewSealedKeys(p.cfg.path("authority.sealed"), p.sealKey, p.clock)
+	c := ca.Config{TrustDomain: p.cfg.TrustDomain(), TTL: p.cfg.CertificateTTL, Clock: p.clock, Log: p.log, Keys: file}
+	if !p.cfg.shared() {
+		if p.ca, err = ca.Open(ctx, c); err != nil {
+			return err
+		}
+		// Tokens live in memory: a restart spoils those not used, and who needs one asks again.
+		p.tokens = ca.NewJoinTokens(p.ca, &ca.MemoryTokens{})
+		return nil
+	}
+	for range authorityTries {
+		c.Keys = ca.NewSharedKeys(ca.SharedConfig{Objects: p.store, Key: p.sealKey, Copy: file, Clock: p.clock, Log: p.log})
+		if p.ca, err = ca.Open(ctx, c); !errors.Is(err, ca.ErrMoved) {
+			break
+		}
+	}
+	if err != nil {
+		return err
+	}
+	p.tokens = ca.NewJoinTokens(p.ca, ca.NewSharedTokens(p.store))
+	return nil
+}

@@ -82,8 +82,11 @@ func (ps *peers) update(edits []world.Edit) {
 	}
 }
 
-// joined is the cluster that the own objects describe with a trust domain.
+// joined is the cluster that the own objects describe with a trust domain; it is this one for the other replicas.
 func (ps *peers) joined(td mesh.TrustDomain) (mesh.ClusterName, bool) {
+	if td == ps.plane.cfg.TrustDomain() && ps.plane.cfg.shared() {
+		return ps.plane.cfg.Cluster, true
+	}
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	w, ok := ps.want[td.Cluster()]
@@ -298,6 +301,8 @@ type Peer struct {
 	Status  replica.Status
 	// Applied counts what of its facts changed here since the link began.
 	Applied int64
+	// Through is the replica of this control plane that holds the link, "" for this one.
+	Through string
 	// Gateways are where the path leads.
 	Gateways []netip.AddrPort
 }
@@ -309,7 +314,7 @@ func (p *Plane) Peers() []Peer {
 	var out []Peer
 	for n, l := range p.peers.on {
 		s := l.prober.State()
-		out = append(out, Peer{Cluster: n, State: s.Reach(), Since: s.Since, RTT: s.RTT, Status: l.follower.Status(), Applied: l.follower.Applied(), Gateways: l.cluster.Gateways})
+		out = append(out, Peer{Cluster: n, State: s.Reach(), Since: s.Since, RTT: s.RTT, Status: l.follower.Status(), Applied: l.follower.Applied(), Through: p.siblings.Through(n), Gateways: l.cluster.Gateways})
 	}
 	slices.SortFunc(out, func(a, b Peer) int {
 		if a.Cluster < b.Cluster {

@@ -44,9 +44,11 @@ type Plane struct {
 	exports *peer.Exports
 	xds     *xds.Server
 	peers   *peers
-	teller  *teller
-	recover *recovery
-	mirror  mirror
+	// siblings are the other processes of this control plane.
+	siblings *siblings
+	teller   *teller
+	recover  *recovery
+	mirror   mirror
 	// away says that the store did not answer a person's last read.
 	away atomic.Bool
 	// federation tells peers; it is nil in tests of parts.
@@ -111,7 +113,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (*Plane, error) {
 	}
 	p.loop = loop.New(lc)
 	p.xds = xds.NewServer(xds.ServerConfig{Source: source{p.loop}, Identify: identify, Order: order, Now: p.clock.Now, Log: log, Delivered: p.delivered, Joined: p.joined})
-	p.peers = newPeers(p)
+	p.peers, p.siblings = newPeers(p), newSiblings(p)
 	p.federation = peer.NewServer(peer.ServerConfig{Self: p.cfg.Cluster, TrustDomain: p.cfg.TrustDomain(), Exports: p.exports, Identify: identify,
 		Joined: p.peers.joined, Speaks: p.speaks, Elsewhere: p.elsewhere, Offered: p.offered, Ahead: p.recover.ahead, Witness: p.recover.witness,
 		Clock: p.clock, Log: p.log, Failpoints: cfg.Failpoints})
@@ -164,6 +166,7 @@ func (p *Plane) Run(ctx context.Context) error {
 	part("addresses of services", p.addresses.run)
 	part("telling peers", p.tell)
 	part("peers", p.peers.run)
+	part("replicas", p.siblings.run)
 	part("discovery", p.xds.Run)
 	p.loop.Watch(string(p.cfg.Cluster), string(ir.TypeBundle), "*")
 	if err := p.stateBundle(ctx); err == nil {

@@ -97,6 +97,9 @@ func (p *Plane) offered(call peer.Call, stream peer.OfferedStream) error {
 // elsewhere passes on the facts of other clusters: those of remote clusters attached here to whoever may hear them,
 // and those of all to remote clusters attached here.
 func (p *Plane) elsewhere(call peer.Call, up peer.FollowStream) error {
+	if call.Caller == p.cfg.Cluster {
+		return p.retell(call, up)
+	}
 	ctx := up.Context()
 	owner := p.stated(call.Owner)
 	ours := call.Caller == call.Consumer && p.speaks(p.cfg.Cluster, call.Consumer)
@@ -157,12 +160,22 @@ func (p *Plane) reach(w mesh.Cluster) func(context.Context, uint64) (*peer.Sessi
 	switch {
 	case p.uplink != nil:
 		return func(ctx context.Context, _ uint64) (*peer.Session, error) { return p.uplink.Reach(ctx, w.Name) }
+	case w.Role != mesh.RoleRemote && p.siblings.sharing():
+		return p.siblings.reach(w, func(ctx context.Context, attempt uint64) (*peer.Session, error) {
+			if len(w.ControlPlanes) == 0 {
+				return nil, errors.New("it has no address")
+			}
+			return peer.Dial(ctx, p.dialConfig(w, w.ControlPlanes[attempt%uint64(len(w.ControlPlanes))]), w.Name, "")
+		})
 	case w.Role != mesh.RoleRemote:
 		return nil
 	}
 	return func(ctx context.Context, attempt uint64) (*peer.Session, error) {
 		n := w.Primaries[attempt%uint64(len(w.Primaries))]
 		if n == p.cfg.Cluster {
+			if r, ok := p.siblings.other(attempt); ok && attempt%2 == 0 { // it is attached to one of the replicas
+				return p.siblings.dial(ctx, r, w.Name)
+			}
 			return p.hub.Session(ctx, w.Name, p.cfg.Cluster)
 		}
 		at := p.stated(n)

@@ -1,0 +1,142 @@
+package peer
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/codec/wire"
+	"github.com/isthmus-mesh/isthmus/codec/wire/wirepb"
+	"github.com/isthmus-mesh/isthmus/core/replica"
+	"github.com/isthmus-mesh/isthmus/mesh"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// What one replica of a control plane is told of a peer it tells on to its siblings, so that a peer is asked once for a
+// cluster, and not once for each replica. A sibling is told what the owner stated, at the owner's position and
+// with the owner's beat, so whoever is told cannot tell the difference, and a holder that lost the owner is left.
+
+// retellWait is for how long a sibling waits for who is about to follow the owner: replicas start together. It is short
+// beside the lease.
+const retellWait = time.Second
+
+// held is what a follower has to tell on.
+type held struct {
+	stated *replica.Partition
+	beat   int64
+	// direct says that a session with the owner lives, and that all was told in it. Only then is anything told on: holders that fed each other
+	// would each be in sync with the other, and nobody with the owner.
+	direct bool
+}
+
+// passMax bounds the witnesses of siblings that wait for the follower; they are said again.
+const passMax = 8
+
+// held is what may be told on, and a channel that closes when that changes in more than the beat.
+func (f *Follower) held() (held, <-chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.holds, f.holdsChanged
+}
+
+// hold publishes what may be told on.
+func (f *Follower) hold() {
+	f.synced = f.direct && (f.synced || f.im.Status().InSync)
+	next := held{f.im.Stated(), f.im.Beat(), f.synced}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	changed := next.stated != f.holds.stated || next.direct != f.holds.direct
+	f.holds = next
+	if changed {
+		close(f.holdsChanged)
+		f.holdsChanged = make(chan struct{})
+	}
+}
+
+// Direct reports whether there is a session with the owner itself. It is safe for concurrent use.
+func (f *Follower) Direct() bool {
+	h, _ := f.held()
+	return h.direct
+}
+
+// Move ends the session, if there is one, so that the next is opened where FollowerConfig.Reach says now. What is known
+// stays. It is safe for concurrent use.
+func (f *Follower) Move() {
+	select {
+	case f.move <- struct{}{}:
+	default:
+	}
+}
+
+// HeldBy says that the session is not with the owner but with a replica of this cluster, which holds its facts. To be
+// called before it is used.
+func (s *Session) HeldBy(cluster mesh.ClusterName) { s.holder = cluster }
+
+// Retell tells a sibling what f is told, until either side ends it or f loses the owner.
+func (s *Server) Retell(call Call, up FollowStream, f *Follower) error {
+	ctx := up.Context()
+	now, changed := f.held()
+	patience := s.cfg.Clock.NewTimer(retellWait)
+	defer patience.Stop()
+	for waiting := true; waiting && !now.direct; {
+		select {
+		case <-changed:
+			now, changed = f.held()
+		case <-patience.C():
+			waiting = false
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	if !now.direct {
+		return status.Errorf(codes.Unavailable, "this replica does not follow cluster %s itself", call.Owner)
+	}
+	ups, to := receive(ctx, up.Recv, wire.DecodeUp), sender[*wirepb.Down]{up.Send, s.cfg.Clock, &sync.WaitGroup{}}
+	ex := replica.NewExporter(replica.ExporterConfig{Server: s.cfg.Self, Owner: call.Owner, TrustDomain: f.cfg.Peer.TrustDomain}, now.stated)
+	ex.SetBeat(now.beat)
+	timer := s.cfg.Clock.NewTimer(tick)
+	defer timer.Stop()
+	out := ex.Open(s.cfg.Clock.Now())
+	for {
+		if out.Witness != nil {
+			f.pass(out.Witness)
+		}
+		for _, m := range out.Send {
+			if err := to.Send(ctx, wire.EncodeDown(m)); err != nil {
+				return err
+			}
+		}
+		if out.Close != "" {
+			return status.Error(codes.Aborted, out.Close)
+		}
+		select {
+		case m, ok := <-ups:
+			if !ok || m.err != nil {
+				return m.err
+			}
+			out = ex.Step(m.value)
+		case <-changed:
+			if now, changed = f.held(); !now.direct {
+				return status.Errorf(codes.Unavailable, "this replica lost cluster %s", call.Owner)
+			}
+			ex.SetBeat(now.beat)
+			out = ex.Publish(now.stated)
+		case <-timer.C():
+			timer.Reset(tick)
+			now, _ = f.held()
+			ex.SetBeat(now.beat)
+			out = ex.Tick(s.cfg.Clock.Now())
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// pass hands a sibling's witness to the follower, which tells the owner.
+func (f *Follower) pass(w *replica.Witness) {
+	select {
+	case f.passes <- w:
+	default:
+	}
+}

@@ -1,0 +1,325 @@
+package plane
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"hash/fnv"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/control/peer"
+	"github.com/isthmus-mesh/isthmus/control/store"
+	"github.com/isthmus-mesh/isthmus/internal/clock"
+	"github.com/isthmus-mesh/isthmus/mesh"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// Replicas of a control plane share out the links to peers: each peer is followed by one of them, which tells the others
+// on (peer.Server.Retell). Who that is follows from the names alone, so nobody is elected: of the replicas that are
+// known, the one that ranks first for a peer; one that cannot be had from it follows the peer itself at once. Two
+// that do are harmless.
+//
+// A replica is known by an object in the store, which it writes when it starts and takes back when it stops. Nothing
+// is written to keep it alive: whether a replica answers is found out by asking it.
+
+// kindReplica is the stored object of a replica.
+const kindReplica = "Replica.isthmus.dev"
+
+const (
+	// shareEvery is how often a replica that follows a peer itself, and need not, looks whether the one that ranks
+	// before it is back.
+	shareEvery = 30 * time.Second
+	// leaveMax bounds the store's part in the end of a control plane.
+	leaveMax = time.Second
+)
+
+// Replica is one process of this control plane.
+type Replica struct {
+	Name string `json:"-"`
+	// Federation, Control and API are where it is reached.
+	Federation netip.AddrPort `json:"federation"`
+	Control    netip.AddrPort `json:"control"`
+	API        netip.AddrPort `json:"api,omitzero"`
+	// Started tells its lives apart, in Unix milliseconds.
+	Started int64 `json:"started"`
+}
+
+// siblings are the replicas that are known. It is safe for concurrent use.
+type siblings struct {
+	plane *Plane
+	self  Replica
+	// wake tells that they changed.
+	wake chan struct{}
+
+	mu    sync.Mutex
+	known map[string]Replica
+	// down are those that did not serve when they were last asked to.
+	down map[string]bool
+	// through is the sibling by which each peer is followed.
+	through map[mesh.ClusterName]string
+}
+
+func newSiblings(p *Plane) *siblings {
+	s := &siblings{plane: p, wake: make(chan struct{}, 1), known: map[string]Replica{}, down: map[string]bool{}, through: map[mesh.ClusterName]string{}}
+	s.self = Replica{Name: replicaName(p.cfg.Federation), Federation: p.cfg.Federation, Control: p.cfg.Control, API: p.cfg.API, Started: p.clock.Now().UnixMilli()}
+	return s
+}
+
+// replicaName is a name of what has the federation port at addr.
+func replicaName(addr netip.AddrPort) string {
+	return strings.NewReplacer("[", "", "]", "", ":", "-").Replace(addr.String())
+}
+
+// sharing reports whether other replicas can know of this one: it must be reached at an address of its own.
+func (s *siblings) sharing() bool {
+	return s.plane.cfg.shared() && s.self.Federation.IsValid() && !s.self.Federation.Addr().IsUnspecified()
+}
+
+// apply takes a step of the store.
+func (s *siblings) apply(e store.Events) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := maps.Clone(s.known)
+	if e.Resync {
+		clear(s.known)
+	}
+	for _, o := range e.Puts {
+		if o.Kind != kindReplica {
+			continue
+		}
+		r := Replica{Name: o.Name}
+		if err := json.Unmarshal(o.Value, &r); err != nil {
+			s.plane.log.Error("what is stored of a replica cannot be read", "name", o.Name, "error", err)
+			continue
+		}
+		s.known[o.Name] = r
+	}
+	for _, d := range e.Deletes {
+		if d.Key.Kind == kindReplica {
+			delete(s.known, d.Key.Name)
+		}
+	}
+	if maps.Equal(before, s.known) {
+		return
+	}
+	for n, r := range s.known { // one that starts anew is asked anew
+		if before[n] != r {
+			delete(s.down, n)
+		}
+	}
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// before are the siblings that rank before this replica for a peer and were not found down, the first first
+// (rendezvous hashing: a replica that comes or goes moves no link but those that it gets or had).
+func (s *siblings) before(peer mesh.ClusterName) (out []Replica) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	own := rank(s.self.Name, peer)
+	for n, r := range s.known {
+		if n != s.self.Name && rank(n, peer) > own && !s.down[n] {
+			out = append(out, r)
+		}
+	}
+	slices.SortFunc(out, func(a, b Replica) int { return cmp.Compare(rank(b.Name, peer), rank(a.Name, peer)) })
+	return out
+}
+
+func rank(replica string, peer mesh.ClusterName) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(replica + "\x00" + string(peer)))
+	// FNV's last octets move the high bits too little for an order (Murmur3's finaliser does).
+	x := h.Sum64()
+	x ^= x >> 33
+	x *= 0xff51afd7ed558ccd
+	x ^= x >> 33
+	x *= 0xc4ceb9fe1a85ec53
+	return x ^ x>>33
+}
+
+// lost notes that the sibling by which a peer was followed serves no more.
+func (s *siblings) lost(peer mesh.ClusterName) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := s.through[peer]; n != "" {
+		s.down[n] = true
+		delete(s.through, peer)
+	}
+}
+
+// Through is the sibling by which a peer is followed, "" for none.
+func (s *siblings) Through(peer mesh.ClusterName) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.through[peer]
+}
+
+// reach opens a session with a sibling that ranks before this replica; otherwise as direct does.
+func (s *siblings) reach(w mesh.Cluster, direct func(context.Context, uint64) (*peer.Session, error)) func(context.Context, uint64) (*peer.Session, error) {
+	return func(ctx context.Context, attempt uint64) (*peer.Session, error) {
+		s.lost(w.Name) // a session that was with a sibling has ended
+		for _, r := range s.before(w.Name) {
+			l, err := s.dial(ctx, r, w.Name)
+			s.mu.Lock()
+			if s.down[r.Name] = err != nil; err == nil {
+				s.through[w.Name] = r.Name
+			}
+			s.mu.Unlock()
+			if err == nil {
+				return l, nil
+			}
+		}
+		return direct(ctx, attempt)
+	}
+}
+
+// dial opens a session with a sibling, of what it holds of owner.
+func (s *siblings) dial(ctx context.Context, r Replica, owner mesh.ClusterName) (*peer.Session, error) {
+	l, err := peer.Dial(ctx, s.dialConfig(r), owner, "")
+	if err == nil {
+		l.HeldBy(s.plane.cfg.Cluster)
+	}
+	return l, err
+}
+
+func (s *siblings) dialConfig(r Replica) peer.DialConfig {
+	p := s.plane
+	return peer.DialConfig{Source: p.source, TrustDomain: p.cfg.TrustDomain(), Address: r.Federation, Local: p.cfg.Local, Clock: p.clock}
+}
+
+// other is one of the siblings, another one at each even attempt.
+func (s *siblings) other(attempt uint64) (Replica, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	names := slices.DeleteFunc(slices.Sorted(maps.Keys(s.known)), func(n string) bool { return n == s.self.Name })
+	if len(names) == 0 {
+		return Replica{}, false
+	}
+	return s.known[names[attempt/2%uint64(len(names))]], true
+}
+
+// retell serves a sibling.
+func (p *Plane) retell(call peer.Call, up peer.FollowStream) error {
+	p.peers.mu.Lock()
+	l := p.peers.on[call.Owner]
+	p.peers.mu.Unlock()
+	if l == nil {
+		return status.Errorf(codes.NotFound, "this replica follows no cluster %s", call.Owner)
+	}
+	return p.federation.Retell(call, up, l.follower)
+}
+
+// run writes down that this replica is there, moves links to those that rank before it, and takes its word back in
+// the end.
+func (s *siblings) run(ctx context.Context) error {
+	p := s.plane
+	if !s.sharing() {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	value, err := json.Marshal(s.self)
+	if err != nil {
+		return err
+	}
+	own := store.Object{Key: store.Key{Kind: kindReplica, Name: s.self.Name}, Value: value}
+	if err := s.persist(ctx, own); err != nil {
+		return err
+	}
+	defer func() {
+		last, stop := context.WithTimeout(context.WithoutCancel(ctx), leaveMax)
+		defer stop()
+		if _, err := p.store.Delete(last, own.Key, store.Any()); err != nil && !errors.Is(err, store.ErrNotFound) {
+			p.log.Warn("the other replicas could not be told that this one stops; they find out", "error", err)
+		}
+	}()
+	timer := p.clock.NewTimer(shareEvery)
+	defer timer.Stop()
+	for {
+		select {
+		case <-s.wake:
+		case <-timer.C():
+			timer.Reset(shareEvery + rand.N(shareEvery/4))
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		s.share(ctx)
+	}
+}
+
+// persist writes until it is written.
+func (s *siblings) persist(ctx context.Context, o store.Object) error {
+	for {
+		_, err := s.plane.store.Put(ctx, o, store.Any())
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		s.plane.log.Warn("the other replicas could not be told of this one; trying again", "error", err)
+		if err := clock.Wait(ctx, s.plane.clock, 200*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+// share moves each link to the replica that should have it: those that were down are asked whether they are back, and
+// only then is a link that works given up for another.
+func (s *siblings) share(ctx context.Context) {
+	p := s.plane
+	s.mu.Lock()
+	ask := slices.Collect(maps.Values(s.known))
+	down := maps.Clone(s.down)
+	s.mu.Unlock()
+	for _, r := range ask {
+		if r.Name == s.self.Name || !down[r.Name] {
+			continue
+		}
+		if err := s.answers(ctx, r); err != nil {
+			continue
+		}
+		s.mu.Lock()
+		delete(s.down, r.Name)
+		s.mu.Unlock()
+	}
+	p.peers.mu.Lock()
+	links := maps.Clone(p.peers.on)
+	p.peers.mu.Unlock()
+	for n, l := range links {
+		if want := s.before(n); len(want) > 0 && l.cluster.Role != mesh.RoleRemote && want[0].Name != s.Through(n) {
+			l.follower.Move()
+		}
+	}
+}
+
+// answers reports whether a sibling can be dialled.
+func (s *siblings) answers(ctx context.Context, r Replica) error {
+	c, err := peer.NewConn(s.dialConfig(r))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return c.Await(ctx)
+}
+
+// Replicas lists the processes of this control plane that are known, by name; this one alone where it has a store of its own.
+func (p *Plane) Replicas() []Replica {
+	s := p.siblings
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.known) == 0 {
+		return []Replica{s.self}
+	}
+	return slices.SortedFunc(maps.Values(s.known), func(a, b Replica) int { return cmp.Compare(a.Name, b.Name) })
+}
