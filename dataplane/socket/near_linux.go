@@ -40,6 +40,21 @@ func Accepted(c net.Conn) {
 	}
 }
 
+// prepared is next, and what a connection from an own address is given if it is near.
+func prepared(next Control, local netip.Addr) Control {
+	return func(network, address string, c syscall.RawConn) error {
+		if next != nil {
+			if err := next(network, address, c); err != nil {
+				return err
+			}
+		}
+		if to, err := netip.ParseAddrPort(address); err != nil || !isNear(local, to.Addr()) {
+			return nil
+		}
+		return c.Control(nearby)
+	}
+}
+
 // isNear reports whether a connection between two addresses stays on this machine, as far as they tell.
 func isNear(us, peer netip.Addr) bool { return peer.Unmap().IsLoopback() || us == peer }
 
