@@ -44,6 +44,7 @@ const (
 	// *ServiceAddress; the name is the address; stored, so that replicas and restarts agree.
 	KindServiceAddress Kind = "ServiceAddress"
 	KindReach          Kind = "Reach"    // *Reach; the name is the cluster observed
+	KindSplit          Kind = "Split"    // *Split; computed from load reports, kept nowhere
 	KindDelivery       Kind = "Delivery" // *Delivery; only status functions may read it
 )
 
@@ -155,6 +156,25 @@ type Reach struct {
 	// Leaving are those of its gateways that said they will stop.
 	Leaving []netip.AddrPort
 }
+
+// Split is how the callers in a cluster are to spread their requests to a service over clusters. The law, what is
+// alive and what overflows are judged at each request all the same.
+type Split struct {
+	Service ServiceName
+	Shares  []Share // by name of cluster
+	// Beat grows while the split is looked after, also where it stays the same: who hears nothing new for long
+	// knows that nobody is.
+	Beat uint64
+}
+
+// Share is the part of requests that goes to a cluster, in ten thousandths.
+type Share struct {
+	Cluster ClusterName
+	Parts   uint32
+}
+
+// AllParts is the sum of the parts of a Split.
+const AllParts = 10_000
 
 // Delivery is what proxies said of a resource: how many hold it, how many refused
 // it and why. It may influence status and nothing else.

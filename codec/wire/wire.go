@@ -19,7 +19,7 @@ import (
 )
 
 // Encode returns the type and the bytes of a resource: an *ir.Name, *ir.Service,
-// *ir.Endpoints, *ir.Cluster, *ir.Proxy, *ir.Access, *ir.Slots or *mesh.Bundle. Any other value is a broken
+// *ir.Endpoints, *ir.Cluster, *ir.Proxy, *ir.Access, *ir.Slots, *mesh.Split or *mesh.Bundle. Any other value is a broken
 // invariant of the caller and panics.
 func Encode(v any) (ir.Type, []byte) {
 	t, m := message(v)
@@ -51,6 +51,8 @@ func message(v any) (ir.Type, proto.Message) {
 			Slots: each(v.Table.Slots, fromAddrPort), Moved: v.Table.Moved, TrustDomain: string(v.TrustDomain)}
 	case *ir.Cluster:
 		return ir.TypeCluster, fromCluster(v)
+	case *mesh.Split:
+		return ir.TypeSplit, fromSplit(v)
 	case *mesh.Bundle:
 		return ir.TypeBundle, FromBundle(v)
 	}
@@ -124,6 +126,12 @@ func (d *decoder) decode(t ir.Type, b []byte) (any, error) {
 			return nil, err
 		}
 		return d.cluster(m), nil
+	case ir.TypeSplit:
+		m := &wirepb.Split{}
+		if err := proto.Unmarshal(b, m); err != nil {
+			return nil, err
+		}
+		return d.split(m), nil
 	case ir.TypeBundle:
 		m := &wirepb.Bundle{}
 		if err := proto.Unmarshal(b, m); err != nil {

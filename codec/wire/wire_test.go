@@ -17,7 +17,7 @@ import (
 
 // resources are one value of each resource type, the work list of every law.
 func resources() []any {
-	return []any{&ir.Name{}, &ir.Service{}, &ir.Endpoints{}, &ir.Proxy{}, &ir.Access{}, &ir.Slots{}, &ir.Cluster{}, &mesh.Bundle{}}
+	return []any{&ir.Name{}, &ir.Service{}, &ir.Endpoints{}, &ir.Proxy{}, &ir.Access{}, &ir.Slots{}, &ir.Cluster{}, &mesh.Bundle{}, &mesh.Split{}}
 }
 
 // fill sets every exported field at any depth, so that a field that ir grows and wire

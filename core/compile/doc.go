@@ -40,6 +40,11 @@ var (
 	ClusterOf = fn("cluster", cluster)
 	// BundleOf is the bundle of a trust domain; nil if none is known.
 	BundleOf = fn("bundle", bundle)
+	// SplitOf is how callers in this cluster spread their requests to a service; nil where nothing says so: then
+	// the nearest come first.
+	SplitOf = fn("split", func(c *derive.Ctx, s mesh.ServiceName) *mesh.Split {
+		return own[mesh.Split](c, mesh.KindSplit, s.Namespace, s.Name)
+	})
 	// SlotsOf is the gateways' table of an exported service of this cluster; nil if it
 	// is not one.
 	SlotsOf = fn("slots", slots)

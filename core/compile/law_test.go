@@ -148,6 +148,8 @@ func drawFact(t *rapid.T) *mesh.Fact {
 			return fact(kind, "eu", s.Namespace, s.Name, v)
 		case mesh.KindReach:
 			return fact(kind, "eu", "", string(peer), &mesh.Reach{Cluster: peer, State: mesh.Reachability(small("state"))})
+		case mesh.KindSplit:
+			return fact(kind, "eu", s.Namespace, s.Name, &mesh.Split{Service: s, Beat: uint64(small("beat")), Shares: []mesh.Share{{Cluster: peer, Parts: mesh.AllParts}}})
 		}
 		panic("no generator for " + kind)
 	}()
@@ -158,7 +160,7 @@ func drawFact(t *rapid.T) *mesh.Fact {
 var kinds = []mesh.Kind{mesh.KindCluster, mesh.KindService, mesh.KindServiceExport, mesh.KindWorkload, mesh.KindEndpointSlice,
 	mesh.KindHTTPRoute, mesh.KindGRPCRoute, mesh.KindTLSRoute, mesh.KindTCPRoute, mesh.KindUDPRoute,
 	mesh.KindReferenceGrant, mesh.KindAccessPolicy, mesh.KindResidencyPolicy, mesh.KindTrafficPolicy, mesh.KindFaultPolicy, mesh.KindTelemetryPolicy, mesh.KindMesh, mesh.KindBundle,
-	mesh.KindRemoteService, mesh.KindSlotTable, mesh.KindServiceAddress, mesh.KindServiceImport, mesh.KindReach}
+	mesh.KindRemoteService, mesh.KindSlotTable, mesh.KindServiceAddress, mesh.KindServiceImport, mesh.KindReach, mesh.KindSplit}
 
 // watchAll watches every resource that the universe can have.
 func watchAll(e *derive.Engine) {
@@ -169,6 +171,7 @@ func watchAll(e *derive.Engine) {
 		EndpointsOf.Watch(e, in)
 		AccessOf.Watch(e, s)
 		SlotsOf.Watch(e, s)
+		SplitOf.Watch(e, s)
 		ReadyOf.Watch(e, s)
 		NeedOf.Watch(e, s)
 		ExportOf.Watch(e, Export{s, "us"})
@@ -200,6 +203,8 @@ func image(e *derive.Engine) map[string]string {
 		add("access "+s.String(), v4, ok)
 		v5, ok := SlotsOf.Value(e, s)
 		add("slots "+s.String(), v5, ok)
+		split, ok := SplitOf.Value(e, s)
+		add("split "+s.String(), split, ok)
 		v6, ok := ReadyOf.Value(e, s)
 		add("ready "+s.String(), v6, ok)
 		need, ok := NeedOf.Value(e, s)

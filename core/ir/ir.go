@@ -35,6 +35,8 @@ const (
 	TypeCluster Type = "type.isthmus.dev/v1/Cluster"
 	// TypeBundle: a trust domain; wildcard.
 	TypeBundle Type = "type.isthmus.dev/v1/Bundle"
+	// TypeSplit: "namespace/name", for services that are called.
+	TypeSplit Type = "type.isthmus.dev/v1/Split"
 	// TypeSlots: "namespace/name", gateways only; wildcard.
 	TypeSlots Type = "type.isthmus.dev/v1/Slots"
 )

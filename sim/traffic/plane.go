@@ -27,13 +27,6 @@ type plane struct {
 	in    split.Input
 }
 
-// smooth is the part of a new measurement that enters an average, where it is no news: news, beyond what
-// counting explains, enters whole.
-const (
-	smooth    = 0.1
-	newsSigma = 4.0
-)
-
 func (c *plane) start(p *product, i int) {
 	n := len(p.w.regions)
 	*c = plane{p: p, i: i, paths: make([]liveness.State, n), quietUntil: make([]int64, n), heard: make([]split.Report, n), at: make([]int64, n)}
@@ -56,14 +49,8 @@ func (c *plane) start(p *product, i int) {
 func (c *plane) observe() {
 	w := c.p.w
 	reg := &w.regions[c.i]
-	rate := float64(reg.arrived) / tickEvery.Seconds()
-	noise := newsSigma * math.Sqrt(max(c.own.Demand, 1)/tickEvery.Seconds())
-	if math.Abs(rate-c.own.Demand) > noise {
-		c.own.Demand = rate
-	} else {
-		c.own.Demand += smooth * (rate - c.own.Demand)
-	}
-	c.own.Rate += smooth * (float64(reg.answered)/tickEvery.Seconds() - c.own.Rate)
+	c.own.Demanded(float64(reg.arrived)/tickEvery.Seconds(), tickEvery)
+	c.own.Answered(float64(reg.answered) / tickEvery.Seconds())
 	reg.arrived, reg.answered = 0, 0
 	c.measureCapacity()
 	waited, began := 0.0, 0
@@ -95,15 +82,7 @@ func (c *plane) measureCapacity() {
 		capacity += float64(e.lanes) / s
 		lanes += float64(e.lanes)
 	}
-	old := c.own.Capacity
-	if old <= 0 || capacity <= 0 || math.Abs(capacity-old) > 0.2*old {
-		c.own.Capacity = capacity
-	} else {
-		c.own.Capacity += smooth * (capacity - old)
-	}
-	if c.own.Capacity > 0 {
-		c.own.Service = lanes / c.own.Capacity
-	}
+	c.own.Offers(capacity, lanes)
 }
 
 // control is one tick: reports that have come, a step, and the row of this region to its proxies.

@@ -3425,6 +3425,119 @@ func (x *Slots) GetTrustDomain() string {
 	return ""
 }
 
+// Split is mesh.Split.
+type Split struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Service       *ServiceName           `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Shares        []*Share               `protobuf:"bytes,2,rep,name=shares,proto3" json:"shares,omitempty"`
+	Beat          uint64                 `protobuf:"varint,3,opt,name=beat,proto3" json:"beat,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Split) Reset() {
+	*x = Split{}
+	mi := &file_isthmus_v1_resources_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Split) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Split) ProtoMessage() {}
+
+func (x *Split) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_resources_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Split.ProtoReflect.Descriptor instead.
+func (*Split) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *Split) GetService() *ServiceName {
+	if x != nil {
+		return x.Service
+	}
+	return nil
+}
+
+func (x *Split) GetShares() []*Share {
+	if x != nil {
+		return x.Shares
+	}
+	return nil
+}
+
+func (x *Split) GetBeat() uint64 {
+	if x != nil {
+		return x.Beat
+	}
+	return 0
+}
+
+type Share struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Parts         uint32                 `protobuf:"varint,2,opt,name=parts,proto3" json:"parts,omitempty"` // of 10,000
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Share) Reset() {
+	*x = Share{}
+	mi := &file_isthmus_v1_resources_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Share) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Share) ProtoMessage() {}
+
+func (x *Share) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_resources_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Share.ProtoReflect.Descriptor instead.
+func (*Share) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *Share) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *Share) GetParts() uint32 {
+	if x != nil {
+		return x.Parts
+	}
+	return 0
+}
+
 var File_isthmus_v1_resources_proto protoreflect.FileDescriptor
 
 const file_isthmus_v1_resources_proto_rawDesc = "" +
@@ -3729,7 +3842,14 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"generation\x12\x14\n" +
 	"\x05slots\x18\x03 \x03(\fR\x05slots\x12\x14\n" +
 	"\x05moved\x18\x04 \x03(\x04R\x05moved\x12!\n" +
-	"\ftrust_domain\x18\x05 \x01(\tR\vtrustDomainB3Z1github.com/isthmus-mesh/isthmus/codec/wire/wirepbb\x06proto3"
+	"\ftrust_domain\x18\x05 \x01(\tR\vtrustDomain\"y\n" +
+	"\x05Split\x121\n" +
+	"\aservice\x18\x01 \x01(\v2\x17.isthmus.v1.ServiceNameR\aservice\x12)\n" +
+	"\x06shares\x18\x02 \x03(\v2\x11.isthmus.v1.ShareR\x06shares\x12\x12\n" +
+	"\x04beat\x18\x03 \x01(\x04R\x04beat\"7\n" +
+	"\x05Share\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x14\n" +
+	"\x05parts\x18\x02 \x01(\rR\x05partsB3Z1github.com/isthmus-mesh/isthmus/codec/wire/wirepbb\x06proto3"
 
 var (
 	file_isthmus_v1_resources_proto_rawDescOnce sync.Once
@@ -3743,7 +3863,7 @@ func file_isthmus_v1_resources_proto_rawDescGZIP() []byte {
 	return file_isthmus_v1_resources_proto_rawDescData
 }
 
-var file_isthmus_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_isthmus_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_isthmus_v1_resources_proto_goTypes = []any{
 	(*ServiceName)(nil),     // 0: isthmus.v1.ServiceName
 	(*Name)(nil),            // 1: isthmus.v1.Name
@@ -3788,6 +3908,8 @@ var file_isthmus_v1_resources_proto_goTypes = []any{
 	(*Caller)(nil),          // 40: isthmus.v1.Caller
 	(*Bundle)(nil),          // 41: isthmus.v1.Bundle
 	(*Slots)(nil),           // 42: isthmus.v1.Slots
+	(*Split)(nil),           // 43: isthmus.v1.Split
+	(*Share)(nil),           // 44: isthmus.v1.Share
 }
 var file_isthmus_v1_resources_proto_depIdxs = []int32{
 	0,  // 0: isthmus.v1.Name.service:type_name -> isthmus.v1.ServiceName
@@ -3841,11 +3963,13 @@ var file_isthmus_v1_resources_proto_depIdxs = []int32{
 	38, // 48: isthmus.v1.AccessRule.from:type_name -> isthmus.v1.AccessSource
 	39, // 49: isthmus.v1.AccessRule.to:type_name -> isthmus.v1.AccessOperation
 	0,  // 50: isthmus.v1.Slots.service:type_name -> isthmus.v1.ServiceName
-	51, // [51:51] is the sub-list for method output_type
-	51, // [51:51] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	0,  // 51: isthmus.v1.Split.service:type_name -> isthmus.v1.ServiceName
+	44, // 52: isthmus.v1.Split.shares:type_name -> isthmus.v1.Share
+	53, // [53:53] is the sub-list for method output_type
+	53, // [53:53] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_isthmus_v1_resources_proto_init() }
@@ -3859,7 +3983,7 @@ func file_isthmus_v1_resources_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_isthmus_v1_resources_proto_rawDesc), len(file_isthmus_v1_resources_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   43,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,105 @@
+package wire
+
+import (
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/codec/wire/wirepb"
+	"github.com/isthmus-mesh/isthmus/core/split"
+	"github.com/isthmus-mesh/isthmus/mesh"
+	"google.golang.org/protobuf/proto"
+)
+
+// What a report may say at most: beyond, it is no measurement.
+const (
+	rateMax  = 1e9
+	lanesMax = 1e9
+	timeMax  = time.Hour
+)
+
+func fromSplit(v *mesh.Split) *wirepb.Split {
+	return &wirepb.Split{Service: fromService(v.Service), Beat: v.Beat, Shares: each(v.Shares, func(s mesh.Share) *wirepb.Share {
+		return &wirepb.Share{Cluster: string(s.Cluster), Parts: s.Parts}
+	})}
+}
+
+func (d *decoder) split(m *wirepb.Split) *mesh.Split {
+	return &mesh.Split{Service: d.service(m.Service), Beat: m.Beat, Shares: each(m.Shares, func(s *wirepb.Share) mesh.Share {
+		return mesh.Share{Cluster: mesh.ClusterName(s.Cluster), Parts: s.Parts}
+	})}
+}
+
+// FromSamples and ToSamples translate what a proxy measured. The error of ToSamples names the first sample that
+// is no measurement; nothing of it counts then.
+func FromSamples(samples []split.Sample) []*wirepb.Sample {
+	return each(samples, func(s split.Sample) *wirepb.Sample {
+		return &wirepb.Sample{Service: fromService(s.Service), Asked: s.Asked, Served: s.Served, Lanes: s.Lanes, Time: int64(s.Time), Wait: int64(s.Wait)}
+	})
+}
+
+// ToSamples is the way back of FromSamples.
+func ToSamples(m []*wirepb.Sample) ([]split.Sample, error) {
+	d := &decoder{}
+	out := each(m, func(s *wirepb.Sample) split.Sample {
+		v := split.Sample{Service: d.service(s.Service), Asked: s.Asked, Served: s.Served, Lanes: s.Lanes, Time: time.Duration(s.Time), Wait: time.Duration(s.Wait)}
+		d.within("asked", v.Asked, 0, rateMax)
+		d.within("served", v.Served, 0, rateMax)
+		d.within("time", float64(v.Time), 0, float64(timeMax))
+		d.within("wait", float64(v.Wait), -float64(timeMax), float64(timeMax))
+		return v
+	})
+	if d.err != nil {
+		return nil, fmt.Errorf("decode what a proxy measured: %w", d.err)
+	}
+	return out, nil
+}
+
+func (d *decoder) within(what string, v, least, most float64) {
+	if math.IsNaN(v) || v < least || v > most {
+		d.fault("%s %g is not between %g and %g", what, v, least, most)
+	}
+}
+
+// EncodeReport returns the bytes of a cluster's report, which replication carries beside its log.
+func EncodeReport(r *split.ClusterReport) []byte {
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(&wirepb.ClusterLoad{
+		Paths: each(r.Paths, func(p split.Path) *wirepb.Path {
+			return &wirepb.Path{Cluster: string(p.Cluster), Rtt: int64(p.RTT), Dead: p.Dead}
+		}),
+		Services: each(r.Services, func(s split.ServiceReport) *wirepb.ServiceLoad {
+			return &wirepb.ServiceLoad{Service: fromService(s.Service), Demand: s.Demand, Rate: s.Rate, Lanes: s.Lanes, Time: s.Time, Wait: s.Wait,
+				Forbidden: texts(s.Forbidden)}
+		})})
+	if err != nil {
+		panic("wire: encode a report: " + err.Error()) // names are valid UTF-8 by parsing
+	}
+	return b
+}
+
+// DecodeReport is the way back of EncodeReport; a report of which anything is no measurement is refused whole.
+func DecodeReport(b []byte) (*split.ClusterReport, error) {
+	m := &wirepb.ClusterLoad{}
+	if err := proto.Unmarshal(b, m); err != nil {
+		return nil, fmt.Errorf("decode a cluster's report: %w", err)
+	}
+	d := &decoder{}
+	out := &split.ClusterReport{
+		Paths: each(m.Paths, func(p *wirepb.Path) split.Path {
+			d.within("round trip", float64(p.Rtt), 0, float64(timeMax))
+			return split.Path{Cluster: mesh.ClusterName(p.Cluster), RTT: time.Duration(p.Rtt), Dead: p.Dead}
+		}),
+		Services: each(m.Services, func(s *wirepb.ServiceLoad) split.ServiceReport {
+			d.within("demand", s.Demand, 0, rateMax)
+			d.within("rate", s.Rate, 0, rateMax)
+			d.within("lanes", s.Lanes, 0, lanesMax)
+			d.within("time", s.Time, 0, timeMax.Seconds())
+			d.within("wait", s.Wait, -timeMax.Seconds(), timeMax.Seconds())
+			return split.ServiceReport{Service: d.service(s.Service), Demand: s.Demand, Rate: s.Rate, Lanes: s.Lanes, Time: s.Time, Wait: s.Wait,
+				Forbidden: typed[mesh.ClusterName](s.Forbidden)}
+		})}
+	if d.err != nil {
+		return nil, fmt.Errorf("decode a cluster's report: %w", d.err)
+	}
+	return out, nil
+}

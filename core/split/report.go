@@ -1,0 +1,82 @@
+package split
+
+import (
+	"math"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// Sample is what one proxy measured of one service, for its own cluster's control plane.
+type Sample struct {
+	Service mesh.ServiceName
+	// Asked is how many requests a second its applications began, Served how many of others it answered.
+	Asked, Served float64
+	// Lanes is how many requests its application serves at once, 0 if it is no endpoint of the service.
+	Lanes uint32
+	// Time is that of a request in a lane, 0 if unknown; Wait that before it, negative if unknown.
+	Time, Wait time.Duration
+}
+
+// ClusterReport is what one cluster tells another of itself.
+type ClusterReport struct {
+	// Paths lead from the cluster to others.
+	Paths []Path
+	// Services are those that the other one may know of.
+	Services []ServiceReport
+}
+
+// Path is what a cluster knows of its way to another.
+type Path struct {
+	Cluster mesh.ClusterName
+	RTT     time.Duration // 0 is not measured
+	Dead    bool
+}
+
+// ServiceReport is a cluster's part of one service.
+type ServiceReport struct {
+	Service mesh.ServiceName
+	// Demand is what its callers ask for, Rate what it serves, in requests a second.
+	Demand, Rate float64
+	// Lanes are those of all its endpoints. Time of a request in a lane and Wait before it are in seconds; a Time of 0 and a
+	// negative Wait are unknown.
+	Lanes, Time, Wait float64
+	// Forbidden are the clusters to which the law lets none of its requests go, sorted.
+	Forbidden []mesh.ClusterName
+}
+
+// How measurements enter averages: smooth is the part of one that is no news. News, beyond what counting explains
+// (newsSigma standard deviations of a Poisson count) or a fifth of a capacity, enters whole.
+const (
+	smooth       = 0.1
+	newsSigma    = 4.0
+	capacityNews = 0.2
+)
+
+// Demanded folds in the demand of the last tick, which was so long.
+func (r *Report) Demanded(rate float64, tick time.Duration) {
+	r.Demand = Smoothed(r.Demand, rate, newsSigma*math.Sqrt(max(r.Demand, 1)/tick.Seconds()))
+}
+
+// Answered folds in the rate that was served.
+func (r *Report) Answered(rate float64) { r.Rate += smooth * (rate - r.Rate) }
+
+// Offers folds in what the endpoints could serve, in requests a second, with so many lanes.
+func (r *Report) Offers(capacity, lanes float64) {
+	if r.Capacity <= 0 || capacity <= 0 {
+		r.Capacity = capacity
+	} else {
+		r.Capacity = Smoothed(r.Capacity, capacity, capacityNews*r.Capacity)
+	}
+	if r.Capacity > 0 {
+		r.Service = lanes / r.Capacity
+	}
+}
+
+// Smoothed is an average after a measurement, of which a difference above news is none of chance.
+func Smoothed(average, measured, news float64) float64 {
+	if math.Abs(measured-average) > news {
+		return measured
+	}
+	return average + smooth*(measured-average)
+}
