@@ -415,6 +415,7 @@ func (x *explainer) backend(b *ir.Backend, share float64) BackendChoice {
 	view := balance.NewView(balance.Config{Endpoints: eps, Clusters: func(n mesh.ClusterName) *ir.Cluster { return eval(x, compile.ClusterOf, n) },
 		Cluster: x.view.Cluster, Proxy: x.out.Source.Workload, Balancing: svc.Traffic.Balancing, Outlier: svc.Traffic.Outlier})
 	ask := &balance.Ask{Scope: x.scope, Strategy: svc.Traffic.Strategy, Now: x.now.UnixNano()}
+	x.spread(&c, view, b.Service)
 	for _, k := range view.Explain(ask) {
 		line := Candidate{Cluster: k.Cluster, Endpoint: k.Endpoint, Kept: k.Dropped == balance.Kept, Why: string(k.Dropped), Detail: k.Detail}
 		if line.Endpoint != "" && !line.Kept && k.Dropped != balance.DropEjected && k.Dropped != balance.DropTried {
@@ -432,6 +433,21 @@ func (x *explainer) backend(b *ir.Backend, share float64) BackendChoice {
 		c.Outcome.Detail += ", as a last resort: no candidate is left that is wise"
 	}
 	return c
+}
+
+// spread shows how the cluster's callers are spread by load, if they are.
+func (x *explainer) spread(c *BackendChoice, view *balance.View, s mesh.ServiceName) {
+	split := eval(x, compile.SplitOf, s)
+	if split == nil {
+		return
+	}
+	var shares []balance.Share
+	for _, share := range split.Shares {
+		part := float64(share.Parts) / mesh.AllParts
+		shares = append(shares, balance.Share{Cluster: share.Cluster, Part: part})
+		c.Split = append(c.Split, ClusterShare{share.Cluster, part})
+	}
+	view.SetSplit(shares, x.now.UnixNano())
 }
 
 // authorise asks the policies of the cluster that is chosen from.

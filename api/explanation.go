@@ -85,11 +85,19 @@ type BackendChoice struct {
 	// Share of the requests, 0 to 1.
 	Share float64 `json:"share"`
 	// Path as the server sees it, when filters changed it.
-	Path       string      `json:"path,omitempty"`
-	Candidates []Candidate `json:"candidates,omitempty"`
+	Path string `json:"path,omitempty"`
+	// Split is how the cluster's requests are spread by load; none: the nearest come first.
+	Split      []ClusterShare `json:"split,omitempty"`
+	Candidates []Candidate    `json:"candidates,omitempty"`
 	// Authorisations are the verdicts of the clusters that are chosen from.
 	Authorisations []Authorisation `json:"authorisations,omitempty"`
 	Outcome        Outcome         `json:"outcome"`
+}
+
+// ClusterShare is a cluster's part of requests, 0 to 1.
+type ClusterShare struct {
+	Cluster mesh.ClusterName `json:"cluster"`
+	Share   float64          `json:"share"`
 }
 
 // Candidate is a cluster, or an endpoint of one, kept or dropped.
@@ -208,6 +216,13 @@ func (c *BackendChoice) narrate(b *strings.Builder) {
 	fmt.Fprintf(b, "\nbackend   %s:%d, %.4g%% of the requests\n", c.Service, c.Port, 100*c.Share)
 	if c.Path != "" {
 		fmt.Fprintf(b, "          as %s\n", c.Path)
+	}
+	if len(c.Split) > 0 {
+		parts := make([]string, len(c.Split))
+		for i, s := range c.Split {
+			parts[i] = fmt.Sprintf("%s %.1f %%", s.Cluster, 100*s.Share)
+		}
+		fmt.Fprintf(b, "          by load: %s\n", strings.Join(parts, ", "))
 	}
 	for _, x := range c.Candidates {
 		mark, what := "+", "cluster "+string(x.Cluster)

@@ -163,6 +163,9 @@ func (p *Plan) workloadObject(c *Cluster, i *Instance) fields {
 	if i.Zone != "" {
 		spec["locality"] = fields{"zone": i.Zone}
 	}
+	if i.Workload.Lanes > 0 {
+		spec["capacity"] = fields{"lanes": i.Workload.Lanes}
+	}
 	o := object(ours, "Workload", i.Workload.Namespace, i.Name(), fields{"spec": spec})
 	o["metadata"].(fields)["labels"] = fields{managedLabel: managedBy, "app": i.Workload.Name}
 	return o

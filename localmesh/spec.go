@@ -238,7 +238,7 @@ func (p *Plan) appSpec(c *Cluster, i *Instance) Spec {
 	own, proxy := p.Layout.App(c.N, i.N), at(p.Layout.Sidecar(c.N, i.N), portOutbound)
 	config := app.Config{
 		Service: i.Workload.Name, Namespace: i.Workload.Namespace, Cluster: c.Name, Region: c.Region, Zone: i.Zone,
-		Instance: i.Name(), Listen: at(own, i.Workload.Port), Proxy: proxy,
+		Instance: i.Name(), Listen: at(own, i.Workload.Port), Proxy: proxy, Lanes: i.Workload.Lanes,
 	}
 	run, isBuiltin := strings.CutPrefix(i.Workload.Builtin, "builtin/")
 	if !isBuiltin {

@@ -73,6 +73,9 @@ type LocalWorkload struct {
 	// Builtin is RunEcho or RunShop, or "" for Command: a program and its arguments.
 	Builtin string
 	Command []string
+	// Lanes is how many requests an instance serves at once, as its Workload declares; a builtin lets others wait.
+	// 0 is unknown, and no limit.
+	Lanes int
 	// Export makes the service known to the other clusters.
 	Export bool
 }
@@ -112,6 +115,7 @@ type localWorkload struct {
 	Port        *int     `json:"port" is:"1..65535"`
 	ServicePort *int     `json:"servicePort" is:"1..65535"`
 	Protocol    *string  `json:"protocol" is:"enum=http|http2|grpc|tcp"`
+	Lanes       *int     `json:"lanes" is:"1..100000"`
 	Run         command  `json:"run" is:"required"`
 	Export      *bool    `json:"export"`
 }
@@ -295,6 +299,9 @@ func (s *scope) localWorkloads(in []localWorkload, names []string, out *LocalMes
 		}
 		if w.ServicePort != nil {
 			lw.ServicePort = uint16(*w.ServicePort)
+		}
+		if w.Lanes != nil {
+			lw.Lanes = *w.Lanes
 		}
 		if w.Export != nil {
 			lw.Export = *w.Export

@@ -42,7 +42,7 @@ func message(v any) (ir.Type, proto.Message) {
 	case *ir.Proxy:
 		return ir.TypeProxy, &wirepb.Proxy{Id: v.ID, Identity: v.Identity.String(), Cluster: string(v.Locality.Cluster),
 			Region: string(v.Locality.Region), Zone: string(v.Locality.Zone), Inbound: each(v.Inbound, fromInbound),
-			OutboundAllowAny: v.OutboundAllowAny, Domain: v.Domain, Telemetry: fromTelemetry(v.Telemetry)}
+			OutboundAllowAny: v.OutboundAllowAny, Domain: v.Domain, Telemetry: fromTelemetry(v.Telemetry), Lanes: v.Lanes}
 	case *ir.Access:
 		return ir.TypeAccess, &wirepb.Access{Service: fromService(v.Service), Exported: v.Exported, Consumers: texts(v.Consumers),
 			Strict: v.Strict, Policies: each(v.Policies, fromAccessEntry), Clusters: each(v.Clusters, fromCaller)}
@@ -103,7 +103,7 @@ func (d *decoder) decode(t ir.Type, b []byte) (any, error) {
 		return &ir.Proxy{ID: m.Id, Identity: d.identity(m.Identity),
 			Locality: mesh.Locality{Cluster: mesh.ClusterName(m.Cluster), Region: mesh.Region(m.Region), Zone: mesh.Zone(m.Zone)},
 			Inbound:  each(m.Inbound, d.inbound), OutboundAllowAny: m.OutboundAllowAny, Domain: m.Domain,
-			Telemetry: toTelemetry(m.Telemetry)}, nil
+			Telemetry: toTelemetry(m.Telemetry), Lanes: m.Lanes}, nil
 	case ir.TypeAccess:
 		m := &wirepb.Access{}
 		if err := proto.Unmarshal(b, m); err != nil {

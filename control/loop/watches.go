@@ -27,7 +27,7 @@ func (l *Loop) Scope(n xds.Node, typ string) (string, error) {
 		return "", fmt.Errorf("node ID %q: want NAMESPACE/WORKLOAD in the namespace of %s", n.ID, n.Identity)
 	}
 	switch ir.Type(typ) {
-	case ir.TypeName, ir.TypeService, ir.TypeEndpoints, ir.TypeAccess, ir.TypeBundle, ir.TypeCluster:
+	case ir.TypeName, ir.TypeService, ir.TypeEndpoints, ir.TypeAccess, ir.TypeBundle, ir.TypeCluster, ir.TypeSplit:
 		return string(l.cfg.Self), nil
 	case ir.TypeSlots:
 		if n.Identity.Namespace != SystemNamespace {
@@ -295,6 +295,8 @@ func (w *watches) root(k watched) (root, bool) {
 		return rootFor(compile.AccessOf, s)
 	case ir.TypeSlots:
 		return rootFor(compile.SlotsOf, s)
+	case ir.TypeSplit:
+		return rootFor(compile.SplitOf, s)
 	}
 	return root{}, false
 }

@@ -113,6 +113,14 @@ func (x *Exports) current(n mesh.ClusterName) (*replica.Partition, <-chan struct
 	return t.partition, t.changed
 }
 
+// Told reports whether a peer is told of a service.
+func (x *Exports) Told(to mesh.ClusterName, s mesh.ServiceName) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	t := x.peers[to]
+	return t != nil && t.partition.Get(replica.Name{Kind: mesh.KindRemoteService, Namespace: s.Namespace, Name: s.Name}) != nil
+}
+
 // Position is how far this cluster's history is told.
 func (x *Exports) Position() mesh.Position {
 	x.mu.Lock()

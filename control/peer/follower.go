@@ -44,8 +44,10 @@ type FollowerConfig struct {
 	Observe func(mesh.Stamp)
 	// Changed is told the state of the link, from one goroutine; it must not block.
 	Changed func(mesh.ClusterName, replica.Status)
-	Clock   clock.Clock
-	Log     *slog.Logger
+	// Reported is given the peer's load reports, likewise; nil drops them.
+	Reported func(mesh.ClusterName, []byte)
+	Clock    clock.Clock
+	Log      *slog.Logger
 	// Failpoints may be nil, and is in production.
 	Failpoints *failpoint.Set
 }
@@ -289,6 +291,9 @@ func (f *Follower) act(ctx context.Context, r replica.Ready, send func(context.C
 	}
 	if r.Save != nil {
 		f.saver.save(r.Save)
+	}
+	if len(r.Report) > 0 && f.cfg.Reported != nil {
+		f.cfg.Reported(f.cfg.Peer.Name, r.Report)
 	}
 	s := f.im.Status()
 	f.mu.Lock()

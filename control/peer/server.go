@@ -58,8 +58,10 @@ type ServerConfig struct {
 	// waits. A nil one leaves it at the log.
 	Ahead   func(context.Context, mesh.ClusterName, mesh.Position)
 	Witness func(context.Context, mesh.ClusterName, *replica.Witness)
-	Clock   clock.Clock
-	Log     *slog.Logger
+	// Report is the load report for a peer; nil, none.
+	Report func(mesh.ClusterName) []byte
+	Clock  clock.Clock
+	Log    *slog.Logger
 	// Failpoints may be nil, and is in production.
 	Failpoints *failpoint.Set
 }
@@ -272,6 +274,9 @@ func (s *Server) serve(ctx context.Context, peer mesh.ClusterName, ups <-chan re
 			out = ex.Publish(partition)
 		case <-timer.C():
 			timer.Reset(tick)
+			if s.cfg.Report != nil {
+				ex.SetReport(s.cfg.Report(peer))
+			}
 			out = ex.Tick(s.cfg.Clock.Now())
 		case <-ctx.Done():
 			return context.Cause(ctx)

@@ -197,6 +197,7 @@ func (ps *peers) forget(ctx context.Context) error {
 		if p.federation != nil {
 			p.federation.Expel(n)
 		}
+		p.load.Expel(n)
 		edits := []world.Edit{world.Remove(mesh.Key{Kind: mesh.KindReach, Origin: p.cfg.Cluster, Name: string(n)})}
 		for _, k := range p.known(n) {
 			edits = append(edits, world.Remove(k))
@@ -257,7 +258,7 @@ func (ps *peers) start(ctx context.Context, w mesh.Cluster) *link {
 		}})
 	l.follower = peer.NewFollower(peer.FollowerConfig{Self: p.cfg.Cluster, Peer: w, Source: p.source, Local: p.cfg.Local, Reach: p.reach(w),
 		Cache: p.cfg.path("peers", string(w.Name)), Edit: p.loop.EditAndWait, Known: p.known, Observe: p.observe, Clock: p.clock, Log: p.log, Failpoints: p.cfg.Failpoints,
-		Changed: func(_ mesh.ClusterName, s replica.Status) { l.prober.Lease(!s.Stale) }})
+		Changed: func(_ mesh.ClusterName, s replica.Status) { l.prober.Lease(!s.Stale) }, Reported: p.load.Heard})
 	var parts sync.WaitGroup
 	parts.Go(func() { ps.ended(w.Name, "following", ctx, l.follower.Run(ctx)) })
 	parts.Go(func() { ps.ended(w.Name, "probing", ctx, l.prober.Run(ctx)) })

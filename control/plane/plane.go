@@ -15,6 +15,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/codec/wire/wirepb"
 	"github.com/isthmus-mesh/isthmus/control/ca"
+	"github.com/isthmus-mesh/isthmus/control/load"
 	"github.com/isthmus-mesh/isthmus/control/loop"
 	"github.com/isthmus-mesh/isthmus/control/peer"
 	"github.com/isthmus-mesh/isthmus/control/relay"
@@ -51,6 +52,7 @@ type Plane struct {
 	mirror   mirror
 	// away says that the store did not answer a person's last read.
 	away atomic.Bool
+	load *load.Driver
 	// federation tells peers; it is nil in tests of parts.
 	federation *peer.Server
 	// hub is what remote clusters offer here; uplink is a relay's way to its primaries, nil at a primary.
@@ -77,7 +79,7 @@ const slotsMax = 4096
 
 // order of resource types: targets before what refers to them.
 var order = []string{string(ir.TypeBundle), string(ir.TypeCluster), string(ir.TypeEndpoints), string(ir.TypeService),
-	string(ir.TypeAccess), string(ir.TypeSlots), string(ir.TypeName), string(ir.TypeProxy)}
+	string(ir.TypeAccess), string(ir.TypeSlots), string(ir.TypeName), string(ir.TypeProxy), string(ir.TypeSplit)}
 
 // New opens the authority and wires the parts. Nothing listens and nothing runs before
 // Run.
@@ -114,8 +116,9 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (*Plane, error) {
 	p.loop = loop.New(lc)
 	p.xds = xds.NewServer(xds.ServerConfig{Source: source{p.loop}, Identify: identify, Order: order, Now: p.clock.Now, Log: log, Delivered: p.delivered, Joined: p.joined})
 	p.peers, p.siblings = newPeers(p), newSiblings(p)
+	p.load = p.newLoad()
 	p.federation = peer.NewServer(peer.ServerConfig{Self: p.cfg.Cluster, TrustDomain: p.cfg.TrustDomain(), Exports: p.exports, Identify: identify,
-		Joined: p.peers.joined, Speaks: p.speaks, Elsewhere: p.elsewhere, Offered: p.offered, Ahead: p.recover.ahead, Witness: p.recover.witness,
+		Joined: p.peers.joined, Speaks: p.speaks, Elsewhere: p.elsewhere, Offered: p.offered, Report: p.load.ReportTo, Ahead: p.recover.ahead, Witness: p.recover.witness,
 		Clock: p.clock, Log: p.log, Failpoints: cfg.Failpoints})
 	if cfg.Remote {
 		p.uplink = relay.NewUplink(relay.UplinkConfig{Source: p.source, Local: cfg.Local, Teller: p.federation, Clock: p.clock, Log: log})
@@ -167,6 +170,7 @@ func (p *Plane) Run(ctx context.Context) error {
 	part("telling peers", p.tell)
 	part("peers", p.peers.run)
 	part("replicas", p.siblings.run)
+	part("load", p.load.Run)
 	part("discovery", p.xds.Run)
 	p.loop.Watch(string(p.cfg.Cluster), string(ir.TypeBundle), "*")
 	if err := p.stateBundle(ctx); err == nil {
@@ -203,6 +207,7 @@ func (p *Plane) serveControl(ctx context.Context, ln net.Listener) error {
 	srv := grpc.NewServer(append(xds.ServerOptions(), grpc.Creds(credentials.NewTLS(c)))...)
 	p.xds.Register(srv)
 	wirepb.RegisterIdentityServer(srv, &signer{plane: p})
+	wirepb.RegisterLoadServer(srv, p.load)
 	return serve(ctx, srv, ln)
 }
 
@@ -230,6 +235,7 @@ func serve(ctx context.Context, srv *grpc.Server, ln net.Listener) error {
 func (p *Plane) publish(v mesh.Vector, updates []xds.Update) {
 	updates = p.teller.unmark(updates)
 	p.believe(updates)
+	p.load.Learn(updates)
 	p.xds.Publish(v, updates)
 }
 

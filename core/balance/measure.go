@@ -75,6 +75,7 @@ type Meter struct {
 	inFlight atomic.Int64
 	service  ewma
 	lanes    atomic.Int64
+	served   served
 }
 
 // SetLanes says how many requests the application serves at once; 0 is unknown.
@@ -90,7 +91,10 @@ func (m *Meter) Begin() { m.inFlight.Add(1) }
 func (m *Meter) End() { m.inFlight.Add(-1) }
 
 // Served says that the application answered after took.
-func (m *Meter) Served(took time.Duration, now int64) { m.service.mean(int64(took), now, meterShare) }
+func (m *Meter) Served(took time.Duration, now int64) {
+	m.service.mean(int64(took), now, meterShare)
+	m.served.add(int64(took), m.inFlight.Load(), m.lanes.Load())
+}
 
 // InFlight is how many requests the application has.
 func (m *Meter) InFlight() int64 { return m.inFlight.Load() }

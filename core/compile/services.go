@@ -316,7 +316,7 @@ func proxy(c *derive.Ctx, k ProxyKey) *ir.Proxy {
 	if w == nil || w.Namespace != k.Identity.Namespace || w.ServiceAccount != k.Identity.ServiceAccount {
 		return p // an identity serves only as a workload of its own account
 	}
-	p.Locality.Zone = w.Zone
+	p.Locality.Zone, p.Lanes = w.Zone, w.Lanes
 	for _, s := range servicesOf(c, w) {
 		in := ir.Inbound{Service: s.ServiceName}
 		for _, port := range s.Ports {

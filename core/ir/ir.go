@@ -223,6 +223,8 @@ type Proxy struct {
 	Identity mesh.Identity
 	Locality mesh.Locality
 	Inbound  []Inbound
+	// Lanes is how many requests the workload serves at once, as declared; 0 unknown.
+	Lanes uint32
 	// Outbound lets the workload reach names outside the mesh.
 	OutboundAllowAny bool
 	// Domain is the mesh domain.

@@ -3,6 +3,7 @@
 package replica
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"time"
@@ -74,6 +75,7 @@ type Exporter struct {
 	heldCount                  int
 	batch                      *batch
 	nextBeat                   time.Time
+	news                       bool // the report has not been sent
 	beat                       int64
 	report                     []byte
 	witness                    []*Witness
@@ -117,8 +119,15 @@ func (ex *Exporter) Publish(p *Partition) Out {
 	return o
 }
 
-// SetReport sets the load report of the next heartbeats; the latest wins.
-func (ex *Exporter) SetReport(b []byte) { ex.report = b }
+// SetReport sets the load report of the next heartbeats; the latest wins. One that is news brings the next heartbeat
+// forward, by half of its period at most.
+func (ex *Exporter) SetReport(b []byte) {
+	if len(b) > MaxReport {
+		b = nil // nobody would take it
+	}
+	ex.news = ex.news || !bytes.Equal(b, ex.report)
+	ex.report = b
+}
 
 // SetBeat passes on the owner's beat, for those who re-serve. An owner's own
 // exporter beats by its clock.
@@ -140,10 +149,14 @@ func (ex *Exporter) same() bool {
 // Tick sends heartbeats.
 func (ex *Exporter) Tick(now time.Time) Out {
 	var o Out
-	if now.Before(ex.nextBeat) {
+	due := ex.nextBeat
+	if ex.news {
+		due = due.Add(-HeartbeatEvery / 2)
+	}
+	if now.Before(due) {
 		return o
 	}
-	ex.nextBeat = now.Add(HeartbeatEvery)
+	ex.nextBeat, ex.news = now.Add(HeartbeatEvery), false
 	if ex.cfg.Server == ex.cfg.Owner {
 		ex.beat = now.UnixMilli()
 	}

@@ -35,6 +35,8 @@ type upstream struct {
 	source *trust.Source
 	clock  clock.Clock
 	next   atomic.Uint32
+	// streaming is the connection of the discovery stream; others may use it.
+	streaming atomic.Pointer[grpc.ClientConn]
 
 	join sync.Mutex // guards joinPipe
 	// joinPipe is kept: a file that is collected closes its descriptor.
@@ -69,6 +71,9 @@ func (u *upstream) stream(context.Context) (grpc.ClientConnInterface, io.Closer,
 	}
 	td := u.cfg.TrustDomain
 	conn, err := u.dial(trust.ClientConfig(u.source, trust.AcceptServers(td, controlPlane(td)), u.name(), controlALPN))
+	if err == nil {
+		u.streaming.Store(conn)
+	}
 	return conn, conn, err
 }
 

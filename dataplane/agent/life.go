@@ -176,6 +176,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	p.lean("health checks", a.health.run)
 	p.lean("probes", a.prober.Run)
 	p.lean("gateways", a.followGateways)
+	p.lean("load", a.reportLoad)
 	p.lean("open tunnels", a.judge)
 	defer context.AfterFunc(hard, a.proxy.CutTunnels)() // closing their clients' connections wakes not all that wait
 	p.lean("application connections", a.apps.pool.Run)

@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/internal/clock"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/trust"
@@ -169,3 +172,54 @@ func (k *keeper) write() {
 		k.log.Warn("the snapshot could not be written; the one before it stays", "error", fmt.Errorf("write the snapshot: %w", err))
 	}
 }
+
+// content is what a snapshot holds of the store.
+type content struct {
+	Resources []xds.Resource
+	// Absent are names, by type, that were answered with: there is none.
+	Absent map[string][]string
+	Vector string
+}
+
+// snapshot is what the disk is to keep.
+func (s *store) snapshot() content {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := content{Absent: map[string][]string{}, Vector: s.vector.String()}
+	for _, t := range slices.Sorted(maps.Keys(s.raw)) {
+		for _, n := range slices.Sorted(maps.Keys(s.raw[t])) {
+			out.Resources = append(out.Resources, s.raw[t][n])
+		}
+		for _, n := range slices.Sorted(maps.Keys(s.told[t])) {
+			if _, there := s.raw[t][n]; !there {
+				out.Absent[string(t)] = append(out.Absent[string(t)], n)
+			}
+		}
+	}
+	return out
+}
+
+// restore applies a snapshot, whole. Services that it holds are asked for again, so that
+// they follow the control plane as they did; those that it does not hold, and does not know to be
+// absent, wait for one.
+func (s *store) restore(c content, v mesh.Vector) {
+	byType := map[ir.Type][]xds.Resource{}
+	for _, r := range c.Resources {
+		byType[ir.Type(r.Type)] = append(byType[ir.Type(r.Type)], r)
+	}
+	s.mu.Lock()
+	s.restored = true
+	s.mu.Unlock()
+	for _, t := range applyOrder {
+		s.Apply(xds.Batch{Type: string(t), Resources: byType[t], Removed: c.Absent[string(t)], Vector: v, Complete: true})
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for n := range s.services {
+		s.ask(n)
+	}
+	s.restored = false
+}
+
+// applyOrder is targets before what refers to them.
+var applyOrder = []ir.Type{ir.TypeBundle, ir.TypeCluster, ir.TypeEndpoints, ir.TypeService, ir.TypeAccess, ir.TypeSlots, ir.TypeName, ir.TypeProxy, ir.TypeSplit}

@@ -53,6 +53,7 @@ type store struct {
 	clusters  map[mesh.ClusterName]*ir.Cluster
 	access    map[mesh.ServiceName]*proxy.Access
 	slots     map[mesh.ServiceName]*ir.Slots
+	splits    map[mesh.ServiceName]*spread
 	bundles   map[mesh.TrustDomain]*mesh.Bundle
 	self      *ir.Proxy
 	vector    mesh.Vector
@@ -70,7 +71,7 @@ func newStore(cfg *Config, source *trust.Source, now func() time.Time, log *slog
 		raw: map[ir.Type]map[string]xds.Resource{}, told: map[ir.Type]map[string]bool{}, complete: map[ir.Type]bool{},
 		asked: map[mesh.ServiceName]bool{}, names: map[mesh.ServiceName]*ir.Name{}, services: map[mesh.ServiceName]*ir.Service{},
 		endpoints: map[mesh.ServiceName]*ir.Endpoints{}, clusters: map[mesh.ClusterName]*ir.Cluster{},
-		access: map[mesh.ServiceName]*proxy.Access{}, slots: map[mesh.ServiceName]*ir.Slots{},
+		access: map[mesh.ServiceName]*proxy.Access{}, slots: map[mesh.ServiceName]*ir.Slots{}, splits: map[mesh.ServiceName]*spread{},
 		refused: map[ir.Type]map[string]error{}, built: map[mesh.ServiceName]built{},
 		bundles: map[mesh.TrustDomain]*mesh.Bundle{}, vector: mesh.Vector{}, changed: make(chan struct{})}
 	s.state.Store(&proxy.State{})
@@ -113,6 +114,9 @@ func (s *store) Apply(b xds.Batch) map[string]error {
 		s.complete[t] = true
 	}
 	s.vector.Merge(b.Vector)
+	if t == ir.TypeSplit { // of views that stand; it comes twice a second
+		return rejected
+	}
 	s.prefetch()
 	s.build()
 	s.dirty()
@@ -141,6 +145,8 @@ func (s *store) put(name string, v any) error {
 		s.access[v.Service] = proxy.NewAccess(v, s.cfg.Cluster)
 	case *ir.Slots:
 		s.slots[v.Table.Service] = v
+	case *mesh.Split:
+		s.spread(v.Service, &spread{shares: v.Shares, at: s.now().UnixNano()})
 	case *ir.Proxy:
 		if v.ID != s.cfg.ID {
 			return fmt.Errorf("it is of proxy %s", v.ID)
@@ -190,6 +196,8 @@ func (s *store) remove(t ir.Type, name string) {
 		delete(s.access, n)
 	case ir.TypeSlots:
 		delete(s.slots, n)
+	case ir.TypeSplit:
+		s.spread(n, nil)
 	case ir.TypeProxy:
 		s.self = nil
 	case ir.TypeBundle:
@@ -235,6 +243,7 @@ func (s *store) ask(n mesh.ServiceName) bool {
 	s.asked[n] = true
 	s.want(ir.TypeEndpoints, n.String())
 	s.want(ir.TypeService, n.String())
+	s.want(ir.TypeSplit, n.String())
 	return true
 }
 
@@ -355,6 +364,9 @@ func (s *store) service(n mesh.ServiceName, svc *ir.Service, old *proxy.State) *
 		view = balance.NewView(balance.Config{Prev: before, Endpoints: eps, Clusters: func(c mesh.ClusterName) *ir.Cluster { return s.clusters[c] },
 			Cluster: s.cfg.Cluster, Proxy: s.cfg.ID, Balancing: svc.Traffic.Balancing, Outlier: svc.Traffic.Outlier, Sessions: hasSessions(svc), Ejected: s.ejected, Now: s.now().UnixNano()})
 	}
+	if split := s.splits[n]; split != nil && view != nil && before == nil {
+		split.apply(view)
+	}
 	out, err := proxy.NewService(svc, view, prev)
 	if err != nil {
 		s.log.Error("a service that was accepted cannot be built", "service", n.String(), "error", err)
@@ -441,54 +453,3 @@ func (s *store) Demand(n mesh.ServiceName, deadline int64) (*proxy.State, error)
 		}
 	}
 }
-
-// content is what a snapshot holds of the store.
-type content struct {
-	Resources []xds.Resource
-	// Absent are names, by type, that were answered with: there is none.
-	Absent map[string][]string
-	Vector string
-}
-
-// snapshot is what the disk is to keep.
-func (s *store) snapshot() content {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	out := content{Absent: map[string][]string{}, Vector: s.vector.String()}
-	for _, t := range slices.Sorted(maps.Keys(s.raw)) {
-		for _, n := range slices.Sorted(maps.Keys(s.raw[t])) {
-			out.Resources = append(out.Resources, s.raw[t][n])
-		}
-		for _, n := range slices.Sorted(maps.Keys(s.told[t])) {
-			if _, there := s.raw[t][n]; !there {
-				out.Absent[string(t)] = append(out.Absent[string(t)], n)
-			}
-		}
-	}
-	return out
-}
-
-// restore applies a snapshot, whole. Services that it holds are asked for again, so that
-// they follow the control plane as they did; those that it does not hold, and does not know to be
-// absent, wait for one.
-func (s *store) restore(c content, v mesh.Vector) {
-	byType := map[ir.Type][]xds.Resource{}
-	for _, r := range c.Resources {
-		byType[ir.Type(r.Type)] = append(byType[ir.Type(r.Type)], r)
-	}
-	s.mu.Lock()
-	s.restored = true
-	s.mu.Unlock()
-	for _, t := range applyOrder {
-		s.Apply(xds.Batch{Type: string(t), Resources: byType[t], Removed: c.Absent[string(t)], Vector: v, Complete: true})
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for n := range s.services {
-		s.ask(n)
-	}
-	s.restored = false
-}
-
-// applyOrder is targets before what refers to them.
-var applyOrder = []ir.Type{ir.TypeBundle, ir.TypeCluster, ir.TypeEndpoints, ir.TypeService, ir.TypeAccess, ir.TypeSlots, ir.TypeName, ir.TypeProxy}

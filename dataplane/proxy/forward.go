@@ -45,6 +45,7 @@ func (r *request) forward() *refusal {
 	if r.target.View == nil {
 		return refuse(mesh.ReasonNoEndpoint, "service "+r.target.Name.String()+" has no endpoint in any cluster")
 	}
+	r.target.Live.asked.Add(1)
 	r.trusted = true
 	r.scratch = strconv.AppendUint(append(append(r.scratch[:0], r.target.to...), ':'), uint64(r.port), 10)
 	if r.via.Datagrams {

@@ -101,6 +101,9 @@ func New(cfg Config) *Proxy {
 	return p
 }
 
+// Meter is what the proxy measures of its own application.
+func (p *Proxy) Meter() *balance.Meter { return &p.meter }
+
 const (
 	// copyBuffer is the size of the buffer by which bodies are copied, in bytes.
 	copyBuffer = 16 << 10

@@ -3,6 +3,7 @@ package proxy
 import (
 	"fmt"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/core/balance"
@@ -22,7 +23,11 @@ type Live struct {
 	// requests in flight, connections of TCP, and requests that wait for a connection
 	// (mesh.Limits).
 	requests, connections, pending limit.Gauge
+	asked                          atomic.Int64
 }
+
+// Asked is how many requests were begun to the service.
+func (l *Live) Asked() int64 { return l.asked.Load() }
 
 // retryRules say what is tried again although it may have been executed
 // (mesh.RetryPolicy.On).

@@ -45,6 +45,7 @@ type Config struct {
 	Instance  string           `json:"instance"`
 	Listen    netip.AddrPort   `json:"listen"`
 	Proxy     netip.AddrPort   `json:"proxy"`             // the sidecar's explicit proxy
+	Lanes     int              `json:"lanes,omitempty"`   // requests that echo and shop serve at once; 0 is no limit
 	Command   []string         `json:"command,omitempty"` // of Exec, and its arguments
 	Env       []string         `json:"env,omitempty"`     // added to the command's environment
 	Dir       string           `json:"dir,omitempty"`     // where the command runs

@@ -107,11 +107,15 @@ type handler struct {
 	calls  []string
 	client *http.Client
 	log    *slog.Logger
+	lanes  chan struct{} // nil is no limit
 }
 
 // Handler answers as echo or shop.
 func Handler(what string, c Config, log *slog.Logger) http.Handler {
 	h := &handler{Config: c, log: log}
+	if c.Lanes > 0 {
+		h.lanes = make(chan struct{}, c.Lanes)
+	}
 	if what == Shop {
 		calls := c.Calls
 		if calls == nil {
@@ -143,6 +147,14 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		http.Error(w, "read the body: "+err.Error(), http.StatusBadRequest)
 		return
+	}
+	if h.lanes != nil {
+		select {
+		case h.lanes <- struct{}{}:
+			defer func() { <-h.lanes }()
+		case <-r.Context().Done():
+			return
+		}
 	}
 	timer := time.NewTimer(k.Delay)
 	defer timer.Stop()

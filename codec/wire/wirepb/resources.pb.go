@@ -2492,6 +2492,7 @@ type Proxy struct {
 	OutboundAllowAny bool                   `protobuf:"varint,7,opt,name=outbound_allow_any,json=outboundAllowAny,proto3" json:"outbound_allow_any,omitempty"`
 	Domain           string                 `protobuf:"bytes,8,opt,name=domain,proto3" json:"domain,omitempty"`
 	Telemetry        *Telemetry             `protobuf:"bytes,9,opt,name=telemetry,proto3" json:"telemetry,omitempty"`
+	Lanes            uint32                 `protobuf:"varint,10,opt,name=lanes,proto3" json:"lanes,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -2587,6 +2588,13 @@ func (x *Proxy) GetTelemetry() *Telemetry {
 		return x.Telemetry
 	}
 	return nil
+}
+
+func (x *Proxy) GetLanes() uint32 {
+	if x != nil {
+		return x.Lanes
+	}
+	return 0
 }
 
 type Telemetry struct {
@@ -3760,7 +3768,7 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"\x05proxy\x18\x02 \x01(\fR\x05proxy\x12\x12\n" +
 	"\x04zone\x18\x03 \x01(\tR\x04zone\x12\x16\n" +
 	"\x06weight\x18\x04 \x01(\rR\x06weight\x12\x14\n" +
-	"\x05lanes\x18\x05 \x01(\rR\x05lanes\"\xa3\x02\n" +
+	"\x05lanes\x18\x05 \x01(\rR\x05lanes\"\xb9\x02\n" +
 	"\x05Proxy\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bidentity\x18\x02 \x01(\tR\bidentity\x12\x18\n" +
@@ -3770,7 +3778,9 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"\ainbound\x18\x06 \x03(\v2\x13.isthmus.v1.InboundR\ainbound\x12,\n" +
 	"\x12outbound_allow_any\x18\a \x01(\bR\x10outboundAllowAny\x12\x16\n" +
 	"\x06domain\x18\b \x01(\tR\x06domain\x123\n" +
-	"\ttelemetry\x18\t \x01(\v2\x15.isthmus.v1.TelemetryR\ttelemetry\"\xb4\x01\n" +
+	"\ttelemetry\x18\t \x01(\v2\x15.isthmus.v1.TelemetryR\ttelemetry\x12\x14\n" +
+	"\x05lanes\x18\n" +
+	" \x01(\rR\x05lanes\"\xb4\x01\n" +
 	"\tTelemetry\x12\x1d\n" +
 	"\n" +
 	"access_log\x18\x01 \x01(\tR\taccessLog\x127\n" +

@@ -1,0 +1,193 @@
+package load
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/codec/wire"
+	"github.com/isthmus-mesh/isthmus/codec/wire/wirepb"
+	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/core/split"
+	"github.com/isthmus-mesh/isthmus/core/world"
+	"github.com/isthmus-mesh/isthmus/internal/clock"
+	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/xds"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// Config is what a Driver works with. All fields are required.
+type Config struct {
+	Cluster     mesh.ClusterName
+	TrustDomain mesh.TrustDomain
+	// Identify is who calls.
+	Identify func(context.Context) (mesh.Identity, error)
+	// Paths are the ways from here to peers.
+	Paths func() []split.Path
+	// May reports whether a peer may know of a service here.
+	May func(mesh.ClusterName, mesh.ServiceName) bool
+	// Edit changes the world; it may wait for room until the context ends.
+	Edit  func(context.Context, []world.Edit) error
+	Clock clock.Clock
+	Log   *slog.Logger
+}
+
+// Driver runs a Balancer: what is measured comes in, splits go into the world as facts. It is safe for concurrent use.
+type Driver struct {
+	wirepb.UnimplementedLoadServer
+	cfg      Config
+	balancer *Balancer
+
+	mu sync.Mutex
+	// learnt are the newest resources of services that proxies here use, until the next tick; nil is gone.
+	learnt map[resource]*xds.Resource
+}
+
+type resource struct{ typ, name string }
+
+// learntMax bounds what waits for a tick: one entry a service and type.
+const learntMax = 1 << 16
+
+// NewDriver returns a driver; nothing runs before Run.
+func NewDriver(cfg Config) *Driver {
+	return &Driver{cfg: cfg, balancer: New(cfg.Cluster), learnt: map[resource]*xds.Resource{}}
+}
+
+// Expel drops what a cluster that left the mesh reported.
+func (l *Driver) Expel(n mesh.ClusterName) { l.balancer.Expel(n) }
+
+// Learn takes what is published of services. It never waits.
+func (l *Driver) Learn(updates []xds.Update) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, u := range updates {
+		if t := ir.Type(u.Type); u.Name != "*" && (t == ir.TypeEndpoints || t == ir.TypeService) && len(l.learnt) < learntMax {
+			l.learnt[resource{u.Type, u.Name}] = u.Resource
+		}
+	}
+}
+
+// know hands on what was learnt.
+func (l *Driver) know() {
+	l.mu.Lock()
+	learnt := l.learnt
+	l.learnt = map[resource]*xds.Resource{}
+	l.mu.Unlock()
+	for k, r := range learnt {
+		n, err := mesh.ParseServiceName(k.name)
+		if err != nil {
+			continue
+		}
+		if r == nil {
+			l.balancer.Forget(n)
+			continue
+		}
+		v, err := wire.Decode(ir.Type(r.Type), r.Body)
+		if err != nil {
+			l.cfg.Log.Error("a resource of this control plane's own cannot be read", "resource", k.name, "error", err)
+			continue
+		}
+		switch v := v.(type) {
+		case *ir.Endpoints:
+			l.balancer.Know(v)
+		case *ir.Service:
+			l.balancer.Route(n, v.Traffic.Strategy)
+		}
+	}
+}
+
+// Report takes what a proxy of this cluster measured (the service Load).
+func (l *Driver) Report(ctx context.Context, r *wirepb.LoadRequest) (*wirepb.LoadResponse, error) {
+	id, err := l.cfg.Identify(ctx)
+	if err != nil {
+		return nil, status.Error(codes.Unauthenticated, err.Error())
+	}
+	node, err := mesh.ParseServiceName(r.Node)
+	if err != nil || node.Namespace != id.Namespace || id.TrustDomain != l.cfg.TrustDomain {
+		return nil, status.Errorf(codes.PermissionDenied, "proxy %q reports load with the identity %s: want NAMESPACE/WORKLOAD in its namespace, of cluster %s", r.Node, id, l.cfg.Cluster)
+	}
+	samples, err := wire.ToSamples(r.Samples)
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	if !l.balancer.Sampled(r.Node, id.Namespace, samples, l.cfg.Clock.Now()) {
+		return nil, status.Errorf(codes.ResourceExhausted, "cluster %s takes the reports of no more proxies or services", l.cfg.Cluster)
+	}
+	return &wirepb.LoadResponse{Period: int64(Every)}, nil
+}
+
+// Heard takes a peer's report.
+func (l *Driver) Heard(n mesh.ClusterName, b []byte) {
+	r, err := wire.DecodeReport(b)
+	if err != nil {
+		l.cfg.Log.Warn("a peer's load report cannot be read; the last one counts", "peer", n, "error", err)
+		return
+	}
+	l.balancer.Heard(n, r, l.cfg.Clock.Now())
+}
+
+// ReportTo is what a peer is told: of services that it is told of, or that it serves.
+func (l *Driver) ReportTo(to mesh.ClusterName) []byte {
+	return wire.EncodeReport(l.balancer.Report(l.cfg.Paths(), func(s mesh.ServiceName) bool { return l.cfg.May(to, s) }))
+}
+
+// Run ticks until ctx ends.
+func (l *Driver) Run(ctx context.Context) error {
+	timer := l.cfg.Clock.NewTimer(Every)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C():
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		timer.Reset(Every)
+		l.know()
+		if err := l.follow(ctx, l.balancer.Tick(l.cfg.Paths(), l.cfg.Clock.Now())); err != nil {
+			return err
+		}
+	}
+}
+
+// follow states splits, in one revision.
+func (l *Driver) follow(ctx context.Context, changes []Change) error {
+	if len(changes) == 0 {
+		return nil
+	}
+	var edits []world.Edit
+	for _, c := range changes {
+		key := mesh.Key{Kind: mesh.KindSplit, Origin: l.cfg.Cluster, Namespace: c.Service.Namespace, Name: c.Service.Name}
+		if c.Split == nil {
+			edits = append(edits, world.Remove(key))
+			l.cfg.Log.Info("a service is no longer spread by load", "service", c.Service.String())
+			continue
+		}
+		edits = append(edits, world.Put(&mesh.Fact{Key: key, Value: c.Split, Digest: ir.DigestOf(c.Split)}))
+		if c.Moved {
+			l.cfg.Log.Info("a service is spread over clusters", "service", c.Service.String(), "split", sharesOf(c.Split), "because", string(c.Outcome.Cause),
+				"saves", fmt.Sprintf("%.0f%%", 100*c.Outcome.Gain))
+		}
+	}
+	ctx, stop := context.WithTimeout(ctx, 5*time.Second) // the loop's queue is full: the next tick is as good
+	defer stop()
+	if err := l.cfg.Edit(ctx, edits); err != nil && ctx.Err() != context.DeadlineExceeded {
+		return err
+	}
+	return nil
+}
+
+// sharesOf is a split for people.
+func sharesOf(s *mesh.Split) string {
+	var b strings.Builder
+	for i, share := range s.Shares {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "%s %.1f%%", share.Cluster, float64(share.Parts)*100/mesh.AllParts)
+	}
+	return b.String()
+}

@@ -1,0 +1,488 @@
+// Package load spreads each service's requests over clusters by what they can serve: the control plane's half of
+// balancing. Its one idea is that every cluster has the same reports and solves the same problem, so that each can
+// apply its own part of the answer without asking anybody (core/split).
+//
+// Proxies measure (Sampled), peers report (Heard), the loop knows where services are (Know), and each Tick turns that
+// into the splits that changed and into what peers are told (Report). It sends nothing and reads no clock. A service
+// that only one cluster serves, or of which no load is known, has no split: the nearest come first then. Read Tick.
+package load
+
+import (
+	"cmp"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/core/split"
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// The clocks of the loop.
+const (
+	// Every is how often a Balancer wants to tick, and proxies to report.
+	Every = 500 * time.Millisecond
+	// sampleLasts is how long a proxy's last word on what it is counts: an idle one repeats it each third of that.
+	// rateLasts is how long its rates do.
+	sampleLasts = 15 * time.Second
+	rateLasts   = 3 * time.Second
+	// beatEvery is when a split that stays what it is is said again; proxies forget one after a minute.
+	beatEvery = 20 * time.Second
+	// idleAfter without a request here ends a split.
+	idleAfter = time.Minute
+)
+
+const (
+	// news is the change of a share, in ten thousandths, that proxies are told of.
+	news = 200
+	// nodesMax and samplesMax bound what proxies report.
+	nodesMax, samplesMax = 20_000, 2_000
+)
+
+// Balancer is the loop's state in one control plane. It is safe for concurrent use.
+type Balancer struct {
+	self mesh.ClusterName
+
+	mu       sync.Mutex
+	services map[mesh.ServiceName]*service
+	nodes    map[string]*node
+	peers    map[mesh.ClusterName]*peer
+	last     time.Time
+}
+
+// service is what is known of one service.
+type service struct {
+	endpoints *ir.Endpoints
+	strategy  mesh.Strategy
+	state     split.State
+	own       split.Report
+	lanes     float64
+	forbidden []mesh.ClusterName
+	asked     time.Time // when it was last asked for here
+	told      []mesh.Share
+	beat      uint64
+	beatAt    time.Time
+}
+
+// node is a proxy's last report.
+type node struct {
+	samples []split.Sample
+	at      time.Time
+}
+
+// peer is a cluster's last report.
+type peer struct {
+	paths    map[mesh.ClusterName]split.Path
+	services map[mesh.ServiceName]*split.ServiceReport
+	at       time.Time
+}
+
+// New returns a Balancer of a cluster that knows nothing.
+func New(self mesh.ClusterName) *Balancer {
+	return &Balancer{self: self, services: map[mesh.ServiceName]*service{}, nodes: map[string]*node{}, peers: map[mesh.ClusterName]*peer{}}
+}
+
+// Know takes where a service can be reached from this cluster.
+func (b *Balancer) Know(e *ir.Endpoints) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.service(e.Service)
+	s.endpoints, s.forbidden = e, nil
+	for _, g := range e.Groups {
+		if g.Forbidden != "" {
+			s.forbidden = append(s.forbidden, g.Cluster)
+		}
+	}
+}
+
+// Route takes how requests to a service are to be spread.
+func (b *Balancer) Route(n mesh.ServiceName, s mesh.Strategy) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.service(n).strategy = s
+}
+
+// Forget drops a service that is no longer there.
+func (b *Balancer) Forget(n mesh.ServiceName) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s := b.services[n]; s != nil {
+		s.endpoints = nil // Tick takes the split back
+	}
+}
+
+func (b *Balancer) service(n mesh.ServiceName) *service {
+	s := b.services[n]
+	if s == nil {
+		s = &service{strategy: mesh.StrategyAuto, own: split.Report{Cluster: b.self, Wait: -1}}
+		b.services[n] = s
+	}
+	return s
+}
+
+// Sampled takes a proxy's report; it replaces the one before. A proxy can say only of services in its own
+// namespace that it serves them. False says that there are too many proxies or samples: it does not count.
+func (b *Balancer) Sampled(id string, namespace string, samples []split.Sample, now time.Time) bool {
+	samples = slices.Clone(samples)
+	for i := range samples {
+		if s := &samples[i]; s.Service.Namespace != namespace {
+			s.Served, s.Lanes, s.Time, s.Wait = 0, 0, 0, -1
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(samples) > samplesMax || b.nodes[id] == nil && len(b.nodes) >= nodesMax {
+		return false
+	}
+	b.nodes[id] = &node{samples, now}
+	return true
+}
+
+// Heard takes a peer's report; it replaces the one before.
+func (b *Balancer) Heard(n mesh.ClusterName, r *split.ClusterReport, now time.Time) {
+	p := &peer{paths: make(map[mesh.ClusterName]split.Path, len(r.Paths)), services: make(map[mesh.ServiceName]*split.ServiceReport, len(r.Services)), at: now}
+	for _, path := range r.Paths {
+		p.paths[path.Cluster] = path
+	}
+	for i := range r.Services {
+		p.services[r.Services[i].Service] = &r.Services[i]
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.peers[n] = p
+}
+
+// Report is what a peer is told: of the services that it may know of.
+func (b *Balancer) Report(paths []split.Path, may func(mesh.ServiceName) bool) *split.ClusterReport {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	out := &split.ClusterReport{Paths: paths}
+	for _, n := range slices.SortedFunc(maps.Keys(b.services), mesh.ServiceName.Compare) {
+		s := b.services[n]
+		if s.endpoints == nil || s.lanes == 0 && s.own.Demand == 0 || !may(n) {
+			continue
+		}
+		out.Services = append(out.Services, split.ServiceReport{Service: n, Demand: s.own.Demand, Rate: s.own.Rate, Lanes: s.lanes, Time: s.own.Service, Wait: s.own.Wait,
+			Forbidden: s.forbidden})
+	}
+	return out
+}
+
+// Change is what a Tick decided for one service.
+type Change struct {
+	Service mesh.ServiceName
+	// Split to follow from now on; nil is none any more.
+	Split *mesh.Split
+	// Outcome of the step; its Cause is empty where the split was taken back.
+	Outcome split.Outcome
+	// Moved says that the shares are news, and not only the beat.
+	Moved bool
+}
+
+// Tick makes the splits anew. Paths lead from this cluster to others.
+func (b *Balancer) Tick(paths []split.Path, now time.Time) []Change {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	since := Every
+	if !b.last.IsZero() {
+		since = max(now.Sub(b.last), time.Millisecond)
+	}
+	b.last = now
+	b.expire(now)
+	measured := b.measure(now)
+	own := &peer{paths: map[mesh.ClusterName]split.Path{}, at: now}
+	for _, p := range paths {
+		own.paths[p.Cluster] = p
+	}
+	var out []Change
+	for _, n := range slices.SortedFunc(maps.Keys(b.services), mesh.ServiceName.Compare) {
+		s := b.services[n]
+		s.follow(measured[n], since, now)
+		if c, ok := b.step(n, s, own, since, now); ok {
+			out = append(out, c)
+		}
+		if s.endpoints == nil {
+			delete(b.services, n)
+		}
+	}
+	return out
+}
+
+// Expel drops what a cluster that left the mesh reported. Of one that is silent the last report counts: silence says
+// nothing of what it can serve (core/split).
+func (b *Balancer) Expel(n mesh.ClusterName) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.peers, n)
+}
+
+// expire forgets proxies that are silent.
+func (b *Balancer) expire(now time.Time) {
+	for id, n := range b.nodes {
+		if now.Sub(n.at) > sampleLasts {
+			delete(b.nodes, id)
+		}
+	}
+}
+
+// sum is what this cluster's proxies measured of one service.
+type sum struct {
+	asked, served  float64
+	lanes          float64
+	endpoints      int
+	busy, capacity float64 // lanes of those with a known time, and what they serve
+	wait, waiting  float64 // weighted by what they served
+}
+
+func (b *Balancer) measure(now time.Time) map[mesh.ServiceName]*sum {
+	out := map[mesh.ServiceName]*sum{}
+	for _, n := range b.nodes {
+		fresh := now.Sub(n.at) <= rateLasts
+		for i := range n.samples {
+			v := &n.samples[i]
+			m := out[v.Service]
+			if m == nil {
+				m = &sum{}
+				out[v.Service] = m
+			}
+			if fresh {
+				m.asked += v.Asked
+				m.served += v.Served
+				if v.Wait >= 0 && v.Served > 0 {
+					m.wait += v.Wait.Seconds() * v.Served
+					m.waiting += v.Served
+				}
+			}
+			if v.Lanes > 0 {
+				m.endpoints++
+				m.lanes += float64(v.Lanes)
+				if v.Time > 0 {
+					m.busy += float64(v.Lanes)
+					m.capacity += float64(v.Lanes) / v.Time.Seconds()
+				}
+			}
+		}
+	}
+	return out
+}
+
+// follow folds the last tick's measurements into what the cluster says of itself.
+func (s *service) follow(m *sum, since time.Duration, now time.Time) {
+	if m == nil {
+		m = &sum{}
+	}
+	if m.asked > 0 {
+		s.asked = now
+	}
+	s.own.Demanded(m.asked, since)
+	s.own.Answered(m.served)
+	if s.own.Wait = -1; m.waiting > 0 {
+		s.own.Wait = m.wait / m.waiting
+	}
+	// Endpoints that are ready and have not reported are taken to be as the others are; those that reported
+	// and are not ready any more do not count.
+	ready, declared := s.ready()
+	if s.lanes = declared; declared == 0 && m.endpoints > 0 {
+		s.lanes = m.lanes / float64(m.endpoints) * float64(ready)
+	}
+	switch {
+	case s.lanes == 0:
+		s.own.Capacity = 0
+	case m.busy > 0:
+		s.own.Offers(s.lanes*m.capacity/m.busy, s.lanes)
+	case s.own.Service > 0: // no proxy knows its time now: as it was
+		s.own.Capacity = s.lanes / s.own.Service
+	}
+}
+
+// ready counts this cluster's endpoints, and their lanes where all declare them.
+func (s *service) ready() (n int, declared float64) {
+	if s.endpoints == nil {
+		return 0, 0
+	}
+	for _, g := range s.endpoints.Groups {
+		if g.Cluster != s.own.Cluster {
+			continue
+		}
+		n = len(g.Endpoints)
+		for _, e := range g.Endpoints {
+			if e.Lanes == 0 {
+				return n, 0
+			}
+			declared += float64(e.Lanes)
+		}
+	}
+	return n, declared
+}
+
+// spreads reports whether a service is spread by load: several clusters can serve it, and the strategy wants it.
+func (s *service) spreads(now time.Time) bool {
+	if s.endpoints == nil || s.asked.IsZero() || now.Sub(s.asked) > idleAfter {
+		return false
+	}
+	switch s.strategy {
+	case mesh.StrategyLocal, mesh.StrategyNearest, mesh.StrategyWeighted:
+		return false
+	}
+	return serving(s.endpoints) > 1
+}
+
+// serving counts the clusters with a place to send to.
+func serving(e *ir.Endpoints) (n int) {
+	for _, g := range e.Groups {
+		if len(g.Endpoints)+len(g.Slots) > 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// step is one service's tick.
+func (b *Balancer) step(n mesh.ServiceName, s *service, own *peer, since time.Duration, now time.Time) (Change, bool) {
+	var shares []mesh.Share
+	var o split.Outcome
+	if s.spreads(now) {
+		in, at := b.pose(n, s, own, since, now)
+		s.state, o = split.Step(s.state, in)
+		shares = round(s.state.Clusters, s.state.Row(at))
+	} else {
+		s.state = split.State{}
+	}
+	moved := !near(s.told, shares)
+	if !moved && (len(s.told) == 0 || now.Sub(s.beatAt) < beatEvery) {
+		return Change{}, false
+	}
+	if len(shares) == 0 {
+		s.told = nil
+		return Change{Service: n, Moved: true}, true
+	}
+	if moved {
+		s.told = shares
+	}
+	s.beat++
+	s.beatAt = now
+	return Change{Service: n, Split: &mesh.Split{Service: n, Shares: s.told, Beat: s.beat}, Outcome: o, Moved: moved}, true
+}
+
+// pose states the problem of one service, and says which cluster in it this one is.
+func (b *Balancer) pose(n mesh.ServiceName, s *service, own *peer, since time.Duration, now time.Time) (in *split.Input, self int) {
+	of := map[mesh.ClusterName]bool{b.self: true}
+	for _, g := range s.endpoints.Groups {
+		of[g.Cluster] = true
+	}
+	for c, p := range b.peers {
+		if p.services[n] != nil {
+			of[c] = true
+		}
+	}
+	clusters := slices.Sorted(maps.Keys(of))
+	k := len(clusters)
+	in = &split.Input{Since: since, Reports: make([]split.Report, k), RTT: make([]float64, k*k), Forbidden: make([]bool, k*k), Dead: make([]bool, k*k),
+		Strategy: cmp.Or(s.strategy, mesh.StrategyAuto)}
+	usual := b.usual(n, s)
+	for i, c := range clusters {
+		p, forbidden := b.peers[c], []mesh.ClusterName(nil)
+		r := split.Report{Cluster: c, Age: -1, Wait: -1}
+		switch {
+		case c == b.self:
+			self, p, forbidden, r = i, own, s.forbidden, s.own
+			r.Age = 0
+			r.Capacity, r.Service = known(s.lanes, s.own.Service, usual)
+		case p != nil && p.services[n] != nil:
+			v := p.services[n]
+			r.Age, r.Demand, r.Rate, r.Wait, forbidden = now.Sub(p.at), v.Demand, v.Rate, v.Wait, v.Forbidden
+			r.Capacity, r.Service = known(v.Lanes, v.Time, usual)
+		}
+		in.Reports[i] = r
+		for j, to := range clusters {
+			at := i*k + j
+			in.Forbidden[at] = slices.Contains(forbidden, to)
+			in.RTT[at] = math.NaN()
+			if i == j {
+				in.RTT[at] = 0
+			}
+			if p == nil {
+				continue
+			}
+			if path, ok := p.paths[to]; ok && i != j {
+				in.Dead[at] = path.Dead
+				if path.RTT > 0 {
+					in.RTT[at] = path.RTT.Seconds()
+				}
+			}
+		}
+	}
+	for i := range clusters { // one way is as long as the other, where only that was measured
+		for j := range clusters {
+			if math.IsNaN(in.RTT[i*k+j]) {
+				in.RTT[i*k+j] = in.RTT[j*k+i]
+			}
+		}
+	}
+	return in, self
+}
+
+// usual is a service's time where some cluster knows it, in seconds: what one that has not served yet is taken for.
+func (b *Balancer) usual(n mesh.ServiceName, s *service) float64 {
+	sum, k := 0.0, 0.0
+	if s.own.Service > 0 {
+		sum, k = s.own.Service, 1
+	}
+	for _, p := range b.peers {
+		if v := p.services[n]; v != nil && v.Time > 0 {
+			sum, k = sum+v.Time, k+1
+		}
+	}
+	if k == 0 {
+		return 0
+	}
+	return sum / k
+}
+
+// known is the capacity that lanes make.
+func known(lanes, time, usual float64) (capacity, service float64) {
+	if time <= 0 {
+		time = usual
+	}
+	if time <= 0 || lanes <= 0 {
+		return 0, 0
+	}
+	return lanes / time, time
+}
+
+// round turns a row into shares that sum up to AllParts, without those that get nothing.
+func round(clusters []mesh.ClusterName, row []float64) []mesh.Share {
+	var out []mesh.Share
+	left, most := int(mesh.AllParts), -1
+	for j, x := range row {
+		if parts := int(math.Round(x * mesh.AllParts)); parts > 0 {
+			out = append(out, mesh.Share{Cluster: clusters[j], Parts: uint32(parts)})
+			left -= parts
+			if most < 0 || out[most].Parts < uint32(parts) {
+				most = len(out) - 1
+			}
+		}
+	}
+	if most >= 0 {
+		out[most].Parts = uint32(int(out[most].Parts) + left)
+	}
+	slices.SortFunc(out, func(a, b mesh.Share) int { return strings.Compare(string(a.Cluster), string(b.Cluster)) })
+	return out
+}
+
+// near reports whether two splits differ by no news: in no share by more than two points, and in nobody's coming or
+// going.
+func near(a, b []mesh.Share) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if a[i].Cluster != b[i].Cluster || max(a[i].Parts, b[i].Parts)-min(a[i].Parts, b[i].Parts) > news {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,254 @@
+package load
+
+import (
+	"fmt"
+	"math"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/core/split"
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+var catalog = mesh.ServiceName{Namespace: "shop", Name: "catalog"}
+
+// pair is two clusters, each with two endpoints of four lanes of 20 ms, 30 ms apart; its clock is the test's.
+type pair struct {
+	t        *testing.T
+	now      time.Time
+	clusters map[mesh.ClusterName]*Balancer
+	// demand is requests a second; ready are endpoints.
+	demand map[mesh.ClusterName]float64
+	ready  map[mesh.ClusterName]int
+	// cut says that nothing passes, deaf that reports do not.
+	cut, deaf bool
+	last      map[mesh.ClusterName]*mesh.Split
+	moves     int
+	may       func(mesh.ServiceName) bool
+}
+
+func newPair(t *testing.T) *pair {
+	w := &pair{t: t, now: time.Unix(1000, 0), clusters: map[mesh.ClusterName]*Balancer{"eu": New("eu"), "us": New("us")}, demand: map[mesh.ClusterName]float64{},
+		ready: map[mesh.ClusterName]int{"eu": 2, "us": 2}, last: map[mesh.ClusterName]*mesh.Split{}, may: func(mesh.ServiceName) bool { return true }}
+	w.know()
+	return w
+}
+
+// know tells all where the endpoints are.
+func (w *pair) know() {
+	for n, b := range w.clusters {
+		e := &ir.Endpoints{Service: catalog}
+		for _, of := range []mesh.ClusterName{"eu", "us"} {
+			g := ir.Group{Cluster: of, Exported: true}
+			for i := range w.ready[of] {
+				if of == n {
+					g.Endpoints = append(g.Endpoints, ir.Endpoint{Tag: fmt.Sprint(of, i), Proxy: netip.MustParseAddrPort("127.0.0.1:1"), Lanes: 4})
+				} else {
+					g.Slots = append(g.Slots, 1)
+				}
+			}
+			e.Groups = append(e.Groups, g)
+		}
+		b.Know(e)
+	}
+}
+
+// run lets the loop turn so often.
+func (w *pair) run(ticks int) {
+	for range ticks {
+		w.now = w.now.Add(Every)
+		served := map[mesh.ClusterName]float64{}
+		for n, d := range w.demand {
+			at := map[mesh.ClusterName]float64{n: 1}
+			if s := w.last[n]; s != nil {
+				clear(at)
+				for _, share := range s.Shares {
+					at[share.Cluster] = float64(share.Parts) / mesh.AllParts
+				}
+			}
+			for to, x := range at {
+				served[to] += x * d
+			}
+		}
+		for n, b := range w.clusters {
+			b.Sampled("shop/caller", "shop", []split.Sample{{Service: catalog, Asked: w.demand[n], Wait: -1}}, w.now)
+			for i := range w.ready[n] {
+				b.Sampled(fmt.Sprintf("shop/catalog-%d", i), "shop", []split.Sample{{Service: catalog, Served: served[n] / float64(w.ready[n]), Lanes: 4, Time: 20 * time.Millisecond}}, w.now)
+			}
+		}
+		for n, b := range w.clusters {
+			other := map[mesh.ClusterName]mesh.ClusterName{"eu": "us", "us": "eu"}[n]
+			paths := []split.Path{{Cluster: other, RTT: 30 * time.Millisecond, Dead: w.cut}}
+			for _, c := range b.Tick(paths, w.now) {
+				w.last[n] = c.Split
+				if c.Moved {
+					w.moves++
+				}
+			}
+			if !w.cut && !w.deaf {
+				w.clusters[other].Heard(n, b.Report(paths, w.may), w.now)
+			}
+		}
+	}
+}
+
+// part is what of n's requests goes to a cluster, in percent; -1 without a split.
+func (w *pair) part(n, to mesh.ClusterName) int {
+	s := w.last[n]
+	if s == nil {
+		return -1
+	}
+	sum, of := uint32(0), uint32(0)
+	for _, share := range s.Shares {
+		sum += share.Parts
+		if share.Cluster == to {
+			of = share.Parts
+		}
+	}
+	if sum != mesh.AllParts {
+		w.t.Fatalf("the shares of %v sum up to %d", s.Shares, sum)
+	}
+	return int(math.Round(float64(of) / 100))
+}
+
+func (w *pair) want(what string, n, to mesh.ClusterName, least, most int) {
+	w.t.Helper()
+	if got := w.part(n, to); got < least || got > most {
+		w.t.Errorf("%s: %d %% of %s's requests go to %s, want %d to %d", what, got, n, to, least, most)
+	}
+}
+
+func TestLoadIsSpreadWhereItIsServed(t *testing.T) {
+	w := newPair(t)
+	w.demand["eu"], w.demand["us"] = 100, 100 // of 400 each
+	w.run(4)
+	w.want("at a quarter of the load", "eu", "eu", 100, 100)
+	w.demand["eu"] = 560
+	w.run(6)
+	w.want("at 1.4 times its capacity", "eu", "us", 30, 55)
+	w.want("of who has room", "us", "us", 100, 100)
+	moves := w.moves
+	w.run(240)
+	if w.moves > moves+2 {
+		t.Errorf("%d moves in two minutes in which nothing changed", w.moves-moves)
+	}
+	w.demand["eu"] = 100
+	w.run(40)
+	w.want("when the load is gone", "eu", "eu", 98, 100)
+}
+
+func TestACutAndSilence(t *testing.T) {
+	w := newPair(t)
+	w.demand["eu"], w.demand["us"] = 560, 100
+	w.run(10)
+	w.want("overloaded", "eu", "us", 30, 55)
+	w.deaf = true
+	w.run(20)
+	w.want("the other one's reports are 10 s old, and its path lives", "eu", "us", 30, 55)
+	w.demand["eu"] = 640
+	before := w.part("eu", "us")
+	w.run(10)
+	w.want("nobody is sent more on old news", "eu", "us", 0, before+2)
+	w.deaf, w.cut = false, true
+	w.run(1)
+	w.want("the link is cut", "eu", "us", 0, 0)
+	w.cut = false
+	w.run(1)
+	w.want("just healed", "eu", "us", 0, 10)
+	w.run(70)
+	w.want("healed for long", "eu", "us", 30, 60)
+}
+
+func TestDeathOfAllEndpointsMovesAllAtOnce(t *testing.T) {
+	w := newPair(t)
+	w.demand["eu"], w.demand["us"] = 100, 50
+	w.run(4)
+	w.ready["eu"] = 0
+	w.know()
+	w.run(1)
+	if got := w.part("eu", "us"); got != 100 && got != -1 {
+		t.Errorf("%d %% go where something lives", got)
+	}
+	w.ready["us"] = 0
+	w.know()
+	w.run(1)
+	if got := w.part("eu", "us"); got != -1 {
+		t.Errorf("a split without anybody who serves: %v", w.last["eu"])
+	}
+}
+
+// TestWhatIsNotKnownIsNotSpread: without a declared capacity, without a request, and where only one cluster serves, the
+// nearest come first.
+func TestWhatIsNotKnownIsNotSpread(t *testing.T) {
+	w := newPair(t)
+	w.run(20)
+	w.want("nobody asks", "eu", "us", -1, -1)
+	w.demand["eu"] = 100
+	w.run(2)
+	w.want("somebody asks", "eu", "eu", 100, 100)
+	beat := w.last["eu"].Beat
+	w.run(int(beatEvery/Every) + 1)
+	if w.last["eu"].Beat == beat {
+		t.Error("a split that stays is not said again: proxies would forget it")
+	}
+	w.demand["eu"] = 0
+	w.run(int(idleAfter/Every) + 2)
+	w.want("nobody asks any more", "eu", "eu", -1, -1)
+
+	b := New("eu")
+	b.Know(&ir.Endpoints{Service: catalog, Groups: []ir.Group{{Cluster: "eu", Endpoints: []ir.Endpoint{{Tag: "a"}}}, {Cluster: "us", Slots: []uint64{1}}}})
+	now := time.Unix(5, 0)
+	for range 10 {
+		now = now.Add(Every)
+		b.Sampled("shop/x", "shop", []split.Sample{{Service: catalog, Asked: 900, Served: 900, Time: time.Millisecond, Wait: 0}}, now)
+		if c := b.Tick(nil, now); len(c) > 0 {
+			t.Fatalf("an application of unknown capacity is spread: %+v", c)
+		}
+	}
+}
+
+func TestLawAndStrategyBindTheSplit(t *testing.T) {
+	w := newPair(t)
+	w.demand["eu"], w.demand["us"] = 560, 100
+	b := w.clusters["eu"]
+	forbid := func(why string) {
+		e := *b.services[catalog].endpoints
+		e.Groups = append([]ir.Group(nil), e.Groups...)
+		e.Groups[1].Forbidden = why
+		b.Know(&e)
+	}
+	forbid("ResidencyPolicy shop/home@eu")
+	w.run(10)
+	w.want("the law keeps them", "eu", "us", 0, 0)
+	forbid("")
+	w.run(10)
+	w.want("no law", "eu", "us", 30, 55)
+	forbid("ResidencyPolicy shop/home@eu")
+	w.run(1)
+	w.want("a new law, at the next tick", "eu", "us", 0, 0)
+	forbid("")
+	b.Route(catalog, mesh.StrategyNearest)
+	w.run(1)
+	w.want("the nearest first", "eu", "us", -1, -1)
+}
+
+// TestAPeerIsToldOfWhatItMayKnow, and a proxy speaks for its own namespace.
+func TestAPeerIsToldOfWhatItMayKnow(t *testing.T) {
+	w := newPair(t)
+	w.demand["eu"] = 50
+	w.run(3)
+	b := w.clusters["eu"]
+	if r := b.Report(nil, func(mesh.ServiceName) bool { return false }); len(r.Services) != 0 {
+		t.Errorf("told of %v", r.Services)
+	}
+	if r := b.Report(nil, w.may); len(r.Services) != 1 || r.Services[0].Lanes != 8 || r.Services[0].Demand < 45 {
+		t.Errorf("%+v, want one service with 8 lanes and a demand of 50", r.Services)
+	}
+	b.Sampled("bank/liar", "bank", []split.Sample{{Service: catalog, Served: 1e6, Lanes: 1e6, Time: time.Nanosecond}}, w.now)
+	w.run(3)
+	if r := b.Report(nil, w.may); r.Services[0].Rate > 100 || r.Services[0].Time < 0.01 {
+		t.Errorf("a proxy of another namespace spoke for the service: %+v", r.Services[0])
+	}
+}

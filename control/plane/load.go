@@ -1,0 +1,30 @@
+package plane
+
+import (
+	"context"
+
+	"github.com/isthmus-mesh/isthmus/control/load"
+	"github.com/isthmus-mesh/isthmus/core/split"
+	"github.com/isthmus-mesh/isthmus/core/world"
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// newLoad is what spreads services over clusters by load.
+func (p *Plane) newLoad() *load.Driver {
+	return load.NewDriver(load.Config{Cluster: p.cfg.Cluster, TrustDomain: p.cfg.TrustDomain(), Identify: identify, Clock: p.clock, Log: p.log,
+		Edit: func(ctx context.Context, edits []world.Edit) error { return p.loop.Edit(ctx, edits, nil) },
+		Paths: func() (out []split.Path) {
+			for _, p := range p.Peers() {
+				out = append(out, split.Path{Cluster: p.Cluster, RTT: p.RTT, Dead: p.State == mesh.Unreachable})
+			}
+			return out
+		},
+		// What a peer is told of, or serves itself.
+		May: func(to mesh.ClusterName, s mesh.ServiceName) bool {
+			if p.exports.Told(to, s) {
+				return true
+			}
+			_, serves := p.loop.World().Get(mesh.Key{Kind: mesh.KindRemoteService, Origin: to, Namespace: s.Namespace, Name: s.Name})
+			return serves
+		}})
+}

@@ -1,0 +1,45 @@
+package agent
+
+import (
+	"context"
+
+	"github.com/isthmus-mesh/isthmus/core/balance"
+	"github.com/isthmus-mesh/isthmus/dataplane/load"
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// spread is a split as it was told, at Unix nanoseconds.
+type spread struct {
+	shares []mesh.Share
+	at     int64
+}
+
+func (x *spread) apply(v *balance.View) {
+	shares := make([]balance.Share, len(x.shares))
+	for i, s := range x.shares {
+		shares[i] = balance.Share{Cluster: s.Cluster, Part: float64(s.Parts) / mesh.AllParts}
+	}
+	v.SetSplit(shares, x.at)
+}
+
+// spread puts a split in force, or takes it back where it is nil. The caller holds mu.
+func (s *store) spread(n mesh.ServiceName, x *spread) {
+	if x == nil {
+		delete(s.splits, n)
+		x = &spread{at: s.now().UnixNano()}
+	} else {
+		s.splits[n] = x
+	}
+	if svc := s.state.Load().Services[n]; svc != nil && svc.View != nil {
+		x.apply(svc.View)
+	}
+}
+
+// reportLoad tells the control plane what is asked for here and what the application can serve, until ctx ends.
+func (a *Agent) reportLoad(ctx context.Context) error {
+	if a.cfg.Mode == ModeGateway {
+		return nil // it reads no request
+	}
+	r := load.Reporter{Node: a.cfg.ID, State: a.store.state.Load, Meter: a.proxy.Meter(), Conn: a.up.streaming.Load, Clock: a.clock, Log: a.log}
+	return r.Run(ctx)
+}

@@ -1,0 +1,136 @@
+// Package load tells a proxy's control plane what its applications ask for and what its own application can serve: a
+// measurement each half second, of which the newest replaces all before. It decides nothing; control/load does.
+package load
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/codec/wire"
+	"github.com/isthmus-mesh/isthmus/codec/wire/wirepb"
+	"github.com/isthmus-mesh/isthmus/core/balance"
+	"github.com/isthmus-mesh/isthmus/core/split"
+	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
+	"github.com/isthmus-mesh/isthmus/internal/clock"
+	"github.com/isthmus-mesh/isthmus/mesh"
+	"google.golang.org/grpc"
+)
+
+// Reporter reports for one proxy. All fields are required.
+type Reporter struct {
+	// Node is the proxy: NAMESPACE/WORKLOAD.
+	Node  string
+	State func() *proxy.State
+	Meter *balance.Meter
+	// Conn is the connection to the control plane that is in use; nil is none.
+	Conn  func() *grpc.ClientConn
+	Clock clock.Clock
+	Log   *slog.Logger
+}
+
+// How often: each period or as the control plane asks, and where nothing is new each idlePeriod, so that what
+// it can serve stays known. A control plane that does not answer in time gets the next report.
+const (
+	loadPeriod  = 500 * time.Millisecond
+	loadLeast   = 100 * time.Millisecond
+	loadMost    = 30 * time.Second
+	idlePeriod  = 4 * time.Second
+	loadTimeout = 2 * time.Second
+)
+
+// meter is what a Reporter remembers.
+type meter struct {
+	gauge balance.Gauge
+	asked map[mesh.ServiceName]int64
+	last  time.Time
+	said  time.Time // when something was last reported
+	busy  bool      // what was last reported was not nothing
+}
+
+// Run reports until ctx ends.
+func (r *Reporter) Run(ctx context.Context) error {
+	m := &meter{asked: map[mesh.ServiceName]int64{}, last: r.Clock.Now()}
+	period := loadPeriod
+	timer := r.Clock.NewTimer(period)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C():
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		now := r.Clock.Now()
+		samples, busy := m.samples(r.State(), r.Meter, now)
+		if len(samples) > 0 && (busy || m.busy || now.Sub(m.said) >= idlePeriod) {
+			if next, ok := r.send(ctx, samples); ok {
+				m.said, m.busy = now, busy
+				period = next
+			}
+		}
+		timer.Reset(period)
+	}
+}
+
+// send makes one report; false says that it was not taken.
+func (r *Reporter) send(ctx context.Context, samples []split.Sample) (time.Duration, bool) {
+	conn := r.Conn()
+	if conn == nil {
+		return 0, false
+	}
+	ctx, stop := context.WithTimeout(ctx, loadTimeout)
+	defer stop()
+	answer, err := wirepb.NewLoadClient(conn).Report(ctx, &wirepb.LoadRequest{Node: r.Node, Samples: wire.FromSamples(samples)})
+	if err != nil {
+		r.Log.Debug("a load report was not taken", "error", err)
+		return 0, false
+	}
+	if answer.Period <= 0 {
+		return loadPeriod, true
+	}
+	return min(max(time.Duration(answer.Period), loadLeast), loadMost), true
+}
+
+// samples is what was measured since the last call; busy says that there was something.
+func (m *meter) samples(s *proxy.State, of *balance.Meter, now time.Time) (out []split.Sample, busy bool) {
+	over := now.Sub(m.last)
+	if over <= 0 {
+		return nil, false
+	}
+	m.last = now
+	for n, svc := range s.Services {
+		asked := svc.Live.Asked()
+		if d := asked - m.asked[n]; d > 0 {
+			out, busy = append(out, split.Sample{Service: n, Asked: float64(d) / over.Seconds(), Wait: -1}), true
+		}
+		m.asked[n] = asked
+	}
+	for n := range m.asked { // one that comes again begins anew
+		if s.Services[n] == nil {
+			delete(m.asked, n)
+		}
+	}
+	if s.Self == nil || len(s.Self.Inbound) == 0 {
+		return out, busy
+	}
+	done := m.gauge.Measure(of, int(s.Self.Lanes), over)
+	busy = busy || done.Rate > 0
+	for _, in := range s.Self.Inbound {
+		out = served(out, in.Service, done)
+	}
+	return out, busy
+}
+
+// served adds what the application can do for a service to its sample. All services of one application are said to have all of
+// it: each is balanced as if it were alone.
+func served(out []split.Sample, n mesh.ServiceName, d balance.Measurement) []split.Sample {
+	i := slices.IndexFunc(out, func(s split.Sample) bool { return s.Service == n })
+	if i < 0 {
+		i = len(out)
+		out = append(out, split.Sample{Service: n})
+	}
+	s := &out[i]
+	s.Served, s.Lanes, s.Time, s.Wait = d.Rate, uint32(d.Lanes), d.Time, d.Wait
+	return out
+}
