@@ -69,6 +69,8 @@ func newSlowWorld(t *testing.T, patient time.Duration) *slowWorld {
 	if patient > 0 {
 		bounds = func(c *http1.Config) { c.ReadHeaderTimeout, c.RateGrace = patient, patient }
 		traffic.IdleTimeout = patient
+	} else {
+		traffic.RequestTimeout = time.Hour // nor is a request ended by that, however long the machine takes
 	}
 	w.script.set(catalog.String(), &ir.Service{Name: catalog, Ports: []ir.Port{{Port: 80, Protocol: mesh.ProtocolHTTP}}, Traffic: traffic})
 	w.script.set("shop/frontend", &ir.Proxy{ID: "shop/frontend"})
@@ -158,6 +160,9 @@ func (s *slowWorld) stuckHTTP2(streams int) net.Conn {
 		if err == nil {
 			err = fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 2*i + 1, BlockFragment: block.Bytes(), EndStream: true, EndHeaders: true})
 		}
+	}
+	if err == nil { // who does not acknowledge is ended after 10 s, which is not what is to be seen here
+		err = fr.WriteSettingsAck()
 	}
 	if err != nil {
 		s.t.Fatal(err)
