@@ -191,7 +191,8 @@ func (m *sharedMesh) follows(id string) int {
 }
 
 // moves ends the replica that a proxy follows, and counts what the others then send. Who comes with all that there is
-// is sent nothing, but what the other replica itself observes of peers (how long the path is).
+// is sent nothing, but what the other replica itself observes of peers (how long the path is) and makes of it (whether there
+// is a split).
 func (m *sharedMesh) moves(id string) {
 	m.Helper()
 	eventually(m.T, "followed", func() string { return map[bool]string{true: "followed"}[m.follows(id) >= 0] })
@@ -199,7 +200,7 @@ func (m *sharedMesh) moves(id string) {
 	sent := func() (n uint64) {
 		for i, c := range m.eu {
 			for typ, count := range c.plane.Discovery().Resources {
-				if i != from && typ != string(ir.TypeCluster) {
+				if i != from && typ != string(ir.TypeCluster) && typ != string(ir.TypeSplit) {
 					n += count
 				}
 			}
