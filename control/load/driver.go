@@ -1,9 +1,11 @@
 package load
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/codec/wire"
 	"github.com/isthmus-mesh/isthmus/codec/wire/wirepb"
 	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/core/replica"
 	"github.com/isthmus-mesh/isthmus/core/split"
 	"github.com/isthmus-mesh/isthmus/core/world"
 	"github.com/isthmus-mesh/isthmus/internal/clock"
@@ -132,7 +135,22 @@ func (l *Driver) Heard(n mesh.ClusterName, b []byte) {
 
 // ReportTo is what a peer is told: of services that it is told of, or that it serves.
 func (l *Driver) ReportTo(to mesh.ClusterName) []byte {
-	return wire.EncodeReport(l.balancer.Report(l.cfg.Paths(), func(s mesh.ServiceName) bool { return l.cfg.May(to, s) }))
+	return encoded(l.balancer.Report(l.cfg.Paths(), func(s mesh.ServiceName) bool { return l.cfg.May(to, s) }), replica.MaxReport)
+}
+
+// encoded is a report of so many bytes at most. Where not all services have room, those with the least to move are left
+// out: of them nothing is known at the peer, which then serves its own.
+func encoded(r *split.ClusterReport, most int) []byte {
+	b := wire.EncodeReport(r)
+	if len(b) <= most {
+		return b
+	}
+	slices.SortStableFunc(r.Services, func(x, y split.ServiceReport) int { return cmp.Compare(y.Demand+y.Rate, x.Demand+x.Rate) })
+	for len(b) > most && len(r.Services) > 0 {
+		r.Services = r.Services[:len(r.Services)*most/len(b)*9/10]
+		b = wire.EncodeReport(r)
+	}
+	return b
 }
 
 // Run ticks until ctx ends.

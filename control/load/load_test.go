@@ -7,7 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/codec/wire"
 	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/core/replica"
 	"github.com/isthmus-mesh/isthmus/core/split"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
@@ -250,5 +252,21 @@ func TestAPeerIsToldOfWhatItMayKnow(t *testing.T) {
 	w.run(3)
 	if r := b.Report(nil, w.may); r.Services[0].Rate > 100 || r.Services[0].Time < 0.01 {
 		t.Errorf("a proxy of another namespace spoke for the service: %+v", r.Services[0])
+	}
+}
+
+// TestAReportHasABound: of ten thousand services a peer hears of those that matter most.
+func TestAReportHasABound(t *testing.T) {
+	r := &split.ClusterReport{}
+	for i := range 10_000 {
+		r.Services = append(r.Services, split.ServiceReport{Service: mesh.ServiceName{Namespace: "shop", Name: fmt.Sprintf("s%d", i)}, Demand: float64(i), Lanes: 4, Time: 0.01})
+	}
+	b := encoded(r, replica.MaxReport)
+	got, err := wire.DecodeReport(b)
+	if err != nil || len(b) > replica.MaxReport || len(b) < replica.MaxReport/2 {
+		t.Fatalf("%d bytes, %v; want half of %d to all", len(b), err, replica.MaxReport)
+	}
+	if first := got.Services[0].Demand; first != 9999 {
+		t.Errorf("the first has a demand of %v, want the largest", first)
 	}
 }
