@@ -293,8 +293,8 @@ func (s *service) follow(m *sum, since time.Duration, now time.Time) {
 		s.own.Capacity = 0
 	case m.busy > 0:
 		s.own.Offers(s.lanes*m.capacity/m.busy, s.lanes)
-	case s.own.Service > 0: // no proxy knows its time now: as it was
-		s.own.Capacity = s.lanes / s.own.Service
+	default: // no proxy knows its time now: it is taken for as quick as the others
+		s.own.Capacity, s.own.Service = 0, 0
 	}
 }
 

@@ -26,6 +26,7 @@ type pair struct {
 	ready  map[mesh.ClusterName]int
 	// cut says that nothing passes, deaf that reports do not.
 	cut, deaf bool
+	slow      map[mesh.ClusterName]time.Duration
 	last      map[mesh.ClusterName]*mesh.Split
 	moves     int
 	may       func(mesh.ServiceName) bool
@@ -33,7 +34,7 @@ type pair struct {
 
 func newPair(t *testing.T) *pair {
 	w := &pair{t: t, now: time.Unix(1000, 0), clusters: map[mesh.ClusterName]*Balancer{"eu": New("eu"), "us": New("us")}, demand: map[mesh.ClusterName]float64{},
-		ready: map[mesh.ClusterName]int{"eu": 2, "us": 2}, last: map[mesh.ClusterName]*mesh.Split{}, may: func(mesh.ServiceName) bool { return true }}
+		slow: map[mesh.ClusterName]time.Duration{}, ready: map[mesh.ClusterName]int{"eu": 2, "us": 2}, last: map[mesh.ClusterName]*mesh.Split{}, may: func(mesh.ServiceName) bool { return true }}
 	w.know()
 	return w
 }
@@ -77,7 +78,7 @@ func (w *pair) run(ticks int) {
 		for n, b := range w.clusters {
 			b.Sampled("shop/caller", "shop", []split.Sample{{Service: catalog, Asked: w.demand[n], Wait: -1}}, w.now)
 			for i := range w.ready[n] {
-				b.Sampled(fmt.Sprintf("shop/catalog-%d", i), "shop", []split.Sample{{Service: catalog, Served: served[n] / float64(w.ready[n]), Lanes: 4, Time: 20 * time.Millisecond}}, w.now)
+				b.Sampled(fmt.Sprintf("shop/catalog-%d", i), "shop", []split.Sample{{Service: catalog, Served: served[n] / float64(w.ready[n]), Lanes: 4, Time: w.time(n)}}, w.now)
 			}
 		}
 		for n, b := range w.clusters {
@@ -94,6 +95,14 @@ func (w *pair) run(ticks int) {
 			}
 		}
 	}
+}
+
+// time is that of a request in a lane: 20 ms, unless slow says more or that it is not known.
+func (w *pair) time(n mesh.ClusterName) time.Duration {
+	if d, ok := w.slow[n]; ok {
+		return d
+	}
+	return 20 * time.Millisecond
 }
 
 // part is what of n's requests goes to a cluster, in percent; -1 without a split.
@@ -269,4 +278,17 @@ func TestAReportHasABound(t *testing.T) {
 	if first := got.Services[0].Demand; first != 9999 {
 		t.Errorf("the first has a demand of %v, want the largest", first)
 	}
+}
+
+// TestWhoIsNotAskedIsNotSlowForEver: a cluster that was slow, and lost all to another, gets its own back once nothing is known
+// of its time any more.
+func TestWhoIsNotAskedIsNotSlowForEver(t *testing.T) {
+	w := newPair(t)
+	w.demand["eu"], w.demand["us"] = 200, 20
+	w.slow["eu"] = 2 * time.Second
+	w.run(10)
+	w.want("while it is slow", "eu", "us", 90, 100)
+	w.slow["eu"] = 0 // its proxies have not answered for a while
+	w.run(40)
+	w.want("when nobody knows", "eu", "eu", 95, 100)
 }

@@ -36,14 +36,20 @@ type Measurement struct {
 	Time, Wait time.Duration
 }
 
+// gaugeLasts is how long the time of an application that answers nothing is believed: what is not asked is not
+// measured, and one slow beginning would keep it out for ever.
+const gaugeLasts = 5 * time.Second
+
 // Gauge turns a Meter's counts into measurements. It has one caller. The zero Gauge is ready.
 type Gauge struct {
 	last    [4]int64
-	service float64 // seconds
+	service float64       // seconds
+	idle    time.Duration // since something was answered
 }
 
 // Measure reads the meter after so long, and tells it the lanes that the application's owner declares. Without them
-// nothing tells an application that is busy from one that is slow: waiting then counts as the usual time.
+// nothing tells an application that is busy from one that is slow: waiting then counts as the usual time. Where every
+// lane was busy all the time, the time in one is what the throughput makes it (Little's law).
 func (g *Gauge) Measure(m *Meter, lanes int, over time.Duration) Measurement {
 	m.SetLanes(lanes)
 	now := [4]int64{m.served.count.Load(), m.served.time.Load(), m.served.free.Load(), m.served.freeTime.Load()}
@@ -51,17 +57,32 @@ func (g *Gauge) Measure(m *Meter, lanes int, over time.Duration) Measurement {
 	free, freeTook := float64(now[2]-g.last[2]), float64(now[3]-g.last[3])/1e9
 	g.last = now
 	out := Measurement{Rate: n / over.Seconds(), Lanes: lanes, Wait: -1}
+	if n == 0 {
+		if g.idle += over; g.idle >= gaugeLasts {
+			g.service = 0
+		}
+		out.Time = time.Duration(g.service * 1e9)
+		return out
+	}
+	g.idle = 0
 	switch {
-	case free > 0 && g.service == 0:
-		g.service = freeTook / free
 	case free > 0:
-		g.service += min(1, free/laneLeast) * laneRate * (freeTook/free - g.service)
-	case n > 0 && g.service == 0:
-		g.service = took / n
+		g.follow(freeTook/free, free)
+	case lanes > 0:
+		g.follow(min(float64(lanes)/out.Rate, took/n), n)
+	default:
+		g.follow(took/n, n)
 	}
-	if n > 0 {
-		out.Wait = time.Duration(max(0, took/n-g.service) * 1e9)
-	}
+	out.Wait = time.Duration(max(0, took/n-g.service) * 1e9)
 	out.Time = time.Duration(g.service * 1e9)
 	return out
+}
+
+// follow folds a mean of so many requests in.
+func (g *Gauge) follow(mean, of float64) {
+	if g.service == 0 {
+		g.service = mean
+		return
+	}
+	g.service += min(1, of/laneLeast) * laneRate * (mean - g.service)
 }

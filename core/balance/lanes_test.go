@@ -83,3 +83,29 @@ func TestAnIdleApplicationHasNoWait(t *testing.T) {
 		t.Errorf("%+v of an application that served nothing", got)
 	}
 }
+
+// TestASlowBeginningIsForgotten: an application that was overloaded from its first request is known by its throughput, and
+// one that is not asked any more is not taken for slow for ever.
+func TestASlowBeginningIsForgotten(t *testing.T) {
+	var m Meter
+	var g Gauge
+	m.SetLanes(8)
+	for range 40 { // of the first window, all waited for a second
+		m.Begin()
+	}
+	for range 40 {
+		m.Served(time.Second, 0)
+	}
+	if got := g.Measure(&m, 8, 500*time.Millisecond); got.Time != 100*time.Millisecond || got.Wait != 900*time.Millisecond {
+		t.Errorf("%+v of 8 lanes that answered 40 in half a second, want 100ms in a lane and 900ms before", got)
+	}
+	for range 40 {
+		m.End()
+	}
+	if got := g.Measure(&m, 8, gaugeLasts-time.Second); got.Time == 0 {
+		t.Error("what was measured is forgotten at once")
+	}
+	if got := g.Measure(&m, 8, time.Second); got.Time != 0 {
+		t.Errorf("%+v: what nobody asked for %v is still believed", got, gaugeLasts)
+	}
+}
