@@ -22,12 +22,11 @@ const (
 	// idle is how much of a core is nothing.
 	idle = 0.05
 	// high is how busy the threads are, each, when there is to be one more. The rest is room for
-	// the bursts within a look: at nine tenths what comes waits for four or five requests on average. A
-	// second thread costs each request a seventh more, as it wakes for work that the first would have done at once.
-	high = 0.9
+	// the bursts within a look.
+	high = 0.75
 	// low is how busy all but one would be, each, when one is given up: far enough below high that the
 	// answer to either does not ask for the other.
-	low = 0.7
+	low = 0.5
 	// calm is how long that must hold.
 	calm = time.Second
 )
