@@ -441,11 +441,9 @@ func (x *explainer) spread(c *BackendChoice, view *balance.View, s mesh.ServiceN
 	if split == nil {
 		return
 	}
-	var shares []balance.Share
-	for _, share := range split.Shares {
-		part := float64(share.Parts) / mesh.AllParts
-		shares = append(shares, balance.Share{Cluster: share.Cluster, Part: part})
-		c.Split = append(c.Split, ClusterShare{share.Cluster, part})
+	shares := balance.SharesOf(split.Shares)
+	for _, share := range shares {
+		c.Split = append(c.Split, ClusterShare{share.Cluster, share.Part})
 	}
 	view.SetSplit(shares, x.now.UnixNano())
 }

@@ -10,6 +10,15 @@ type Share struct {
 	Part    float64
 }
 
+// SharesOf is a split as SetSplit takes it.
+func SharesOf(s []mesh.Share) []Share {
+	out := make([]Share, len(s))
+	for i, share := range s {
+		out[i] = Share{share.Cluster, float64(share.Parts) / mesh.AllParts}
+	}
+	return out
+}
+
 // spread is a split as a view draws from it. It is immutable.
 type spread struct {
 	shares []Share

@@ -14,13 +14,7 @@ type spread struct {
 	at     int64
 }
 
-func (x *spread) apply(v *balance.View) {
-	shares := make([]balance.Share, len(x.shares))
-	for i, s := range x.shares {
-		shares[i] = balance.Share{Cluster: s.Cluster, Part: float64(s.Parts) / mesh.AllParts}
-	}
-	v.SetSplit(shares, x.at)
-}
+func (x *spread) apply(v *balance.View) { v.SetSplit(balance.SharesOf(x.shares), x.at) }
 
 // spread puts a split in force, or takes it back where it is nil. The caller holds mu.
 func (s *store) spread(n mesh.ServiceName, x *spread) {
