@@ -321,57 +321,6 @@ func (a *app) explainCommand() *cobra.Command {
 	return c
 }
 
-func (a *app) versionCommand() *cobra.Command {
-	var whole bool
-	c := &cobra.Command{Use: "version", GroupID: groupLook, Args: cobra.NoArgs, Short: "versions of this program and of the mesh",
-		Long: "Prints this program's version; with --mesh those of every control plane and proxy.", Example: "  isthmus version\n  isthmus version --mesh -o json",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := a.bound(cmd.Context())
-			defer cancel()
-			versions := []map[string]string{{"part": "isthmus", "version": a.Version}}
-			var failed error
-			if whole {
-				targets, err := a.targets(ctx, true)
-				if err != nil {
-					return err
-				}
-				answers := askAll(ctx, a, targets, status)
-				failed = failures(answers)
-				for _, r := range answers {
-					if r.err != nil {
-						continue
-					}
-					versions = append(versions, map[string]string{"part": "control-plane@" + r.cluster, "version": r.value.Version})
-					for _, p := range r.value.Proxies {
-						versions = append(versions, map[string]string{"part": p.ID + "@" + r.cluster, "version": p.Version})
-					}
-				}
-			}
-			if err := a.printVersions(versions); err != nil {
-				return err
-			}
-			return failed
-		}}
-	c.Flags().BoolVar(&whole, "mesh", false, "ask the mesh too")
-	a.outputFlag(c, "table", "json", "yaml")
-	return c
-}
-
-func (a *app) printVersions(versions []map[string]string) error {
-	if a.output != "table" {
-		return a.printValue(versions)
-	}
-	if len(versions) == 1 {
-		_, err := fmt.Fprintln(a.Out, versions[0]["version"])
-		return err
-	}
-	t := &table{head: []string{"PART", "VERSION"}}
-	for _, v := range versions {
-		t.add(v["part"], v["version"])
-	}
-	return t.print(a.Out, a.colour())
-}
-
 // quick bounds what completion may take: a shell waits for it.
 func (a *app) quick(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, completionMax)
