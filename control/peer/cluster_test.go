@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -32,11 +34,15 @@ import (
 	grpcpeer "google.golang.org/grpc/peer"
 )
 
-// TestMain lets the tests wait for each other's clocks side by side: most wait, few compute.
+// TestMain lets the tests wait for each other's clocks side by side: most wait. Not more of them than the machine shakes
+// hands for in time: a link that is not open within dialTimeout is given up. And not while fuzzing, where the flag is
+// the number of processes, each of which computes: an input that waits 10 s for its turn is taken for one that hangs.
 func TestMain(m *testing.M) {
 	flag.Parse()
-	if err := flag.Set("test.parallel", "32"); err != nil {
-		panic(err)
+	if flag.Lookup("test.fuzz").Value.String() == "" {
+		if err := flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0))); err != nil {
+			panic(err)
+		}
 	}
 	goleak.VerifyTestMain(m)
 }

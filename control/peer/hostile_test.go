@@ -21,25 +21,34 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// open opens a bare stream with a certificate of from to p, asking for an owner.
-func (p *place) open(from *trust.Source, owner string) (grpc.BidiStreamingClient[wirepb.Up, wirepb.Down], func()) {
+// client is a bare client of p with a certificate of from, and the context of its calls. They wait for a connection:
+// where the machine is too slow for a handshake in time, the server gives it up (and its alert, sealed behind a record
+// that was never written, is read as one that somebody garbled), and the next may do.
+func (p *place) client(from *trust.Source, pairs ...string) (wirepb.FederationClient, context.Context) {
 	p.t.Helper()
 	c := trust.ClientConfig(from, trust.AcceptServers(p.td, peer.IdentityOf(p.td)), "control-plane."+string(p.td), "h2")
-	conn, err := grpc.NewClient("passthrough:///"+p.addr.String(), grpc.WithTransportCredentials(credentials.NewTLS(c)))
+	conn, err := grpc.NewClient("passthrough:///"+p.addr.String(), grpc.WithTransportCredentials(credentials.NewTLS(c)),
+		grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	ctx, stop := context.WithTimeout(metadata.AppendToOutgoingContext(context.Background(), "isthmus-owner", owner), patience)
-	s, err := wirepb.NewFederationClient(conn).Follow(ctx)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	end := func() {
+	ctx, stop := context.WithTimeout(metadata.AppendToOutgoingContext(context.Background(), pairs...), patience)
+	p.t.Cleanup(func() {
 		stop()
 		conn.Close()
+	})
+	return wirepb.NewFederationClient(conn), ctx
+}
+
+// open opens a bare stream with a certificate of from to p, asking for an owner.
+func (p *place) open(from *trust.Source, owner string) grpc.BidiStreamingClient[wirepb.Up, wirepb.Down] {
+	p.t.Helper()
+	client, ctx := p.client(from, "isthmus-owner", owner)
+	s, err := client.Follow(ctx)
+	if err != nil {
+		p.t.Fatal(err)
 	}
-	p.t.Cleanup(end)
-	return s, end
+	return s
 }
 
 // TestOnlyAPrimarySpeaksForARemoteCluster: what is told for another cluster is told to its primaries, and offers come from
@@ -57,16 +66,6 @@ func TestOnlyAPrimarySpeaksForARemoteCluster(t *testing.T) {
 	a.serve()
 	shop := b.sourceOf(mesh.Identity{TrustDomain: b.td, Namespace: "shop", ServiceAccount: "web"})
 	believe(t, shop, a)
-	dial := func(from *trust.Source, pairs ...string) (wirepb.FederationClient, context.Context) {
-		conn, err := grpc.NewClient("passthrough:///"+a.addr.String(),
-			grpc.WithTransportCredentials(credentials.NewTLS(trust.ClientConfig(from, trust.AcceptServers(a.td, peer.IdentityOf(a.td)), "control-plane."+string(a.td), "h2"))))
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, stop := context.WithTimeout(metadata.AppendToOutgoingContext(context.Background(), pairs...), patience)
-		t.Cleanup(func() { stop(); conn.Close() })
-		return wirepb.NewFederationClient(conn), ctx
-	}
 	for name, tt := range map[string]struct {
 		from  *trust.Source
 		pairs []string
@@ -81,7 +80,7 @@ func TestOnlyAPrimarySpeaksForARemoteCluster(t *testing.T) {
 		"a workload of its primary":   {shop, []string{"isthmus-owner", "a", "isthmus-for", "remote"}, codes.PermissionDenied},
 		"whose facts a does not have": {b.source, []string{"isthmus-owner", "c", "isthmus-for", "remote"}, codes.NotFound},
 	} {
-		client, ctx := dial(tt.from, tt.pairs...)
+		client, ctx := a.client(tt.from, tt.pairs...)
 		s, err := client.Follow(ctx)
 		if err != nil {
 			t.Fatal(err)
@@ -94,7 +93,7 @@ func TestOnlyAPrimarySpeaksForARemoteCluster(t *testing.T) {
 		from *trust.Source
 		want codes.Code
 	}{"a workload": {shop, codes.PermissionDenied}, "a control plane": {b.source, codes.OK}} {
-		client, ctx := dial(tt.from, "isthmus-for", "c", "isthmus-owner", "c")
+		client, ctx := a.client(tt.from, "isthmus-for", "c", "isthmus-owner", "c")
 		s, err := client.Offer(ctx)
 		if err != nil {
 			t.Fatal(err)
@@ -126,12 +125,12 @@ func TestServerTellsOnlyControlPlanesOfClustersItJoined(t *testing.T) {
 		"a stranger":      {stranger.source, "a", codes.PermissionDenied},
 		"another's facts": {b.source, "b", codes.NotFound},
 	} {
-		s, _ := a.open(c.from, c.owner)
+		s := a.open(c.from, c.owner)
 		if _, err := s.Recv(); status.Code(err) != c.want {
 			t.Errorf("%s: %v, want %v", name, err, c.want)
 		}
 	}
-	s, _ := a.open(b.source, "a")
+	s := a.open(b.source, "a")
 	if d, err := s.Recv(); err != nil || d.GetHello() == nil {
 		t.Errorf("a control plane that joined got %v, %v", d, err)
 	}
@@ -143,7 +142,7 @@ func TestOldestOfTooManyStreamsEnds(t *testing.T) {
 	a.serve()
 	var streams []grpc.BidiStreamingClient[wirepb.Up, wirepb.Down]
 	for range peer.StreamsMax + 1 {
-		s, _ := a.open(b.source, "a")
+		s := a.open(b.source, "a")
 		if d, err := s.Recv(); err != nil || d.GetHello() == nil {
 			t.Fatalf("a new stream got %v, %v", d, err)
 		}
