@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -159,13 +160,14 @@ func isTimeout(err error) bool {
 	return errors.As(err, &n) && n.Timeout()
 }
 
-// TestADialEndsWithItsContext: a peer that says nothing, its queue of connections being full.
-func TestADialEndsWithItsContext(t *testing.T) {
+// full opens a port of which the queue of connections is full, and returns what makes place in it for one.
+func full(t *testing.T) (at netip.AddrPort, accept func()) {
+	t.Helper()
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer syscall.Close(fd)
+	t.Cleanup(func() { syscall.Close(fd) })
 	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
 		t.Fatal(err)
 	}
@@ -176,18 +178,69 @@ func TestADialEndsWithItsContext(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(name.(*syscall.SockaddrInet4).Port))
-	for n := 0; n < 8; n++ {
-		ctx, stop := context.WithTimeout(t.Context(), 100*time.Millisecond)
-		c, err := socket.Dial(ctx, nil, netip.Addr{}, at.String())
-		stop()
+	at = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(name.(*syscall.SockaddrInet4).Port))
+	for range 8 {
+		c, err := net.DialTimeout("tcp", at.String(), 100*time.Millisecond)
 		if err != nil {
 			if !isTimeout(err) {
-				t.Errorf("%v, want a timeout", err)
+				t.Fatalf("%v, want a timeout", err)
 			}
-			return
+			return at, func() {
+				n, _, err := syscall.Accept4(fd, syscall.SOCK_CLOEXEC)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				syscall.Close(n)
+			}
 		}
-		defer c.Close()
+		t.Cleanup(func() { c.Close() })
 	}
-	t.Error("a queue of none took all")
+	t.Fatal("a queue of none took all")
+	panic("unreachable")
+}
+
+// TestADialEndsWithItsContext: a peer that says nothing, its queue of connections being full.
+func TestADialEndsWithItsContext(t *testing.T) {
+	at, _ := full(t)
+	for name, end := range map[string]func() (context.Context, context.CancelFunc){
+		"its deadline": func() (context.Context, context.CancelFunc) {
+			return context.WithTimeout(t.Context(), 100*time.Millisecond)
+		},
+		"its cancellation": func() (context.Context, context.CancelFunc) {
+			ctx, stop := context.WithTimeout(t.Context(), time.Hour)
+			time.AfterFunc(20*time.Millisecond, stop)
+			return ctx, stop
+		},
+	} {
+		ctx, stop := end()
+		c, err := socket.Dial(ctx, nil, netip.Addr{}, at.String())
+		stop()
+		if c != nil || !isTimeout(err) && !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: %v, %v", name, c, err)
+		}
+	}
+}
+
+// TestALostSYNIsMadeUpForInTime: the kernel sends its SYN again after a second, and then after ever longer times.
+// Here there is place for a connection only once the second socket asks, which ends the dial long before.
+func TestALostSYNIsMadeUpForInTime(t *testing.T) {
+	at, accept := full(t)
+	var asked atomic.Int32
+	ctx, stop := context.WithTimeout(t.Context(), 6*time.Second)
+	defer stop()
+	// The kernel's are lost too: until the second socket asks the queue is full, and then there is place for one only.
+	c, err := socket.Dial(ctx, func(string, string, syscall.RawConn) error {
+		if asked.Add(1) == 2 {
+			accept()
+		}
+		return nil
+	}, netip.Addr{}, at.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if n := asked.Load(); n != 2 {
+		t.Errorf("%d sockets asked, want 2", n)
+	}
 }
