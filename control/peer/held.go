@@ -2,6 +2,8 @@ package peer
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -10,6 +12,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/replica"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 )
 
@@ -69,9 +72,54 @@ func (f *Follower) Move() {
 	}
 }
 
-// HeldBy says that the session is not with the owner but with a replica of this cluster, which holds its facts. To be
-// called before it is used.
-func (s *Session) HeldBy(cluster mesh.ClusterName) { s.holder = cluster }
+// ErrNotHeld says that a replica answered, and does not follow the owner itself.
+var ErrNotHeld = errors.New("the replica does not follow the cluster itself")
+
+// DialHeld is Dial of a replica of the cluster own, for what it holds of owner; it returns once the replica has said that
+// it tells of it, and an error that is ErrNotHeld if it said that it does not.
+func DialHeld(ctx context.Context, cfg DialConfig, owner, own mesh.ClusterName) (*Session, error) {
+	c, err := NewConn(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("at %s: %w", cfg.Address, err)
+	}
+	s, err := c.followHeld(ctx, owner)
+	if err != nil {
+		c.Close()
+		return nil, fmt.Errorf("at %s: %w", cfg.Address, err)
+	}
+	s.OnClose(c.Close)
+	s.holder = own
+	return s, nil
+}
+
+func (c *Conn) followHeld(ctx context.Context, owner mesh.ClusterName) (*Session, error) {
+	ctx, end := context.WithCancelCause(ctx)
+	stream, err := c.open(ctx, end, owner, "")
+	if err != nil {
+		return nil, err
+	}
+	opening, opened := c.within(ctx)
+	late := context.AfterFunc(opening, func() { end(context.Cause(opening)) })
+	header, err := stream.Header()
+	inTime := late()
+	opened(nil)
+	if err == nil && header == nil { // it ended before it began; the status comes as if it were a message
+		_, err = stream.Recv()
+	}
+	if err == nil && !inTime {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		if status.Code(err) == codes.FailedPrecondition {
+			err = fmt.Errorf("%w: %w", ErrNotHeld, err)
+		} else {
+			err = c.cause(ctx, err)
+		}
+		end(nil)
+		return nil, err
+	}
+	return c.session(ctx, stream, end), nil
+}
 
 // Retell tells a sibling what f is told, until either side ends it or f loses the owner.
 func (s *Server) Retell(call Call, up FollowStream, f *Follower) error {
@@ -90,7 +138,10 @@ func (s *Server) Retell(call Call, up FollowStream, f *Follower) error {
 		}
 	}
 	if !now.direct {
-		return status.Errorf(codes.Unavailable, "this replica does not follow cluster %s itself", call.Owner)
+		return status.Errorf(codes.FailedPrecondition, "this replica does not follow cluster %s itself", call.Owner)
+	}
+	if err := up.SendHeader(metadata.MD{}); err != nil { // which DialHeld waits for
+		return err
 	}
 	ups, to := receive(ctx, up.Recv, wire.DecodeUp), sender[*wirepb.Down]{up.Send, s.cfg.Clock, &sync.WaitGroup{}}
 	ex := replica.NewExporter(replica.ExporterConfig{Server: s.cfg.Self, Owner: call.Owner, TrustDomain: f.cfg.Peer.TrustDomain}, now.stated)

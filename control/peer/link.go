@@ -193,11 +193,15 @@ func (c *Conn) Follow(ctx context.Context, owner, consumer mesh.ClusterName) (*S
 	if err != nil {
 		return nil, err
 	}
-	return NewSession(ctx, SessionConfig{Stream: stream, Clock: c.clock, Silence: c.heard.silence, End: func() { end(nil) }}), nil
+	return c.session(ctx, stream, end), nil
+}
+
+func (c *Conn) session(ctx context.Context, stream Stream, end context.CancelCauseFunc) *Session {
+	return NewSession(ctx, SessionConfig{Stream: stream, Clock: c.clock, Silence: c.heard.silence, End: func() { end(nil) }})
 }
 
 // open opens a stream that end ends; where it fails it has.
-func (c *Conn) open(ctx context.Context, end context.CancelCauseFunc, owner, consumer mesh.ClusterName) (Stream, error) {
+func (c *Conn) open(ctx context.Context, end context.CancelCauseFunc, owner, consumer mesh.ClusterName) (grpc.BidiStreamingClient[wirepb.Up, wirepb.Down], error) {
 	opening, opened := c.within(ctx)
 	late := context.AfterFunc(opening, func() { end(context.Cause(opening)) })
 	// Not WaitForReady: it would hide why a connection failed behind a deadline.

@@ -34,8 +34,10 @@ import (
 const kindReplica = "Replica.isthmus.dev"
 
 const (
-	// shareEvery is how often a replica that follows a peer itself, and need not, looks whether the one that ranks
-	// before it is back.
+	// shareFirst is how long after a link was opened elsewhere than it should be a replica looks whether the right one
+	// is to be had; each further look waits twice as long, up to shareEvery.
+	shareFirst = time.Second
+	// shareEvery is how often a replica looks whether each link is where it should be.
 	shareEvery = 30 * time.Second
 	// leaveMax bounds the store's part in the end of a control plane.
 	leaveMax = time.Second
@@ -56,19 +58,28 @@ type Replica struct {
 type siblings struct {
 	plane *Plane
 	self  Replica
-	// wake tells that they changed.
-	wake chan struct{}
+	// wake tells that they changed, misplaced that a link was opened elsewhere than it should be.
+	wake, misplaced chan struct{}
 
 	mu    sync.Mutex
 	known map[string]Replica
-	// down are those that did not serve when they were last asked to.
+	// down are those that did not answer when they were last asked.
 	down map[string]bool
+	// without are those that answered, and had nothing to tell of a peer.
+	without map[ask]bool
 	// through is the sibling by which each peer is followed.
 	through map[mesh.ClusterName]string
 }
 
+// ask is what a sibling is asked for: what it holds of a peer.
+type ask struct {
+	replica string
+	peer    mesh.ClusterName
+}
+
 func newSiblings(p *Plane) *siblings {
-	s := &siblings{plane: p, wake: make(chan struct{}, 1), known: map[string]Replica{}, down: map[string]bool{}, through: map[mesh.ClusterName]string{}}
+	s := &siblings{plane: p, wake: make(chan struct{}, 1), misplaced: make(chan struct{}, 1), known: map[string]Replica{}, down: map[string]bool{},
+		without: map[ask]bool{}, through: map[mesh.ClusterName]string{}}
 	s.self = Replica{Name: replicaName(p.cfg.Federation), Federation: p.cfg.Federation, Control: p.cfg.Control, API: p.cfg.API, Started: p.clock.Now().UnixMilli()}
 	return s
 }
@@ -113,22 +124,28 @@ func (s *siblings) apply(e store.Events) {
 	for n, r := range s.known { // one that starts anew is asked anew
 		if before[n] != r {
 			delete(s.down, n)
+			maps.DeleteFunc(s.without, func(a ask, _ bool) bool { return a.replica == n })
 		}
 	}
+	signal(s.wake)
+}
+
+// signal says something to who listens, once.
+func signal(c chan struct{}) {
 	select {
-	case s.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
 
-// before are the siblings that rank before this replica for a peer and were not found down, the first first
-// (rendezvous hashing: a replica that comes or goes moves no link but those that it gets or had).
+// before are the siblings that rank before this replica for a peer, the first first (rendezvous hashing: a replica that
+// comes or goes moves no link but those that it gets or had).
 func (s *siblings) before(peer mesh.ClusterName) (out []Replica) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	own := rank(s.self.Name, peer)
 	for n, r := range s.known {
-		if n != s.self.Name && rank(n, peer) > own && !s.down[n] {
+		if n != s.self.Name && rank(n, peer) > own {
 			out = append(out, r)
 		}
 	}
@@ -148,12 +165,12 @@ func rank(replica string, peer mesh.ClusterName) uint64 {
 	return x ^ x>>33
 }
 
-// lost notes that the sibling by which a peer was followed serves no more.
+// lost notes that the sibling by which a peer was followed tells of it no more.
 func (s *siblings) lost(peer mesh.ClusterName) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if n := s.through[peer]; n != "" {
-		s.down[n] = true
+		s.without[ask{n, peer}] = true
 		delete(s.through, peer)
 	}
 }
@@ -169,14 +186,19 @@ func (s *siblings) Through(peer mesh.ClusterName) string {
 func (s *siblings) reach(w mesh.Cluster, direct func(context.Context, uint64) (*peer.Session, error)) func(context.Context, uint64) (*peer.Session, error) {
 	return func(ctx context.Context, attempt uint64) (*peer.Session, error) {
 		s.lost(w.Name) // a session that was with a sibling has ended
-		for _, r := range s.before(w.Name) {
-			l, err := s.dial(ctx, r, w.Name)
-			s.mu.Lock()
-			if s.down[r.Name] = err != nil; err == nil {
-				s.through[w.Name] = r.Name
+		defer func() {
+			if s.isMisplaced(w.Name) {
+				signal(s.misplaced)
 			}
-			s.mu.Unlock()
-			if err == nil {
+		}()
+		for _, r := range s.before(w.Name) {
+			if s.hopeless(r, w.Name) {
+				continue
+			}
+			if l, err := s.dial(ctx, r, w.Name); err == nil {
+				s.mu.Lock()
+				s.through[w.Name] = r.Name
+				s.mu.Unlock()
 				return l, nil
 			}
 		}
@@ -184,12 +206,27 @@ func (s *siblings) reach(w mesh.Cluster, direct func(context.Context, uint64) (*
 	}
 }
 
-// dial opens a session with a sibling, of what it holds of owner.
+// isMisplaced reports whether a peer is followed by another than the one that ranks first for it.
+func (s *siblings) isMisplaced(peer mesh.ClusterName) bool {
+	first := s.before(peer)
+	return len(first) > 0 && first[0].Name != s.Through(peer)
+}
+
+// hopeless reports whether a sibling had nothing to tell of a peer when it was last asked.
+func (s *siblings) hopeless(r Replica, peer mesh.ClusterName) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.down[r.Name] || s.without[ask{r.Name, peer}]
+}
+
+// dial opens a session with a sibling, of what it holds of owner, and notes what came of it.
 func (s *siblings) dial(ctx context.Context, r Replica, owner mesh.ClusterName) (*peer.Session, error) {
-	l, err := peer.Dial(ctx, s.dialConfig(r), owner, "")
-	if err == nil {
-		l.HeldBy(s.plane.cfg.Cluster)
-	}
+	l, err := peer.DialHeld(ctx, s.dialConfig(r), owner, s.plane.cfg.Cluster)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	refused := errors.Is(err, peer.ErrNotHeld)
+	s.down[r.Name] = err != nil && !refused
+	s.without[ask{r.Name, owner}] = refused
 	return l, err
 }
 
@@ -243,17 +280,34 @@ func (s *siblings) run(ctx context.Context) error {
 			p.log.Warn("the other replicas could not be told that this one stops; they find out", "error", err)
 		}
 	}()
+	again, due := shareFirst, p.clock.Now().Add(shareEvery)
 	timer := p.clock.NewTimer(shareEvery)
 	defer timer.Stop()
+	look := func(wait time.Duration) {
+		wait += rand.N(wait / 4)
+		due = p.clock.Now().Add(wait)
+		timer.Reset(wait)
+	}
 	for {
 		select {
 		case <-s.wake:
+			again = shareFirst
+		case <-s.misplaced:
+			if p.clock.Now().Add(again).Before(due) {
+				look(again)
+			}
+			continue
 		case <-timer.C():
-			timer.Reset(shareEvery + rand.N(shareEvery/4))
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		s.share(ctx)
+		if s.share(ctx) {
+			again = shareFirst
+			look(shareEvery)
+		} else {
+			again = min(2*again, shareEvery)
+			look(again)
+		}
 	}
 }
 
@@ -274,43 +328,37 @@ func (s *siblings) persist(ctx context.Context, o store.Object) error {
 	}
 }
 
-// share moves each link to the replica that should have it: those that were down are asked whether they are back, and
-// only then is a link that works given up for another.
-func (s *siblings) share(ctx context.Context) {
+// share moves each link to the replica that should have it. A link that works is given up only for one that was seen to
+// work. It reports whether each link was where it should be.
+func (s *siblings) share(ctx context.Context) (inPlace bool) {
 	p := s.plane
-	s.mu.Lock()
-	ask := slices.Collect(maps.Values(s.known))
-	down := maps.Clone(s.down)
-	s.mu.Unlock()
-	for _, r := range ask {
-		if r.Name == s.self.Name || !down[r.Name] {
-			continue
-		}
-		if err := s.answers(ctx, r); err != nil {
-			continue
-		}
-		s.mu.Lock()
-		delete(s.down, r.Name)
-		s.mu.Unlock()
-	}
 	p.peers.mu.Lock()
 	links := maps.Clone(p.peers.on)
 	p.peers.mu.Unlock()
+	inPlace = true
+	silent := map[string]bool{} // a replica that does not answer is waited for once
 	for n, l := range links {
-		if want := s.before(n); len(want) > 0 && l.cluster.Role != mesh.RoleRemote && want[0].Name != s.Through(n) {
-			l.follower.Move()
+		if l.cluster.Role == mesh.RoleRemote || !s.isMisplaced(n) {
+			continue
+		}
+		inPlace = false
+		for _, r := range s.before(n) {
+			if silent[r.Name] {
+				continue
+			}
+			if r.Name == s.Through(n) {
+				break
+			}
+			trial, err := s.dial(ctx, r, n)
+			if err == nil {
+				trial.Close()
+				l.follower.Move()
+				break
+			}
+			silent[r.Name] = !errors.Is(err, peer.ErrNotHeld)
 		}
 	}
-}
-
-// answers reports whether a sibling can be dialled.
-func (s *siblings) answers(ctx context.Context, r Replica) error {
-	c, err := peer.NewConn(s.dialConfig(r))
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	return c.Await(ctx)
+	return inPlace
 }
 
 // Replicas lists the processes of this control plane that are known, by name; this one alone where it has a store of its own.
