@@ -19,6 +19,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/control/loop"
 	"github.com/isthmus-mesh/isthmus/control/peer"
 	"github.com/isthmus-mesh/isthmus/control/relay"
+	"github.com/isthmus-mesh/isthmus/control/sibling"
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/core/replica"
 	"github.com/isthmus-mesh/isthmus/core/world"
@@ -46,7 +47,7 @@ type Plane struct {
 	xds     *xds.Server
 	peers   *peers
 	// siblings are the other processes of this control plane.
-	siblings *siblings
+	siblings *sibling.Set
 	teller   *teller
 	recover  *recovery
 	mirror   mirror
@@ -115,7 +116,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (*Plane, error) {
 	}
 	p.loop = loop.New(lc)
 	p.xds = xds.NewServer(xds.ServerConfig{Source: source{p.loop}, Identify: identify, Order: order, Now: p.clock.Now, Log: log, Delivered: p.delivered, Joined: p.joined})
-	p.peers, p.siblings = newPeers(p), newSiblings(p)
+	p.peers, p.siblings = newPeers(p), p.newSiblings()
 	p.load = p.newLoad()
 	p.federation = peer.NewServer(peer.ServerConfig{Self: p.cfg.Cluster, TrustDomain: p.cfg.TrustDomain(), Exports: p.exports, Identify: identify,
 		Joined: p.peers.joined, Speaks: p.speaks, Elsewhere: p.elsewhere, Offered: p.offered, Report: p.load.ReportTo, Ahead: p.recover.ahead, Witness: p.recover.witness,
@@ -169,7 +170,7 @@ func (p *Plane) Run(ctx context.Context) error {
 	part("addresses of services", p.addresses.run)
 	part("telling peers", p.tell)
 	part("peers", p.peers.run)
-	part("replicas", p.siblings.run)
+	part("replicas", p.siblings.Run)
 	part("load", p.load.Run)
 	part("discovery", p.xds.Run)
 	p.loop.Watch(string(p.cfg.Cluster), string(ir.TypeBundle), "*")

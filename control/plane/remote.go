@@ -160,8 +160,8 @@ func (p *Plane) reach(w mesh.Cluster) func(context.Context, uint64) (*peer.Sessi
 	switch {
 	case p.uplink != nil:
 		return func(ctx context.Context, _ uint64) (*peer.Session, error) { return p.uplink.Reach(ctx, w.Name) }
-	case w.Role != mesh.RoleRemote && p.siblings.sharing():
-		return p.siblings.reach(w, func(ctx context.Context, attempt uint64) (*peer.Session, error) {
+	case w.Role != mesh.RoleRemote && p.siblings.Sharing():
+		return p.siblings.Reach(w, func(ctx context.Context, attempt uint64) (*peer.Session, error) {
 			if len(w.ControlPlanes) == 0 {
 				return nil, errors.New("it has no address")
 			}
@@ -173,8 +173,8 @@ func (p *Plane) reach(w mesh.Cluster) func(context.Context, uint64) (*peer.Sessi
 	return func(ctx context.Context, attempt uint64) (*peer.Session, error) {
 		n := w.Primaries[attempt%uint64(len(w.Primaries))]
 		if n == p.cfg.Cluster {
-			if r, ok := p.siblings.other(attempt); ok && attempt%2 == 0 { // it is attached to one of the replicas
-				return p.siblings.dial(ctx, r, w.Name)
+			if r, ok := p.siblings.Other(attempt); ok && attempt%2 == 0 { // it is attached to one of the replicas
+				return p.siblings.Dial(ctx, r, w.Name)
 			}
 			return p.hub.Session(ctx, w.Name, p.cfg.Cluster)
 		}

@@ -50,7 +50,7 @@ type follower struct {
 func (f *follower) apply(ctx context.Context, e store.Events) error {
 	p := f.plane
 	p.mirror.apply(e)
-	p.siblings.apply(e)
+	p.siblings.Apply(e)
 	before := f.epoch
 	if err := f.knowEpoch(ctx, e); err != nil {
 		return err
