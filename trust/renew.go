@@ -82,16 +82,21 @@ func (c RenewerConfig) Validate() error {
 	return errors.Join(errs...)
 }
 
-// Renewer keeps a Source's certificate fresh: each time with a new key, made here.
+// Renewer keeps a Source's certificate fresh: each certificate with a new key, made here.
 // Connections that live are not touched.
-type Renewer struct{ c RenewerConfig }
+type Renewer struct {
+	c RenewerConfig
+	// next is the key of the next certificate: kept until there is an answer, since a
+	// join token whose answer was lost is good again for the same key only.
+	next PrivateKey
+}
 
 // NewRenewer returns a Renewer, which does nothing until Run.
 func NewRenewer(c RenewerConfig) (*Renewer, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	return &Renewer{c}, nil
+	return &Renewer{c: c}, nil
 }
 
 const (
@@ -159,10 +164,14 @@ func (r *Renewer) waitUntilDue(ctx context.Context) error {
 }
 
 func (r *Renewer) renew(ctx context.Context) error {
-	key, err := NewPrivateKey()
-	if err != nil {
-		return err
+	if r.next.IsZero() {
+		k, err := NewPrivateKey()
+		if err != nil {
+			return err
+		}
+		r.next = k
 	}
+	key := r.next
 	csr, err := key.CSR()
 	if err != nil {
 		return err
@@ -173,6 +182,7 @@ func (r *Renewer) renew(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("ask for a certificate: %w", err)
 	}
+	r.next = PrivateKey{}
 	svid, err := NewSVID(key, chain)
 	if err != nil {
 		return err

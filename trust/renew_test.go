@@ -86,14 +86,14 @@ func (s *issuer) Sign(_ context.Context, csrDER []byte) ([][]byte, *trust.Bundle
 	defer s.mu.Unlock()
 	now := time.Now()
 	s.asks = append(s.asks, now)
-	if s.down != nil && s.down(now) {
-		return nil, nil, errDown
-	}
 	csr, err := x509.ParseCertificateRequest(csrDER)
 	if err != nil || csr.CheckSignature() != nil {
 		s.t.Errorf("request: %v", err)
 	}
 	s.keys[string(csr.RawSubjectPublicKeyInfo)] = true
+	if s.down != nil && s.down(now) {
+		return nil, nil, errDown // or the answer is lost: the key is asked for again
+	}
 	template := leafTemplate(s.id)
 	template.NotBefore, template.NotAfter = now.Add(-trust.Backdate), now.Add(s.life)
 	s.ends = template.NotAfter

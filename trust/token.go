@@ -14,8 +14,8 @@ import (
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
-// Token is what a process shows at its first contact with a control plane: once,
-// within the hour, for one identity. It names the authority that the control plane
+// Token is what a process shows at its first contact with a control plane: for one
+// key, within the hour, for one identity. It names the authority that the control plane
 // must prove to be of, so that the secret is shown to nobody else.
 type Token struct {
 	ID       TokenID

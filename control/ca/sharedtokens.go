@@ -13,7 +13,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/trust"
 )
 
-// kindToken is the stored object of an unused join token. It holds a hash: who reads the store cannot join by it.
+// kindToken is the stored object of a join token. It holds a hash: who reads the store cannot join by it.
 const kindToken = "JoinToken.isthmus.dev"
 
 // tokensSweep is how often a replica that makes tokens removes those that expired unused.
@@ -46,7 +46,7 @@ func (t *SharedTokens) Create(ctx context.Context, r TokenRecord, now time.Time)
 	if err := t.sweep(ctx, now); err != nil {
 		return err
 	}
-	value, err := json.Marshal(storedToken{r.ID, r.Hash, r.Pin, r.Identity.String(), r.Expires.Unix()})
+	value, err := json.Marshal(storedOf(r))
 	if err == nil {
 		_, err = t.objects.Put(ctx, store.Object{Key: tokenKey(r.ID), Value: value}, store.MustNotExist())
 	}
@@ -64,8 +64,10 @@ func (t *SharedTokens) sweep(ctx context.Context, now time.Time) error {
 		}
 		t.left, t.swept = 0, now
 		for _, o := range all {
-			if r, err := decodeToken(o); err == nil && !r.Expires.Before(now) {
-				t.left++
+			if r, err := decodeToken(o); err == nil && !r.over(now) {
+				if !r.used() {
+					t.left++
+				}
 				continue
 			}
 			if _, err := t.objects.Delete(ctx, o.Key, store.AtRevision(o.Revision)); err != nil && !gone(err) {
@@ -92,8 +94,37 @@ func (t *SharedTokens) Get(ctx context.Context, id trust.TokenID) (TokenRecord, 
 	return decodeToken(o)
 }
 
-// Remove implements TokenStore. Of several that delete one object the store answers one only with success; who gets
-// no answer has not redeemed it, although it may be gone.
+// Use implements TokenStore. Of several that write upon one revision the store lets one; who gets no answer may come
+// again.
+func (t *SharedTokens) Use(ctx context.Context, id trust.TokenID, key KeyDigest, now time.Time) error {
+	for {
+		o, err := t.objects.Get(ctx, tokenKey(id))
+		if errors.Is(err, store.ErrNotFound) {
+			return ErrNoToken
+		}
+		if err != nil {
+			return err
+		}
+		r, err := decodeToken(o)
+		if err != nil {
+			return err
+		}
+		next, err := r.use(key, now)
+		if err != nil || r.used() {
+			return err
+		}
+		value, err := json.Marshal(storedOf(next))
+		if err != nil {
+			return err
+		}
+		_, err = t.objects.Put(ctx, store.Object{Key: o.Key, Value: value}, store.AtRevision(o.Revision))
+		if !gone(err) { // another used it, or took it back: the next look tells
+			return err
+		}
+	}
+}
+
+// Remove implements TokenStore.
 func (t *SharedTokens) Remove(ctx context.Context, id trust.TokenID) error {
 	_, err := t.objects.Delete(ctx, tokenKey(id), store.Any())
 	if gone(err) {
@@ -116,5 +147,5 @@ func decodeToken(o store.Object) (TokenRecord, error) {
 	if err != nil {
 		return TokenRecord{}, fmt.Errorf("%s: %w", o.Key, err)
 	}
-	return TokenRecord{ID: s.ID, Hash: s.Hash, Pin: s.Pin, Identity: id, Expires: time.Unix(s.Expires, 0)}, nil
+	return s.record(id), nil
 }

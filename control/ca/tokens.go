@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"time"
@@ -17,26 +18,57 @@ import (
 // TokenLifeMax is the longest life of a join token.
 const TokenLifeMax = time.Hour
 
-// TokenRecord is what is kept of a token that has been neither used nor dropped:
-// nothing in it lets its reader join.
+// TokenAgain is for how long the key that used a token may use it again: an answer can be lost after the token was used,
+// and a proxy that was started with one token has no other.
+const TokenAgain = 10 * time.Minute
+
+// KeyDigest is SHA-256 of a public key (SubjectPublicKeyInfo, DER).
+type KeyDigest [sha256.Size]byte
+
+// TokenRecord is what is kept of a token: nothing in it lets its reader join.
 type TokenRecord struct {
 	ID       trust.TokenID
 	Hash     [sha256.Size]byte // of everything the token binds and its secret
 	Pin      trust.Pin
 	Identity mesh.Identity
 	Expires  time.Time
+	// UsedBy is the key that used it, zero for none yet, and UsedAt when.
+	UsedBy KeyDigest
+	UsedAt time.Time
+}
+
+// used reports whether the token is no longer anybody's to use first.
+func (r TokenRecord) used() bool { return r.UsedBy != KeyDigest{} }
+
+// over reports whether the token is good for nothing more.
+func (r TokenRecord) over(now time.Time) bool {
+	return r.Expires.Before(now) || r.used() && !now.Before(r.UsedAt.Add(TokenAgain))
+}
+
+// use is r used by key, or ErrNoToken if another key did.
+func (r TokenRecord) use(key KeyDigest, now time.Time) (TokenRecord, error) {
+	if r.used() && r.UsedBy != key || r.over(now) {
+		return r, ErrNoToken
+	}
+	if !r.used() {
+		r.UsedBy, r.UsedAt = key, now
+	}
+	return r, nil
 }
 
 // TokenStore keeps records over restarts of the control plane and shares them among
-// its replicas. A used token is one that is not there.
+// its replicas.
 type TokenStore interface {
-	// Create adds a record, durably when it returns nil. It may drop records that
-	// expired before now.
+	// Create adds a record, durably when it returns nil. It may drop records that are
+	// good for nothing more.
 	Create(ctx context.Context, r TokenRecord, now time.Time) error
 	// Get returns a record; ErrNoToken if there is none.
 	Get(ctx context.Context, id trust.TokenID) (TokenRecord, error)
-	// Remove takes a record out, durably when it returns nil. Of any number of calls
-	// for one ID, at any replicas, exactly one returns nil; the others ErrNoToken.
+	// Use notes that key uses the token, durably when it returns nil. Of any number of
+	// keys, at any replicas, one is let; it may come again for TokenAgain. The others
+	// get ErrNoToken.
+	Use(ctx context.Context, id trust.TokenID, key KeyDigest, now time.Time) error
+	// Remove takes a record out, durably when it returns nil; ErrNoToken if there is none.
 	Remove(ctx context.Context, id trust.TokenID) error
 }
 
@@ -79,11 +111,12 @@ func (t *JoinTokens) Issue(ctx context.Context, id mesh.Identity, life time.Dura
 	return token, nil
 }
 
-// Redeem trades a token for the identity it was made for, once. A wrong secret
+// Redeem trades a token for the identity it was made for, for one key: whoever holds it
+// may ask again for TokenAgain, since the first answer may have been lost. A wrong secret
 // leaves the token as it is: its ID is no secret, and knowing it must not be enough
 // to spoil it. Errors that refuse are *RefusedError and all say the same to the
 // asker.
-func (t *JoinTokens) Redeem(ctx context.Context, id trust.TokenID, secret trust.Secret) (Attested, error) {
+func (t *JoinTokens) Redeem(ctx context.Context, id trust.TokenID, secret trust.Secret, key KeyDigest) (Attested, error) {
 	record, err := t.store.Get(ctx, id)
 	if errors.Is(err, ErrNoToken) {
 		return Attested{}, refuseToken(id, ErrNoToken)
@@ -106,7 +139,7 @@ func (t *JoinTokens) Redeem(ctx context.Context, id trust.TokenID, secret trust.
 	if !t.ca.hasRoot(record.Pin) {
 		return Attested{}, refuseToken(id, errors.New("made for a root that is retired"))
 	}
-	if err := t.store.Remove(ctx, id); errors.Is(err, ErrNoToken) {
+	if err := t.store.Use(ctx, id, key, t.clock.Now()); errors.Is(err, ErrNoToken) {
 		return Attested{}, refuseToken(id, ErrNoToken)
 	} else if err != nil {
 		return Attested{}, fmt.Errorf("redeem join token %s: %w", id, err)
@@ -117,10 +150,15 @@ func (t *JoinTokens) Redeem(ctx context.Context, id trust.TokenID, secret trust.
 // Join is the whole of a first contact: Redeem and Sign. The request is examined
 // first, so that a malformed one does not use up the token.
 func (t *JoinTokens) Join(ctx context.Context, id trust.TokenID, secret trust.Secret, csrDER []byte) (Issued, error) {
-	if _, err := csrKey(csrDER); err != nil {
+	public, err := csrKey(csrDER)
+	if err != nil {
 		return Issued{}, &RefusedError{Why: "certificate signing request", Err: err}
 	}
-	who, err := t.Redeem(ctx, id, secret)
+	spki, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
+		return Issued{}, &RefusedError{Why: "certificate signing request", Err: err}
+	}
+	who, err := t.Redeem(ctx, id, secret, sha256.Sum256(spki))
 	if err != nil {
 		return Issued{}, err
 	}

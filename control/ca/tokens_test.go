@@ -28,6 +28,9 @@ func issue(t testing.TB, tokens *ca.JoinTokens) trust.Token {
 	return token
 }
 
+// ours and theirs are keys that use tokens.
+var ours, theirs = ca.KeyDigest{1}, ca.KeyDigest{2}
+
 func wantRefused(t testing.TB, what string, err error) {
 	t.Helper()
 	var refused *ca.RefusedError
@@ -43,29 +46,32 @@ func TestATokenIsGoodOnce(t *testing.T) {
 		t.Errorf("token of %v with %d bytes of secret", token.Identity, len(token.Secret.Reveal()))
 	}
 	// Guesses do not spoil it, and neither does a malformed request.
-	_, err := tokens.Redeem(t.Context(), token.ID, trust.RandomSecret(trust.TokenSecretBytes))
+	_, err := tokens.Redeem(t.Context(), token.ID, trust.RandomSecret(trust.TokenSecretBytes), ours)
 	wantRefused(t, "a wrong secret", err)
-	_, err = tokens.Redeem(t.Context(), token.ID, trust.Secret{})
+	_, err = tokens.Redeem(t.Context(), token.ID, trust.Secret{}, ours)
 	wantRefused(t, "no secret", err)
-	_, err = tokens.Redeem(t.Context(), trust.TokenID{}, token.Secret)
+	_, err = tokens.Redeem(t.Context(), trust.TokenID{}, token.Secret, ours)
 	wantRefused(t, "another ID", err)
 	_, err = tokens.Join(t.Context(), token.ID, token.Secret, []byte("rubbish"))
 	wantRefused(t, "a malformed request", err)
 	other := issue(t, tokens)
-	_, err = tokens.Redeem(t.Context(), other.ID, token.Secret)
+	_, err = tokens.Redeem(t.Context(), other.ID, token.Secret, ours)
 	wantRefused(t, "another token's secret", err)
 
-	who, err := tokens.Redeem(t.Context(), token.ID, token.Secret)
+	who, err := tokens.Redeem(t.Context(), token.ID, token.Secret, ours)
 	if err != nil || who.Identity != shop || who.By != "join token "+token.ID.String() {
 		t.Errorf("redeemed %v, %v", who, err)
 	}
-	_, err = tokens.Redeem(t.Context(), token.ID, token.Secret)
-	wantRefused(t, "a second time", err)
+	_, err = tokens.Redeem(t.Context(), token.ID, token.Secret, theirs)
+	wantRefused(t, "a second key", err)
+	if again, err := tokens.Redeem(t.Context(), token.ID, token.Secret, ours); err != nil || again != who {
+		t.Errorf("the same key, whose answer may have been lost: %v, %v", again, err)
+	}
 
 	if err := tokens.Drop(t.Context(), other.ID); err != nil {
 		t.Error(err)
 	}
-	_, err = tokens.Redeem(t.Context(), other.ID, other.Secret)
+	_, err = tokens.Redeem(t.Context(), other.ID, other.Secret, ours)
 	wantRefused(t, "after it was dropped", err)
 }
 
@@ -95,12 +101,21 @@ func TestATokenExpires(t *testing.T) {
 		tokens := ca.NewJoinTokens(dir.open(t), store)
 		early, late := issue(t, tokens), issue(t, tokens)
 		time.Sleep(time.Hour - time.Second)
-		if _, err := tokens.Redeem(t.Context(), early.ID, early.Secret); err != nil {
-			t.Errorf("a second before its end: %v", err)
+		again := issue(t, tokens)
+		for range 2 {
+			if _, err := tokens.Redeem(t.Context(), early.ID, early.Secret, ours); err != nil {
+				t.Errorf("a second before its end: %v", err)
+			}
+			if _, err := tokens.Redeem(t.Context(), again.ID, again.Secret, ours); err != nil {
+				t.Errorf("a new one: %v", err)
+			}
 		}
 		time.Sleep(time.Second)
-		_, err = tokens.Redeem(t.Context(), late.ID, late.Secret)
+		_, err = tokens.Redeem(t.Context(), late.ID, late.Secret, ours)
 		wantRefused(t, "at its end", err)
+		time.Sleep(ca.TokenAgain - time.Second)
+		_, err = tokens.Redeem(t.Context(), again.ID, again.Secret, ours)
+		wantRefused(t, "long after it was used, by the same key", err)
 	})
 }
 
@@ -118,10 +133,10 @@ func TestOneOfAThousandWins(t *testing.T) {
 		var won atomic.Int32
 		var start, done sync.WaitGroup
 		start.Add(1)
-		for range 1000 {
+		for i := range 1000 {
 			done.Go(func() {
 				start.Wait()
-				if _, err := tokens.Redeem(context.Background(), token.ID, token.Secret); err == nil {
+				if _, err := tokens.Redeem(context.Background(), token.ID, token.Secret, ca.KeyDigest{byte(i), byte(i >> 8), 1}); err == nil {
 					won.Add(1)
 				}
 			})
@@ -147,32 +162,35 @@ func TestARestartRevivesNoToken(t *testing.T) {
 	}
 	tokens := restart()
 	used, kept := issue(t, tokens), issue(t, tokens)
-	if _, err := tokens.Redeem(t.Context(), used.ID, used.Secret); err != nil {
+	if _, err := tokens.Redeem(t.Context(), used.ID, used.Secret, ours); err != nil {
 		t.Fatal(err)
 	}
 	tokens = restart()
-	_, err := tokens.Redeem(t.Context(), used.ID, used.Secret)
+	_, err := tokens.Redeem(t.Context(), used.ID, used.Secret, theirs)
 	wantRefused(t, "used before the restart", err)
-	if _, err := tokens.Redeem(t.Context(), kept.ID, kept.Secret); err != nil {
+	if _, err := tokens.Redeem(t.Context(), used.ID, used.Secret, ours); err != nil {
+		t.Errorf("used before the restart, by the same key: %v", err)
+	}
+	if _, err := tokens.Redeem(t.Context(), kept.ID, kept.Secret, ours); err != nil {
 		t.Errorf("unused before the restart: %v", err)
 	}
 
 	// The file before the damaged one still has the token that was used last.
 	used = issue(t, tokens)
-	if _, err := tokens.Redeem(t.Context(), used.ID, used.Secret); err != nil {
+	if _, err := tokens.Redeem(t.Context(), used.ID, used.Secret, ours); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Truncate(path, 100); err != nil {
 		t.Fatal(err)
 	}
 	tokens = restart()
-	_, err = tokens.Redeem(t.Context(), used.ID, used.Secret)
+	_, err = tokens.Redeem(t.Context(), used.ID, used.Secret, ours)
 	wantRefused(t, "used before the file was damaged", err)
 	if err := os.Truncate(path, 10); err != nil {
 		t.Fatal(err)
 	}
 	tokens = restart()
-	_, err = tokens.Redeem(t.Context(), used.ID, used.Secret)
+	_, err = tokens.Redeem(t.Context(), used.ID, used.Secret, ours)
 	wantRefused(t, "and after another damage", err)
 }
 
@@ -200,7 +218,7 @@ func TestARecordChangedInTheStoreIsNobodysToken(t *testing.T) {
 	} {
 		tokens := ca.NewJoinTokens(authority, tampering{&ca.MemoryTokens{}, change})
 		token := issue(t, tokens)
-		_, err := tokens.Redeem(t.Context(), token.ID, token.Secret)
+		_, err := tokens.Redeem(t.Context(), token.ID, token.Secret, ours)
 		if (err == nil) != (name == "control: unchanged") {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -211,7 +229,7 @@ func TestATokenOfARetiredRootIsRefused(t *testing.T) {
 	store := &ca.MemoryTokens{}
 	token := issue(t, ca.NewJoinTokens(newPlace(t).open(t), store))
 	other := ca.NewJoinTokens(newPlace(t).open(t), store) // the same domain, another root
-	_, err := other.Redeem(t.Context(), token.ID, token.Secret)
+	_, err := other.Redeem(t.Context(), token.ID, token.Secret, ours)
 	wantRefused(t, "another authority of the same domain", err)
 }
 
@@ -227,6 +245,16 @@ func TestUnusedTokensAreBounded(t *testing.T) {
 	one := ca.TokenRecord{ID: trust.TokenID{0xff, 0xff, 1}, Expires: now.Add(time.Hour)}
 	if err := store.Create(t.Context(), one, now); !errors.Is(err, ca.ErrTooManyTokens) {
 		t.Errorf("one more: %v", err)
+	}
+	if err := store.Use(t.Context(), trust.TokenID{}, ours, now); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Create(t.Context(), one, now); err != nil {
+		t.Errorf("after one was used: %v", err)
+	}
+	one.ID[3] = 1
+	if err := store.Create(t.Context(), one, now); !errors.Is(err, ca.ErrTooManyTokens) {
+		t.Errorf("and one more: %v", err)
 	}
 	if err := store.Create(t.Context(), one, now.Add(2*time.Minute)); err != nil {
 		t.Errorf("after the others expired: %v", err)

@@ -15,7 +15,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/trust"
 )
 
-// TokensMax bounds the unused tokens that a SealedTokens keeps.
+// TokensMax bounds the unused tokens that a store keeps.
 const TokensMax = 10_000
 
 // ErrTooManyTokens refuses a new token.
@@ -57,7 +57,7 @@ func OpenSealedTokens(path string, key trust.SealKey, c clock.Clock) (*SealedTok
 		if err != nil {
 			return nil, fmt.Errorf("open join tokens %s: %w", path, err)
 		}
-		s.have[r.ID] = TokenRecord{r.ID, r.Hash, r.Pin, id, time.Unix(r.Expires, 0)}
+		s.have[r.ID] = r.record(id)
 	}
 	return s, nil
 }
@@ -67,7 +67,38 @@ type storedToken struct {
 	Hash     [32]byte
 	Pin      trust.Pin
 	Identity string
-	Expires  int64 // Unix seconds
+	Expires  int64     // Unix seconds
+	UsedBy   KeyDigest `json:",omitzero"`
+	UsedAt   int64     `json:",omitzero"` // Unix seconds
+}
+
+func storedOf(r TokenRecord) storedToken {
+	s := storedToken{ID: r.ID, Hash: r.Hash, Pin: r.Pin, Identity: r.Identity.String(), Expires: r.Expires.Unix(), UsedBy: r.UsedBy}
+	if r.used() {
+		s.UsedAt = r.UsedAt.Unix()
+	}
+	return s
+}
+
+func (s storedToken) record(id mesh.Identity) TokenRecord {
+	r := TokenRecord{ID: s.ID, Hash: s.Hash, Pin: s.Pin, Identity: id, Expires: time.Unix(s.Expires, 0), UsedBy: s.UsedBy}
+	if r.used() {
+		r.UsedAt = time.Unix(s.UsedAt, 0)
+	}
+	return r
+}
+
+// room drops from have what is over, and reports whether one more may be unused.
+func room(have map[trust.TokenID]TokenRecord, now time.Time) bool {
+	unused := 0
+	for id, r := range have {
+		if r.over(now) {
+			delete(have, id)
+		} else if !r.used() {
+			unused++
+		}
+	}
+	return unused < TokensMax
 }
 
 // Create implements TokenStore.
@@ -75,8 +106,7 @@ func (s *SealedTokens) Create(_ context.Context, r TokenRecord, now time.Time) e
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	next := maps.Clone(s.have)
-	maps.DeleteFunc(next, func(_ trust.TokenID, r TokenRecord) bool { return r.Expires.Before(now) })
-	if len(next) >= TokensMax {
+	if !room(next, now) {
 		return ErrTooManyTokens
 	}
 	next[r.ID] = r
@@ -92,6 +122,23 @@ func (s *SealedTokens) Get(_ context.Context, id trust.TokenID) (TokenRecord, er
 		return TokenRecord{}, ErrNoToken
 	}
 	return r, nil
+}
+
+// Use implements TokenStore.
+func (s *SealedTokens) Use(_ context.Context, id trust.TokenID, key KeyDigest, now time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, ok := s.have[id]
+	if !ok {
+		return ErrNoToken
+	}
+	used, err := r.use(key, now)
+	if err != nil || r.used() {
+		return err
+	}
+	next := maps.Clone(s.have)
+	next[id] = used
+	return s.save(next)
 }
 
 // Remove implements TokenStore.
@@ -110,7 +157,7 @@ func (s *SealedTokens) Remove(_ context.Context, id trust.TokenID) error {
 func (s *SealedTokens) save(next map[trust.TokenID]TokenRecord) error {
 	records := make([]storedToken, 0, len(next))
 	for _, r := range next {
-		records = append(records, storedToken{r.ID, r.Hash, r.Pin, r.Identity.String(), r.Expires.Unix()})
+		records = append(records, storedOf(r))
 	}
 	payload, err := json.Marshal(records)
 	if err != nil {
@@ -134,8 +181,7 @@ type MemoryTokens struct {
 func (m *MemoryTokens) Create(_ context.Context, r TokenRecord, now time.Time) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	maps.DeleteFunc(m.have, func(_ trust.TokenID, r TokenRecord) bool { return r.Expires.Before(now) })
-	if len(m.have) >= TokensMax {
+	if !room(m.have, now) {
 		return ErrTooManyTokens
 	}
 	if m.have == nil {
@@ -154,6 +200,21 @@ func (m *MemoryTokens) Get(_ context.Context, id trust.TokenID) (TokenRecord, er
 		return TokenRecord{}, ErrNoToken
 	}
 	return r, nil
+}
+
+// Use implements TokenStore.
+func (m *MemoryTokens) Use(_ context.Context, id trust.TokenID, key KeyDigest, now time.Time) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r, ok := m.have[id]
+	if !ok {
+		return ErrNoToken
+	}
+	r, err := r.use(key, now)
+	if err == nil {
+		m.have[id] = r
+	}
+	return err
 }
 
 // Remove implements TokenStore.

@@ -10,14 +10,17 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/control/ca"
 	"github.com/isthmus-mesh/isthmus/control/plane"
 	"github.com/isthmus-mesh/isthmus/control/store"
 	"github.com/isthmus-mesh/isthmus/dataplane/agent"
 	"github.com/isthmus-mesh/isthmus/internal/loopback"
 	"github.com/isthmus-mesh/isthmus/internal/members"
+	"github.com/isthmus-mesh/isthmus/trust"
 )
 
 // etcd is a store of three members, each a process.
@@ -143,6 +146,7 @@ func TestReplicasAreOneAuthority(t *testing.T) {
 			return fmt.Sprint(err)
 		})
 	}
+	oneKeyWins(t, all[0].plane.Objects(), all[1].plane.Objects())
 	e.kill(0)
 	e.kill(1)
 	again := *all[2]
@@ -150,6 +154,42 @@ func TestReplicasAreOneAuthority(t *testing.T) {
 	again.start()
 	if got := fmt.Sprint(again.plane.Bundle()); got != want {
 		t.Errorf("a replica that starts while the store is away has another bundle: %s, want %s", got, want)
+	}
+}
+
+// oneKeyWins races keys for tokens at two replicas: one is let, and let again.
+func oneKeyWins(t *testing.T, objects ...ca.TokenObjects) {
+	t.Helper()
+	for i := range 20 {
+		token := ca.TokenRecord{ID: trust.TokenID{1, byte(i)}, Expires: time.Now().Add(time.Hour)}
+		token.Identity.TrustDomain, token.Identity.Namespace, token.Identity.ServiceAccount = "eu.isthmus.local", "shop", "web"
+		if err := ca.NewSharedTokens(objects[0]).Create(t.Context(), token, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		use := func(key int) error {
+			return ca.NewSharedTokens(objects[key%len(objects)]).Use(t.Context(), token.ID, ca.KeyDigest{byte(key + 1)}, time.Now())
+		}
+		var won atomic.Int32
+		var racing sync.WaitGroup
+		for key := range 4 {
+			racing.Go(func() {
+				if err := use(key); err == nil {
+					won.Add(1)
+				} else if !errors.Is(err, ca.ErrNoToken) {
+					t.Errorf("use of a token: %v", err)
+				}
+			})
+		}
+		racing.Wait()
+		again := 0
+		for key := range 4 {
+			if use(key) == nil {
+				again++
+			}
+		}
+		if won.Load() != 1 || again != 1 {
+			t.Fatalf("%d keys used one token, and %d again; want 1 and 1", won.Load(), again)
+		}
 	}
 }
 
