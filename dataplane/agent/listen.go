@@ -190,6 +190,7 @@ func (f *front) one(c net.Conn, l *listener, port uint16) {
 // requests serves a connection of HTTP. What the application speaks matters as little as what its
 // port was declared to: the pipeline bridges.
 func (f *front) requests(c net.Conn, via proxy.Via) {
+	socket.Unhoard(c) // who asks for more than he takes waits for himself
 	f.http.Serve(c, func(ex message.Exchange) { f.proxy.Outbound(ex, via) })
 }
 

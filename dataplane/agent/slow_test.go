@@ -335,3 +335,50 @@ func (s *slowRun) run() (alive, lasting int) {
 	dribbling.Wait()
 	return alive, requests - int(s.ended.Load())
 }
+
+// TestWhoPipelinesAndTakesNothingWaits has a client ask for hundreds of answers in a row over one connection and read none:
+// some are asked for, as many as fit between the two, and the rest stay the client's own. TestWhoTakesNothingIsNotWrittenTo
+// of dataplane/socket is the control, in which the kernel takes megabytes.
+func TestWhoPipelinesAndTakesNothingWaits(t *testing.T) {
+	const answer, asks, most = 8 << 10, 1000, 100
+	var asked atomic.Int64
+	p := newPair(t, serveBoth(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		_, _ = w.Write(make([]byte, answer))
+	})))
+	c, err := net.Dial("tcp", p.at(8080))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.(*net.TCPConn).SetReadBuffer(4 << 10); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
+	request := fmt.Sprintf("GET / HTTP/1.1\r\nHost: catalog.shop:8080\r\nX-Fill: %s\r\n\r\n", strings.Repeat("z", 4<<10))
+	var wrote sync.WaitGroup
+	defer wrote.Wait()
+	defer c.Close()
+	wrote.Go(func() { _, _ = io.WriteString(c, strings.Repeat(request, asks)) })
+	honest := speaking(t, 1)
+	for still, before := 0, int64(-1); still < 20; { // no further one is asked for while another client is served twenty times
+		r, err := honest.Get("http://" + p.at(8080) + "/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err = io.Copy(io.Discard, r.Body); err != nil {
+			t.Fatal(err)
+		}
+		r.Body.Close()
+		now := asked.Add(-1)
+		if still++; now != before {
+			still = 0
+		}
+		if before = now; now > most {
+			t.Fatalf("%d answers were asked for on behalf of a client that takes none, want at most %d", now, most)
+		}
+	}
+	if asked.Load() == 0 {
+		t.Fatal("none was asked for")
+	}
+}

@@ -368,7 +368,7 @@ func (d *Dialer) order(w *Want) []netip.AddrPort {
 
 // connect makes the TCP connection, and remembers where that fails.
 func (d *Dialer) connect(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
-	raw, err := socket.Dial(ctx, d.cfg.Paths.Guard(tuneSocket), d.cfg.Local, d.cfg.Paths.To(addr).String())
+	raw, err := socket.Dial(ctx, d.cfg.Paths.Guard(socket.Unhoarding), d.cfg.Local, d.cfg.Paths.To(addr).String())
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err != nil {

@@ -138,7 +138,9 @@ func (g *Gateway) serve(ctx, hard context.Context, c net.Conn) {
 	stop := context.AfterFunc(hard, func() { c.Close() })
 	defer stop()
 	_ = c.SetReadDeadline(time.Now().Add(helloTimeout))
-	raw, name, err := readHello(c, make([]byte, 0, 2048))
+	pieces := socket.NewWhole(c) // a peer that dribbles is waited for, and not listened to
+	raw, name, err := readHello(pieces, make([]byte, 0, 2048))
+	pieces.Close()
 	_ = c.SetReadDeadline(time.Time{})
 	if err != nil {
 		g.refuse(c, alertUnrecognizedName, name, err)

@@ -14,6 +14,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/dataplane/door"
 	"github.com/isthmus-mesh/isthmus/dataplane/http2"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/dataplane/socket"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/trust"
 )
@@ -169,7 +170,7 @@ func accept(ctx context.Context, ln net.Listener) (net.Conn, error) {
 
 func (s *Server) serve(ctx context.Context, raw net.Conn, shaken func()) {
 	material := s.cfg.Source.Current()
-	tuneConn(raw)
+	socket.Unhoard(raw)
 	records := newBatch(raw)
 	below := newProgress(records, s.nanos)
 	defer below.end()

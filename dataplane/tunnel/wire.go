@@ -19,7 +19,7 @@ type wire struct {
 	cause   atomic.Pointer[error]
 }
 
-// slowWrite is what a write to a socket that has room does not take. With notSentLow a socket
+// slowWrite is what a write to a socket that has room does not take. With socket.Unhoard a socket
 // without room is one whose link has been busy for so long.
 const slowWrite = int64(time.Millisecond)
 
