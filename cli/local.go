@@ -76,6 +76,7 @@ type drill struct {
 
 type drillOptions struct {
 	Direction string `json:"direction,omitempty"`
+	Only      string `json:"only,omitempty"`
 	RTT       string `json:"rtt,omitempty"`
 	Jitter    string `json:"jitter,omitempty"`
 	Loss      string `json:"loss,omitempty"`
@@ -139,6 +140,7 @@ func (a *app) drillVerb(verb, short, example string) *cobra.Command {
 	switch verb {
 	case "partition", "heal":
 		f.StringVar(&o.Direction, "direction", "", "a-to-b, from the cluster named first, or b-to-a (default both)")
+		f.StringVar(&o.Only, "only", "", "data, what requests need, or control, what control planes tell each other (default both)")
 	case "slow":
 		f.StringVar(&o.RTT, "rtt", "", "round-trip time, such as 400ms")
 		f.StringVar(&o.Jitter, "jitter", "", "variation of it, such as 20ms")

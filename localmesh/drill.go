@@ -28,6 +28,7 @@ const (
 type DrillOptions struct {
 	// Direction is "a-to-b", from the cluster named first, or "b-to-a"; both unless given.
 	Direction string `json:"direction,omitempty"`
+	Only      string `json:"only,omitempty"`      // "data", "control"; both unless given
 	RTT       string `json:"rtt,omitempty"`       // "250ms"
 	Jitter    string `json:"jitter,omitempty"`    // "5ms"
 	Loss      string `json:"loss,omitempty"`      // "1%"
@@ -63,7 +64,7 @@ func (m *Mesh) Drill(ctx context.Context, verb string, targets []string, o Drill
 	switch verb {
 	case VerbKill, VerbPause, VerbResume:
 		if o != (DrillOptions{}) {
-			return refuse(errors.New("direction, rtt, jitter, loss and bandwidth are of links: use partition, heal or slow"))
+			return refuse(errors.New("direction, only, rtt, jitter, loss and bandwidth are of links: use partition, heal or slow"))
 		}
 		for i, t := range found {
 			faults[i] = m.drillProcesses(ctx, verb, t)
@@ -75,8 +76,8 @@ func (m *Mesh) Drill(ctx context.Context, verb string, targets []string, o Drill
 			return refuse(err)
 		case verb == VerbSlow && change == (link.Change{}):
 			return refuse(errors.New("nothing to change; give --rtt, --jitter, --loss or --bandwidth"))
-		case verb == VerbSlow && o.Direction != "":
-			return refuse(errors.New("a link is slow in both directions; leave out --direction"))
+		case verb == VerbSlow && (o.Direction != "" || o.Only != ""):
+			return refuse(errors.New("a link is slow in both directions and for everything; leave out --direction and --only"))
 		case verb != VerbSlow && change != (link.Change{}):
 			return refuse(errors.New("rtt, jitter, loss and bandwidth are changed by slow"))
 		}
@@ -86,7 +87,7 @@ func (m *Mesh) Drill(ctx context.Context, verb string, targets []string, o Drill
 			}
 		}
 		for i, t := range found {
-			faults[i] = m.drillLinks(ctx, verb, t, o.Direction, change)
+			faults[i] = m.drillLinks(ctx, verb, t, o, change)
 		}
 	default:
 		return refuse(fmt.Errorf("no such drill; write one of: %s", strings.Join([]string{VerbKill, VerbPause, VerbResume, VerbPartition, VerbHeal, VerbSlow}, ", ")))
@@ -129,13 +130,19 @@ func (m *Mesh) drillProcesses(ctx context.Context, verb string, t Target) error 
 	return errors.Join(errs...)
 }
 
-func (m *Mesh) drillLinks(ctx context.Context, verb string, t Target, direction string, change link.Change) error {
+func (m *Mesh) drillLinks(ctx context.Context, verb string, t Target, o DrillOptions, change link.Change) error {
 	var errs []error
 	for _, tl := range t.Links {
 		client, err := link.Dial(ctx, m.plan.linkSocket(tl.Link))
 		if err == nil {
-			ds := tl.directions(direction)
+			ds := tl.directions(o.Direction)
+			var only link.Traffic
+			_ = only.UnmarshalText([]byte(o.Only)) // change looked at it
 			switch {
+			case verb == VerbPartition && o.Only != "":
+				err = client.CutOnly(ctx, only, ds...)
+			case verb == VerbHeal && o.Only != "":
+				err = client.HealOnly(ctx, only, ds...)
 			case verb == VerbPartition:
 				err = client.Cut(ctx, ds...)
 			case verb == VerbSlow:
@@ -169,10 +176,13 @@ func (t TargetLink) directions(text string) []link.Direction {
 	return []link.Direction{d}
 }
 
-// change reads the options of slow.
+// change reads the options of drills of links.
 func (o DrillOptions) change() (link.Change, error) {
 	var c link.Change
 	var faults []error
+	if o.Only != "" && o.Only != link.Data.String() && o.Only != link.Control.String() {
+		faults = append(faults, fmt.Errorf("only %q: write data, what requests need, or control, what control planes tell each other", o.Only))
+	}
 	if o.Direction != "" && o.Direction != link.AtoB.String() && o.Direction != link.BtoA.String() {
 		faults = append(faults, fmt.Errorf("direction %q: write a-to-b, from the cluster named first, or b-to-a", o.Direction))
 	}

@@ -132,7 +132,7 @@ func (p *Plan) linkConfig(l *Link) link.Config {
 				Target: at(p.Layout.Gateway(d.to.N), portGateway), Source: source})
 		if d.from.Follows(d.to) {
 			c.Forwards = append(c.Forwards, link.Forward{Name: "federation", Direction: d.direction, Listen: at(listen, portFederation),
-				Target: at(p.Layout.ControlPlane(d.to.N), portFederation), Source: source})
+				Target: at(p.Layout.ControlPlane(d.to.N), portFederation), Source: source, Traffic: link.Control})
 		}
 		if d.from.Network != d.to.Network {
 			continue

@@ -65,6 +65,12 @@ func (c *Client) Cut(ctx context.Context, ds ...Direction) error {
 	return err
 }
 
+// CutOnly is Cut for one kind of traffic.
+func (c *Client) CutOnly(ctx context.Context, t Traffic, ds ...Direction) error {
+	_, err := c.call(ctx, request{Op: "cut", Direction: ds, Traffic: kinds{t}})
+	return err
+}
+
 // Stall makes directions, both where none is named, hold everything.
 func (c *Client) Stall(ctx context.Context, ds ...Direction) error {
 	_, err := c.call(ctx, request{Op: "stall", Direction: ds})
@@ -80,6 +86,12 @@ func (c *Client) Refuse(ctx context.Context) error {
 // Heal ends Cut and Stall in directions; where none is named, in both, and Refuse. The shape stays.
 func (c *Client) Heal(ctx context.Context, ds ...Direction) error {
 	_, err := c.call(ctx, request{Op: "heal", Direction: ds})
+	return err
+}
+
+// HealOnly is Heal for one kind of traffic; it does not end Refuse.
+func (c *Client) HealOnly(ctx context.Context, t Traffic, ds ...Direction) error {
+	_, err := c.call(ctx, request{Op: "heal", Direction: ds, Traffic: kinds{t}})
 	return err
 }
 

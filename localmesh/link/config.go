@@ -61,6 +61,40 @@ func (d *Direction) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// Traffic is what a connection over a link is of.
+type Traffic uint8
+
+// The kinds of traffic: requests, and what control planes tell each other.
+const (
+	Data Traffic = iota
+	Control
+	traffics
+)
+
+// String returns "data" or "control".
+func (t Traffic) String() string {
+	if t == Control {
+		return "control"
+	}
+	return "data"
+}
+
+// MarshalText is String.
+func (t Traffic) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
+
+// UnmarshalText accepts what String returns.
+func (t *Traffic) UnmarshalText(text []byte) error {
+	switch string(text) {
+	case "data":
+		*t = Data
+	case "control":
+		*t = Control
+	default:
+		return fmt.Errorf("traffic %q: write data or control", text)
+	}
+	return nil
+}
+
 // Shape is what a link does to bytes, the same in both directions. The zero value is a perfect link.
 type Shape struct {
 	RTT       time.Duration // there and back; each way takes half
@@ -152,7 +186,8 @@ type Forward struct {
 	Direction Direction      `json:"direction"` // in which connections are opened: Listen is in A for a-to-b, in B for b-to-a
 	Listen    netip.AddrPort `json:"listen"`    // port 0 takes any free one, told by Stats
 	Target    netip.AddrPort `json:"target"`
-	Source    netip.Addr     `json:"source"` // of the connection to Target
+	Source    netip.Addr     `json:"source"`           // of the connection to Target
+	Traffic   Traffic        `json:"traffic,omitzero"` // what its connections are of: data, unless said
 }
 
 // Config is a link. ReadConfig reads it; Validate must accept it before Run does.
@@ -246,6 +281,9 @@ func (f Forward) validate() error {
 	var faults []error
 	if f.Direction > BtoA {
 		faults = append(faults, fmt.Errorf("direction: %d is neither of two", f.Direction))
+	}
+	if f.Traffic >= traffics {
+		faults = append(faults, fmt.Errorf("traffic: %d is neither data nor control", f.Traffic))
 	}
 	for _, a := range []struct {
 		field string

@@ -56,8 +56,8 @@ func (c *conn) run() {
 
 // handshake carries the SYN over, dials the target and carries the SYN-ACK, or the target's refusal, back.
 func (c *conn) handshake() (stream, error) {
-	near := c.relay.ways[c.forward.cfg.Direction]
-	far := c.relay.ways[c.forward.cfg.Direction.Reverse()]
+	near := c.lane(c.forward.cfg.Direction)
+	far := c.lane(c.forward.cfg.Direction.Reverse())
 	start := c.relay.now()
 	if err := c.cross(near, start); err != nil {
 		return nil, fmt.Errorf("carry SYN from %v: %w", c.forward.cfg.Listen, err)
@@ -83,8 +83,11 @@ func (c *conn) handshake() (stream, error) {
 	return server, nil
 }
 
-// cross returns when a handshake segment has crossed the way. It is sent again, from now, after each cut.
-func (c *conn) cross(w *way, start time.Duration) error {
+// lane is a direction of the link as the connection has it.
+func (c *conn) lane(d Direction) *lane { return c.relay.lanes[c.forward.cfg.Traffic][d] }
+
+// cross returns when a handshake segment has crossed the lane. It is sent again, from now, after each cut.
+func (c *conn) cross(w *lane, start time.Duration) error {
 	var (
 		timer waiter
 		sent  bool

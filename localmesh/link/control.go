@@ -179,21 +179,21 @@ func (r *relay) do(q request) error {
 		}
 		return r.reshape(shape)
 	case "cut":
-		r.setGate(gateCut, q.Direction...)
+		r.setGate(gateCut, q.Traffic, q.Direction...)
 	case "stall":
-		r.setGate(gateStalled, q.Direction...)
+		r.setGate(gateStalled, q.Traffic, q.Direction...)
 	case "refuse":
 		r.refuse()
 	case "heal":
-		r.setGate(gateOpen, q.Direction...)
-		if len(q.Direction) == 2 {
+		r.setGate(gateOpen, q.Traffic, q.Direction...)
+		if len(q.Direction) == 2 && len(q.Traffic) == 2 {
 			return r.accord()
 		}
 	case "restore":
 		if err := r.reshape(r.cfg.Shape); err != nil {
 			return err
 		}
-		r.setGate(gateOpen, AtoB, BtoA)
+		r.setGate(gateOpen, kinds{Data, Control}, AtoB, BtoA)
 		return r.accord()
 	}
 	return nil

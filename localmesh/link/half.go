@@ -39,7 +39,7 @@ type ack struct {
 type half struct {
 	conn      *conn
 	opposite  *half
-	way, back *way // of its bytes, of its acknowledgements
+	way, back *lane // of its bytes, of its acknowledgements
 	src, dst  stream
 	delivered *counter
 	readWake  chan struct{}
@@ -60,7 +60,7 @@ type half struct {
 
 func (h *half) init(c *conn, d Direction, src, dst stream, delivered *counter, flow Flow) {
 	h.conn, h.opposite = c, &c.halves[d.Reverse()]
-	h.way, h.back = c.relay.ways[d], c.relay.ways[d.Reverse()]
+	h.way, h.back = c.lane(d), c.lane(d.Reverse())
 	h.src, h.dst, h.delivered, h.flow = src, dst, delivered, flow
 	h.queue.pool = &c.relay.blocks
 	h.seen = h.way.condition()

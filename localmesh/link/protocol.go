@@ -18,14 +18,16 @@ const (
 //
 //	{"op":"shape","rtt":"80ms","jitter":"5ms","loss":0.01,"bandwidth":1e9}   what is absent stays; "slow" is the same
 //	{"op":"cut","direction":"both"}        or "a-to-b", "b-to-a"; absent is both
+//	{"op":"cut","traffic":"control"}       or "data", also of stall and heal; absent is both
 //	{"op":"stall","direction":"both"}      "pause" is the same
 //	{"op":"refuse"}
-//	{"op":"heal","direction":"both"}       ends cut, stall and, where direction is both, refuse; the shape stays
+//	{"op":"heal","direction":"both"}       ends cut, stall and, of both directions and all traffic, refuse; the shape stays
 //	{"op":"restore"}                       heals and returns to the configured shape
 //	{"op":"stats"}
 type request struct {
 	Op        string     `json:"op"`
 	Direction directions `json:"direction,omitempty"`
+	Traffic   kinds      `json:"traffic,omitempty"`
 	shapeJSON
 }
 
@@ -56,6 +58,29 @@ func (ds *directions) UnmarshalText(text []byte) error {
 		return fmt.Errorf("direction %q: write a-to-b, b-to-a or both", text)
 	}
 	*ds = directions{d}
+	return nil
+}
+
+// kinds is one kind of traffic or both, written as Traffic or "both". nil is both, unwritten.
+type kinds []Traffic
+
+func (ks kinds) MarshalText() ([]byte, error) {
+	if len(ks) == 1 {
+		return ks[0].MarshalText()
+	}
+	return []byte("both"), nil
+}
+
+func (ks *kinds) UnmarshalText(text []byte) error {
+	if string(text) == "both" {
+		*ks = kinds{Data, Control}
+		return nil
+	}
+	var t Traffic
+	if err := t.UnmarshalText(text); err != nil {
+		return fmt.Errorf("traffic %q: write data, control or both", text)
+	}
+	*ks = kinds{t}
 	return nil
 }
 
@@ -94,8 +119,14 @@ func decodeRequest(line []byte) (request, error) {
 	if !directed && q.Direction != nil {
 		return request{}, fmt.Errorf("op %q takes no direction", q.Op)
 	}
+	if !directed && q.Traffic != nil {
+		return request{}, fmt.Errorf("op %q takes no traffic", q.Op)
+	}
 	if directed && q.Direction == nil {
 		q.Direction = directions{AtoB, BtoA}
+	}
+	if directed && q.Traffic == nil {
+		q.Traffic = kinds{Data, Control}
 	}
 	return q, nil
 }

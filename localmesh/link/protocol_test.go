@@ -14,12 +14,16 @@ func TestDecodeRequest(t *testing.T) {
 		{`{"op":"slow","rtt":"1s"}`, ""},
 		{`{"op":"cut"}`, ""},
 		{`{"op":"cut","direction":"b-to-a"}`, ""},
+		{`{"op":"cut","traffic":"control"}`, ""},
+		{`{"op":"heal","traffic":"both"}`, ""},
 		{`{"op":"stats"}`, ""},
 		{``, "EOF"},
 		{`[]`, "cannot unmarshal"},
 		{`{"op":"cut"} {}`, "more after"},
 		{`{"op":"explode"}`, `op "explode"`},
 		{`{"op":"cut","direction":"up"}`, "a-to-b, b-to-a or both"},
+		{`{"op":"cut","traffic":"voice"}`, "data, control or both"},
+		{`{"op":"stats","traffic":"data"}`, "takes no traffic"},
 		{`{"op":"cut","rtt":"1s"}`, "takes no shape"},
 		{`{"op":"stats","direction":"both"}`, "takes no direction"},
 		{`{"op":"shape"}`, "at least one"},
@@ -37,7 +41,7 @@ func TestDecodeRequest(t *testing.T) {
 func FuzzDecodeRequest(f *testing.F) {
 	for _, s := range []string{
 		`{"op":"shape","rtt":"80ms","jitter":"5ms","loss":0.01,"bandwidth":1e9}`, `{"op":"cut","direction":"both"}`,
-		`{"op":"heal","direction":"a-to-b"}`, `{"op":"stats"}`, `{"op":"pause"}`, `{}`, `{"op":"shape","bandwidth":1e300}`,
+		`{"op":"heal","direction":"a-to-b"}`, `{"op":"cut","traffic":"control"}`, `{"op":"stats"}`, `{"op":"pause"}`, `{}`, `{"op":"shape","bandwidth":1e300}`,
 	} {
 		f.Add([]byte(s))
 	}

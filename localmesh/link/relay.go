@@ -21,6 +21,7 @@ type relay struct {
 	ctx    context.Context
 	now    func() time.Duration // since the link's origin
 	ways   [2]*way              // by direction
+	lanes  [traffics][2]*lane
 	blocks blockPool
 	held   atomic.Int64 // bytes in flight, of all connections
 	tap    *tap
@@ -77,6 +78,9 @@ func newRelay(ctx context.Context, cfg Config, log *slog.Logger) *relay {
 	}
 	for d := range r.ways {
 		r.ways[d] = newWay(r.now, cfg.Shape, cfg.Seed<<1|uint64(d))
+		for t := range r.lanes {
+			r.lanes[t][d] = &lane{way: r.ways[d]}
+		}
 	}
 	for _, f := range cfg.Forwards {
 		r.forwards = append(r.forwards, &forward{
@@ -217,13 +221,15 @@ func (r *relay) stop() {
 	}
 }
 
-// setGate opens, stalls or cuts directions.
-func (r *relay) setGate(g gate, directions ...Direction) {
+// setGate opens, stalls or cuts directions for kinds of traffic.
+func (r *relay) setGate(g gate, of kinds, directions ...Direction) {
 	for _, d := range directions {
-		r.ways[d].set(g)
+		for _, t := range of {
+			r.lanes[t][d].set(g)
+		}
 	}
 	r.each((*conn).look)
-	r.log.Info("link changed", "state", g.String(), "directions", directions)
+	r.log.Info("link changed", "state", g.String(), "directions", directions, "traffic", of)
 }
 
 // reshape changes both directions, unless the shape has a fault.

@@ -250,6 +250,33 @@ func TestSocketsCutAndHealLeaveNoHole(t *testing.T) {
 	s.hear(far, "during after")
 }
 
+// TestSocketsCutOneKindOfTraffic: the other goes on over the same link, in each direction.
+func TestSocketsCutOneKindOfTraffic(t *testing.T) {
+	s := runLink(t, Shape{RTT: 2 * ms})
+	ctx := context.Background()
+	data := s.dial()
+	s.say(data, "request ")
+	served := s.accept()
+	s.hear(served, "request ")
+	s.must(s.client.CutOnly(ctx, Control))
+	s.say(data, "another ")
+	s.hear(served, "another ")
+	s.say(served, "answer")
+	s.hear(data, "answer")
+	if st := s.stats(); st.AtoB.State != "data open, control cut" || st.BtoA.State != st.AtoB.State {
+		t.Errorf("the link is %s and %s", st.AtoB.State, st.BtoA.State)
+	}
+	s.must(s.client.HealOnly(ctx, Control))
+	s.must(s.client.CutOnly(ctx, Data, AtoB))
+	s.say(data, "held ")
+	s.eventually("held", func(st Stats) bool {
+		return st.Held == 5 && st.AtoB.State == "data cut, control open" && st.BtoA.State == "open"
+	})
+	s.must(s.client.Heal(ctx))
+	s.say(data, "after")
+	s.hear(served, "held after")
+}
+
 func TestSocketsBulkIsWholeAndIdleHoldsNothing(t *testing.T) {
 	s := runLink(t, Shape{RTT: 10 * ms, Jitter: 2 * ms})
 	text := noise(16<<20, 1)

@@ -1,6 +1,7 @@
 package link
 
 import (
+	"fmt"
 	"net/netip"
 	"sync/atomic"
 )
@@ -29,7 +30,7 @@ type Stats struct {
 
 // DirectionStats counts one direction: bytes and segments that flow in it, connections that were opened in it.
 type DirectionStats struct {
-	State  string `json:"state"`        // open, stalled or cut
+	State  string `json:"state"`        // open, stalled or cut; "data open, control cut" where they differ
 	Bytes  uint64 `json:"bytes"`        // delivered
 	Lost   uint64 `json:"lostSegments"` // that cost a retransmission
 	Opened uint64 `json:"opened"`
@@ -62,7 +63,11 @@ func (r *relay) stats() Stats {
 	}
 	directions := [2]*DirectionStats{&s.AtoB, &s.BtoA}
 	for d, w := range r.ways {
-		directions[d].State = w.condition().gate.String()
+		data, control := r.lanes[Data][d].condition().gate, r.lanes[Control][d].condition().gate
+		directions[d].State = data.String()
+		if data != control {
+			directions[d].State = fmt.Sprintf("data %s, control %s", data, control)
+		}
 		directions[d].Lost = w.lost.Load()
 	}
 	r.mu.Lock()

@@ -25,7 +25,7 @@ func (g gate) String() string {
 	return "open"
 }
 
-// condition is what a connection must know of a direction before it acts. The counters tell one that slept what it
+// condition is what a connection must know of its lane before it acts. The counters tell one that slept what it
 // missed.
 type condition struct {
 	gate     gate
@@ -33,15 +33,22 @@ type condition struct {
 	reshapes uint64 // how often the shape changed: what is in flight may arrive earlier
 }
 
-// way is one direction of the link at work: its Path, behind a lock, and its gate.
+// way is one direction of the link at work: its Path, behind a lock.
 type way struct {
 	now    func() time.Duration
 	window atomic.Int64
 	lost   atomic.Uint64
 
-	mu   sync.Mutex
-	path *Path
-	cond condition
+	mu       sync.Mutex
+	path     *Path
+	reshapes uint64
+}
+
+// lane is a way as one kind of traffic has it: the path is everybody's, the gate its own. The way's lock guards it.
+type lane struct {
+	*way
+	gate  gate
+	heals uint64
 }
 
 func newWay(now func() time.Duration, shape Shape, seed uint64) *way {
@@ -50,23 +57,23 @@ func newWay(now func() time.Duration, shape Shape, seed uint64) *way {
 	return w
 }
 
-// condition returns the direction's condition now.
-func (w *way) condition() condition {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.cond
+// condition returns the lane's condition now.
+func (l *lane) condition() condition {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return condition{l.gate, l.heals, l.reshapes}
 }
 
 // set changes the gate; healing a cut is counted.
-func (w *way) set(g gate) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.cond.gate == gateCut && g != gateCut {
-		w.cond.heals++
+func (l *lane) set(g gate) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.gate == gateCut && g != gateCut {
+		l.heals++
 		// What the bottleneck held when the cut began is gone with the rest.
-		w.path.Reshape(w.now(), w.path.Shape())
+		l.path.Reshape(l.now(), l.path.Shape())
 	}
-	w.cond.gate = g
+	l.gate = g
 }
 
 func (w *way) reshape(shape Shape) {
@@ -74,7 +81,7 @@ func (w *way) reshape(shape Shape) {
 	defer w.mu.Unlock()
 	w.path.Reshape(w.now(), shape)
 	w.window.Store(shape.Window())
-	w.cond.reshapes++
+	w.reshapes++
 }
 
 func (w *way) shape() Shape {
@@ -83,20 +90,20 @@ func (w *way) shape() Shape {
 	return w.path.Shape()
 }
 
-// send schedules one piece and returns how many of its segments were lost. In a cut way it arrives never, until it is
+// send schedules one piece and returns how many of its segments were lost. In a cut lane it arrives never, until it is
 // scheduled again after the heal.
-func (w *way) send(f *Flow, k kind, n int) (due time.Duration, lost int) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.cond.gate == gateCut {
+func (l *lane) send(f *Flow, k kind, n int) (due time.Duration, lost int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.gate == gateCut {
 		return never, 0
 	}
-	now := w.now() // read under the lock: a Path's instants must not decrease
+	now := l.now() // read under the lock: a Path's instants must not decrease
 	if k == kindRST {
-		return w.path.Reset(f, now), 0
+		return l.path.Reset(f, now), 0
 	}
-	due, lost = w.path.Send(f, now, n)
-	w.lost.Add(uint64(lost))
+	due, lost = l.path.Send(f, now, n)
+	l.lost.Add(uint64(lost))
 	return due, lost
 }
 
