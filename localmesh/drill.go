@@ -178,7 +178,6 @@ func (t TargetLink) directions(text string) []link.Direction {
 
 // change reads the options of drills of links.
 func (o DrillOptions) change() (link.Change, error) {
-	var c link.Change
 	var faults []error
 	if o.Only != "" && o.Only != link.Data.String() && o.Only != link.Control.String() {
 		faults = append(faults, fmt.Errorf("only %q: write data, what requests need, or control, what control planes tell each other", o.Only))
@@ -186,49 +185,8 @@ func (o DrillOptions) change() (link.Change, error) {
 	if o.Direction != "" && o.Direction != link.AtoB.String() && o.Direction != link.BtoA.String() {
 		faults = append(faults, fmt.Errorf("direction %q: write a-to-b, from the cluster named first, or b-to-a", o.Direction))
 	}
-	for _, d := range []struct {
-		name, text string
-		to         **time.Duration
-	}{{"rtt", o.RTT, &c.RTT}, {"jitter", o.Jitter, &c.Jitter}} {
-		if d.text == "" {
-			continue
-		}
-		v, err := time.ParseDuration(d.text)
-		if err != nil || v < 0 {
-			faults = append(faults, fmt.Errorf("%s %q: write a duration such as 250ms", d.name, d.text))
-		}
-		*d.to = &v
-	}
-	if o.Loss != "" {
-		number, ok := strings.CutSuffix(o.Loss, "%")
-		v, err := strconv.ParseFloat(number, 64)
-		if v /= 100; !ok || err != nil || !(v >= 0 && v <= 1) {
-			faults = append(faults, fmt.Errorf("loss %q: write a percentage such as 1%%", o.Loss))
-		}
-		c.Loss = &v
-	}
-	if o.Bandwidth != "" {
-		v, err := parseBandwidth(o.Bandwidth)
-		if err != nil {
-			faults = append(faults, err)
-		}
-		c.Bandwidth = &v
-	}
-	return c, errors.Join(faults...)
-}
-
-// parseBandwidth reads bits a second as the mesh file writes them.
-func parseBandwidth(text string) (int64, error) {
-	for _, u := range []struct {
-		suffix string
-		factor float64
-	}{{"Gbps", 1e9}, {"Mbps", 1e6}, {"kbps", 1e3}, {"bps", 1}} {
-		number, ok := strings.CutSuffix(text, u.suffix)
-		if v, err := strconv.ParseFloat(number, 64); ok && err == nil && v*u.factor >= 1 && v*u.factor <= 1e12 {
-			return int64(v * u.factor), nil
-		}
-	}
-	return 0, fmt.Errorf("bandwidth %q: write a number and bps, kbps, Mbps or Gbps", text)
+	c, err := link.ParseChange(o.RTT, o.Jitter, o.Loss, o.Bandwidth)
+	return c, errors.Join(append(faults, err)...)
 }
 
 // storeDrill signals a store, which is not the supervisor's child but its control plane's.

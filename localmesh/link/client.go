@@ -32,14 +32,6 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 	return c, nil
 }
 
-// Change is a change of Shape; what is nil stays as it is.
-type Change struct {
-	RTT       *time.Duration
-	Jitter    *time.Duration
-	Loss      *float64
-	Bandwidth *int64
-}
-
 // Shape gives the link another shape.
 func (c *Client) Shape(ctx context.Context, s Shape) error {
 	_, err := c.call(ctx, request{Op: "shape", shapeJSON: s.written()})
