@@ -93,7 +93,7 @@ func pair(t testing.TB, cfg Config, client, server net.Conn, handler func(messag
 		stop()
 		select {
 		case <-done:
-		case <-time.After(10 * time.Second):
+		case <-time.After(bound):
 			t.Error("ServeConn did not return")
 		}
 	})
@@ -142,14 +142,14 @@ func request(method, path string) *message.Head {
 
 // do sends one request and reads the whole response.
 func do(cc *ClientConn, h *message.Head, body []byte, trailers []message.Field) (*message.Head, []byte, []message.Field, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), bound)
 	defer cancel()
 	s, err := cc.Open(ctx)
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	defer s.Close()
-	s.SetDeadline(time.Now().Add(10 * time.Second))
+	s.SetDeadline(time.Now().Add(bound))
 	end := body == nil && trailers == nil
 	if err := s.Send(h, end); err != nil {
 		return nil, nil, nil, err
@@ -315,7 +315,7 @@ func TestOurClientAndForeignServer(t *testing.T) {
 	if err != nil || resp.Status != 200 || len(got) != 0 {
 		t.Errorf("HEAD: %v %q %v", resp, got, err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), bound)
 	defer cancel()
 	if rtt, err := cc.Ping(ctx); err != nil || rtt <= 0 {
 		t.Errorf("ping: %v %v", rtt, err)
@@ -511,7 +511,7 @@ func TestOurClientSurvivesAForeignShutdown(t *testing.T) {
 	for range 50 {
 		<-started
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), bound)
 	defer cancel()
 	if err := srv.Shutdown(ctx); err != nil {
 		t.Errorf("Shutdown: %v", err)

@@ -424,7 +424,7 @@ func TestDrainLosesNoRequest(t *testing.T) {
 				wg.Wait()
 				select {
 				case <-cc.Done():
-				case <-time.After(5 * time.Second):
+				case <-time.After(bound):
 					t.Fatal("the connection did not end")
 				}
 				stop()
@@ -522,13 +522,13 @@ func TestCloseResetsAndTheHandlerLearns(t *testing.T) {
 	}
 	select {
 	case <-begun:
-	case <-time.After(5 * time.Second):
+	case <-time.After(bound):
 		t.Fatal("the request did not arrive")
 	}
 	st.Close()
 	select {
 	case <-broke:
-	case <-time.After(5 * time.Second):
+	case <-time.After(bound):
 		t.Fatal("the handler was not told")
 	}
 }

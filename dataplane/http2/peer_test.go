@@ -27,13 +27,16 @@ type peer struct {
 	dec *hpack.Decoder
 }
 
+// bound is how long what must happen may take: no measure, but an end, on a machine that many others use as well.
+const bound = time.Minute
+
 func newPeer(t testing.TB, nc net.Conn) *peer {
 	p := &peer{t: t, nc: nc, fr: xhttp2.NewFramer(nc, nc)}
 	p.fr.AllowIllegalReads, p.fr.AllowIllegalWrites = true, true
 	p.fr.SetMaxReadFrameSize(1 << 24)
 	p.enc = hpack.NewEncoder(&p.buf)
 	p.dec = hpack.NewDecoder(4096, nil)
-	_ = nc.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = nc.SetDeadline(time.Now().Add(bound))
 	return p
 }
 
@@ -137,6 +140,7 @@ func (p *peer) until(want string) (lines []string, ok bool) {
 
 // serverPeer returns a peer of our server.
 func serverPeer(t testing.TB, cfg Config, handler func(message.Exchange)) (*peer, <-chan error) {
+	orDuration(&cfg.SettingsTimeout, bound) // a peer acknowledges no SETTINGS unless it says so
 	c, s := tcpPair(t)
 	done := make(chan error, 1)
 	ctx, stop := context.WithCancel(context.Background())
@@ -152,7 +156,7 @@ func serverPeer(t testing.TB, cfg Config, handler func(message.Exchange)) (*peer
 		stop()
 		select {
 		case <-finished:
-		case <-time.After(10 * time.Second):
+		case <-time.After(bound):
 			t.Error("ServeConn did not return")
 		}
 	})

@@ -78,7 +78,7 @@ func newTestPool(t *testing.T, f *farm, cfg PoolConfig) *Pool {
 	cfg.Dial = f.dial
 	p := NewPool(cfg)
 	t.Cleanup(func() {
-		ctx, stop := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, stop := context.WithTimeout(context.Background(), bound)
 		defer stop()
 		if err := p.Close(ctx); err != nil {
 			t.Error(err)
@@ -97,7 +97,7 @@ func ask(t *testing.T, p *Pool, target string) message.Stream {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.SetDeadline(time.Now().Add(10 * time.Second))
+	s.SetDeadline(time.Now().Add(bound))
 	h := &message.Head{}
 	h.Reset()
 	h.Method, h.Path, h.Authority = []byte("GET"), []byte("/"), []byte("x")
@@ -171,7 +171,7 @@ func TestPoolFollowsGoAway(t *testing.T) {
 		old := ask(t, p, f.addr)
 		<-f.begun // who has not been accepted yet would not be told
 		f.leave()
-		end := time.Now().Add(10 * time.Second)
+		end := time.Now().Add(bound)
 		for p.mu.Lock(); p.targets[f.addr].conns[0].Usable() && time.Now().Before(end); p.mu.Lock() {
 			p.mu.Unlock()
 			<-time.After(time.Millisecond)

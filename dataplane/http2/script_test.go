@@ -362,7 +362,7 @@ func TestClientAnswersByTheRFC(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer st.Close()
-			st.SetDeadline(time.Now().Add(10 * time.Second))
+			st.SetDeadline(time.Now().Add(bound))
 			if err := st.Send(request("GET", "/"), true); err != nil {
 				t.Fatal(err)
 			}
