@@ -134,8 +134,7 @@ func (d *Dialer) judge(c *conn, now int64) time.Duration {
 	out := time.Duration(now-c.asked) - c.draining()
 	if read >= c.asked { // bytes arrive, but no answer
 		out = min(out, time.Duration(now-c.arrived.at.Load())) // what we send arrives, and the answer will
-		bulk := c.socket.big.Load()
-		if out >= c.rtt.silence()+deafAfter && c.wire.queued(now) == 0 && (bulk == 0 || bulk > aheadMax) {
+		if out >= c.rtt.silence()+deafAfter && c.wire.queued(now) == 0 && !c.behindBulk(now) {
 			d.cutSilent(c, out)
 		}
 		return lookEvery
@@ -148,6 +147,13 @@ func (d *Dialer) judge(c *conn, now int64) time.Duration {
 	}
 	d.cutSilent(c, time.Duration(now-read))
 	return lookEvery
+}
+
+// behindBulk reports whether the answer to the PING may stand behind bulk. Small messages that came together because
+// we were late to read them are none: a link that bulk fills is not as slow.
+func (c *conn) behindBulk(now int64) bool {
+	bulk := c.socket.big.Load()
+	return bulk <= aheadMax && time.Duration(bulk)*time.Second/slowestBulk >= time.Duration(now-c.began)
 }
 
 // excused is how much longer a connection may be silent for what its socket shows: something has come and it is

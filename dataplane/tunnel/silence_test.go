@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -122,9 +123,22 @@ func TestADeadConnectionIsHandedOutAgainWhereNobodyLooks(t *testing.T) {
 	}
 }
 
-// TestBytesThatArriveProveOneDirectionOnly has a server that streams while nothing reaches it.
+// TestBytesThatArriveProveOneDirectionOnly has a server that streams while nothing reaches it: messages of some bytes,
+// and such as many small ones make which a proxy that lacks CPU reads together.
 func TestBytesThatArriveProveOneDirectionOnly(t *testing.T) {
 	t.Parallel()
+	for name, tt := range map[string]struct {
+		text  string
+		every time.Duration
+	}{"small messages": {"tick", 50 * time.Millisecond}, "read together": {strings.Repeat("tick", 150), 500 * time.Millisecond}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			streamsUnheard(t, tt.text, tt.every)
+		})
+	}
+}
+
+func streamsUnheard(t *testing.T, text string, every time.Duration) {
 	m := newMesh(t)
 	end := make(chan struct{})
 	defer close(end)
@@ -133,14 +147,14 @@ func TestBytesThatArriveProveOneDirectionOnly(t *testing.T) {
 		h.Reset()
 		h.Status, h.Length = 200, message.LengthUnknown
 		_ = ex.Respond(&h, false)
-		tick := time.NewTicker(20 * time.Millisecond)
+		tick := time.NewTicker(every)
 		defer tick.Stop()
 		for {
 			select {
 			case <-end:
 				return
 			case <-tick.C:
-				if _, err := ex.Write([]byte("tick")); err != nil {
+				if _, err := ex.Write([]byte(text)); err != nil {
 					return
 				}
 			}

@@ -79,6 +79,8 @@ const (
 	// aheadMax is more, in bytes, than the queues of sockets between a server and us hold: the answer to a PING
 	// may stand behind as much of a body that is bulk.
 	aheadMax = 16 << 20
+	// slowestBulk is bytes a second below which what comes in long reads fills no link.
+	slowestBulk = 4 << 10
 )
 
 // arrivals is what the server has said of how much has reached it.
