@@ -12,7 +12,7 @@ import (
 // admin speaks with a proxy's admin port.
 func adminCall(t *testing.T, m *member, method, path string) (int, string) {
 	t.Helper()
-	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
+	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: bound}
 	r, err := http.NewRequest(method, "http://"+m.cfg.Admin.String()+path, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -33,7 +33,7 @@ func adminCall(t *testing.T, m *member, method, path string) (int, string) {
 // end, new ones are refused, and the process stays for whoever asks it.
 func TestADrainLeavesOnlyTheAdminPort(t *testing.T) {
 	w := newWorld(t)
-	client, _ := w.pair(20 * time.Second)
+	client, _ := w.pair(time.Hour)
 	if code, _ := adminCall(t, client, "GET", "/ready"); code != 200 {
 		t.Fatalf("/ready: %d", code)
 	}

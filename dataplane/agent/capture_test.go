@@ -99,13 +99,13 @@ func talk(t *testing.T, besides bool, to, host string) (string, error) {
 	t.Helper()
 	var all []byte
 	err := as(t, 1000, besides, func() error {
-		d := net.Dialer{Timeout: 5 * time.Second}
+		d := net.Dialer{Timeout: bound}
 		c, err := d.Dial("tcp", to)
 		if err != nil {
 			return err
 		}
 		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(bound))
 		if _, err := fmt.Fprintf(c, "GET /x HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", host); err != nil {
 			return err
 		}
@@ -180,12 +180,12 @@ func TestCapturedWorkload(t *testing.T) {
 	eventually(t, "the mesh lets out", func() bool { got, _ := talk(t, false, outside, "x"); return strings.Contains(got, "outside") })
 	t.Run("nothing may leave any more", func(t *testing.T) {
 		var held net.Conn
-		err := as(t, 1000, false, func() (err error) { held, err = net.DialTimeout("tcp", outside, 5*time.Second); return err })
+		err := as(t, 1000, false, func() (err error) { held, err = net.DialTimeout("tcp", outside, bound); return err })
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer held.Close()
-		_ = held.SetDeadline(time.Now().Add(20 * time.Second))
+		_ = held.SetDeadline(time.Now().Add(bound))
 		if _, err := io.WriteString(held, "GET /x HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
 			t.Fatal(err)
 		}

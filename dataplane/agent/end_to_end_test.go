@@ -157,7 +157,7 @@ func carries(t *testing.T, c *http.Client, client *member, name string) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(bound))
 	if _, err := io.WriteString(conn, "CONNECT catalog.shop:81 HTTP/1.1\r\nHost: catalog.shop:81\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}
@@ -170,7 +170,7 @@ func carries(t *testing.T, c *http.Client, client *member, name string) {
 func metrics(t *testing.T, m *member) {
 	t.Helper()
 	tr := &http.Transport{DisableKeepAlives: true}
-	admin := &http.Client{Transport: tr, Timeout: 5 * time.Second}
+	admin := &http.Client{Transport: tr, Timeout: bound}
 	for _, want := range []string{`isthmus_requests_total{reporter="source",source_workload="frontend",source_namespace="shop",source_cluster="eu-west",` +
 		`destination_service="catalog",destination_namespace="shop",destination_cluster="us-east",protocol="HTTP",code="200",reason=""} 1`,
 		`code="403",reason="access_denied"} 1`, "isthmus_request_duration_seconds_bucket{", `isthmus_connections_refused_total{listener="mesh",why="flooded"} 0`} {
@@ -266,7 +266,7 @@ func resolves(t *testing.T, m *member) {
 	r := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "udp", m.cfg.DNS.String())
 	}}
-	ctx, stop := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, stop := context.WithTimeout(context.Background(), bound)
 	defer stop()
 	_, err := r.LookupHost(ctx, "nobody.shop.svc.clusterset.local.")
 	if d, ok := err.(*net.DNSError); !ok || !d.IsNotFound {

@@ -86,7 +86,7 @@ func speaking(t *testing.T, version int) *http.Client {
 	tr.Protocols.SetHTTP1(version == 1)
 	tr.Protocols.SetUnencryptedHTTP2(version == 2)
 	t.Cleanup(tr.CloseIdleConnections)
-	return &http.Client{Transport: tr, Timeout: 10 * time.Second}
+	return &http.Client{Transport: tr, Timeout: bound}
 }
 
 // serveBoth runs an application of net/http that speaks both versions in the clear.
@@ -321,7 +321,7 @@ func socketHTTP1(t *testing.T, addr string) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(bound))
 	const key = "dGhlIHNhbXBsZSBub25jZQ=="
 	fmt.Fprintf(c, "GET /socket HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n\r\n", addr, key)
 	r := bufio.NewReader(c)
@@ -350,7 +350,7 @@ func socketHTTP2(t *testing.T, addr string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.SetDeadline(time.Now().Add(10 * time.Second))
+		s.SetDeadline(time.Now().Add(bound))
 		h := &message.Head{}
 		h.Reset()
 		h.Method, h.Scheme, h.Path = []byte("CONNECT"), []byte("http"), []byte("/socket")

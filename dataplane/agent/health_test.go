@@ -50,7 +50,7 @@ func TestUnhealthyApplicationsAreSpared(t *testing.T) {
 	}
 	say := func(h *mesh.HealthCheck) {
 		w.script.set(catalog.String(), &ir.Service{Name: catalog, Ports: []ir.Port{{Port: 80, Protocol: mesh.ProtocolHTTP}},
-			Traffic: ir.Traffic{Strategy: mesh.StrategyAuto, ConnectTimeout: time.Second, RequestTimeout: 15 * time.Second, Retry: mesh.RetryPolicy{Attempts: 2},
+			Traffic: ir.Traffic{Strategy: mesh.StrategyAuto, ConnectTimeout: 10 * time.Second, RequestTimeout: 15 * time.Second, Retry: mesh.RetryPolicy{Attempts: 2},
 				Outlier: mesh.Outlier{ConsecutiveFailures: 3, BaseEjection: 50 * time.Millisecond, MaxEjection: 50 * time.Millisecond}, Health: h}})
 	}
 	say(check("/healthz"))
@@ -99,7 +99,7 @@ func TestUnhealthyApplicationsAreSpared(t *testing.T) {
 	if h := first.Dump().Health[0]; !strings.Contains(h.LastError, "GET /healthz at "+at0.String()+": status 503") || h.Service != "shop/catalog" || h.Since.IsZero() {
 		t.Errorf("%+v", h)
 	}
-	admin := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
+	admin := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: bound}
 	if _, _, text := ask(t, admin, "http://"+first.cfg.Admin.String()+"/metrics"); !strings.Contains(text,
 		`isthmus_application_healthy{destination_service="catalog",destination_namespace="shop"} 0`) {
 		t.Errorf("the metrics do not tell: %s", text)

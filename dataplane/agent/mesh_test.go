@@ -299,7 +299,7 @@ func (w *world) run(cfg agent.Config, key trust.SealKey, o agent.Options) *membe
 		select {
 		case err := <-done:
 			return err
-		case <-time.After(20 * time.Second):
+		case <-time.After(bound):
 			return fmt.Errorf("agent %s did not end", cfg.ID)
 		}
 	})
@@ -367,7 +367,7 @@ func (w *world) service(n mesh.ServiceName, groups []ir.Group, routes []ir.Route
 	w.script.set(n.String(), &ir.Endpoints{Service: n, Groups: groups})
 	w.script.set(n.String(), &ir.Access{Service: n, Exported: true, Clusters: callers, Policies: policies})
 	w.script.set(n.String(), &ir.Service{Name: n, Ports: ports, Routed: len(routes) > 0, Routes: routes,
-		Traffic: ir.Traffic{Strategy: mesh.StrategyAuto, ConnectTimeout: time.Second, RequestTimeout: 15 * time.Second, Retry: mesh.RetryPolicy{Attempts: 2}, Outlier: mesh.Outlier{ConsecutiveFailures: 3}}})
+		Traffic: ir.Traffic{Strategy: mesh.StrategyAuto, ConnectTimeout: 10 * time.Second, RequestTimeout: 15 * time.Second, Retry: mesh.RetryPolicy{Attempts: 2}, Outlier: mesh.Outlier{ConsecutiveFailures: 3}}})
 	w.script.set(n.String(), &ir.Name{Service: n, Ports: ports, Address: netip.AddrFrom4([4]byte{127, 9, 9, byte(10 + len(n.Name))})})
 }
 

@@ -69,9 +69,9 @@ func dialCall(c *grpc.ClientConn) (*call, error) {
 	return &call{s, cancel}, nil
 }
 
-// say sends a message and wants it back within 10 s.
+// say sends a message and wants it back.
 func (c *call) say(text string) error {
-	stop := time.AfterFunc(10*time.Second, c.cancel)
+	stop := time.AfterFunc(bound, c.cancel)
 	defer stop.Stop()
 	if err := c.SendMsg(wrapperspb.String(text)); err != nil {
 		return err

@@ -133,7 +133,7 @@ func dialTunnel(outbound netip.AddrPort) (*line, error) {
 	if err != nil {
 		return nil, err
 	}
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(bound))
 	l := &line{c, bufio.NewReader(c)}
 	if _, err := io.WriteString(c, "CONNECT catalog.shop:81 HTTP/1.1\r\nHost: catalog.shop:81\r\n\r\n"); err != nil {
 		c.Close()
@@ -152,7 +152,7 @@ func dialTunnel(outbound netip.AddrPort) (*line, error) {
 }
 
 func (l *line) say(text string) error {
-	_ = l.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = l.SetDeadline(time.Now().Add(bound))
 	if _, err := io.WriteString(l, text+"\n"); err != nil {
 		return err
 	}
@@ -202,7 +202,7 @@ const catalogURL = "http://catalog.shop.svc.clusterset.local/"
 // replacement go on to the end.
 func TestLoadedProxiesAreReplacedWithoutAFailedRequest(t *testing.T) {
 	w := newWorld(t)
-	client, server := w.pair(time.Minute)
+	client, server := w.pair(time.Hour) // longer than the test may take, and what lives throughout
 	outbound := client.cfg.Outbound
 	long, err := dialTunnel(outbound)
 	if err != nil {
@@ -222,7 +222,7 @@ func TestLoadedProxiesAreReplacedWithoutAFailedRequest(t *testing.T) {
 	}
 	first := [2]*member{client, server}
 	c := via(t, client)
-	fresh := &http.Client{Transport: &http.Transport{Proxy: c.Transport.(*http.Transport).Proxy, DisableKeepAlives: true}, Timeout: 10 * time.Second}
+	fresh := &http.Client{Transport: &http.Transport{Proxy: c.Transport.(*http.Transport).Proxy, DisableKeepAlives: true}, Timeout: bound}
 	kinds := []*traffic{{what: "GET"}, {what: "POST"}, {what: "POST on new connections"}, {what: "CONNECT"}, {what: "gRPC"}}
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()

@@ -77,7 +77,7 @@ func TestUndeclaredPortsAreLookedAt(t *testing.T) {
 		Routes: []ir.Route{{Object: "HTTPRoute shop/gone", Port: web, Match: mesh.RouteMatch{PathType: mesh.PathPrefix, Path: "/gone"},
 			Filters: []mesh.RouteFilter{{Kind: mesh.FilterRedirect, StatusCode: 301, PathType: "ReplaceFullPath", Path: "/there"}}},
 			{Object: "HTTPRoute shop/all", Port: web, Match: mesh.RouteMatch{PathType: mesh.PathPrefix, Path: "/"}, Backends: []ir.Backend{{Service: mixed, Port: web, Weight: 1}}}},
-		Traffic: ir.Traffic{Strategy: mesh.StrategyAuto, ConnectTimeout: time.Second, RequestTimeout: 15 * time.Second}})
+		Traffic: ir.Traffic{Strategy: mesh.StrategyAuto, ConnectTimeout: 10 * time.Second, RequestTimeout: 15 * time.Second}})
 	w.script.set(mixed.String(), &ir.Name{Service: mixed, Ports: ports, Address: netip.MustParseAddr("127.9.9.19")})
 	w.script.set("shop/frontend", &ir.Proxy{ID: "shop/frontend"})
 	client := w.start("eu-west", "shop/frontend", "frontend", func(c *agent.Config) {
@@ -93,10 +93,10 @@ func TestUndeclaredPortsAreLookedAt(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { c.Close() })
-		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(bound))
 		return c
 	}
-	plain := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 20 * time.Second,
+	plain := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: bound,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 
 	t.Run("a request is a request", func(t *testing.T) {
@@ -114,14 +114,14 @@ func TestUndeclaredPortsAreLookedAt(t *testing.T) {
 		two := &http.Transport{Protocols: new(http.Protocols)}
 		two.Protocols.SetUnencryptedHTTP2(true)
 		t.Cleanup(two.CloseIdleConnections)
-		for want, c := range map[string]*http.Client{"HTTP/1.1 /v": plain, "HTTP/2.0 /v": {Transport: two, Timeout: 20 * time.Second}} {
+		for want, c := range map[string]*http.Client{"HTTP/1.1 /v": plain, "HTTP/2.0 /v": {Transport: two, Timeout: bound}} {
 			if status, reason, body := ask(t, c, "http://"+at(rpc)+"/v"); status != 200 || body != want {
 				t.Errorf("%d %s %q, want %q", status, reason, body, want)
 			}
 		}
 	})
 	t.Run("TLS passes", func(t *testing.T) {
-		c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}, Timeout: 20 * time.Second}
+		c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}, Timeout: bound}
 		if status, reason, body := ask(t, c, "https://"+at(secure)+"/tls"); status != 200 || body != "HTTP/1.1 /tls" {
 			t.Errorf("%d %s %q", status, reason, body)
 		}

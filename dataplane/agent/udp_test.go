@@ -74,7 +74,7 @@ func udpClient(t testing.TB, at netip.AddrPort) *talker {
 func (c *talker) ask(data string) (name, session string) {
 	c.t.Helper()
 	b := make([]byte, 1<<16)
-	limit := time.Now().Add(10 * time.Second)
+	limit := time.Now().Add(bound)
 	for n := 0; time.Now().Before(limit); n++ {
 		what := fmt.Sprintf("%d/%s", n, data)
 		if _, err := c.Write([]byte(what)); err != nil {
@@ -91,7 +91,7 @@ func (c *talker) ask(data string) (name, session string) {
 			}
 		}
 	}
-	c.t.Fatalf("nobody answered %.20q in 10 s", data)
+	c.t.Fatalf("nobody answered %.20q", data)
 	return "", ""
 }
 
@@ -117,7 +117,7 @@ func TestUDPIsCarried(t *testing.T) {
 		{Cluster: "eu-west", Exported: true, Identities: w.identity("eu-west", resolver), Endpoints: local},
 		{Cluster: "us-east", Exported: true, Identities: w.identity("us-east", resolver), Slots: []uint64{1}}}, nil)
 	ports := []ir.Port{{Name: "dns", Port: udpPort, Protocol: mesh.ProtocolUDP}, {Name: "dns-tcp", Port: udpPort, Protocol: mesh.ProtocolHTTP}}
-	w.script.set(resolver.String(), &ir.Service{Name: resolver, Ports: ports, Traffic: ir.Traffic{Strategy: mesh.StrategyAuto, ConnectTimeout: time.Second,
+	w.script.set(resolver.String(), &ir.Service{Name: resolver, Ports: ports, Traffic: ir.Traffic{Strategy: mesh.StrategyAuto, ConnectTimeout: 10 * time.Second,
 		RequestTimeout: 15 * time.Second, Retry: mesh.RetryPolicy{Attempts: 2}, Outlier: mesh.Outlier{ConsecutiveFailures: 3}}})
 	w.script.set(resolver.String(), &ir.Name{Service: resolver, Ports: ports, Address: netip.MustParseAddr("127.9.9.18")})
 	w.script.set("shop/frontend", &ir.Proxy{ID: "shop/frontend"})
@@ -141,7 +141,7 @@ func TestUDPIsCarried(t *testing.T) {
 		}
 	})
 	t.Run("the port of TCP with the same number is another", func(t *testing.T) {
-		c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
+		c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: bound}
 		if status, reason, body := ask(t, c, "http://"+at.String()+"/x"); status != 200 || !strings.Contains(body, " GET /x ") {
 			t.Errorf("%d %s %q", status, reason, body)
 		}
@@ -160,7 +160,7 @@ func TestUDPIsCarried(t *testing.T) {
 		}
 	})
 	t.Run("metrics tell of sessions", func(t *testing.T) {
-		c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
+		c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: bound}
 		_, _, text := ask(t, c, "http://"+client.cfg.Admin.String()+"/metrics")
 		for _, want := range []string{`destination_service="resolver",destination_namespace="shop",destination_cluster="eu-west",protocol="UDP"`, "isthmus_datagrams_dropped_total 0"} {
 			if !strings.Contains(text, want) {

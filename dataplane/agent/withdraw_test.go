@@ -19,7 +19,7 @@ import (
 // passing is how many connections pass through a gateway.
 func passing(t testing.TB, m *member) int64 {
 	t.Helper()
-	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
+	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: bound}
 	_, _, text := ask(t, c, "http://"+m.cfg.Admin.String()+"/stats")
 	var stats struct{ Gateway tunnel.Stats }
 	if err := json.Unmarshal([]byte(text), &stats); err != nil {
