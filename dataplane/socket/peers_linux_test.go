@@ -42,16 +42,18 @@ func TestWhoTakesNothingIsNotWrittenTo(t *testing.T) {
 		}
 		prepare(c)
 		w := socket.New(c)
-		for piece := make([]byte, 8<<10); n < 64<<20; {
+		for piece, late := make([]byte, 8<<10), 0; n < 64<<20; {
 			if err := c.SetWriteDeadline(time.Now().Add(300 * time.Millisecond)); err != nil {
 				t.Fatal(err)
 			}
 			m, err := w.Write(piece)
 			n += m
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				break
-			}
-			if err != nil {
+			switch {
+			case errors.Is(err, os.ErrDeadlineExceeded):
+				if late++; late == 3 { // once may be that we did not get to run
+					return n
+				}
+			case err != nil:
 				t.Fatal(err)
 			}
 		}

@@ -46,8 +46,9 @@ func TestAPipeLosesNothingWhenAReaderIsSlow(t *testing.T) {
 		_ = to.SetWriteDeadline(time.Now().Add(50 * time.Millisecond))
 		n, err := p.Step()
 		passed += n
-		blocked = errors.Is(err, os.ErrDeadlineExceeded)
-		if err != nil && !blocked {
+		late := errors.Is(err, os.ErrDeadlineExceeded)
+		blocked = late && p.Held() > 0 // or the deadline passed before anything was tried
+		if err != nil && !late {
 			t.Fatal(err)
 		}
 	}
