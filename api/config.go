@@ -37,6 +37,10 @@ type PeerStatus struct {
 	Position      mesh.Position
 	// Age is how long nothing was heard.
 	Age, RTT time.Duration
+	// Version is the peer's, Protocol what is spoken with it; Problem is why it is not followed, for people.
+	Version  string
+	Protocol int
+	Problem  string
 	Gateways []netip.AddrPort
 }
 
@@ -51,6 +55,8 @@ type Config struct {
 	View    ir.View
 	Vector  func() mesh.Vector
 	Proxies func() []xds.ClientStatus
+	// Refused are proxies that are not served for their version.
+	Refused func() []RefusedProxy
 	Peers   func() []PeerStatus
 	Bundle  func() mesh.Bundle
 	// Uplink is that of a remote cluster; nil is a primary.

@@ -27,6 +27,9 @@ func (s *Server) status(w http.ResponseWriter, _ *http.Request) error {
 	for _, p := range s.cfg.Peers() {
 		out.Peers = append(out.Peers, peerOf(p))
 	}
+	if s.cfg.Refused != nil {
+		out.Refused = s.cfg.Refused()
+	}
 	if s.cfg.Bundle != nil {
 		b := s.cfg.Bundle()
 		out.Certificates = Certificates{TrustDomain: b.TrustDomain, Generation: b.Generation, Roots: len(b.Roots)}
@@ -45,7 +48,7 @@ func (s *Server) status(w http.ResponseWriter, _ *http.Request) error {
 
 func peerOf(p PeerStatus) Peer {
 	out := Peer{Cluster: p.Cluster, InSync: p.InSync && !p.Stale, State: p.State, Stale: p.Stale, AgeSeconds: p.Age.Seconds(),
-		RTTMillis: float64(p.RTT.Microseconds()) / 1000, Gateways: p.Gateways}
+		RTTMillis: float64(p.RTT.Microseconds()) / 1000, Gateways: p.Gateways, Version: p.Version, Protocol: p.Protocol, Problem: p.Problem}
 	if p.Position != (mesh.Position{}) {
 		out.Position = fmt.Sprintf("%s:%d", p.Position.Epoch, p.Position.Revision)
 	}

@@ -104,10 +104,12 @@ type Status struct {
 	Version string           `json:"version"`
 	Vector  string           `json:"vector,omitempty"`
 	// Uplink is how a remote cluster takes part in the mesh; nil of a primary.
-	Uplink       *Uplink      `json:"uplink,omitempty"`
-	Peers        []Peer       `json:"peers"`
-	Proxies      []Proxy      `json:"proxies"`
-	Certificates Certificates `json:"certificates"`
+	Uplink  *Uplink `json:"uplink,omitempty"`
+	Peers   []Peer  `json:"peers"`
+	Proxies []Proxy `json:"proxies"`
+	// Refused are proxies that are not served for their version, with what to upgrade first.
+	Refused      []RefusedProxy `json:"refused,omitempty"`
+	Certificates Certificates   `json:"certificates"`
 }
 
 // InSync reports whether the cluster is ready, in sync with every peer, and every proxy with
@@ -123,7 +125,7 @@ func (s *Status) InSync() bool {
 			return false
 		}
 	}
-	return s.Ready
+	return s.Ready && len(s.Refused) == 0
 }
 
 // Uplink is which primary a remote cluster follows, since when, and if none, why.
@@ -142,7 +144,12 @@ type Peer struct {
 	AgeSeconds float64          `json:"ageSeconds"`
 	RTTMillis  float64          `json:"rttMillis"`
 	Position   string           `json:"position,omitempty"`
-	Gateways   []netip.AddrPort `json:"gateways,omitempty"`
+	// Version is the peer's build, "" where it does not say; Protocol is what is spoken with it, 0 while nothing is.
+	Version  string `json:"version,omitempty"`
+	Protocol int    `json:"protocol,omitempty"`
+	// Problem is why the peer is not followed.
+	Problem  string           `json:"problem,omitempty"`
+	Gateways []netip.AddrPort `json:"gateways,omitempty"`
 }
 
 // Proxy is one connected proxy: what it was sent and what it accepted.
@@ -164,6 +171,14 @@ type Proxy struct {
 	Waiting string      `json:"waiting,omitempty"`
 	Vector  string      `json:"vector,omitempty"`
 	Types   []ProxyType `json:"types,omitempty"`
+}
+
+// RefusedProxy is a proxy that a control plane does not serve for its version. It goes on with what it has.
+type RefusedProxy struct {
+	ID      string    `json:"id"`
+	Version string    `json:"version,omitempty"`
+	Problem string    `json:"problem"`
+	At      time.Time `json:"at"`
 }
 
 // ProxyType is how far a proxy is with one type of resource. Equal digests are equal sets.

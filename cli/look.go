@@ -107,6 +107,12 @@ func (a *app) printStatus(rows []clusterStatus) error {
 			if !p.InSync || a.output == "wide" {
 				fmt.Fprintf(a.Err, "%s: peer %s is %s, in sync: %v, silent for %.1f s, rtt %.0f ms\n", r.Cluster, p.Cluster, p.State, p.InSync, p.AgeSeconds, p.RTTMillis)
 			}
+			if !p.InSync && p.Problem != "" {
+				fmt.Fprintf(a.Err, "%s: peer %s: %s\n", r.Cluster, p.Cluster, p.Problem)
+			}
+		}
+		for _, p := range r.Status.Refused {
+			fmt.Fprintf(a.Err, "%s: proxy %s is not served: %s\n", r.Cluster, p.ID, p.Problem)
 		}
 	}
 	return nil

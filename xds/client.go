@@ -413,7 +413,7 @@ func ending(ctx context.Context, from <-chan received, err error) error {
 
 // connect prepares the first requests of a stream and returns the node to show.
 func (c *Client) connect() *Node {
-	node := c.cfg.Node()
+	node := speaking(c.cfg.Node())
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	node.Vector = node.Vector.Clone()

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/isthmus-mesh/isthmus/core/skew"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -42,6 +43,8 @@ type ServerConfig struct {
 	// knows of one that has left is nothing that a server could catch up with. It must not
 	// block.
 	Joined func(mesh.ClusterName) bool
+	// Build is what this process is built as.
+	Build skew.Build
 	// Linger is how long a name is still watched after its last subscriber has gone; 0 is
 	// 30 s.
 	Linger time.Duration
@@ -68,6 +71,8 @@ type Server struct {
 	affected   []*stream
 	counters   Counters
 	closed     bool
+	// refusedNodes are not served for their version, by ID.
+	refusedNodes map[string]RefusedNode
 
 	// Deadlines in order; Run acts on them.
 	lingers   []linger
@@ -108,7 +113,7 @@ func NewServer(cfg ServerConfig) *Server {
 		cfg.Linger = 30 * time.Second
 	}
 	s := &Server{cfg: cfg, rank: map[string]int{}, groups: map[groupKey]*group{}, streams: map[*stream]struct{}{}, counters: Counters{Resources: map[string]uint64{}},
-		vector: mesh.Vector{}, frames: map[frameKey]*frame{}, reports: map[reportKey]*report{}, deadlines: make(chan struct{}, 1)}
+		refusedNodes: map[string]RefusedNode{}, vector: mesh.Vector{}, frames: map[frameKey]*frame{}, reports: map[reportKey]*report{}, deadlines: make(chan struct{}, 1)}
 	for i, t := range cfg.Order {
 		s.rank[t] = i
 	}

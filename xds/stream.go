@@ -184,6 +184,11 @@ func (s *Server) request(st *stream, r *request) error {
 		st.node = *r.node
 		st.node.Identity = id
 		st.types = r.types
+		if why := s.unserved(&st.node); why != "" {
+			s.refuse(st.node, why)
+			return status.Error(codes.FailedPrecondition, why)
+		}
+		delete(s.refusedNodes, st.node.ID)
 	}
 	if r.typ == "" {
 		return status.Error(codes.InvalidArgument, "a request names no type")

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/isthmus-mesh/isthmus/core/skew"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -334,6 +335,8 @@ func (r *request) parseMetadata(b []byte) error {
 				r.node.Mode, err = text(v, "mode", maxName)
 			case metadataTypes:
 				r.types = int(min(parseNonce(v), maxTypes))
+			case metadataProtocols:
+				r.node.Protocols = skew.ParseRange(cut(v, maxName))
 			case metadataVector:
 				if len(v) > MaxMessage/4 {
 					return errors.New("revision vector: too long")
@@ -352,6 +355,8 @@ const (
 	metadataTypes  = "isthmus.dev/types"
 	metadataMode   = "isthmus.dev/mode"
 	metadataVector = "isthmus.dev/vector"
+	// Which protocols the node speaks, "MIN-MAX"; none is the first.
+	metadataProtocols = "isthmus.dev/protocols"
 )
 
 func appendBytes(b []byte, n protowire.Number, v []byte) []byte {
@@ -371,14 +376,17 @@ func appendEntry(b []byte, n protowire.Number, key, value []byte) []byte {
 }
 
 func (r *request) appendNode(b []byte) []byte {
-	n, types := r.node, ""
+	n, types, protocols := r.node, "", ""
 	if r.types > 0 {
 		types = strconv.Itoa(r.types)
+	}
+	if n.Protocols.Max >= protocolRanges {
+		protocols = n.Protocols.String()
 	}
 	b = appendString(b, nodeID, n.ID)
 	b = appendString(b, nodeCluster, string(n.Cluster))
 	var meta []byte
-	for _, kv := range [][2]string{{metadataMode, n.Mode}, {metadataTypes, types}, {metadataVector, n.Vector.String()}} {
+	for _, kv := range [][2]string{{metadataMode, n.Mode}, {metadataTypes, types}, {metadataVector, n.Vector.String()}, {metadataProtocols, protocols}} {
 		if kv[1] != "" {
 			meta = appendEntry(meta, 1, []byte(kv[0]), appendString(nil, valueString, kv[1]))
 		}

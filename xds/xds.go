@@ -7,7 +7,10 @@
 // applies them (Handler). Read Source and Server first, then Client.
 package xds
 
-import "github.com/isthmus-mesh/isthmus/mesh"
+import (
+	"github.com/isthmus-mesh/isthmus/core/skew"
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
 
 // Resource is one version of one resource, encoded once. It is immutable.
 type Resource struct {
@@ -28,8 +31,9 @@ type Node struct {
 	Cluster mesh.ClusterName
 	Mode    string // "sidecar", "gateway", "node"
 	Zone    mesh.Zone
-	// Version is the build's.
+	// Version is the build's, Protocols what it speaks of Protocols; the zero Range is the first.
 	Version      string
+	Protocols    skew.Range
 	Capabilities []string
 	// Vector is how much the state that the node last applied knew.
 	Vector mesh.Vector

@@ -31,6 +31,7 @@ func serveWithAPI(ctx context.Context, cfg plane.Config, p *plane.Plane, log *sl
 	}
 	server, err := api.NewServer(api.Config{Cluster: cfg.Cluster, Objects: p.Objects(), World: p.World, View: p.View(), Vector: p.Vector,
 		Proxies: p.Proxies, Peers: func() []api.PeerStatus { return peers(p) }, Bundle: p.Bundle, NewToken: p.NewToken, Stamp: p.Stamp, Ready: p.Ready,
+		Refused: func() []api.RefusedProxy { return refused(p) },
 		Uplink:  func() *api.Uplink { return uplink(p) },
 		Version: version, Token: string(bytes.TrimSpace(token)), Addresses: p.Addresses(), Log: log,
 		ProxyConfig: func(ctx context.Context, id string) ([]byte, error) { return proxyConfig(ctx, cfg, p.World(), id) }})
@@ -73,11 +74,22 @@ func peers(p *plane.Plane) []api.PeerStatus {
 	var out []api.PeerStatus
 	for _, l := range p.Peers() {
 		s := api.PeerStatus{Cluster: l.Cluster, State: l.State.String(), InSync: l.Status.InSync, Stale: l.Status.Stale,
-			Position: l.Status.Position, RTT: l.RTT, Gateways: l.Gateways}
+			Position: l.Status.Position, RTT: l.RTT, Gateways: l.Gateways,
+			Version: l.Status.Version, Protocol: l.Status.Protocol, Problem: l.Status.Skew}
+		if s.Problem == "" && l.Err != nil {
+			s.Problem = l.Err.Error()
+		}
 		if !l.Status.LastFresh.IsZero() {
 			s.Age = time.Since(l.Status.LastFresh)
 		}
 		out = append(out, s)
+	}
+	return out
+}
+
+func refused(p *plane.Plane) (out []api.RefusedProxy) {
+	for _, r := range p.RefusedProxies() {
+		out = append(out, api.RefusedProxy{ID: r.Node.ID, Version: r.Node.Version, Problem: r.Why, At: r.At.UTC()})
 	}
 	return out
 }

@@ -16,6 +16,9 @@ import (
 // version is set by the linker.
 var version = "dev"
 
+// protocols is set by the linker in tests, "MIN-MAX": an older or newer build is made so. Empty is what this code speaks.
+var protocols string
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := cli.Run(ctx, cli.Options{Name: filepath.Base(os.Args[0]), In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Version: version,

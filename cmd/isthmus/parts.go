@@ -13,6 +13,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/control/plane"
 	"github.com/isthmus-mesh/isthmus/control/storeserver"
+	"github.com/isthmus-mesh/isthmus/core/skew"
 	"github.com/isthmus-mesh/isthmus/dataplane/agent"
 	"github.com/isthmus-mesh/isthmus/dataplane/capture"
 	"github.com/isthmus-mesh/isthmus/internal/parallel"
@@ -130,6 +131,7 @@ func relay(ctx context.Context, config string, log *slog.Logger) error {
 // runPlane runs a control plane, or a relay, with its API.
 func runPlane(ctx context.Context, cfg plane.Config, log *slog.Logger) error {
 	log = log.With("cluster", cfg.Cluster)
+	cfg.Build = skew.Build{Version: version, Protocols: skew.ParseRange(protocols)}
 	p, err := plane.New(ctx, cfg, log)
 	if err != nil {
 		return err
@@ -171,7 +173,7 @@ func proxy(ctx context.Context, config string, replace bool, level *slog.LevelVa
 	if err != nil {
 		return err
 	}
-	a, err := agent.New(cfg, log.With("proxy", cfg.ID, "cluster", cfg.Cluster), agent.Options{Version: version, Replace: replace, Level: level, AccessLog: os.Stdout})
+	a, err := agent.New(cfg, log.With("proxy", cfg.ID, "cluster", cfg.Cluster), agent.Options{Version: version, Protocols: skew.ParseRange(protocols), Replace: replace, Level: level, AccessLog: os.Stdout})
 	if err != nil {
 		return err
 	}

@@ -23,7 +23,7 @@ func EncodeUp(m replica.Up) *wirepb.Up {
 			digests = append(digests, d[:]...)
 		}
 		return &wirepb.Up{Message: &wirepb.Up_Subscribe{Subscribe: &wirepb.Subscribe{Protocol: int32(m.Protocol), Sync: m.Sync,
-			Known: fromPosition(m.Known), Root: m.Root[:], Digests: digests}}}
+			Known: fromPosition(m.Known), Root: m.Root[:], Digests: digests, Capabilities: m.Capabilities, Version: m.Version}}}
 	case *replica.Versions:
 		return &wirepb.Up{Message: &wirepb.Up_Versions{Versions: &wirepb.Versions{Sync: m.Sync, Buckets: m.Buckets,
 			Held: each(m.Held, func(h replica.Held) *wirepb.Held {
@@ -65,7 +65,8 @@ func DecodeUp(u *wirepb.Up) (replica.Up, error) {
 	switch {
 	case u.GetSubscribe() != nil:
 		m := u.GetSubscribe()
-		s := &replica.Subscribe{Protocol: int(m.Protocol), Sync: m.Sync, Known: toPosition(m.Known), Root: d.digest(m.Root)}
+		s := &replica.Subscribe{Protocol: int(m.Protocol), Sync: m.Sync, Known: toPosition(m.Known), Root: d.digest(m.Root),
+			Capabilities: m.Capabilities, Version: m.Version}
 		if len(m.Digests) != len(s.Digests)*16 {
 			return nil, fmt.Errorf("decode Subscribe: %d octets of digests, want %d", len(m.Digests), len(s.Digests)*16)
 		}
@@ -108,7 +109,7 @@ func DecodeUp(u *wirepb.Up) (replica.Up, error) {
 func EncodeDown(m replica.Down) *wirepb.Down {
 	switch m := m.(type) {
 	case *replica.Hello:
-		return &wirepb.Down{Seq: m.Seq, Message: &wirepb.Down_Hello{Hello: &wirepb.Hello{Protocol: int32(m.Protocol), Capabilities: m.Capabilities,
+		return &wirepb.Down{Seq: m.Seq, Message: &wirepb.Down_Hello{Hello: &wirepb.Hello{Protocol: int32(m.Protocol), NewestProtocol: int32(m.Newest), Capabilities: m.Capabilities, Version: m.Version,
 			Server: string(m.Server), Owner: string(m.Owner), TrustDomain: string(m.TrustDomain), Position: fromPosition(m.Position)}}}
 	case *replica.Response:
 		return &wirepb.Down{Seq: m.Seq, Message: &wirepb.Down_Response{Response: &wirepb.Response{Nonce: m.Nonce, Sync: m.Sync,
@@ -130,7 +131,7 @@ func DecodeDown(p *wirepb.Down) (replica.Down, error) {
 	switch {
 	case p.GetHello() != nil:
 		m := p.GetHello()
-		out = &replica.Hello{Seq: p.Seq, Protocol: int(m.Protocol), Capabilities: m.Capabilities, Server: mesh.ClusterName(m.Server),
+		out = &replica.Hello{Seq: p.Seq, Protocol: int(m.Protocol), Newest: int(m.NewestProtocol), Capabilities: m.Capabilities, Version: m.Version, Server: mesh.ClusterName(m.Server),
 			Owner: mesh.ClusterName(m.Owner), TrustDomain: mesh.TrustDomain(m.TrustDomain), Position: toPosition(m.Position)}
 	case p.GetResponse() != nil:
 		m := p.GetResponse()

@@ -23,6 +23,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/control/peer"
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/core/replica"
+	"github.com/isthmus-mesh/isthmus/core/skew"
 	"github.com/isthmus-mesh/isthmus/core/world"
 	"github.com/isthmus-mesh/isthmus/internal/clock"
 	"github.com/isthmus-mesh/isthmus/internal/failpoint"
@@ -84,6 +85,8 @@ type place struct {
 	failpoints *failpoint.Set
 	// configure, where set, changes what the server is made with.
 	configure func(*peer.ServerConfig)
+	// build is that of its followers.
+	build skew.Build
 	// witness is what peers witnessed.
 	witness chan *replica.Witness
 	// sent counts what the server said, since it was last reset.
@@ -284,7 +287,7 @@ func (p *place) followAt(of *place, by []netip.AddrPort) *following {
 			case f.news <- struct{}{}:
 			default:
 			}
-		}, Clock: clock.Real{}, Log: slog.New(p.log), Failpoints: p.failpoints})
+		}, Clock: clock.Real{}, Log: slog.New(p.log), Failpoints: p.failpoints, Build: p.build})
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
 	done.Go(func() {

@@ -15,6 +15,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/codec/wire"
 	"github.com/isthmus-mesh/isthmus/codec/wire/wirepb"
 	"github.com/isthmus-mesh/isthmus/core/replica"
+	"github.com/isthmus-mesh/isthmus/core/skew"
 	"github.com/isthmus-mesh/isthmus/core/world"
 	"github.com/isthmus-mesh/isthmus/internal/clock"
 	"github.com/isthmus-mesh/isthmus/internal/failpoint"
@@ -50,6 +51,8 @@ type FollowerConfig struct {
 	Log      *slog.Logger
 	// Failpoints may be nil, and is in production.
 	Failpoints *failpoint.Set
+	// Build is what this process is built as.
+	Build skew.Build
 }
 
 // Bounds of redialling. The link to a peer is wanted back within two seconds of its
@@ -103,7 +106,7 @@ func NewFollower(cfg FollowerConfig) *Follower {
 	f := &Follower{cfg: cfg, say: newQuiet(log), saver: newSaver(cfg, log), checked: map[*replica.Resource]*mesh.Fact{},
 		move: make(chan struct{}, 1), passes: make(chan *replica.Witness, passMax), holdsChanged: make(chan struct{})}
 	f.im = replica.NewImporter(replica.ImporterConfig{Owner: cfg.Peer.Name, TrustDomain: cfg.Peer.TrustDomain,
-		Holders: []mesh.ClusterName{cfg.Self}, Check: f.check}, saved)
+		Holders: []mesh.ClusterName{cfg.Self}, Check: f.check, Build: cfg.Build}, saved)
 	f.status = f.im.Status()
 	return f
 }

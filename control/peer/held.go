@@ -144,7 +144,8 @@ func (s *Server) Retell(call Call, up FollowStream, f *Follower) error {
 		return err
 	}
 	ups, to := receive(ctx, up.Recv, wire.DecodeUp), sender[*wirepb.Down]{up.Send, s.cfg.Clock, &sync.WaitGroup{}}
-	ex := replica.NewExporter(replica.ExporterConfig{Server: s.cfg.Self, Owner: call.Owner, TrustDomain: f.cfg.Peer.TrustDomain}, now.stated)
+	ex := replica.NewExporter(replica.ExporterConfig{Server: s.cfg.Self, Owner: call.Owner, TrustDomain: f.cfg.Peer.TrustDomain, Build: s.cfg.Build,
+		Version: f.Status().Version}, now.stated)
 	ex.SetBeat(now.beat)
 	timer := s.cfg.Clock.NewTimer(tick)
 	defer timer.Stop()

@@ -10,6 +10,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/codec/wire"
 	"github.com/isthmus-mesh/isthmus/codec/wire/wirepb"
 	"github.com/isthmus-mesh/isthmus/core/replica"
+	"github.com/isthmus-mesh/isthmus/core/skew"
 	"github.com/isthmus-mesh/isthmus/internal/clock"
 	"github.com/isthmus-mesh/isthmus/internal/failpoint"
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -64,6 +65,8 @@ type ServerConfig struct {
 	Log    *slog.Logger
 	// Failpoints may be nil, and is in production.
 	Failpoints *failpoint.Set
+	// Build is what this process is built as.
+	Build skew.Build
 }
 
 // Server tells peers this cluster's facts.
@@ -254,7 +257,7 @@ func (s *Server) Expel(n mesh.ClusterName) {
 
 func (s *Server) serve(ctx context.Context, peer mesh.ClusterName, ups <-chan received[replica.Up], to sender[*wirepb.Down]) error {
 	partition, changed := s.cfg.Exports.current(peer)
-	ex := replica.NewExporter(replica.ExporterConfig{Server: s.cfg.Self, Owner: s.cfg.Self, TrustDomain: s.cfg.TrustDomain}, partition)
+	ex := replica.NewExporter(replica.ExporterConfig{Server: s.cfg.Self, Owner: s.cfg.Self, TrustDomain: s.cfg.TrustDomain, Build: s.cfg.Build}, partition)
 	say := newQuiet(s.cfg.Log.With("peer", peer))
 	timer := s.cfg.Clock.NewTimer(tick)
 	defer timer.Stop()

@@ -7,17 +7,16 @@
 package plane
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/control/store"
+	"github.com/isthmus-mesh/isthmus/core/skew"
 	"github.com/isthmus-mesh/isthmus/internal/failpoint"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
@@ -55,43 +54,14 @@ type Config struct {
 	// Remote makes it the relay of a remote cluster: its objects are in sealed files, it takes no streams from other
 	// clusters, and follows one of the primaries that its own Cluster object names. See ReadRelayConfig.
 	Remote bool `json:"-"`
+	// Build is what this process is built as.
+	Build skew.Build `json:"-"`
 	// Failpoints is nil in production.
 	Failpoints *failpoint.Set `json:"-"`
 }
 
-// StoreTLS names PEM files. Without CA the system's roots are believed; Certificate and
-// Key, given together, are what the control plane shows.
-type StoreTLS struct {
-	CA          string `json:"ca,omitempty"`
-	Certificate string `json:"certificate,omitempty"`
-	Key         string `json:"key,omitempty"`
-}
-
-// load reads the files; nil if none is named.
-func (t StoreTLS) load() (*tls.Config, error) {
-	if t == (StoreTLS{}) {
-		return nil, nil
-	}
-	c := &tls.Config{MinVersion: tls.VersionTLS12}
-	if t.CA != "" {
-		pem, err := os.ReadFile(t.CA)
-		if err != nil {
-			return nil, fmt.Errorf("the store's CA: %w", err)
-		}
-		c.RootCAs = x509.NewCertPool()
-		if !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("the store's CA: %s holds no PEM certificate", t.CA)
-		}
-	}
-	if t.Certificate != "" {
-		cert, err := tls.LoadX509KeyPair(t.Certificate, t.Key)
-		if err != nil {
-			return nil, fmt.Errorf("the certificate for the store: %w", err)
-		}
-		c.Certificates = []tls.Certificate{cert}
-	}
-	return c, nil
-}
+// StoreTLS names PEM files.
+type StoreTLS = store.TLSFiles
 
 // ReadConfig reads a configuration; a field that does not exist is a fault.
 func ReadConfig(r io.Reader) (Config, error) {

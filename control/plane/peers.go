@@ -257,7 +257,7 @@ func (ps *peers) start(ctx context.Context, w mesh.Cluster) *link {
 			})
 		}})
 	l.follower = peer.NewFollower(peer.FollowerConfig{Self: p.cfg.Cluster, Peer: w, Source: p.source, Local: p.cfg.Local, Reach: p.reach(w),
-		Cache: p.cfg.path("peers", string(w.Name)), Edit: p.loop.EditAndWait, Known: p.known, Observe: p.observe, Clock: p.clock, Log: p.log, Failpoints: p.cfg.Failpoints,
+		Cache: p.cfg.path("peers", string(w.Name)), Edit: p.loop.EditAndWait, Known: p.known, Observe: p.observe, Clock: p.clock, Log: p.log, Failpoints: p.cfg.Failpoints, Build: p.cfg.Build,
 		Changed: func(_ mesh.ClusterName, s replica.Status) { l.prober.Lease(!s.Stale) }, Reported: p.load.Heard})
 	var parts sync.WaitGroup
 	parts.Go(func() { ps.ended(w.Name, "following", ctx, l.follower.Run(ctx)) })
@@ -300,6 +300,8 @@ type Peer struct {
 	Since   time.Time
 	RTT     time.Duration
 	Status  replica.Status
+	// Err is why there is no session, nil while there is one.
+	Err error
 	// Applied counts what of its facts changed here since the link began.
 	Applied int64
 	// Through is the replica of this control plane that holds the link, "" for this one.
@@ -315,7 +317,7 @@ func (p *Plane) Peers() []Peer {
 	var out []Peer
 	for n, l := range p.peers.on {
 		s := l.prober.State()
-		out = append(out, Peer{Cluster: n, State: s.Reach(), Since: s.Since, RTT: s.RTT, Status: l.follower.Status(), Applied: l.follower.Applied(), Through: p.siblings.Through(n), Gateways: l.cluster.Gateways})
+		out = append(out, Peer{Cluster: n, State: s.Reach(), Since: s.Since, RTT: s.RTT, Status: l.follower.Status(), Err: l.follower.Err(), Applied: l.follower.Applied(), Through: p.siblings.Through(n), Gateways: l.cluster.Gateways})
 	}
 	slices.SortFunc(out, func(a, b Peer) int {
 		if a.Cluster < b.Cluster {

@@ -115,12 +115,12 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (*Plane, error) {
 		lc.Need = p.addresses.need
 	}
 	p.loop = loop.New(lc)
-	p.xds = xds.NewServer(xds.ServerConfig{Source: source{p.loop}, Identify: identify, Order: order, Now: p.clock.Now, Log: log, Delivered: p.delivered, Joined: p.joined})
+	p.xds = xds.NewServer(xds.ServerConfig{Source: source{p.loop}, Identify: identify, Order: order, Now: p.clock.Now, Log: log, Delivered: p.delivered, Joined: p.joined, Build: cfg.Build})
 	p.peers, p.siblings = newPeers(p), p.newSiblings()
 	p.load = p.newLoad()
 	p.federation = peer.NewServer(peer.ServerConfig{Self: p.cfg.Cluster, TrustDomain: p.cfg.TrustDomain(), Exports: p.exports, Identify: identify,
 		Joined: p.peers.joined, Speaks: p.speaks, Elsewhere: p.elsewhere, Offered: p.offered, Report: p.load.ReportTo, Ahead: p.recover.ahead, Witness: p.recover.witness,
-		Clock: p.clock, Log: p.log, Failpoints: cfg.Failpoints})
+		Clock: p.clock, Log: p.log, Failpoints: cfg.Failpoints, Build: cfg.Build})
 	if cfg.Remote {
 		p.uplink = relay.NewUplink(relay.UplinkConfig{Source: p.source, Local: cfg.Local, Teller: p.federation, Clock: p.clock, Log: log})
 	}
@@ -303,6 +303,9 @@ func (p *Plane) View() ir.View { return p.loop.View() }
 
 // Proxies are those that follow this control plane.
 func (p *Plane) Proxies() []xds.ClientStatus { return p.xds.Clients() }
+
+// RefusedProxies are those that are not served for their version.
+func (p *Plane) RefusedProxies() []xds.RefusedNode { return p.xds.RefusedNodes() }
 
 // Discovery counts what proxies were sent.
 func (p *Plane) Discovery() xds.Counters { return p.xds.Counters() }

@@ -59,7 +59,7 @@ func (p *Plane) openObjects(ctx context.Context) (err error) {
 	if len(endpoints) == 0 {
 		endpoints = []string{"unix://" + p.cfg.StoreSocket()}
 	}
-	storeTLS, err := p.cfg.StoreTLS.load()
+	storeTLS, err := p.cfg.StoreTLS.Load()
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
@@ -86,4 +87,38 @@ func advise(err error) error {
 		return fmt.Errorf("%w: etcd does not take the certificate that it was shown: give one that etcd's --trusted-ca-file signed, with --etcd-cert and --etcd-key: %w", ErrRefused, err)
 	}
 	return nil
+}
+
+// TLSFiles names PEM files. Without CA the system's roots are believed; Certificate and
+// Key, given together, are what is shown to the store.
+type TLSFiles struct {
+	CA          string `json:"ca,omitempty"`
+	Certificate string `json:"certificate,omitempty"`
+	Key         string `json:"key,omitempty"`
+}
+
+// Load reads the files; nil if none is named.
+func (t TLSFiles) Load() (*tls.Config, error) {
+	if t == (TLSFiles{}) {
+		return nil, nil
+	}
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	if t.CA != "" {
+		pem, err := os.ReadFile(t.CA)
+		if err != nil {
+			return nil, fmt.Errorf("the store's CA: %w", err)
+		}
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("the store's CA: %s holds no PEM certificate", t.CA)
+		}
+	}
+	if t.Certificate != "" {
+		cert, err := tls.LoadX509KeyPair(t.Certificate, t.Key)
+		if err != nil {
+			return nil, fmt.Errorf("the certificate for the store: %w", err)
+		}
+		c.Certificates = []tls.Certificate{cert}
+	}
+	return c, nil
 }

@@ -4,10 +4,12 @@ package replica
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/core/skew"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -17,7 +19,10 @@ type ExporterConfig struct {
 	// partition is served, TrustDomain the owner's.
 	Server, Owner mesh.ClusterName
 	TrustDomain   mesh.TrustDomain
-	Capabilities  []string
+	// Build is what this process is built as; the zero Build speaks Protocols.
+	Build skew.Build
+	// Version is the owner's, where that is not this build's: who re-serves passes it on.
+	Version string
 	// Limits bound what a peer may claim to hold.
 	Limits Limits
 	// ResponseBytes is the most that is unacknowledged; default and maximum MaxResponse.
@@ -80,6 +85,10 @@ type Exporter struct {
 	report                     []byte
 	witness                    []*Witness
 	sent                       int
+	// What the importer said of itself.
+	protocol     int
+	peerVersion  string
+	capabilities []string
 }
 
 // batch is a difference on its way.
@@ -102,9 +111,39 @@ func NewExporter(cfg ExporterConfig, p *Partition) *Exporter {
 func (ex *Exporter) Open(now time.Time) Out {
 	var o Out
 	ex.nextBeat = now
-	ex.send(&o, &Hello{Protocol: ProtocolMax, Capabilities: ex.cfg.Capabilities, Server: ex.cfg.Server, Owner: ex.cfg.Owner,
-		TrustDomain: ex.cfg.TrustDomain, Position: ex.newest.Position})
+	speaks := ex.cfg.Build.Speaks(Protocols())
+	h := &Hello{Protocol: speaks.Min, Server: ex.cfg.Server, Owner: ex.cfg.Owner, TrustDomain: ex.cfg.TrustDomain, Position: ex.newest.Position}
+	if speaks.Max >= ProtocolVersions {
+		h.Newest, h.Capabilities, h.Version = speaks.Max, Capabilities(), cmp.Or(ex.cfg.Version, ex.cfg.Build.Version)
+	}
+	ex.send(&o, h)
 	return o
+}
+
+// Peer is what the importer said of itself: the protocol that is spoken, 0 before it is, its version and capabilities.
+func (ex *Exporter) Peer() (protocol int, version string, capabilities []string) {
+	return ex.protocol, ex.peerVersion, ex.capabilities
+}
+
+// negotiate takes what the importer says of itself, or closes the stream with what is to be upgraded first.
+func (ex *Exporter) negotiate(o *Out, m *Subscribe) bool {
+	speaks, version := ex.cfg.Build.Speaks(Protocols()), skew.Parse(ex.cfg.Build.Version)
+	theirs, capabilities := words(m.Version, m.Capabilities)
+	if m.Protocol < speaks.Min || m.Protocol > speaks.Max {
+		o.Close = skew.Refuse("cluster "+string(ex.cfg.Server), speaks, version, "the peer", skew.Range{Min: m.Protocol, Max: m.Protocol}, skew.Parse(theirs))
+		return false
+	}
+	if w := skew.Parse(theirs); !skew.Served(skew.ControlPlane, version, skew.ControlPlane, w) {
+		o.Close = skew.Apart("cluster "+string(ex.cfg.Server), version, "the peer", w)
+		return false
+	}
+	ex.protocol, ex.peerVersion, ex.capabilities = m.Protocol, theirs, capabilities
+	return true
+}
+
+// reports says whether the importer takes load reports.
+func (ex *Exporter) reports() bool {
+	return ex.protocol < ProtocolVersions || slices.Contains(ex.capabilities, CapabilityReports)
 }
 
 // Publish offers a newer state. One before the newest is ignored: a replica that
@@ -160,7 +199,10 @@ func (ex *Exporter) Tick(now time.Time) Out {
 	if ex.cfg.Server == ex.cfg.Owner {
 		ex.beat = now.UnixMilli()
 	}
-	hb := &Heartbeat{Beat: ex.beat, Position: ex.newest.Position, Awaiting: ex.awaiting, Report: ex.report}
+	hb := &Heartbeat{Beat: ex.beat, Position: ex.newest.Position, Awaiting: ex.awaiting}
+	if ex.reports() {
+		hb.Report = ex.report
+	}
 	if ex.Settled() {
 		hb.Settled, hb.Root = true, ex.newest.Root()
 	}
@@ -187,8 +229,7 @@ func (ex *Exporter) Step(m Up) Out {
 }
 
 func (ex *Exporter) onSubscribe(o *Out, m *Subscribe) {
-	if m.Protocol < ProtocolMin {
-		o.Close = fmt.Sprintf("peer speaks version %d: upgrade it first, at least %d is served", m.Protocol, ProtocolMin)
+	if !ex.negotiate(o, m) {
 		return
 	}
 	if m.Sync <= ex.sync {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/core/skew"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -45,6 +46,8 @@ type ImporterConfig struct {
 	// and comparing the trust domains within; nil accepts. A refused resource leaves
 	// the last good one of its name in force.
 	Check func(*Resource) error
+	// Build is what this process is built as; the zero Build speaks Protocols.
+	Build skew.Build
 	// Without is for control runs of simulations.
 	Without Defence
 }
@@ -100,6 +103,13 @@ type Status struct {
 	Position  mesh.Position
 	HeldOver  int // policies of a lost history in force
 	Refused   int // resources stated but not in force
+	// Protocol is the one spoken in this session, 0 before it is; Version and Capabilities are what the owner last said of
+	// itself ("" where its protocol says nothing).
+	Protocol     int
+	Version      string
+	Capabilities []string
+	// Skew says why the last session was left for the versions of the two ends, and what to upgrade first.
+	Skew string
 }
 
 type phase uint8
@@ -147,6 +157,11 @@ type Importer struct {
 	retryAt, patienceUntil, witnessNext time.Time
 	retry                               time.Duration
 	stale                               bool
+
+	// What was negotiated, and why it could not be.
+	protocol      int
+	version, skew string
+	capabilities  []string
 }
 
 // NewImporter starts from what was saved, nil for nothing. Saved state of another
@@ -201,7 +216,8 @@ func (im *Importer) Beat() int64 { return int64(im.beat) }
 // Status tells how the link stands.
 func (im *Importer) Status() Status {
 	return Status{Session: im.session, Server: im.server, InSync: im.phase == phaseFollow && !im.inBatch, Stale: im.stale,
-		LastFresh: im.lastFresh, Position: im.stated.Position, HeldOver: len(im.heldOver), Refused: len(im.refused)}
+		LastFresh: im.lastFresh, Position: im.stated.Position, HeldOver: len(im.heldOver), Refused: len(im.refused),
+		Protocol: im.protocol, Version: im.version, Capabilities: im.capabilities, Skew: im.skew}
 }
 
 // Knowledge is how much a state knows of one owner: the position that it is of, and
@@ -266,7 +282,7 @@ func (im *Importer) Disconnect(now time.Time, session uint64) Ready {
 	if session != im.session || session == 0 {
 		return rd
 	}
-	im.session, im.phase, im.inBatch = 0, phaseIdle, false
+	im.session, im.phase, im.inBatch, im.protocol = 0, phaseIdle, false, 0
 	rd.StatusChanged = true
 	if im.cfg.Without&DefenceLastGood != 0 {
 		old := im.inForce
@@ -328,8 +344,7 @@ func (im *Importer) onHello(now time.Time, rd *Ready, m *Hello) {
 		im.leave(rd, AlarmImpostor, string(im.server),
 			fmt.Sprintf("says %s for %s (%s): want %s (%s)", m.Server, m.Owner, m.TrustDomain, im.cfg.Owner, im.cfg.TrustDomain))
 		return
-	case m.Protocol < ProtocolMin || m.Protocol > ProtocolMax:
-		im.leave(rd, AlarmVersion, string(im.server), fmt.Sprintf("speaks version %d: we speak %d to %d", m.Protocol, ProtocolMin, ProtocolMax))
+	case !im.negotiate(rd, m):
 		return
 	case im.future(now, m.Position.Epoch):
 		im.leave(rd, AlarmFuture, string(im.server), "epoch "+m.Position.Epoch.String())
@@ -344,6 +359,29 @@ func (im *Importer) onHello(now time.Time, rd *Ready, m *Hello) {
 	im.resync(now, rd)
 }
 
+// negotiate finds the protocol to speak, or leaves with what is to be upgraded first.
+func (im *Importer) negotiate(rd *Ready, m *Hello) bool {
+	speaks, version := im.cfg.Build.Speaks(Protocols()), skew.Parse(im.cfg.Build.Version)
+	theirs := skew.Range{Min: m.Protocol, Max: max(m.Protocol, m.Newest)}
+	im.version, im.capabilities = words(m.Version, m.Capabilities)
+	if speaks.Max < ProtocolVersions { // such a build reads nothing of that
+		theirs.Max, im.version, im.capabilities = m.Protocol, "", nil
+	}
+	them, w := "cluster "+string(im.cfg.Owner), skew.Parse(im.version)
+	var common bool
+	if im.protocol, common = speaks.Common(theirs); !common {
+		im.skew = skew.Refuse("this control plane", speaks, version, them, theirs, w)
+	} else if !skew.Served(skew.ControlPlane, version, skew.ControlPlane, w) {
+		im.skew = skew.Apart("this control plane", version, them, w)
+	} else {
+		im.skew = ""
+		return true
+	}
+	im.protocol = 0
+	im.leave(rd, AlarmVersion, string(im.server), im.skew)
+	return false
+}
+
 // future reports whether an epoch was made so far ahead of our clock that believing
 // it would shut out every honest one after it.
 func (im *Importer) future(now time.Time, e mesh.Epoch) bool {
@@ -356,7 +394,11 @@ func (im *Importer) resync(now time.Time, rd *Ready) {
 	im.phase, im.inBatch = phaseSync, false
 	im.retryAt = now.Add(im.retry)
 	have := im.Have()
-	rd.Send = append(rd.Send, &Subscribe{Protocol: ProtocolMax, Sync: im.sync, Known: im.stated.Position, Root: have.Root(), Digests: have.Digests()})
+	s := &Subscribe{Protocol: im.protocol, Sync: im.sync, Known: im.stated.Position, Root: have.Root(), Digests: have.Digests()}
+	if im.protocol >= ProtocolVersions {
+		s.Capabilities, s.Version = Capabilities(), im.cfg.Build.Version
+	}
+	rd.Send = append(rd.Send, s)
 }
 
 // Have is what need not be sent again: stated, with what is staged on top.

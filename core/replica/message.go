@@ -2,8 +2,10 @@ package replica
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/core/skew"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -21,11 +23,41 @@ const (
 	MaxReport = 64 << 10
 )
 
-// Protocol versions that this build speaks. Two back are served.
+// Protocols of the federation, each the one before and more. It rises by one at most in a minor version, so that the two
+// minor versions back are served by speaking two protocols back.
 const (
-	ProtocolMin = 1
-	ProtocolMax = 1
+	// ProtocolFirst has greetings that name one protocol.
+	ProtocolFirst = 1
+	// ProtocolVersions has greetings that name a range, versions and capabilities.
+	ProtocolVersions = 2
 )
+
+// Protocols are those that this code speaks. A Hello is written in the oldest of the speaker's protocols and says which is
+// its newest; the importer answers in the newest that both speak.
+func Protocols() skew.Range { return skew.Range{Min: ProtocolFirst, Max: ProtocolVersions} }
+
+// CapabilityReports says that an importer takes load reports. Of ProtocolFirst every importer does.
+const CapabilityReports = "load-reports"
+
+// Capabilities are those of this code.
+func Capabilities() []string { return []string{CapabilityReports} }
+
+// Bounds of what a peer says of itself.
+const (
+	maxCapabilities = 32
+	maxWord         = 64
+)
+
+// words bounds what a peer says of itself: it is shown to people.
+func words(version string, capabilities []string) (string, []string) {
+	var out []string
+	for _, c := range capabilities[:min(len(capabilities), maxCapabilities)] {
+		out = append(out, word(c))
+	}
+	return word(version), out
+}
+
+func word(s string) string { return strings.ToValidUTF8(s[:min(len(s), maxWord)], "") }
 
 // Down is a message from exporter to importer: *Hello, *Response, *Enumerate or
 // *Heartbeat. All down messages of a stream share one sequence without gaps; the
@@ -39,9 +71,11 @@ type Up interface{ up() }
 // Hello opens a stream, with sequence 1.
 type Hello struct {
 	Seq uint64
-	// Protocol and Capabilities let versions live together.
-	Protocol     int
-	Capabilities []string
+	// Protocol is the oldest that the exporter speaks, Newest the newest; 0, of ProtocolFirst, is Protocol.
+	Protocol, Newest int
+	Capabilities     []string
+	// Version is the owner's build, for people; "" is not known.
+	Version string
 	// Server is the cluster that speaks, Owner the one that is spoken for: they differ
 	// when a sibling or a primary re-serves what it holds.
 	Server, Owner mesh.ClusterName
@@ -92,8 +126,11 @@ type Heartbeat struct {
 
 // Subscribe begins, or begins again, with what the importer has.
 type Subscribe struct {
-	Protocol int
-	Sync     uint64
+	// Protocol is the one that is spoken from here on. The rest is not said in ProtocolFirst.
+	Protocol     int
+	Capabilities []string
+	Version      string
+	Sync         uint64
 	// Known is the position below which the importer accepts nothing.
 	Known mesh.Position
 	// Root and Digests are of all that it has, staged resources included.

@@ -125,6 +125,59 @@ func (r Range) Common(o Range) (int, bool) {
 	return n, n >= max(r.Min, o.Min)
 }
 
+// ParseRange reads what String writes; what cannot be read is the zero Range.
+func ParseRange(text string) Range {
+	lo, hi, ok := strings.Cut(text, "-")
+	if !ok {
+		hi = lo
+	}
+	a, err1 := strconv.ParseUint(lo, 10, 16)
+	b, err2 := strconv.ParseUint(hi, 10, 16)
+	if err1 != nil || err2 != nil || a == 0 || b < a {
+		return Range{}
+	}
+	return Range{int(a), int(b)}
+}
+
+// String is "MIN-MAX".
+func (r Range) String() string { return fmt.Sprintf("%d-%d", r.Min, r.Max) }
+
+// Build is what a process is built as: the version, as people know it, and the protocols that it speaks, where that is not
+// what this code speaks: tests make older and newer builds so.
+type Build struct {
+	Version   string
+	Protocols Range
+}
+
+// Speaks is the range of a protocol of which this code speaks r.
+func (b Build) Speaks(r Range) Range {
+	if b.Protocols != (Range{}) {
+		return b.Protocols
+	}
+	return r
+}
+
+// Apart says of two control planes that Served refuses which of them is to be upgraded first.
+func Apart(us string, ours Version, them string, theirs Version) string {
+	first, older, newer := them, theirs, ours
+	if ours.Compare(theirs) < 0 {
+		first, older, newer = us, ours, theirs
+	}
+	if _, comparable := ours.Distance(theirs); !comparable {
+		return fmt.Sprintf("%s is %s and %s is %s: nothing is served across major versions; upgrade %s first, to the last minor version of %d", us, ours.Text, them, theirs.Text, first, older.Major)
+	}
+	return fmt.Sprintf("%s is %s and %s is %s: %d minor versions back are served; upgrade %s first, to %d.%d at least", us, ours.Text, them, theirs.Text, Back, first, newer.Major, newer.Minor-Back)
+}
+
+// ApartFrom says of a control plane and a proxy that Served refuses which of them is to be upgraded first.
+func ApartFrom(plane string, v Version, proxy string, w Version) string {
+	if _, comparable := v.Distance(w); !comparable || v.Compare(w) > 0 {
+		return Apart(plane, v, proxy, w)
+	}
+	return fmt.Sprintf("%s is %s and %s is %s: control planes go before the proxies that follow them, which may be %d minor version ahead; upgrade %s first, to %d.%d at least, or take the proxy back to %s",
+		plane, v.Text, proxy, w.Text, Ahead, plane, w.Major, w.Minor-Ahead, v.Release())
+}
+
 // Refuse says why there is no common protocol and which of the two is to be upgraded first. Them is named as people
 // know it; the versions may be unknown.
 func Refuse(us string, ours Range, ourVersion Version, them string, theirs Range, theirVersion Version) string {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/core/balance"
 	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/core/skew"
 	"github.com/isthmus-mesh/isthmus/dataplane/downstream"
 	"github.com/isthmus-mesh/isthmus/dataplane/handover"
 	"github.com/isthmus-mesh/isthmus/dataplane/http1"
@@ -61,8 +62,9 @@ type Agent struct {
 type Options struct {
 	// Done is told of each request that ended; nil nobody.
 	Done func(*proxy.Record)
-	// Version of the build, for the control plane.
-	Version string
+	// Version of the build and protocols that it speaks, for the control plane; the zero Range is this code's.
+	Version   string
+	Protocols skew.Range
 	// Replace takes over from the process that offers its ports at Config.Handover.
 	Replace bool
 	// AccessLog takes the access log; nil is nowhere.
@@ -92,7 +94,7 @@ func New(cfg Config, log *slog.Logger, o Options) (*Agent, error) {
 	a.up = &upstream{cfg: &a.cfg, source: a.source, clock: a.clock}
 	a.client = xds.NewClient(xds.ClientConfig{Dial: a.up.stream, Handler: a.store, Log: log, Now: a.clock.Now, MaxBackoff: 2 * time.Second,
 		Node: func() xds.Node {
-			return xds.Node{ID: cfg.ID, Cluster: cfg.Cluster, Mode: cfg.Mode, Zone: cfg.Zone, Version: o.Version, Vector: a.store.state.Load().Vector}
+			return xds.Node{ID: cfg.ID, Cluster: cfg.Cluster, Mode: cfg.Mode, Zone: cfg.Zone, Version: o.Version, Protocols: o.Protocols, Vector: a.store.state.Load().Vector}
 		}})
 	var err error
 	if a.keeper, err = newKeeper(&a.cfg, a.store, a.source, a.clock, log); err != nil {

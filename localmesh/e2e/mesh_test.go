@@ -67,12 +67,14 @@ type meshUnder struct {
 	dir     string
 	runtime string
 	base    int
+	// binary is what the mesh runs.
+	binary string
 }
 
 // newMesh is a mesh that does not run yet; it is ended with the test.
 func newMesh(t *testing.T, base int) *meshUnder {
 	t.Helper()
-	m := &meshUnder{t: t, dir: filepath.Join(t.TempDir(), "state"), runtime: filepath.Join(t.TempDir(), "run"), base: base}
+	m := &meshUnder{t: t, dir: filepath.Join(t.TempDir(), "state"), runtime: filepath.Join(t.TempDir(), "run"), base: base, binary: binary}
 	t.Cleanup(func() {
 		if out, code := m.try("down"); code != 0 && !strings.Contains(out, "no mesh runs") {
 			t.Errorf("down: exit %d: %s", code, out)
@@ -88,7 +90,7 @@ func newMesh(t *testing.T, base int) *meshUnder {
 func (m *meshUnder) try(args ...string) (string, int) {
 	ctx, stop := context.WithTimeout(context.Background(), 60*time.Second)
 	defer stop()
-	cmd := exec.CommandContext(ctx, binary, append(args, "--state-dir", m.dir)...)
+	cmd := exec.CommandContext(ctx, m.binary, append(args, "--state-dir", m.dir)...)
 	cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+m.runtime, "NO_COLOR=1")
 	out, err := cmd.CombinedOutput()
 	if err != nil && cmd.ProcessState == nil {
@@ -101,7 +103,7 @@ func (m *meshUnder) try(args ...string) (string, int) {
 func (m *meshUnder) apart(args ...string) (stdout, stderr string, code int) {
 	ctx, stop := context.WithTimeout(context.Background(), 60*time.Second)
 	defer stop()
-	cmd := exec.CommandContext(ctx, binary, append(args, "--state-dir", m.dir)...)
+	cmd := exec.CommandContext(ctx, m.binary, append(args, "--state-dir", m.dir)...)
 	cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+m.runtime, "NO_COLOR=1")
 	var out, complaints bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &complaints
@@ -119,7 +121,7 @@ func (m *meshUnder) watch(t *testing.T, args ...string) func() string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(binary, append(args, "--state-dir", m.dir)...)
+	cmd := exec.Command(m.binary, append(args, "--state-dir", m.dir)...)
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -171,7 +173,7 @@ func (m *meshUnder) pids(parts ...string) []int {
 			continue
 		}
 		line, err := os.ReadFile("/proc/" + e.Name() + "/cmdline")
-		if err != nil || !bytes.Contains(line, []byte(m.dir)) || !bytes.HasPrefix(line, []byte(binary)) {
+		if err != nil || !bytes.Contains(line, []byte(m.dir)) || !bytes.HasPrefix(line, []byte(m.binary)) {
 			continue
 		}
 		if !slices.ContainsFunc(parts, func(p string) bool { return !bytes.Contains(line, []byte(p)) }) {

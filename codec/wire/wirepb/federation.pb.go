@@ -626,15 +626,18 @@ func (x *Lineage) GetRevision() int64 {
 }
 
 type Hello struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Protocol      int32                  `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
-	Capabilities  []string               `protobuf:"bytes,2,rep,name=capabilities,proto3" json:"capabilities,omitempty"`
-	Server        string                 `protobuf:"bytes,3,opt,name=server,proto3" json:"server,omitempty"`
-	Owner         string                 `protobuf:"bytes,4,opt,name=owner,proto3" json:"owner,omitempty"`
-	TrustDomain   string                 `protobuf:"bytes,5,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
-	Position      *Position              `protobuf:"bytes,6,opt,name=position,proto3" json:"position,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Protocol     int32                  `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Capabilities []string               `protobuf:"bytes,2,rep,name=capabilities,proto3" json:"capabilities,omitempty"`
+	Server       string                 `protobuf:"bytes,3,opt,name=server,proto3" json:"server,omitempty"`
+	Owner        string                 `protobuf:"bytes,4,opt,name=owner,proto3" json:"owner,omitempty"`
+	TrustDomain  string                 `protobuf:"bytes,5,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
+	Position     *Position              `protobuf:"bytes,6,opt,name=position,proto3" json:"position,omitempty"`
+	// From protocol 2 on.
+	NewestProtocol int32  `protobuf:"varint,7,opt,name=newest_protocol,json=newestProtocol,proto3" json:"newest_protocol,omitempty"`
+	Version        string `protobuf:"bytes,8,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Hello) Reset() {
@@ -707,6 +710,20 @@ func (x *Hello) GetPosition() *Position {
 		return x.Position
 	}
 	return nil
+}
+
+func (x *Hello) GetNewestProtocol() int32 {
+	if x != nil {
+		return x.NewestProtocol
+	}
+	return 0
+}
+
+func (x *Hello) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
 }
 
 type Response struct {
@@ -946,12 +963,15 @@ func (x *Heartbeat) GetReport() []byte {
 }
 
 type Subscribe struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Protocol      int32                  `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
-	Sync          uint64                 `protobuf:"varint,2,opt,name=sync,proto3" json:"sync,omitempty"`
-	Known         *Position              `protobuf:"bytes,3,opt,name=known,proto3" json:"known,omitempty"`
-	Root          []byte                 `protobuf:"bytes,4,opt,name=root,proto3" json:"root,omitempty"`
-	Digests       []byte                 `protobuf:"bytes,5,opt,name=digests,proto3" json:"digests,omitempty"` // 16 octets a bucket, in order
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Protocol int32                  `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Sync     uint64                 `protobuf:"varint,2,opt,name=sync,proto3" json:"sync,omitempty"`
+	Known    *Position              `protobuf:"bytes,3,opt,name=known,proto3" json:"known,omitempty"`
+	Root     []byte                 `protobuf:"bytes,4,opt,name=root,proto3" json:"root,omitempty"`
+	Digests  []byte                 `protobuf:"bytes,5,opt,name=digests,proto3" json:"digests,omitempty"` // 16 octets a bucket, in order
+	// From protocol 2 on.
+	Capabilities  []string `protobuf:"bytes,6,rep,name=capabilities,proto3" json:"capabilities,omitempty"`
+	Version       string   `protobuf:"bytes,7,opt,name=version,proto3" json:"version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1019,6 +1039,20 @@ func (x *Subscribe) GetDigests() []byte {
 		return x.Digests
 	}
 	return nil
+}
+
+func (x *Subscribe) GetCapabilities() []string {
+	if x != nil {
+		return x.Capabilities
+	}
+	return nil
+}
+
+func (x *Subscribe) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
 }
 
 type Held struct {
@@ -1680,14 +1714,16 @@ const file_isthmus_v1_federation_proto_rawDesc = "" +
 	"\x04gone\x18\a \x01(\bR\x04gone\"N\n" +
 	"\aLineage\x12'\n" +
 	"\x05epoch\x18\x01 \x01(\v2\x11.isthmus.v1.EpochR\x05epoch\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevision\"\xca\x01\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\"\x8d\x02\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\x05R\bprotocol\x12\"\n" +
 	"\fcapabilities\x18\x02 \x03(\tR\fcapabilities\x12\x16\n" +
 	"\x06server\x18\x03 \x01(\tR\x06server\x12\x14\n" +
 	"\x05owner\x18\x04 \x01(\tR\x05owner\x12!\n" +
 	"\ftrust_domain\x18\x05 \x01(\tR\vtrustDomain\x120\n" +
-	"\bposition\x18\x06 \x01(\v2\x14.isthmus.v1.PositionR\bposition\"\x91\x02\n" +
+	"\bposition\x18\x06 \x01(\v2\x14.isthmus.v1.PositionR\bposition\x12'\n" +
+	"\x0fnewest_protocol\x18\a \x01(\x05R\x0enewestProtocol\x12\x18\n" +
+	"\aversion\x18\b \x01(\tR\aversion\"\x91\x02\n" +
 	"\bResponse\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\x04R\x05nonce\x12\x12\n" +
 	"\x04sync\x18\x02 \x01(\x04R\x04sync\x120\n" +
@@ -1706,13 +1742,15 @@ const file_isthmus_v1_federation_proto_rawDesc = "" +
 	"\asettled\x18\x03 \x01(\bR\asettled\x12\x12\n" +
 	"\x04root\x18\x04 \x01(\fR\x04root\x12\x1a\n" +
 	"\bawaiting\x18\x05 \x01(\x04R\bawaiting\x12\x16\n" +
-	"\x06report\x18\x06 \x01(\fR\x06report\"\x95\x01\n" +
+	"\x06report\x18\x06 \x01(\fR\x06report\"\xd3\x01\n" +
 	"\tSubscribe\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\x05R\bprotocol\x12\x12\n" +
 	"\x04sync\x18\x02 \x01(\x04R\x04sync\x12*\n" +
 	"\x05known\x18\x03 \x01(\v2\x14.isthmus.v1.PositionR\x05known\x12\x12\n" +
 	"\x04root\x18\x04 \x01(\fR\x04root\x12\x18\n" +
-	"\adigests\x18\x05 \x01(\fR\adigests\"J\n" +
+	"\adigests\x18\x05 \x01(\fR\adigests\x12\"\n" +
+	"\fcapabilities\x18\x06 \x03(\tR\fcapabilities\x12\x18\n" +
+	"\aversion\x18\a \x01(\tR\aversion\"J\n" +
 	"\x04Held\x12(\n" +
 	"\x04name\x18\x01 \x01(\v2\x14.isthmus.v1.FactNameR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\fR\aversion\"^\n" +
