@@ -9,7 +9,7 @@ PACKAGES := ./...
 # Packages with tests that count allocations, which the race detector makes meaningless.
 COUNTED := ./core/balance ./dataplane/... ./internal/failpoint ./telemetry ./xds
 
-.PHONY: soak bench-dataplane bench-peers bench-local bench-detection bench-traffic help build up down test unit e2e check fmt vet staticcheck generate generated vuln sim fuzz bench clean
+.PHONY: soak bench-dataplane bench-controlplane bench-peers bench-local bench-detection bench-traffic help build up down test unit e2e check fmt vet staticcheck generate generated vuln sim fuzz bench clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,10 @@ bench-local: build ## the figures of the local mesh, into docs/benchmarks.md
 bench-dataplane: build bench-peers ## the data plane beside HAProxy and nginx, into docs/benchmarks.md
 	@mkdir -p $(BIN)/bench && $(GO) build -o $(BIN)/bench/ ./bench/dataplane
 	$(BIN)/bench/dataplane -bin $(BIN) -out docs $(if $(QUICK),-quick) $(BENCHFLAGS)
+
+bench-controlplane: build ## the control plane with a thousand proxies, beside go-control-plane's caches, into docs/benchmarks.md
+	@mkdir -p $(BIN)/bench && $(GO) build -o $(BIN)/bench/ ./bench/controlplane
+	$(BIN)/bench/controlplane -bin $(BIN) -out docs $(if $(QUICK),-quick)
 
 bench-peers: # rows without a peer say so, where these cannot be installed
 	@if ! command -v haproxy nginx >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \

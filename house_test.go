@@ -107,8 +107,8 @@ var laws = []law{
 	{under("dataplane/proxy", "dataplane/quota", "dataplane/tenancy", "dataplane/route", "dataplane/trace", "dataplane/tunnel", "dataplane/door", "dataplane/http1", "dataplane/http2"),
 		either(exactly("net/http", "net/http/httputil", "golang.org/x/net/http2"), func(p string) bool { return strings.HasPrefix(p, "github.com/valyala/fasthttp") }),
 		"requests pass through our own engines"},
-	{func(d string) bool { return !under("codec/envoy", "xds")(d) }, func(p string) bool { return strings.HasPrefix(p, "github.com/envoyproxy/go-control-plane") },
-		"only codec/envoy and xds know Envoy's messages"},
+	{func(d string) bool { return !under("codec/envoy", "xds", "bench/controlplane")(d) }, func(p string) bool { return strings.HasPrefix(p, "github.com/envoyproxy/go-control-plane") },
+		"only codec/envoy, xds and the control plane's peer in its benchmark know Envoy's messages"},
 	{func(d string) bool { return !under("control/kube")(d) }, func(p string) bool { return strings.HasPrefix(p, "k8s.io/client-go") },
 		"only control/kube speaks to Kubernetes"},
 	{func(d string) bool { return !under("control/storeserver")(d) }, func(p string) bool { return strings.HasPrefix(p, "go.etcd.io/etcd/server") },
@@ -131,7 +131,7 @@ var inFolder = map[string][]string{
 	"codec":     {"manifest", "wire"},
 	"internal":  {"story", "golden", "failpoint", "loopback", "parallel", "clock"},
 	"localmesh": {"link", "app"},
-	"bench":     {"dataplane", "traffic", "local", "detection", "report", "rig", "load"},
+	"bench":     {"dataplane", "controlplane", "traffic", "local", "detection", "report", "rig", "load"},
 }
 
 func TestImportsRunDownward(t *testing.T) {

@@ -1,0 +1,346 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/encoding/proto"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// method is the call of delta discovery (envoy/service/discovery/v3/ads.proto).
+const method = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
+
+// Field numbers of discovery.proto.
+const (
+	reqNode, reqType, reqSubscribe, reqNonce = 1, 2, 3, 6
+	respResources, respType, respNonce       = 2, 4, 5
+	resName                                  = 3
+)
+
+// interest is what every proxy of a fleet asks for of one type: names, or with none everything. It has been served when it
+// was sent as many resources as want, zero for none that counts.
+type interest struct {
+	typ   string
+	names []string
+	want  int
+}
+
+// server is where a fleet goes.
+type server struct {
+	addr      string
+	tls       *tls.Config
+	node      func(i int) []byte // a Node, encoded
+	interests []interest
+}
+
+// fleet is proxies as a control plane sees them: a connection and a stream each. It reads what it is sent as far as
+// names and acknowledges it, and keeps nothing: its own cost must not be that of proxies.
+type fleet struct {
+	server server
+	conns  []*grpc.ClientConn
+	ctx    context.Context
+	stop   context.CancelFunc
+	run    sync.WaitGroup
+
+	served  sync.WaitGroup // first configurations
+	bytes   atomic.Int64
+	waiting atomic.Pointer[arrival]
+	stale   atomic.Pointer[staleness]
+	failed  atomic.Pointer[error]
+}
+
+// arrival is one change on its way to every stream.
+type arrival struct {
+	typ, name string
+	seen      []atomic.Int64 // by stream: when, in nanoseconds since began
+	left      atomic.Int64
+	began     time.Time
+	done      chan struct{}
+}
+
+// staleness are many changes on their way.
+type staleness struct {
+	typ     string
+	index   map[string]int
+	changed []atomic.Int64       // when, in nanoseconds since began, by name; 0 is never
+	took    [10_000]atomic.Int64 // counts by milliseconds
+	began   time.Time
+}
+
+// rawCodec passes messages as they are.
+type rawCodec struct{}
+
+func (rawCodec) Name() string { return proto.Name }
+
+func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
+	return mem.BufferSlice{mem.SliceBuffer(*v.(*[]byte))}, nil
+}
+
+func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
+	buf := data.MaterializeToBuffer(mem.DefaultBufferPool())
+	defer buf.Free()
+	return v.(*reader).read(buf.ReadOnlyData())
+}
+
+// reader is one stream's end.
+type reader struct {
+	fleet *fleet
+	i     int
+	ack   []byte
+	got   []int // resources so far, by interest
+	left  int   // interests not served
+	names int   // of a message
+}
+
+// connect opens n streams at once and returns when all have their first configuration.
+func connect(ctx context.Context, s server, n int) (*fleet, error) {
+	ctx, stop := context.WithCancel(ctx)
+	f := &fleet{server: s, ctx: ctx, stop: stop}
+	f.served.Add(n)
+	for i := range n {
+		conn, err := grpc.NewClient("passthrough:"+s.addr, grpc.WithTransportCredentials(credentials.NewTLS(s.tls)),
+			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{}), grpc.MaxCallRecvMsgSize(64<<20)),
+			grpc.WithStaticStreamWindowSize(2<<20), grpc.WithStaticConnWindowSize(4<<20), grpc.WithReadBufferSize(16<<10), grpc.WithWriteBufferSize(16<<10),
+			grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+				var d net.Dialer
+				return d.DialContext(ctx, "tcp", addr)
+			}))
+		if err != nil {
+			f.close()
+			return nil, err
+		}
+		f.conns = append(f.conns, conn)
+		f.run.Go(func() {
+			if err := f.follow(i, conn); err != nil && ctx.Err() == nil {
+				err = fmt.Errorf("stream %d: %w", i, err)
+				f.failed.CompareAndSwap(nil, &err)
+				stop()
+			}
+		})
+	}
+	if err := f.until(&f.served, 5*time.Minute); err != nil {
+		f.close()
+		return nil, fmt.Errorf("first configuration: %w", err)
+	}
+	return f, nil
+}
+
+// until waits for a group, for the fleet's failure, or for too long.
+func (f *fleet) until(g *sync.WaitGroup, bound time.Duration) error {
+	done := make(chan struct{})
+	go func() { g.Wait(); close(done) }()
+	return f.wait(done, bound)
+}
+
+func (f *fleet) wait(done <-chan struct{}, bound time.Duration) error {
+	t := time.NewTimer(bound)
+	defer t.Stop()
+	select {
+	case <-done:
+		return nil
+	case <-f.ctx.Done():
+		if err := f.failed.Load(); err != nil {
+			return *err
+		}
+		return f.ctx.Err()
+	case <-t.C:
+		return fmt.Errorf("not within %v", bound)
+	}
+}
+
+// close ends the fleet.
+func (f *fleet) close() {
+	f.stop()
+	for _, c := range f.conns {
+		_ = c.Close() // says only that it was closed before
+	}
+	f.run.Wait()
+}
+
+func (f *fleet) follow(i int, conn *grpc.ClientConn) error {
+	s, err := conn.NewStream(f.ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, method, grpc.WaitForReady(true))
+	if err != nil {
+		return err
+	}
+	r := &reader{fleet: f, i: i, got: make([]int, len(f.server.interests))}
+	for k, in := range f.server.interests {
+		var q []byte
+		if k == 0 {
+			q = appendField(q, reqNode, f.server.node(i))
+		}
+		q = appendField(q, reqType, []byte(in.typ))
+		for _, n := range in.names {
+			q = appendField(q, reqSubscribe, []byte(n))
+		}
+		if in.want > 0 {
+			r.left++
+		}
+		if err := s.SendMsg(&q); err != nil {
+			return err
+		}
+	}
+	for {
+		if err := s.RecvMsg(r); err != nil {
+			return err
+		}
+		if r.ack == nil {
+			continue
+		}
+		if err := s.SendMsg(&r.ack); err != nil {
+			return err
+		}
+	}
+}
+
+func appendField(b []byte, n protowire.Number, v []byte) []byte {
+	return protowire.AppendBytes(protowire.AppendTag(b, n, protowire.BytesType), v)
+}
+
+var errShape = errors.New("not a DeltaDiscoveryResponse")
+
+// read takes a response apart as far as names, and makes its acknowledgement.
+func (r *reader) read(b []byte) error {
+	now := time.Now()
+	f := r.fleet
+	f.bytes.Add(int64(len(b)))
+	var typ, nonce []byte
+	if !fields(b, func(n protowire.Number, v []byte) {
+		switch n {
+		case respType:
+			typ = v
+		case respNonce:
+			nonce = v
+		}
+	}) {
+		return errShape
+	}
+	if r.ack = nil; len(typ) == 0 {
+		return nil // a sign of life
+	}
+	wait, stale := f.waiting.Load(), f.stale.Load()
+	r.names = 0
+	if !fields(b, func(n protowire.Number, v []byte) {
+		if n != respResources {
+			return
+		}
+		r.names++
+		if wait == nil && stale == nil {
+			return
+		}
+		fields(v, func(n protowire.Number, name []byte) {
+			if n != resName {
+				return
+			}
+			if wait != nil && wait.typ == string(typ) && wait.name == string(name) {
+				wait.arrived(r.i, now)
+			}
+			if stale != nil && stale.typ == string(typ) {
+				stale.arrived(name, now)
+			}
+		})
+	}) {
+		return errShape
+	}
+	for k, in := range f.server.interests {
+		if in.want > 0 && in.typ == string(typ) && r.got[k] < in.want {
+			if r.got[k] += r.names; r.got[k] >= in.want {
+				if r.left--; r.left == 0 {
+					f.served.Done()
+				}
+			}
+		}
+	}
+	r.ack = appendField(appendField(nil, reqType, typ), reqNonce, nonce)
+	return nil
+}
+
+// fields calls do for every length-delimited field.
+func fields(b []byte, do func(protowire.Number, []byte)) bool {
+	for len(b) > 0 {
+		n, t, k := protowire.ConsumeTag(b)
+		if k < 0 {
+			return false
+		}
+		b = b[k:]
+		if t != protowire.BytesType {
+			if k = protowire.ConsumeFieldValue(n, t, b); k < 0 {
+				return false
+			}
+			b = b[k:]
+			continue
+		}
+		v, k := protowire.ConsumeBytes(b)
+		if k < 0 {
+			return false
+		}
+		do(n, v)
+		b = b[k:]
+	}
+	return true
+}
+
+func (a *arrival) arrived(i int, now time.Time) {
+	if a.seen[i].CompareAndSwap(0, max(int64(now.Sub(a.began)), 1)) && a.left.Add(-1) == 0 {
+		close(a.done)
+	}
+}
+
+func (s *staleness) arrived(name []byte, now time.Time) {
+	i, ok := s.index[string(name)]
+	if !ok {
+		return
+	}
+	at := s.changed[i].Load()
+	if at == 0 {
+		return
+	}
+	took := (int64(now.Sub(s.began)) - at) / int64(time.Millisecond)
+	s.took[min(max(took, 0), int64(len(s.took))-1)].Add(1)
+}
+
+// quantile is below what a share of the arrivals took.
+func (s *staleness) quantile(q float64) (took time.Duration, n int64) {
+	for i := range s.took {
+		n += s.took[i].Load()
+	}
+	left := int64(q * float64(n))
+	for i := range s.took {
+		if left -= s.took[i].Load(); left < 0 {
+			return time.Duration(i+1) * time.Millisecond, n
+		}
+	}
+	return time.Duration(len(s.took)) * time.Millisecond, n
+}
+
+// spread makes a change and waits until every stream was sent the resource: how long it took for each, sorted, from before the
+// change was asked for.
+func (f *fleet) spread(typ, name string, change func() error) ([]time.Duration, error) {
+	n := len(f.conns)
+	a := &arrival{typ: typ, name: name, seen: make([]atomic.Int64, n), began: time.Now(), done: make(chan struct{})}
+	a.left.Store(int64(n))
+	f.waiting.Store(a)
+	defer f.waiting.Store(nil)
+	if err := change(); err != nil {
+		return nil, err
+	}
+	if err := f.wait(a.done, time.Minute); err != nil {
+		return nil, fmt.Errorf("%s %s to %d proxies, of which %d did not get it: %w", typ, name, n, a.left.Load(), err)
+	}
+	took := make([]time.Duration, n)
+	for i := range took {
+		took[i] = time.Duration(a.seen[i].Load())
+	}
+	slices.Sort(took)
+	return took, nil
+}
