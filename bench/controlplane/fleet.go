@@ -122,7 +122,7 @@ func connect(ctx context.Context, s server, n int) (*fleet, error) {
 		}
 		f.conns = append(f.conns, conn)
 		f.run.Go(func() {
-			if err := f.follow(i, conn); err != nil && ctx.Err() == nil {
+			if err := f.follow(i, conn); ctx.Err() == nil {
 				err = fmt.Errorf("stream %d: %w", i, err)
 				f.failed.CompareAndSwap(nil, &err)
 				stop()
@@ -168,6 +168,7 @@ func (f *fleet) close() {
 	f.run.Wait()
 }
 
+// follow is one stream, until it ends.
 func (f *fleet) follow(i int, conn *grpc.ClientConn) error {
 	s, err := conn.NewStream(f.ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, method, grpc.WaitForReady(true))
 	if err != nil {
