@@ -108,7 +108,14 @@ type script struct {
 
 	mu        sync.Mutex
 	resources map[string]map[string]any // by type, by name
-	pushed    chan xds.Update
+	pushed    chan push
+	ended     chan struct{} // nobody takes what is pushed any more
+}
+
+// push is a change, and what is closed once it is published.
+type push struct {
+	update xds.Update
+	done   chan struct{}
 }
 
 func (s *script) Scope(xds.Node, string) (string, error) { return "all", nil }
@@ -120,27 +127,33 @@ func resource(v any) *xds.Resource {
 	return &xds.Resource{Type: string(typ), Version: fmt.Sprintf("%x", sha256.Sum256(body)), Body: body}
 }
 
+// set states something, and returns when whoever asks from now on is told.
 func (s *script) set(name string, v any) {
 	r := resource(v)
 	r.Name = name
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.resources[r.Type] == nil {
 		s.resources[r.Type] = map[string]any{}
 	}
 	s.resources[r.Type][name] = v
-	if s.pushed != nil {
-		s.pushed <- xds.Update{Scope: "all", Type: r.Type, Name: name, Resource: r}
+	s.mu.Unlock()
+	p := push{xds.Update{Scope: "all", Type: r.Type, Name: name, Resource: r}, make(chan struct{})}
+	select {
+	case s.pushed <- p:
+		<-p.done
+	case <-s.ended:
 	}
 }
 
 func (s *script) run(ctx context.Context) {
+	defer close(s.ended)
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case u := <-s.pushed:
-			s.server.Publish(mesh.Vector{}, []xds.Update{u})
+		case p := <-s.pushed:
+			s.server.Publish(mesh.Vector{}, []xds.Update{p.update})
+			close(p.done)
 		case a := <-s.ask:
 			var out []xds.Update
 			s.mu.Lock()
@@ -185,7 +198,7 @@ func newWorld(t testing.TB) *world {
 		w.log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	w.script = &script{ask: make(chan [3]string, 1024), pushed: make(chan xds.Update, 64), resources: map[string]map[string]any{}}
+	w.script = &script{ask: make(chan [3]string, 1024), pushed: make(chan push), ended: make(chan struct{}), resources: map[string]map[string]any{}}
 	order := []string{string(ir.TypeBundle), string(ir.TypeCluster), string(ir.TypeEndpoints), string(ir.TypeService)}
 	w.script.server = xds.NewServer(xds.ServerConfig{Source: w.script, Order: order,
 		Identify: func(context.Context) (mesh.Identity, error) { return mesh.Identity{Namespace: "x"}, nil }})
