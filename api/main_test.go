@@ -33,7 +33,7 @@ import (
 const serverEnv = "ISTHMUS_TEST_API_STORE_DIR"
 
 // waitMax bounds every wait of these tests.
-const waitMax = 20 * time.Second
+const waitMax = time.Minute
 
 // shared is one store process for all tests; each has a prefix of its own, numbered by runs.
 var (

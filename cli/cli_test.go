@@ -281,7 +281,7 @@ func (g *ground) world(self mesh.ClusterName) *world.World {
 // run runs a command line and returns what it printed, and its exit code.
 func (g *ground) run(in string, args ...string) (out, errs string, code int) {
 	var o, e bytes.Buffer
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	code = cli.Run(ctx, g.options(strings.NewReader(in), &o, &e), args)
 	return o.String(), e.String(), code
@@ -411,7 +411,7 @@ func TestWatchPrintsChangesUntilItEnds(t *testing.T) {
 	if _, errs, code := g.run(service("a"), "apply", "-n", "shop", "-f", "-"); code != 0 {
 		t.Fatal(errs)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	lines := make(chan string, 16)
 	var errs bytes.Buffer

@@ -25,7 +25,7 @@ import (
 )
 
 // limit bounds every wait of these tests.
-const limit = 30 * time.Second
+const limit = time.Minute
 
 // testBase is an address base for up to three clusters that no other test has, of this process
 // or of another.

@@ -307,7 +307,7 @@ func (l liar) Sign(r io.Reader, d []byte, o crypto.SignerOpts) ([]byte, error) {
 func handshake(t testing.TB, client, server *tls.Config) (clientErr, serverErr error) {
 	t.Helper()
 	a, b := pipe(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	done := make(chan error, 1)
 	go func() {
@@ -322,7 +322,7 @@ func handshake(t testing.TB, client, server *tls.Config) (clientErr, serverErr e
 	c := tls.Client(a, client)
 	clientErr = c.HandshakeContext(ctx)
 	if clientErr == nil {
-		_ = a.SetReadDeadline(time.Now().Add(10 * time.Second))
+		_ = a.SetReadDeadline(time.Now().Add(time.Minute))
 		_, clientErr = c.Read(make([]byte, 1))
 	}
 	a.Close()

@@ -160,7 +160,7 @@ func TestUnaryCallsAsManyAsAskedFor(t *testing.T) {
 	_ = ln.Close() // Health listens by itself
 	ended := make(chan error, 1)
 	go func() { ended <- Health(ctx, at) }()
-	dial, cancel := context.WithTimeout(ctx, 5*time.Second)
+	dial, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	var g *GRPC
 	for g == nil && dial.Err() == nil { // until it listens

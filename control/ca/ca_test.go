@@ -591,7 +591,7 @@ func TestControlPlaneAndProxyMeet(t *testing.T) {
 		a, b := net.Pipe()
 		defer a.Close()
 		defer b.Close()
-		deadline := time.Now().Add(10 * time.Second)
+		deadline := time.Now().Add(time.Minute)
 		_, _ = a.SetDeadline(deadline), b.SetDeadline(deadline)
 		done := make(chan error, 1)
 		go func() { done <- tls.Server(b, server).Handshake() }()

@@ -241,7 +241,7 @@ func wan(t testing.TB, a *place, shape link.Shape) (netip.AddrPort, *link.Client
 		os.RemoveAll(dir)
 	})
 	var c *link.Client
-	for range 200 {
+	for range 6000 { // a minute
 		if c, err = link.Dial(ctx, cfg.Control); err == nil {
 			break
 		}

@@ -57,7 +57,7 @@ func TestReadsGoOnWhileTheStoreIsAway(t *testing.T) {
 	if stale := (*store.StaleError)(nil); !errors.Is(err, store.ErrNotFound) || !errors.As(err, &stale) {
 		t.Errorf("get of what is not known: %v, want not found, as of then", err)
 	}
-	ctx, stop := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
 	defer stop()
 	if _, err := objects.Put(ctx, store.Object{Key: key, Value: []byte("{}")}, store.Any()); !errors.Is(err, store.ErrUnavailable) {
 		t.Errorf("put: %v, want %v", err, store.ErrUnavailable)

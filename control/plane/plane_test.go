@@ -316,7 +316,7 @@ func (c *cluster) client() *http.Client { return c.clientNamed("shell") }
 func (c *cluster) clientNamed(workload string) *http.Client {
 	at := loopback.AddrPort(c.t)
 	c.proxy(agent.Config{ID: "default/" + workload, Mode: agent.ModeSidecar, ServiceAccount: "shell", Outbound: at})
-	c.shell = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: at.String()})}}
+	c.shell = &http.Client{Timeout: bound, Transport: &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: at.String()})}}
 	return c.shell
 }
 

@@ -52,7 +52,7 @@ func stored(t *testing.T, accepts ...mesh.Accept) *Plane {
 	})
 	select {
 	case <-p.read:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the store was not read")
 	}
 	own := &mesh.Cluster{Name: "eu", Accepts: accepts}

@@ -111,7 +111,7 @@ func TestBothTransports(t *testing.T) {
 		r := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, network, addr)
 		}}
-		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		ctx, cancel := context.WithTimeout(ctx, time.Minute)
 		got, err := r.LookupNetIP(ctx, "ip4", "catalog.shop.svc.clusterset.local.")
 		if err != nil || len(got) != 1 || got[0].Unmap() != catalog {
 			t.Errorf("over %s: %v, %v; want %v", network, got, err, catalog)

@@ -62,7 +62,7 @@ func (p *process) serve() {
 			}
 			p.work.Go(func() {
 				defer c.Close()
-				_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+				_ = c.SetDeadline(time.Now().Add(time.Minute))
 				_, _ = io.WriteString(c, p.name)
 			})
 		}
@@ -128,7 +128,7 @@ func call(address string) (string, error) {
 		return "", err
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
 	b, err := io.ReadAll(conn)
 	if err == nil && len(b) == 0 {
 		err = io.ErrUnexpectedEOF
@@ -139,7 +139,7 @@ func call(address string) (string, error) {
 // until waits for so many more calls.
 func (c *calls) until(t *testing.T, more int64) {
 	t.Helper()
-	limit, tick := time.After(20*time.Second), time.NewTicker(time.Millisecond)
+	limit, tick := time.After(time.Minute), time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for want := c.done.Load() + more; c.done.Load() < want; {
 		select {

@@ -196,7 +196,7 @@ func sendOver(pool *Pool, target string, q *message.Head, body []byte, trailers 
 	if s, _, err = pool.Get(context.Background(), target); err != nil {
 		return nil, false, err
 	}
-	s.SetDeadline(time.Now().Add(5 * time.Second))
+	s.SetDeadline(time.Now().Add(time.Minute))
 	end = q.Length == 0
 	if err = s.Send(q, end); err == nil && !end {
 		if _, err = s.Write(body); err == nil {
@@ -498,7 +498,7 @@ func relayLeniently(c net.Conn, target string, serial int) {
 		return
 	}
 	defer next.Close()
-	_ = next.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = next.SetDeadline(time.Now().Add(time.Minute))
 	in := bufio.NewReader(c)
 	for i := 0; ; i++ {
 		var head []string
@@ -545,7 +545,11 @@ func TestDisagreementIsSeen(t *testing.T) {
 
 // agree checks what the hop behind saw. known, if not nil, is what the hop in front sent.
 func agree(t *testing.T, seen []sighting, known map[string]sighting) {
-	if len(seen) < 100 {
+	least := 100
+	if raceEnabled { // of a sixth of the attempts; a loaded machine misses some by their deadline
+		least = 50
+	}
+	if len(seen) < least {
 		t.Fatalf("only %d requests were seen: nothing was tested", len(seen))
 	}
 	times := map[string]int{}

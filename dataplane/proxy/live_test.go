@@ -68,7 +68,7 @@ func (o *open) ends(t *testing.T, why mesh.Reason) proxy.Record {
 			t.Errorf("it ended by %s: %s; want %s", r.Reason, r.Detail, why)
 		}
 		return r
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("it goes on")
 		return proxy.Record{}
 	}

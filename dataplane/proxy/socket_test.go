@@ -34,7 +34,7 @@ func tcpPair(t *testing.T) (a, b *net.TCPConn) {
 	}
 	t.Cleanup(func() { c.Close(); d.Close() })
 	for _, e := range []net.Conn{c, d} {
-		_ = e.SetDeadline(time.Now().Add(20 * time.Second))
+		_ = e.SetDeadline(time.Now().Add(time.Minute))
 	}
 	return c.(*net.TCPConn), d.(*net.TCPConn)
 }

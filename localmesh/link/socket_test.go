@@ -19,7 +19,7 @@ import (
 )
 
 // patience bounds every wait of these tests, which run over real sockets; it is never what they measure.
-const patience = 10 * time.Second
+const patience = time.Minute
 
 // site is a running link over real sockets with a target on its far side.
 type site struct {
