@@ -32,10 +32,11 @@ func (s *Server) addresses(ctx context.Context, objects []manifest.Object, dry b
 	if s.cfg.Addresses == nil || !asksForAddresses(objects) {
 		return out, nil
 	}
-	stated, has, err := s.statedAddresses(ctx)
+	stored, _, err := s.cfg.Objects.List(ctx, store.Scope{Kind: "Service"})
 	if err != nil {
-		return out, err
+		return out, fmt.Errorf("list services for their addresses: %w", err)
 	}
+	stated, has := s.stated.Of(s.cfg.Cluster, stored)
 	var asks []address.Ask
 	var at []int // the object of each ask
 	ask := func(i int, a address.Ask) { asks, at = append(asks, a), append(at, i) }
@@ -106,29 +107,6 @@ func (s *Server) refusedAddress(o manifest.Object, ask address.Ask, a address.An
 		return err != nil || v != nil
 	}
 	return faultOf(o, field, s.cfg.Addresses.Text(ask, a, there), remedy)
-}
-
-// statedAddresses are the addresses of the stored services, both ways.
-func (s *Server) statedAddresses(ctx context.Context) (map[netip.Addr]mesh.ServiceName, map[mesh.ServiceName]netip.Addr, error) {
-	stored, _, err := s.cfg.Objects.List(ctx, store.Scope{Kind: "Service"})
-	if err != nil {
-		return nil, nil, fmt.Errorf("list services for their addresses: %w", err)
-	}
-	owner, has := map[netip.Addr]mesh.ServiceName{}, map[mesh.ServiceName]netip.Addr{}
-	for _, o := range stored {
-		it, err := s.decode(o)
-		if err != nil {
-			continue
-		}
-		v := it.object.Value.(*mesh.Service)
-		for _, a := range v.Addresses {
-			owner[a] = v.ServiceName
-		}
-		if len(v.Addresses) > 0 {
-			has[v.ServiceName] = v.Addresses[0]
-		}
-	}
-	return owner, has, nil
 }
 
 func asksForAddresses(objects []manifest.Object) bool {

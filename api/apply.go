@@ -48,8 +48,10 @@ func (s *Server) apply(w http.ResponseWriter, r *http.Request) error {
 	}
 	input.Faults = append(input.Faults, checkKinds(input.Objects)...)
 
-	s.writing.Lock()
-	defer s.writing.Unlock()
+	if asksForAddresses(input.Objects) { // others need no turn: each object is written upon the revision that was read
+		s.writing.Lock()
+		defer s.writing.Unlock()
+	}
 	if len(input.Faults) == 0 {
 		plan, err := s.addresses(r.Context(), input.Objects, dry)
 		if err != nil {

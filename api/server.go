@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/control/address"
 	"github.com/isthmus-mesh/isthmus/control/store"
 )
 
@@ -36,8 +37,10 @@ type Server struct {
 	ending context.Context
 	end    context.CancelFunc
 
-	// writing makes applies take turns, so that two services never get one address.
+	// writing makes applies that ask for addresses take turns, so that two services never get one.
 	writing sync.Mutex
+	// stated is guarded by writing.
+	stated address.Stated
 }
 
 // NewServer returns a server; the error lists what is missing in cfg.
