@@ -30,8 +30,11 @@ type Objects interface {
 // PeerStatus is how another cluster stands, as this one sees it.
 type PeerStatus struct {
 	Cluster mesh.ClusterName
-	// State is the reachability, in words.
-	State string
+	// State is the reachability, in words, and StateAge since when it is that.
+	State    string
+	StateAge time.Duration
+	// Loss is the share of the last minute's questions that its gateways did not answer in time.
+	Loss float64
 	// InSync says that all it told is known here; Stale that what is known is frozen, its lease having lapsed: then it is shown as out of sync.
 	InSync, Stale bool
 	Position      mesh.Position
@@ -43,6 +46,9 @@ type PeerStatus struct {
 	Problem  string
 	Gateways []netip.AddrPort
 }
+
+// up reports whether a gateway of it answers.
+func (p *PeerStatus) up() bool { return p.State != mesh.Unreachable.String() }
 
 // Config is what a Server works with. Cluster, Objects, World, Stamp and Token are required;
 // what else is nil is answered as empty, or refused with the reason.

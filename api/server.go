@@ -60,6 +60,7 @@ func NewServer(cfg Config) (*Server, error) {
 		"GET /v1/explain":                               s.explain,
 		"GET /v1/status":                                s.status,
 		"GET /v1/version":                               s.version,
+		"GET /metrics":                                  s.metrics,
 		"GET /v1/bundle":                                s.bundle,
 		"POST /v1/tokens":                               s.tokens,
 		"/":                                             s.unknown,

@@ -137,13 +137,19 @@ type Uplink struct {
 
 // Peer is PeerStatus as it travels.
 type Peer struct {
-	Cluster    mesh.ClusterName `json:"cluster"`
-	InSync     bool             `json:"inSync"`
-	State      string           `json:"state"`
-	Stale      bool             `json:"stale"`
-	AgeSeconds float64          `json:"ageSeconds"`
-	RTTMillis  float64          `json:"rttMillis"`
-	Position   string           `json:"position,omitempty"`
+	Cluster mesh.ClusterName `json:"cluster"`
+	InSync  bool             `json:"inSync"`
+	State   string           `json:"state"`
+	Stale   bool             `json:"stale"`
+	// AgeSeconds is how long ago the cluster was last heard, StateAgeSeconds since when State is what it is.
+	AgeSeconds      float64 `json:"ageSeconds"`
+	StateAgeSeconds float64 `json:"stateAgeSeconds"`
+	// Up says that a gateway of it answers; RTTMillis is the smoothed round trip, Loss the share of the questions of the
+	// last minute that were not answered in time.
+	Up        bool    `json:"up"`
+	Loss      float64 `json:"loss"`
+	RTTMillis float64 `json:"rttMillis"`
+	Position  string  `json:"position,omitempty"`
 	// Version is the peer's build, "" where it does not say; Protocol is what is spoken with it, 0 while nothing is.
 	Version  string `json:"version,omitempty"`
 	Protocol int    `json:"protocol,omitempty"`

@@ -93,6 +93,9 @@ func (a *app) printStatus(rows []clusterStatus) error {
 	if err := t.print(a.Out, a.colour()); err != nil {
 		return err
 	}
+	if err := a.matrix(rows); err != nil {
+		return err
+	}
 	for _, r := range rows {
 		if r.Problem != "" {
 			fmt.Fprintf(a.Err, "%s: %s\n", r.Cluster, r.Problem)

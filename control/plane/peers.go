@@ -299,7 +299,9 @@ type Peer struct {
 	State   mesh.Reachability
 	Since   time.Time
 	RTT     time.Duration
-	Status  replica.Status
+	// Loss is the share of the last minute's questions to its gateways that were not answered in time.
+	Loss   float64
+	Status replica.Status
 	// Err is why there is no session, nil while there is one.
 	Err error
 	// Applied counts what of its facts changed here since the link began.
@@ -317,7 +319,8 @@ func (p *Plane) Peers() []Peer {
 	var out []Peer
 	for n, l := range p.peers.on {
 		s := l.prober.State()
-		out = append(out, Peer{Cluster: n, State: s.Reach(), Since: s.Since, RTT: s.RTT, Status: l.follower.Status(), Err: l.follower.Err(), Applied: l.follower.Applied(), Through: p.siblings.Through(n), Gateways: l.cluster.Gateways})
+		loss, _ := l.prober.Loss()
+		out = append(out, Peer{Cluster: n, State: s.Reach(), Since: s.Since, RTT: s.RTT, Loss: loss, Status: l.follower.Status(), Err: l.follower.Err(), Applied: l.follower.Applied(), Through: p.siblings.Through(n), Gateways: l.cluster.Gateways})
 	}
 	slices.SortFunc(out, func(a, b Peer) int {
 		if a.Cluster < b.Cluster {

@@ -57,6 +57,7 @@ type Prober struct {
 	detector liveness.Detector
 	places   [liveness.Places]*attempt
 	told     liveness.State
+	tally    liveness.Tally
 	leaving  map[netip.AddrPort]bool
 	left     bool // leaving changed, and was not told
 
@@ -112,6 +113,27 @@ func (p *Prober) State() liveness.State {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.state
+}
+
+// Loss is the share of the last minute's questions that were not answered in time, and of how many. Safe for concurrent use.
+func (p *Prober) Loss() (ratio float64, of int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.cfg.Clock.Now()
+	with := p.tally
+	if n := p.detector.Overdue(p.state, now); n > 0 {
+		with.Count(n, n, now)
+	}
+	return with.Loss(now)
+}
+
+// end counts the questions that are lost with the connection in a place, or the dial that came to nothing. The caller holds mu.
+func (p *Prober) end(place int, now time.Time) {
+	lost := p.detector.Unanswered(place)
+	if a := p.places[place]; a != nil && a.conn == nil {
+		lost = 1
+	}
+	p.tally.Count(lost, lost, now)
 }
 
 // Run probes until ctx ends, and returns its error when all connections are closed.
@@ -279,7 +301,15 @@ func (p *Prober) heard(a *attempt) {
 	}
 	now := p.cfg.Clock.Now()
 	before := p.state.Reach()
-	p.state = p.state.Answered(p.detector.Heard(a.place, now), now)
+	rtt := p.detector.Heard(a.place, now)
+	switch {
+	case rtt == 0: // we stood still
+	case p.state.Late(rtt):
+		p.tally.Count(1, 1, now)
+	default:
+		p.tally.Count(1, 0, now)
+	}
+	p.state = p.state.Answered(rtt, now)
 	if p.state.Reach() != before {
 		p.stir()
 	}
@@ -293,8 +323,10 @@ func (p *Prober) broke(a *attempt, err error) {
 	if p.places[a.place] != a {
 		return
 	}
+	now := p.cfg.Clock.Now()
+	p.end(a.place, now)
 	p.places[a.place] = nil
-	p.detector.Broke(a.place, p.cfg.Clock.Now())
+	p.detector.Broke(a.place, now)
 	p.stir()
 	if !errors.Is(err, context.Canceled) {
 		p.cfg.Log.Debug("a connection to a gateway ended", "peer", p.cfg.Peer.Name, "error", err)

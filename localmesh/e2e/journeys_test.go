@@ -194,6 +194,15 @@ func cutLink(t *testing.T, m *meshUnder) {
 		out, code := m.try("status")
 		return out, code == 1
 	})
+	eventually(t, 60*time.Second, "both ends see the path down, and the others up", func() (string, bool) {
+		out, _ := m.try("status")
+		seen := strings.Count(out, "down ") == 2 && strings.Count(out, "up ") == 4
+		return out, seen
+	})
+	if series := m.metrics("eu-west"); !strings.Contains(series, `isthmus_peer_up{cluster="eu-west",peer="us-east"} 0`) ||
+		!strings.Contains(series, `isthmus_peer_up{cluster="eu-west",peer="ap-south"} 1`) {
+		t.Errorf("metrics of eu-west:\n%s", series)
+	}
 	l.stop().mustNotFail(t)
 	m.run("drill", "heal", "eu-west--us-east")
 	took := m.inSync(t, 10*time.Second)

@@ -401,6 +401,37 @@ func (m *meshUnder) address(cluster, net, host, port int) string {
 	return fmt.Sprintf("127.%d.%d.%d:%d", m.base+1+cluster, net, host, port)
 }
 
+// metrics are those of a cluster's control plane.
+func (m *meshUnder) metrics(cluster string) string {
+	m.t.Helper()
+	var at struct {
+		Console string `json:"console"`
+	}
+	b, err := os.ReadFile(filepath.Join(m.dir, "mesh.json"))
+	if err == nil {
+		err = json.Unmarshal(b, &at)
+	}
+	token, err2 := os.ReadFile(filepath.Join(m.dir, "token"))
+	if err != nil || err2 != nil {
+		m.t.Fatal(err, err2)
+	}
+	req, err := http.NewRequest(http.MethodGet, at.Console+"/v1/clusters/"+cluster+"/metrics", nil)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
+	resp, err := (&http.Client{Timeout: 10 * time.Second}).Do(req)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return string(text)
+}
+
 // crash kills the one process whose arguments hold parts as kill -9 does, and tells nobody.
 func (m *meshUnder) crash(t *testing.T, parts ...string) {
 	t.Helper()

@@ -1,0 +1,54 @@
+package api
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// metrics answers in Prometheus' text format (version 0.0.4) what status says in numbers: of this control plane, and of the path to
+// and the link with each other cluster. There are as many series as clusters.
+func (s *Server) metrics(w http.ResponseWriter, _ *http.Request) error {
+	var b strings.Builder
+	family := func(name, kind, help string) { fmt.Fprintf(&b, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind) }
+	self := string(s.cfg.Cluster)
+	family("isthmus_control_plane_info", "gauge", "1, with the version of the control plane.")
+	fmt.Fprintf(&b, "isthmus_control_plane_info{cluster=%q,version=%q} 1\n", self, s.cfg.Version)
+	family("isthmus_xds_clients", "gauge", "Proxies that follow this control plane, by whether they have accepted all that they asked for.")
+	var clients [2]int
+	for _, c := range s.cfg.Proxies() {
+		clients[index(c.InSync())]++
+	}
+	fmt.Fprintf(&b, "isthmus_xds_clients{cluster=%q,in_sync=\"true\"} %d\nisthmus_xds_clients{cluster=%q,in_sync=\"false\"} %d\n", self, clients[1], self, clients[0])
+	peers := s.cfg.Peers()
+	each := func(name, help string, value func(PeerStatus) float64) {
+		family(name, "gauge", help)
+		for _, p := range peers {
+			fmt.Fprintf(&b, "%s{cluster=%q,peer=%q} %g\n", name, self, string(p.Cluster), value(p))
+		}
+	}
+	each("isthmus_peer_up", "Whether the path to a gateway of the cluster is up.", func(p PeerStatus) float64 { return float64(index(p.up())) })
+	each("isthmus_peer_state_age_seconds", "For how long isthmus_peer_state has been what it is.", func(p PeerStatus) float64 { return p.StateAge.Seconds() })
+	each("isthmus_peer_rtt_seconds", "Smoothed round-trip time to the cluster's gateways; 0 until measured.", func(p PeerStatus) float64 { return p.RTT.Seconds() })
+	each("isthmus_peer_loss_ratio", "Share of the questions of the last minute that its gateways did not answer in time.", func(p PeerStatus) float64 { return p.Loss })
+	each("isthmus_peer_in_sync", "Whether all that the cluster states is known here, and its lease holds.", func(p PeerStatus) float64 { return float64(index(p.InSync && !p.Stale)) })
+	each("isthmus_peer_age_seconds", "How long ago the cluster was last heard; how old what is known of it may be.", func(p PeerStatus) float64 { return p.Age.Seconds() })
+	family("isthmus_peer_state", "gauge", "1 for the reachability that the cluster has, 0 for the others.")
+	for _, p := range peers {
+		for _, state := range []mesh.Reachability{mesh.Alive, mesh.StaleServing, mesh.Unreachable} {
+			fmt.Fprintf(&b, "isthmus_peer_state{cluster=%q,peer=%q,state=%q} %d\n", self, string(p.Cluster), state.String(), index(p.State == state.String()))
+		}
+	}
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	_, _ = w.Write([]byte(b.String())) // a caller who left is no error
+	return nil
+}
+
+func index(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
