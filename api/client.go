@@ -15,7 +15,9 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/isthmus-mesh/isthmus/api/consistency"
 	"github.com/isthmus-mesh/isthmus/codec/manifest"
+	"github.com/isthmus-mesh/isthmus/core/drift"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -250,6 +252,19 @@ func (c *Client) Version(ctx context.Context) (VersionInfo, error) {
 	var out VersionInfo
 	err := c.get(ctx, "/v1/version", &out)
 	return out, err
+}
+
+// Digests returns what the cluster says of what it tells, holds and had acknowledged.
+func (c *Client) Digests(ctx context.Context) (*drift.Said, error) {
+	out := &drift.Said{}
+	return out, c.get(ctx, "/v1/digests", out)
+}
+
+// DigestObjects returns the digests of the buckets of what another cluster is told (side "tells") or of what is held of
+// it ("holds"), or the objects of the buckets that are named; see package consistency.
+func (c *Client) DigestObjects(ctx context.Context, side, cluster, buckets string) (*consistency.Objects, error) {
+	out := &consistency.Objects{}
+	return out, c.get(ctx, "/v1/digests/"+side+"/"+url.PathEscape(cluster)+"?buckets="+buckets, out)
 }
 
 // Bundle returns what verifies the cluster's identities.

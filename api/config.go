@@ -7,9 +7,9 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"net/netip"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/api/consistency"
 	"github.com/isthmus-mesh/isthmus/control/address"
 	"github.com/isthmus-mesh/isthmus/control/store"
 	"github.com/isthmus-mesh/isthmus/core/ir"
@@ -28,27 +28,7 @@ type Objects interface {
 }
 
 // PeerStatus is how another cluster stands, as this one sees it.
-type PeerStatus struct {
-	Cluster mesh.ClusterName
-	// State is the reachability, in words, and StateAge since when it is that.
-	State    string
-	StateAge time.Duration
-	// Loss is the share of the last minute's questions that its gateways did not answer in time.
-	Loss float64
-	// InSync says that all it told is known here; Stale that what is known is frozen, its lease having lapsed: then it is shown as out of sync.
-	InSync, Stale bool
-	Position      mesh.Position
-	// Age is how long nothing was heard.
-	Age, RTT time.Duration
-	// Version is the peer's, Protocol what is spoken with it; Problem is why it is not followed, for people.
-	Version  string
-	Protocol int
-	Problem  string
-	Gateways []netip.AddrPort
-}
-
-// up reports whether a gateway of it answers.
-func (p *PeerStatus) up() bool { return p.State != mesh.Unreachable.String() }
+type PeerStatus = consistency.PeerStatus
 
 // Config is what a Server works with. Cluster, Objects, World, Stamp and Token are required;
 // what else is nil is answered as empty, or refused with the reason.
@@ -61,6 +41,8 @@ type Config struct {
 	View    ir.View
 	Vector  func() mesh.Vector
 	Proxies func() []xds.ClientStatus
+	// Digests is what other clusters are told and what is held of them.
+	Digests consistency.Source
 	// Refused are proxies that are not served for their version.
 	Refused func() []RefusedProxy
 	Peers   func() []PeerStatus

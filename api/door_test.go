@@ -97,7 +97,7 @@ func TestStatusOfTheMesh(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &api.Status{Cluster: self, Problem: "no epoch yet", Version: "test", Vector: "eu-west=1.a:7",
-		Peers: []api.Peer{{Cluster: "us-east", InSync: true, State: "Alive", AgeSeconds: 1.5, RTTMillis: 80, Position: "2.b:9",
+		Peers: []api.Peer{{Cluster: "us-east", InSync: true, State: "Alive", Up: true, AgeSeconds: 1.5, RTTMillis: 80, Position: "2.b:9",
 			Gateways: []netip.AddrPort{netip.MustParseAddrPort("127.11.255.2:15443")}}},
 		Proxies:      []api.Proxy{{ID: "shop/catalog-0", Cluster: self, Mode: "sidecar", Connected: true, Since: noon, Sent: 7, Acked: 6, Nacks: 1, Version: "1"}},
 		Certificates: api.Certificates{TrustDomain: "eu-west.isthmus.local", Generation: 3}}

@@ -32,7 +32,7 @@ func (s *Server) imports(q question, own map[mesh.Key]bool) []item {
 			continue
 		}
 		seen[n] = true
-		if it, ok := s.imported(w, n); ok && q.labels.matches(it.object.Labels) {
+		if it, ok := s.imported(w, n); ok && q.labels.Matches(it.object.Labels) {
 			out = append(out, it)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/isthmus-mesh/isthmus/api/consistency"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/xds"
 )
@@ -48,7 +49,7 @@ func (s *Server) status(w http.ResponseWriter, _ *http.Request) error {
 
 func peerOf(p PeerStatus) Peer {
 	out := Peer{Cluster: p.Cluster, InSync: p.InSync && !p.Stale, State: p.State, Stale: p.Stale, AgeSeconds: p.Age.Seconds(),
-		StateAgeSeconds: p.StateAge.Seconds(), Up: p.up(), Loss: p.Loss,
+		StateAgeSeconds: p.StateAge.Seconds(), Up: p.Up(), Loss: p.Loss,
 		RTTMillis: float64(p.RTT.Microseconds()) / 1000, Gateways: p.Gateways, Version: p.Version, Protocol: p.Protocol, Problem: p.Problem}
 	if p.Position != (mesh.Position{}) {
 		out.Position = fmt.Sprintf("%s:%d", p.Position.Epoch, p.Position.Revision)
@@ -120,6 +121,31 @@ func (s *Server) proxyConfig(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set("Content-Type", "application/json")
 	_, _ = w.Write(text) // a caller who left is no error
 	return nil
+}
+
+func (s *Server) metrics(w http.ResponseWriter, _ *http.Request) error {
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	_, _ = io.WriteString(w, consistency.Metrics(s.cfg.Cluster, s.cfg.Version, s.cfg.Proxies(), s.cfg.Peers())) // a caller who left is no error
+	return nil
+}
+
+func (s *Server) digests(w http.ResponseWriter, _ *http.Request) error {
+	if s.cfg.Digests == nil {
+		return &Error{Status: http.StatusNotImplemented, Op: "read", Object: "digests", Problem: "this control plane has none"}
+	}
+	return reply(w, http.StatusOK, consistency.Said(s.cfg.Cluster, s.cfg.Digests, s.cfg.Proxies(), s.cfg.Now()))
+}
+
+func (s *Server) digestObjects(w http.ResponseWriter, r *http.Request) error {
+	side, cluster := r.PathValue("side"), r.PathValue("cluster")
+	if s.cfg.Digests == nil {
+		return &Error{Status: http.StatusNotImplemented, Op: "read", Object: "digests", Problem: "this control plane has none"}
+	}
+	out, err := consistency.Look(s.cfg.Digests, side, cluster, r.URL.Query().Get("buckets"))
+	if err != nil {
+		return &Error{Status: http.StatusNotFound, Op: "read the digests of", Object: cluster, Problem: err.Error(), Remedy: "see isthmus get clusters"}
+	}
+	return reply(w, http.StatusOK, out)
 }
 
 func (s *Server) version(w http.ResponseWriter, _ *http.Request) error {

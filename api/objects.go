@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"github.com/isthmus-mesh/isthmus/api/selector"
 	"net/http"
 	"slices"
 	"strconv"
@@ -90,7 +91,7 @@ func stated(w *world.World, k mesh.Key) []*mesh.Fact {
 type question struct {
 	kind      manifest.Kind
 	namespace string // "" is all
-	labels    selector
+	labels    selector.Selector
 }
 
 func (s *Server) question(r *http.Request) (question, error) {
@@ -105,7 +106,7 @@ func (s *Server) question(r *http.Request) (question, error) {
 		q.namespace = ""
 	}
 	var err error
-	if q.labels, err = parseSelector(r.URL.Query().Get("labelSelector")); err != nil {
+	if q.labels, err = selector.Parse(r.URL.Query().Get("labelSelector")); err != nil {
 		return question{}, &Error{Status: http.StatusBadRequest, Op: "list", Object: k.Plural, Problem: err.Error(), Remedy: "write KEY=VALUE,KEY!=VALUE,KEY,!KEY or KEY in (A,B)"}
 	}
 	return q, nil
@@ -162,12 +163,12 @@ func (s *Server) find(ctx context.Context, q question) ([]item, error) {
 			s.cfg.Log.Warn("stored object is not understood", "object", o.Key.String(), "err", err)
 			continue
 		}
-		if q.labels.matches(it.object.Labels) {
+		if q.labels.Matches(it.object.Labels) {
 			out = append(out, it)
 		}
 	}
 	for _, f := range s.others(q, own) {
-		if it, ok := foreign(f); ok && q.labels.matches(it.object.Labels) {
+		if it, ok := foreign(f); ok && q.labels.Matches(it.object.Labels) {
 			out = append(out, it)
 		}
 	}

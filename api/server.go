@@ -60,7 +60,10 @@ func NewServer(cfg Config) (*Server, error) {
 		"GET /v1/explain":                               s.explain,
 		"GET /v1/status":                                s.status,
 		"GET /v1/version":                               s.version,
+		"GET /v1/digests":                               s.digests,
+		"GET /v1/digests/{side}/{cluster}":              s.digestObjects,
 		"GET /metrics":                                  s.metrics,
+		"GET /v1/metrics":                               s.metrics, // by way of a local mesh's console
 		"GET /v1/bundle":                                s.bundle,
 		"POST /v1/tokens":                               s.tokens,
 		"/":                                             s.unknown,

@@ -63,7 +63,7 @@ func (t *watcher) deliver(_ context.Context, e store.Events) error {
 			t.server.cfg.Log.Warn("stored object is not understood", "object", o.Key.String(), "err", err)
 			continue
 		}
-		if !t.question.labels.matches(it.object.Labels) {
+		if !t.question.labels.Matches(it.object.Labels) {
 			gone[o.Key] = true
 			continue
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/isthmus-mesh/isthmus/api"
+	"github.com/isthmus-mesh/isthmus/core/drift"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -26,11 +27,15 @@ type clusterStatus struct {
 }
 
 func (a *app) statusCommand() *cobra.Command {
+	var drifts bool
 	c := &cobra.Command{Use: "status", GroupID: groupLook, Args: cobra.NoArgs, Short: "how every cluster stands",
 		Long: "One row a cluster: whether its control plane answers (within 2 s, unless --timeout says otherwise), is\n" +
 			"in sync with every other and with its proxies. A peer that was not heard of for 3 s is not in sync.\n" +
-			"Exit code 1 when any is not.",
-		Example: "  isthmus status\n  isthmus status -o json --cluster eu-west",
+			"Exit code 1 when any is not.\n\n" +
+			"Below stand which cluster reaches which, and whether every cluster has stored what every other intends and\n" +
+			"proxies have acknowledged it; --drift lists what differs, object by object, with the reason and the remedy,\n" +
+			"and exits with 1 when anything does or is not known.",
+		Example: "  isthmus status\n  isthmus status --drift\n  isthmus status -o json --cluster eu-west",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := a.bound(cmd.Context())
 			defer cancel()
@@ -40,17 +45,29 @@ func (a *app) statusCommand() *cobra.Command {
 			}
 			var rows []clusterStatus
 			fine := true
-			for _, r := range askAll(ctx, a, targets, status) {
+			answers := askAll(ctx, a, targets, statusAndDigests)
+			report := drifted(answers)
+			if drifts {
+				a.detail(ctx, answers, &report)
+				if err := a.printDrift(report); err != nil {
+					return err
+				}
+				if !report.Fine() {
+					return errFindings
+				}
+				return nil
+			}
+			for _, r := range answers {
 				row := clusterStatus{Cluster: r.cluster, Reachable: r.err == nil}
 				if r.err != nil {
 					row.Problem = r.err.Error()
 				} else {
-					row.Status, row.InSync, row.Problem = r.value, r.value.InSync(), r.value.Problem
+					row.Status, row.InSync, row.Problem = r.value.status, r.value.status.InSync(), r.value.status.Problem
 				}
 				fine = fine && row.InSync
 				rows = append(rows, row)
 			}
-			if err := a.printStatus(rows); err != nil {
+			if err := a.printStatus(rows, report); err != nil {
 				return err
 			}
 			if !fine {
@@ -58,6 +75,7 @@ func (a *app) statusCommand() *cobra.Command {
 			}
 			return nil
 		}}
+	c.Flags().BoolVar(&drifts, "drift", false, "list what differs between what clusters intend, others have stored and proxies have acknowledged")
 	a.clusterFlags(c, true)
 	a.outputFlag(c, "table", "wide", "json", "yaml")
 	return c
@@ -77,7 +95,7 @@ func roleText(u *api.Uplink) string {
 	return "remote of " + string(u.Primary)
 }
 
-func (a *app) printStatus(rows []clusterStatus) error {
+func (a *app) printStatus(rows []clusterStatus, report drift.Report) error {
 	if a.output == "json" || a.output == "yaml" {
 		return a.printValue(rows)
 	}
@@ -95,6 +113,9 @@ func (a *app) printStatus(rows []clusterStatus) error {
 	}
 	if err := a.matrix(rows); err != nil {
 		return err
+	}
+	if len(rows) > 1 {
+		fmt.Fprintf(a.Out, "\n%s\n", report.Line())
 	}
 	for _, r := range rows {
 		if r.Problem != "" {

@@ -31,6 +31,7 @@ func serveWithAPI(ctx context.Context, cfg plane.Config, p *plane.Plane, log *sl
 	}
 	server, err := api.NewServer(api.Config{Cluster: cfg.Cluster, Objects: p.Objects(), World: p.World, View: p.View(), Vector: p.Vector,
 		Proxies: p.Proxies, Peers: func() []api.PeerStatus { return peers(p) }, Bundle: p.Bundle, NewToken: p.NewToken, Stamp: p.Stamp, Ready: p.Ready,
+		Digests: p,
 		Refused: func() []api.RefusedProxy { return refused(p) },
 		Uplink:  func() *api.Uplink { return uplink(p) },
 		Version: version, Token: string(bytes.TrimSpace(token)), Addresses: p.Addresses(), Log: log,

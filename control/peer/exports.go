@@ -113,6 +113,12 @@ func (x *Exports) current(n mesh.ClusterName) (*replica.Partition, <-chan struct
 	return t.partition, t.changed
 }
 
+// To is what a peer is told now.
+func (x *Exports) To(n mesh.ClusterName) *replica.Partition {
+	p, _ := x.current(n)
+	return p
+}
+
 // Told reports whether a peer is told of a service.
 func (x *Exports) Told(to mesh.ClusterName, s mesh.ServiceName) bool {
 	x.mu.Lock()

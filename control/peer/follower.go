@@ -108,6 +108,7 @@ func NewFollower(cfg FollowerConfig) *Follower {
 	f.im = replica.NewImporter(replica.ImporterConfig{Owner: cfg.Peer.Name, TrustDomain: cfg.Peer.TrustDomain,
 		Holders: []mesh.ClusterName{cfg.Self}, Check: f.check, Build: cfg.Build}, saved)
 	f.status = f.im.Status()
+	f.holds = held{stated: f.im.Stated(), inForce: f.im.InForce(), refused: f.im.Refusals()}
 	return f
 }
 

@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,6 +32,54 @@ type held struct {
 	// direct says that a session with the owner lives, and that all was told in it. Only then is anything told on: holders that fed each other
 	// would each be in sync with the other, and nobody with the owner.
 	direct bool
+	// inForce is what is acted upon, refused why something stated is not.
+	inForce *replica.Partition
+	refused map[replica.Name]string
+}
+
+// Holding is what is known of a cluster.
+type Holding struct {
+	// Stated is what its owner last stated, InForce what is acted upon.
+	Stated, InForce *replica.Partition
+	Status          replica.Status
+	// Err is why there is no session, nil while there is one.
+	Err     error
+	refused map[replica.Name]string
+}
+
+// NotInForce is what is stated and not acted upon, or acted upon and not stated, with the reason.
+func (h Holding) NotInForce() map[replica.Name]string {
+	if h.InForce.Root() == h.Stated.Root() {
+		return nil
+	}
+	out := map[replica.Name]string{}
+	stated, inForce := h.Stated.Live(), h.InForce.Live()
+	set, removed := replica.Diff(inForce, stated)
+	for _, r := range set {
+		out[r.Name] = cmp.Or(h.refused[r.Name], "another version is held over from a history of the owner that ended")
+	}
+	for _, n := range removed {
+		out[n] = "held over from a history of the owner that ended, until the owner takes it into account"
+	}
+	return out
+}
+
+// Problem is why the owner is not followed, "" while it is.
+func (h Holding) Problem() string {
+	switch {
+	case h.Status.Skew != "":
+		return h.Status.Skew
+	case h.Err != nil:
+		return h.Err.Error()
+	}
+	return ""
+}
+
+// Holding is what is known now. It is safe for concurrent use.
+func (f *Follower) Holding() Holding {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return Holding{f.holds.stated, f.holds.inForce, f.status, f.err, f.holds.refused}
 }
 
 // passMax bounds the witnesses of siblings that wait for the follower; they are said again.
@@ -46,7 +95,7 @@ func (f *Follower) held() (held, <-chan struct{}) {
 // hold publishes what may be told on.
 func (f *Follower) hold() {
 	f.synced = f.direct && (f.synced || f.im.Status().InSync)
-	next := held{f.im.Stated(), f.im.Beat(), f.synced}
+	next := held{f.im.Stated(), f.im.Beat(), f.synced, f.im.InForce(), f.im.Refusals()}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	changed := next.stated != f.holds.stated || next.direct != f.holds.direct

@@ -213,6 +213,14 @@ func (im *Importer) Stated() *Partition { return im.stated }
 // Beat is the owner's newest beat, to pass on when re-serving.
 func (im *Importer) Beat() int64 { return int64(im.beat) }
 
+// Refusals says of resources that are stated and not in force why; nil for none.
+func (im *Importer) Refusals() map[Name]string {
+	if len(im.refused) == 0 {
+		return nil
+	}
+	return maps.Clone(im.refused)
+}
+
 // Status tells how the link stands.
 func (im *Importer) Status() Status {
 	return Status{Session: im.session, Server: im.server, InSync: im.phase == phaseFollow && !im.inBatch, Stale: im.stale,

@@ -203,6 +203,9 @@ type Held struct {
 	Version Digest
 }
 
+// Bucket lists bucket i, by name.
+func (p *Partition) Bucket(i uint8) []Held { return p.held(i) }
+
 // held lists bucket i.
 func (p *Partition) held(i uint8) []Held {
 	b := p.buckets[i]

@@ -62,6 +62,7 @@ func status(t *testing.T, m *meshUnder) {
 			t.Errorf("status does not speak of %s:\n%s", c, out)
 		}
 	}
+	m.noDrift(t)
 }
 
 func killInstances(t *testing.T, m *meshUnder) {
@@ -162,6 +163,15 @@ func restartAlone(t *testing.T, m *meshUnder) {
 	m.inSync(t, 20*time.Second)
 }
 
+// noDrift waits until every cluster has stored what every other intends, and every proxy acknowledged it.
+func (m *meshUnder) noDrift(t *testing.T) {
+	t.Helper()
+	eventually(t, 60*time.Second, "nothing differs", func() (string, bool) {
+		out, code := m.try("status", "--drift")
+		return out, code == 0 && strings.Contains(out, "every cluster has stored what every other intends")
+	})
+}
+
 // inSync waits until status finds nothing to complain of.
 func (m *meshUnder) inSync(t *testing.T, within time.Duration) time.Duration {
 	t.Helper()
@@ -199,6 +209,12 @@ func cutLink(t *testing.T, m *meshUnder) {
 		seen := strings.Count(out, "down ") == 2 && strings.Count(out, "up ") == 4
 		return out, seen
 	})
+	eventually(t, 30*time.Second, "what differs is listed, with how old what is known is, and nothing else is said to", func() (string, bool) {
+		out, code := m.try("status", "--drift")
+		return out, code == 1 && strings.Contains(out, "of 6 pairs of clusters") && strings.Contains(out, "RemoteService shop/catalog") &&
+			strings.Contains(out, "us-east at eu-west: eu-west does not follow us-east: ") && strings.Contains(out, "it holds what us-east stated ") &&
+			!strings.Contains(out, "ap-south at")
+	})
 	if series := m.metrics("eu-west"); !strings.Contains(series, `isthmus_peer_up{cluster="eu-west",peer="us-east"} 0`) ||
 		!strings.Contains(series, `isthmus_peer_up{cluster="eu-west",peer="ap-south"} 1`) {
 		t.Errorf("metrics of eu-west:\n%s", series)
@@ -211,6 +227,7 @@ func cutLink(t *testing.T, m *meshUnder) {
 		n := m.slots(t, "us-east")
 		return strconv.Itoa(n), n == 1
 	})
+	m.noDrift(t)
 	m.run("drill", "resume", "reviews.shop@eu-west")
 	eventually(t, 40*time.Second, "reviews is served at home again", func() (string, bool) {
 		a := get(m.shell(0), "http://reviews.shop/")

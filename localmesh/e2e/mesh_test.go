@@ -415,7 +415,7 @@ func (m *meshUnder) metrics(cluster string) string {
 	if err != nil || err2 != nil {
 		m.t.Fatal(err, err2)
 	}
-	req, err := http.NewRequest(http.MethodGet, at.Console+"/v1/clusters/"+cluster+"/metrics", nil)
+	req, err := http.NewRequest(http.MethodGet, at.Console+"/v1/clusters/"+cluster+"/v1/metrics", nil)
 	if err != nil {
 		m.t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package api
+package selector
 
 import "testing"
 
@@ -7,7 +7,7 @@ func FuzzSelector(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		s, err := parseSelector(text)
+		s, err := Parse(text)
 		if err != nil {
 			return
 		}
@@ -16,13 +16,13 @@ func FuzzSelector(f *testing.F) {
 				t.Errorf("%q has a requirement without a key", text)
 			}
 		}
-		s.matches(map[string]string{"a": "b"})
+		s.Matches(map[string]string{"a": "b"})
 	})
 }
 
 func TestSelectorsThatAreRefused(t *testing.T) {
 	for _, text := range []string{"a b", "=b", "a in b)", "a in (b", "a notin", ",a", "a on (b)", "!"} {
-		if s, err := parseSelector(text); err == nil {
+		if s, err := Parse(text); err == nil {
 			t.Errorf("%q reads as %+v", text, s)
 		}
 	}

@@ -1,4 +1,6 @@
-package api
+// Package selector reads Kubernetes' label selectors. Its one idea is that one that is not understood is an error and never one that
+// selects everything. It selects nothing by fields. Read Parse, then Selector.
+package selector
 
 import (
 	"fmt"
@@ -6,8 +8,8 @@ import (
 	"strings"
 )
 
-// selector is a Kubernetes label selector: all requirements must hold.
-type selector []requirement
+// Selector is a Kubernetes label selector: all requirements must hold.
+type Selector []requirement
 
 // requirement is "key in values"; not inverts it; no values at all asks for presence.
 type requirement struct {
@@ -16,10 +18,10 @@ type requirement struct {
 	not    bool
 }
 
-// parseSelector reads KEY=VALUE, KEY==VALUE, KEY!=VALUE, KEY, !KEY, KEY in (A,B) and KEY
+// Parse reads KEY=VALUE, KEY==VALUE, KEY!=VALUE, KEY, !KEY, KEY in (A,B) and KEY
 // notin (A,B), joined by commas.
-func parseSelector(text string) (selector, error) {
-	var out selector
+func Parse(text string) (Selector, error) {
+	var out Selector
 	for rest := strings.TrimSpace(text); rest != ""; {
 		end := strings.IndexByte(rest, ',')
 		if open := strings.IndexByte(rest, '('); open >= 0 && (end < 0 || open < end) {
@@ -73,7 +75,7 @@ func parseRequirement(term string) (requirement, bool) {
 	return r, r.key != "" && !strings.ContainsAny(r.key, " ()!=,")
 }
 
-func (s selector) matches(labels map[string]string) bool {
+func (s Selector) Matches(labels map[string]string) bool {
 	for _, r := range s {
 		got, holds := labels[r.key]
 		if len(r.values) > 0 {

@@ -1,35 +1,59 @@
-package api
+package consistency
 
 import (
 	"fmt"
-	"net/http"
+	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/xds"
 )
 
-// metrics answers in Prometheus' text format (version 0.0.4) what status says in numbers: of this control plane, and of the path to
+// PeerStatus is how another cluster stands, as this one sees it.
+type PeerStatus struct {
+	Cluster mesh.ClusterName
+	// State is the reachability, in words, and StateAge since when it is that.
+	State    string
+	StateAge time.Duration
+	// Loss is the share of the last minute's questions that its gateways did not answer in time.
+	Loss float64
+	// InSync says that all it told is known here; Stale that what is known is frozen, its lease having lapsed: then it is shown as out of sync.
+	InSync, Stale bool
+	Position      mesh.Position
+	// Age is how long nothing was heard.
+	Age, RTT time.Duration
+	// Version is the peer's, Protocol what is spoken with it; Problem is why it is not followed, for people.
+	Version  string
+	Protocol int
+	Problem  string
+	Gateways []netip.AddrPort
+}
+
+// Up reports whether a gateway of it answers.
+func (p *PeerStatus) Up() bool { return p.State != mesh.Unreachable.String() }
+
+// Metrics are, in Prometheus' text format (version 0.0.4), what status says in numbers: of this control plane, and of the path to
 // and the link with each other cluster. There are as many series as clusters.
-func (s *Server) metrics(w http.ResponseWriter, _ *http.Request) error {
+func Metrics(cluster mesh.ClusterName, version string, proxies []xds.ClientStatus, peers []PeerStatus) string {
 	var b strings.Builder
 	family := func(name, kind, help string) { fmt.Fprintf(&b, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind) }
-	self := string(s.cfg.Cluster)
+	self := string(cluster)
 	family("isthmus_control_plane_info", "gauge", "1, with the version of the control plane.")
-	fmt.Fprintf(&b, "isthmus_control_plane_info{cluster=%q,version=%q} 1\n", self, s.cfg.Version)
+	fmt.Fprintf(&b, "isthmus_control_plane_info{cluster=%q,version=%q} 1\n", self, version)
 	family("isthmus_xds_clients", "gauge", "Proxies that follow this control plane, by whether they have accepted all that they asked for.")
 	var clients [2]int
-	for _, c := range s.cfg.Proxies() {
+	for _, c := range proxies {
 		clients[index(c.InSync())]++
 	}
 	fmt.Fprintf(&b, "isthmus_xds_clients{cluster=%q,in_sync=\"true\"} %d\nisthmus_xds_clients{cluster=%q,in_sync=\"false\"} %d\n", self, clients[1], self, clients[0])
-	peers := s.cfg.Peers()
 	each := func(name, help string, value func(PeerStatus) float64) {
 		family(name, "gauge", help)
 		for _, p := range peers {
 			fmt.Fprintf(&b, "%s{cluster=%q,peer=%q} %g\n", name, self, string(p.Cluster), value(p))
 		}
 	}
-	each("isthmus_peer_up", "Whether the path to a gateway of the cluster is up.", func(p PeerStatus) float64 { return float64(index(p.up())) })
+	each("isthmus_peer_up", "Whether the path to a gateway of the cluster is up.", func(p PeerStatus) float64 { return float64(index(p.Up())) })
 	each("isthmus_peer_state_age_seconds", "For how long isthmus_peer_state has been what it is.", func(p PeerStatus) float64 { return p.StateAge.Seconds() })
 	each("isthmus_peer_rtt_seconds", "Smoothed round-trip time to the cluster's gateways; 0 until measured.", func(p PeerStatus) float64 { return p.RTT.Seconds() })
 	each("isthmus_peer_loss_ratio", "Share of the questions of the last minute that its gateways did not answer in time.", func(p PeerStatus) float64 { return p.Loss })
@@ -41,9 +65,7 @@ func (s *Server) metrics(w http.ResponseWriter, _ *http.Request) error {
 			fmt.Fprintf(&b, "isthmus_peer_state{cluster=%q,peer=%q,state=%q} %d\n", self, string(p.Cluster), state.String(), index(p.State == state.String()))
 		}
 	}
-	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-	_, _ = w.Write([]byte(b.String())) // a caller who left is no error
-	return nil
+	return b.String()
 }
 
 func index(b bool) int {

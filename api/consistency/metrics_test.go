@@ -1,7 +1,6 @@
-package api
+package consistency
 
 import (
-	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -11,22 +10,16 @@ import (
 
 // TestMetricsSayWhatStatusSays: one series a peer and family, by the names that are promised.
 func TestMetricsSayWhatStatusSays(t *testing.T) {
-	s := &Server{cfg: Config{Cluster: "eu-west", Version: "v0.1.0", Proxies: func() []xds.ClientStatus { return []xds.ClientStatus{{}, {Behind: true}} },
-		Peers: func() []PeerStatus {
-			return []PeerStatus{{Cluster: "us-east", State: "Alive", StateAge: time.Minute, InSync: true, RTT: 80 * time.Millisecond, Loss: 0.05, Age: time.Second},
-				{Cluster: "ap-south", State: "Unreachable", InSync: true, Stale: true}}
-		}}}
-	w := httptest.NewRecorder()
-	if err := s.metrics(w, nil); err != nil {
-		t.Fatal(err)
-	}
+	got := Metrics("eu-west", "v0.1.0", []xds.ClientStatus{{}, {Behind: true}}, []PeerStatus{
+		{Cluster: "us-east", State: "Alive", StateAge: time.Minute, InSync: true, RTT: 80 * time.Millisecond, Loss: 0.05, Age: time.Second},
+		{Cluster: "ap-south", State: "Unreachable", InSync: true, Stale: true}})
 	for _, want := range []string{"isthmus_control_plane_info{cluster=\"eu-west\",version=\"v0.1.0\"} 1\n", "isthmus_xds_clients{cluster=\"eu-west\",in_sync=\"false\"} 1\n",
 		"# TYPE isthmus_peer_up gauge\n", "isthmus_peer_up{cluster=\"eu-west\",peer=\"us-east\"} 1\n", "isthmus_peer_up{cluster=\"eu-west\",peer=\"ap-south\"} 0\n",
 		"isthmus_peer_rtt_seconds{cluster=\"eu-west\",peer=\"us-east\"} 0.08\n", "isthmus_peer_loss_ratio{cluster=\"eu-west\",peer=\"us-east\"} 0.05\n",
 		"isthmus_peer_state{cluster=\"eu-west\",peer=\"us-east\",state=\"Alive\"} 1\n", "isthmus_peer_state{cluster=\"eu-west\",peer=\"ap-south\",state=\"Alive\"} 0\n",
 		"isthmus_peer_state_age_seconds{cluster=\"eu-west\",peer=\"us-east\"} 60\n", "isthmus_peer_in_sync{cluster=\"eu-west\",peer=\"ap-south\"} 0\n"} {
-		if !strings.Contains(w.Body.String(), want) {
-			t.Errorf("no %q in\n%s", want, w.Body)
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in\n%s", want, got)
 		}
 	}
 }
