@@ -3,9 +3,15 @@ package api_test
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"math/big"
 	"net/http"
 	"strings"
 	"testing"
@@ -587,4 +593,62 @@ spec: {parentRefs: [{group: "", kind: Service, name: calls, port: 3306}], rules:
 	if message := s.get("httproutes", "second").Status.Parents[0].Conditions[1].Message; !strings.HasPrefix(message, "spec.rules[0].filters[0].requestMirror.backendRef: service shop/nowhere") {
 		t.Errorf("message %q", message)
 	}
+}
+
+// TestBackendTLSPoliciesSayWhatTheyVerify walks the conditions of Gateway API: which authority is missing, that none is left,
+// and which of two policies is in force.
+func TestBackendTLSPoliciesSayWhatTheyVerify(t *testing.T) {
+	s := newSite(t)
+	policy := func(name, section, refs string) string {
+		return `---
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {name: ` + name + `}
+spec: {targetRefs: [{group: "", kind: Service, name: bank` + section + `}], validation: {hostname: bank.example.com, ` + refs + `}}
+`
+	}
+	ref := func(kind, name string) string { return `{group: "", kind: ` + kind + `, name: ` + name + `}` }
+	applied := s.apply(`apiVersion: v1
+kind: Service
+metadata: {name: bank}
+spec: {ports: [{name: http, port: 80}, {name: grpc, port: 81}]}
+` + policy("a", "", "caCertificateRefs: ["+ref("ConfigMap", "there")+", "+ref("ConfigMap", "nowhere")+"]") +
+		policy("b", "", "wellKnownCACertificates: System") +
+		policy("grpc", ", sectionName: grpc", "caCertificateRefs: ["+ref("ConfigMap", "nowhere")+"]") +
+		policy("odd", ", sectionName: odd", "caCertificateRefs: ["+ref("Secret", "there")+"]"))
+	var fields []string
+	for _, w := range applied.Warnings {
+		fields = append(fields, w.Name+" "+w.Field)
+	}
+	ca := "spec.validation.caCertificateRefs"
+	if diff := cmp.Diff([]string{"a " + ca + "[0]", "a " + ca + "[1]", "grpc " + ca + "[0]", "odd spec.targetRefs[0]", "odd " + ca + "[0]"}, fields); diff != "" {
+		t.Errorf("warnings (-want +got):\n%s", diff)
+	}
+	s.apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: there}\ndata:\n  ca.crt: |\n    " + strings.ReplaceAll(strings.TrimSpace(aCertificate(t)), "\n", "\n    ") + "\n")
+	for name, want := range map[string][2]string{
+		"a":    {"Accepted=True (Accepted) 1", "ResolvedRefs=False (InvalidCACertificateRef) 1"},
+		"b":    {"Accepted=False (Conflicted) 1", "ResolvedRefs=True (ResolvedRefs) 1"},
+		"grpc": {"Accepted=False (NoValidCACertificate) 1", "ResolvedRefs=False (InvalidCACertificateRef) 1"},
+		"odd":  {"Accepted=False (NoValidCACertificate) 1", "ResolvedRefs=False (TargetNotFound) 1"},
+	} {
+		got := conditions(s.get("backendtlspolicy", name).Status.Ancestors[0].Conditions)
+		if got[0] != want[0] || got[1] != want[1] {
+			t.Errorf("%s: %v, want %v", name, got, want)
+		}
+	}
+}
+
+// aCertificate is one in PEM.
+func aCertificate(t *testing.T) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }

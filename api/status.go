@@ -70,6 +70,8 @@ func (st *statuses) of(it item) any {
 		return st.policy(it, v.Targets, v.Invalid)
 	case *mesh.ResidencyPolicy:
 		return st.policy(it, v.Targets, v.Invalid)
+	case *mesh.BackendTLSPolicy:
+		return st.backendTLS(it, v)
 	case *mesh.Cluster:
 		return st.cluster(v)
 	}
@@ -124,6 +126,11 @@ func (st *statuses) service(v *mesh.Service) *ServiceStatus {
 	if a, err := derive.Eval(st.world, compile.AccessOf, v.ServiceName); err == nil && a != nil {
 		for _, p := range a.Policies {
 			out.Policies = append(out.Policies, p.Object)
+		}
+	}
+	for _, p := range v.Ports {
+		if t, err := derive.Eval(st.world, compile.BackendTLSOf, compile.ServicePort{Service: v.ServiceName, Port: p.Name}); err == nil && t != nil && !slices.Contains(out.Policies, t.Object) {
+			out.Policies = append(out.Policies, t.Object)
 		}
 	}
 	return out
@@ -357,6 +364,8 @@ func (s *Server) dangling(w *world.World, f *mesh.Fact) []dangle {
 		return s.targets(w, v.Targets)
 	case *mesh.ResidencyPolicy:
 		return s.targets(w, v.Targets)
+	case *mesh.BackendTLSPolicy:
+		return append(s.targets(w, v.Targets), s.sections(w, v)...)
 	case *mesh.ServiceExport:
 		if s.exists(w, v.ServiceName) == nil {
 			return []dangle{{"metadata.name", "ServiceNotFound", "service " + v.ServiceName.String() + " does not exist in any cluster of the mesh"}}

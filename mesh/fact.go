@@ -36,6 +36,9 @@ const (
 	KindFaultPolicy     Kind = "FaultPolicy"     // *FaultPolicy
 	KindTelemetryPolicy Kind = "TelemetryPolicy" // *TelemetryPolicy
 	KindMesh            Kind = "Mesh"            // *Settings
+	// *BackendTLSPolicy and *ConfigMap, of this cluster's own applications.
+	KindBackendTLSPolicy Kind = "BackendTLSPolicy"
+	KindConfigMap        Kind = "ConfigMap"
 
 	// Observed or computed by a cluster, never written by people.
 	KindBundle        Kind = "Bundle"        // *Bundle; the name is the trust domain

@@ -191,6 +191,8 @@ func (s *scope) value() any {
 		return &mesh.ServiceAccount{Namespace: s.namespace, Name: s.name}
 	case "Secret":
 		return s.secret(into[secret](s))
+	case "ConfigMap":
+		return s.configMap(into[configMap](s))
 	case "Service":
 		return s.service(into[service](s))
 	case "EndpointSlice":
@@ -233,7 +235,7 @@ func (s *scope) value() any {
 	case "Gateway":
 		into[gateway](s)
 	case "BackendTLSPolicy":
-		into[backendTLSPolicy](s)
+		return s.backendTLSPolicy(into[backendTLSPolicy](s))
 	case "FaultPolicy":
 		return s.faultPolicy(into[faultPolicy](s))
 	case "TelemetryPolicy":
@@ -262,6 +264,9 @@ func (s *scope) invalid(v any) any {
 		if t.Invalid = s.first; targetsUnclear {
 			t.Targets = whole
 		}
+		return t
+	case *mesh.BackendTLSPolicy: // what it targets may be unclear: nothing else is known to be meant
+		t.Invalid = s.first
 		return t
 	}
 	return nil

@@ -66,6 +66,13 @@ type secret struct {
 	Type       string            `json:"type"`
 }
 
+type configMap struct {
+	header     `json:",inline"`
+	Immutable  *bool             `json:"immutable"`
+	Data       map[string]string `json:"data"`
+	BinaryData map[string]string `json:"binaryData" is:"base64"`
+}
+
 type service struct {
 	header `json:",inline"`
 	Spec   serviceSpec `json:"spec" is:"required"`

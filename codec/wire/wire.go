@@ -247,14 +247,39 @@ func (d *decoder) identity(s string) mesh.Identity {
 
 func fromInbound(in ir.Inbound) *wirepb.Inbound {
 	return &wirepb.Inbound{Service: fromService(in.Service), Ports: each(in.Ports, func(p ir.InboundPort) *wirepb.InboundPort {
-		return &wirepb.InboundPort{Port: uint32(p.Port), Protocol: string(p.Protocol), Target: fromAddrPort(p.Target)}
+		return &wirepb.InboundPort{Port: uint32(p.Port), Protocol: string(p.Protocol), Target: fromAddrPort(p.Target), Tls: fromBackendTLS(p.TLS)}
 	})}
 }
 
 func (d *decoder) inbound(m *wirepb.Inbound) ir.Inbound {
 	return ir.Inbound{Service: d.service(m.Service), Ports: each(m.Ports, func(p *wirepb.InboundPort) ir.InboundPort {
-		return ir.InboundPort{Port: d.portNumber(p.Port), Protocol: mesh.Protocol(p.Protocol), Target: d.addrPort(p.Target)}
+		return ir.InboundPort{Port: d.portNumber(p.Port), Protocol: mesh.Protocol(p.Protocol), Target: d.addrPort(p.Target), TLS: backendTLS(p.Tls)}
 	})}
+}
+
+func fromBackendTLS(t *ir.BackendTLS) *wirepb.BackendTLS {
+	if t == nil {
+		return nil
+	}
+	return &wirepb.BackendTLS{Object: t.Object, Hostname: t.Hostname, Roots: t.Roots, System: t.System, Invalid: t.Invalid,
+		Names: each(t.Names, func(n mesh.SubjectName) *wirepb.SubjectName {
+			return &wirepb.SubjectName{Kind: string(n.Kind), Value: n.Value}
+		})}
+}
+
+// backendTLS never fails open: what it does not understand is not spoken to.
+func backendTLS(m *wirepb.BackendTLS) *ir.BackendTLS {
+	if m == nil {
+		return nil
+	}
+	t := &ir.BackendTLS{Object: m.Object, Hostname: m.Hostname, Roots: m.Roots, System: m.System, Invalid: m.Invalid,
+		Names: each(m.Names, func(n *wirepb.SubjectName) mesh.SubjectName {
+			return mesh.SubjectName{Kind: mesh.SubjectKind(n.Kind), Value: n.Value}
+		})}
+	if t.Invalid == "" && unknownFields(m.ProtoReflect()) {
+		t.Invalid = "it has fields that this proxy does not know"
+	}
+	return t
 }
 
 func fromCluster(c *ir.Cluster) *wirepb.Cluster {

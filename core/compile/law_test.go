@@ -105,6 +105,15 @@ func drawFact(t *rapid.T) *mesh.Fact {
 		case mesh.KindReferenceGrant:
 			return fact(kind, origin, s.Namespace, "g", &mesh.ReferenceGrant{Namespace: s.Namespace, Name: "g",
 				From: []mesh.GrantFrom{{Group: "gateway.networking.k8s.io", Kind: string(rapid.SampledFrom(kindsOfRoutes[:]).Draw(t, "grants")), Namespace: drawService(t).Namespace}}, To: []mesh.GrantTo{{Kind: "Service"}}})
+		case mesh.KindBackendTLSPolicy:
+			p := &mesh.BackendTLSPolicy{}
+			fill(t, reflect.ValueOf(p).Elem(), "tls")
+			p.Namespace, p.Targets = s.Namespace, drawTargets(t)
+			p.Authorities = []mesh.ObjectRef{{Kind: rapid.SampledFrom([]string{"ConfigMap", "Secret"}).Draw(t, "authorities"), Name: fmt.Sprintf("ca%d", small("ca"))}}
+			return fact(kind, "eu", s.Namespace, fmt.Sprintf("t%d", small("tls")), p)
+		case mesh.KindConfigMap:
+			n := fmt.Sprintf("ca%d", small("ca"))
+			return fact(kind, "eu", s.Namespace, n, &mesh.ConfigMap{Namespace: s.Namespace, Name: n, Authorities: fmt.Sprint(small("roots"))})
 		case mesh.KindAccessPolicy:
 			return fact(kind, origin, s.Namespace, fmt.Sprintf("p%d", small("policy")), &mesh.AccessPolicy{Namespace: s.Namespace, Targets: drawTargets(t),
 				Action: rapid.SampledFrom([]mesh.Action{mesh.Allow, mesh.Deny}).Draw(t, "action")})
@@ -159,7 +168,7 @@ func drawFact(t *rapid.T) *mesh.Fact {
 
 var kinds = []mesh.Kind{mesh.KindCluster, mesh.KindService, mesh.KindServiceExport, mesh.KindWorkload, mesh.KindEndpointSlice,
 	mesh.KindHTTPRoute, mesh.KindGRPCRoute, mesh.KindTLSRoute, mesh.KindTCPRoute, mesh.KindUDPRoute,
-	mesh.KindReferenceGrant, mesh.KindAccessPolicy, mesh.KindResidencyPolicy, mesh.KindTrafficPolicy, mesh.KindFaultPolicy, mesh.KindTelemetryPolicy, mesh.KindMesh, mesh.KindBundle,
+	mesh.KindReferenceGrant, mesh.KindAccessPolicy, mesh.KindResidencyPolicy, mesh.KindTrafficPolicy, mesh.KindFaultPolicy, mesh.KindTelemetryPolicy, mesh.KindBackendTLSPolicy, mesh.KindConfigMap, mesh.KindMesh, mesh.KindBundle,
 	mesh.KindRemoteService, mesh.KindSlotTable, mesh.KindServiceAddress, mesh.KindServiceImport, mesh.KindReach, mesh.KindSplit}
 
 // watchAll watches every resource that the universe can have.

@@ -321,7 +321,7 @@ func proxy(c *derive.Ctx, k ProxyKey) *ir.Proxy {
 		in := ir.Inbound{Service: s.ServiceName}
 		for _, port := range s.Ports {
 			if t, ok := targetPort(port, w); ok {
-				in.Ports = append(in.Ports, ir.InboundPort{Port: port.Port, Protocol: port.Protocol, Target: netip.AddrPortFrom(w.Address, t)})
+				in.Ports = append(in.Ports, inboundPort(c, s.ServiceName, port, netip.AddrPortFrom(w.Address, t)))
 			}
 		}
 		p.Inbound = append(p.Inbound, in)

@@ -243,6 +243,32 @@ type InboundPort struct {
 	Port     uint16
 	Protocol mesh.Protocol
 	Target   netip.AddrPort
+	// TLS is how the application is spoken to; nil is in the clear.
+	TLS *BackendTLS
+}
+
+// Place names where the application listens and how it is spoken to: what connections are pooled under. Ports of one place
+// share them. It is empty where the target is.
+func (p InboundPort) Place() string {
+	switch {
+	case !p.Target.IsValid():
+		return ""
+	case p.TLS == nil:
+		return p.Target.String()
+	}
+	return p.Target.String() + " by TLS " + DigestOf(p.TLS).String()
+}
+
+// BackendTLS is a BackendTLSPolicy in force on a port, its authorities found.
+type BackendTLS struct {
+	Object   string // "BackendTLSPolicy shop/catalog@eu-west"
+	Hostname string
+	Names    []mesh.SubjectName
+	// Roots are certificates of authorities in PEM; System those of the proxy's host beside them.
+	Roots  string
+	System bool
+	// Invalid says why the application cannot be verified: then it is not spoken to at all.
+	Invalid string
 }
 
 // Access is what decides who may call a service in the view's cluster; see

@@ -127,6 +127,8 @@ func bucketsOf(f *mesh.Fact) []Bucket {
 		out = appendTargets(out, f, v.Targets)
 	case *mesh.TelemetryPolicy:
 		out = appendTargets(out, f, v.Targets)
+	case *mesh.BackendTLSPolicy:
+		out = appendTargets(out, f, v.Targets)
 	case *mesh.ReferenceGrant:
 		out = append(out, Granted(f.Namespace))
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/balance"
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/core/skew"
+	"github.com/isthmus-mesh/isthmus/dataplane/application"
 	"github.com/isthmus-mesh/isthmus/dataplane/downstream"
 	"github.com/isthmus-mesh/isthmus/dataplane/handover"
 	"github.com/isthmus-mesh/isthmus/dataplane/http1"
@@ -38,7 +39,7 @@ type Agent struct {
 	keeper    *keeper
 	client    *xds.Client
 	dialer    *tunnel.Dialer
-	apps      *apps
+	apps      *application.Streams
 	proxy     *proxy.Proxy
 	server    *tunnel.Server
 	gate      *tunnel.Gateway
@@ -90,7 +91,10 @@ func New(cfg Config, log *slog.Logger, o Options) (*Agent, error) {
 	}
 	a.seen = newObserver(&a.cfg, log, &o)
 	a.source = trust.NewSource(a.clock)
+	paths := a.paths()
+	a.apps = application.New(application.Config{Local: cfg.Local, Guard: paths.Guard(nil), Dropped: &a.seen.datagrams, Now: a.clock.Now})
 	a.store = newStore(&a.cfg, a.source, a.clock.Now, log)
+	a.store.served = a.apps.Learn
 	a.up = &upstream{cfg: &a.cfg, source: a.source, clock: a.clock}
 	a.client = xds.NewClient(xds.ClientConfig{Dial: a.up.stream, Handler: a.store, Log: log, Now: a.clock.Now, MaxBackoff: 2 * time.Second,
 		Node: func() xds.Node {
@@ -116,17 +120,19 @@ func New(cfg Config, log *slog.Logger, o Options) (*Agent, error) {
 	return a, nil
 }
 
+// paths are where connections of this proxy may go.
+func (a *Agent) paths() tunnel.Paths {
+	return tunnel.Paths{Translate: a.cfg.Translate, Unreachable: a.cfg.Unreachable}
+}
+
 // build wires the request path.
 func (a *Agent) build() {
-	paths := tunnel.Paths{Translate: a.cfg.Translate, Unreachable: a.cfg.Unreachable}
+	paths := a.paths()
 	a.dialer = tunnel.NewDialer(tunnel.DialerConfig{Source: a.source, Local: a.cfg.Local, Paths: paths, Now: a.clock.Now, Log: a.log})
-	a.apps = &apps{local: a.cfg.Local, guard: paths.Guard(nil), dropped: &a.seen.datagrams}
-	a.apps.pool = http1.NewPool(http1.PoolConfig{Conn: &http1.Config{}, Dial: a.apps.dial, DialTimeout: mesh.DefaultConnectTimeout})
-	a.apps.http2 = http2.NewPool(http2.PoolConfig{Dial: a.apps.dial, DialTimeout: mesh.DefaultConnectTimeout})
-	a.proxy = proxy.New(proxy.Config{State: a.store.state.Load, Demand: a.store.Demand, Open: a.open, App: a.apps.open, Outside: a.apps.open,
+	a.proxy = proxy.New(proxy.Config{State: a.store.state.Load, Demand: a.store.Demand, Open: a.open, App: a.apps.Open, Outside: a.apps.Open,
 		Tag: a.tag(), Namespace: a.cfg.Identity().Namespace, Now: a.clock.Now, Rand: rand.Uint64,
 		Opened: a.seen.opened, Done: a.seen.done, Panicked: a.seen.panicked})
-	a.health = &healthChecks{state: a.store.state.Load, changed: a.store.change, dial: a.apps.dial, clock: a.clock, chance: rand.Float64, log: a.log}
+	a.health = &healthChecks{state: a.store.state.Load, changed: a.store.change, dial: a.apps.Dial, clock: a.clock, chance: rand.Float64, log: a.log}
 	a.server = tunnel.NewServer(tunnel.ServerConfig{Source: a.source, Now: a.clock.Now, Log: a.log, DrainTime: a.cfg.drainTime(),
 		Serves: func(n mesh.SNI) bool {
 			s := a.store.state.Load()

@@ -176,7 +176,7 @@ func (a *Agent) pass(c net.Conn, to netip.AddrPort, r *proxy.Record, by func(*pr
 	defer c.Close()
 	r.Start, r.Tunnel, r.Protocol, r.Method = a.clock.Now(), true, mesh.ProtocolTCP, []byte("CONNECT")
 	ctx, stop := context.WithTimeout(context.Background(), mesh.DefaultConnectTimeout)
-	up, err := a.apps.dial(ctx, to.String())
+	up, err := a.apps.Dial(ctx, to.String(), mesh.ProtocolTCP)
 	stop()
 	if err != nil {
 		a.turnAway(c, r, mesh.ReasonUnreachable, fmt.Sprintf("connect to %s: %v", to, err))

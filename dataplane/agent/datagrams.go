@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"net/netip"
@@ -101,29 +100,4 @@ func (d *datagrams) open(at netip.AddrPort, service mesh.ServiceName) {
 		defer c.Close()
 		p.Serve(d.ctx, d.hard)
 	})
-}
-
-// datagrams opens a session to a port of the own application.
-func (a *apps) datagrams(target string) (message.Stream, error) {
-	ctx, stop := context.WithTimeout(context.Background(), mesh.DefaultConnectTimeout)
-	defer stop()
-	d := net.Dialer{Control: a.guard}
-	if a.local.IsValid() {
-		d.LocalAddr = net.UDPAddrFromAddrPort(netip.AddrPortFrom(a.local, 0))
-	}
-	c, err := d.DialContext(ctx, "udp", target)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", message.ErrNotExecuted, err)
-	}
-	u, ok := c.(*net.UDPConn)
-	if !ok {
-		c.Close()
-		return nil, fmt.Errorf("%w: %s: not a socket of UDP", message.ErrNotExecuted, target)
-	}
-	s, err := datagram.Stream(u, a.draining, a.dropped)
-	if err != nil {
-		u.Close()
-		return nil, fmt.Errorf("%w: %w", message.ErrNotExecuted, err)
-	}
-	return s, nil
 }

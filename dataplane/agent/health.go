@@ -28,7 +28,7 @@ type healthChecks struct {
 	// state is the configuration in force, and changed is closed when there is another.
 	state   func() *proxy.State
 	changed func() <-chan struct{}
-	dial    func(ctx context.Context, target string) (net.Conn, error)
+	dial    func(ctx context.Context, place string, p mesh.Protocol) (net.Conn, error)
 	clock   clock.Clock
 	chance  func() float64
 	log     *slog.Logger
@@ -216,7 +216,8 @@ func (h *healthChecks) metrics(w io.Writer) {
 type question struct {
 	mesh.HealthCheck
 	target string // address:port
-	// http2 says that the port was declared to speak HTTP/2, in the clear.
+	place  string // ir.InboundPort.Place
+	// http2 says that the port was declared to speak HTTP/2.
 	http2 bool
 }
 
@@ -244,14 +245,14 @@ func questionOf(in *proxy.Inbound, ports []ir.InboundPort) (question, bool) {
 	if check == nil || i < 0 || !slices.Contains(healthKinds, check.Kind) {
 		return question{}, false
 	}
-	at, protocol := ports[i].Target, ports[i].Protocol
+	at := ports[i]
 	if check.Port != 0 {
-		at, protocol = netip.AddrPortFrom(at.Addr(), check.Port), ""
+		at = ir.InboundPort{Target: netip.AddrPortFrom(at.Target.Addr(), check.Port)}
 		if i := slices.IndexFunc(ports, func(p ir.InboundPort) bool { return p.Target.Port() == check.Port }); i >= 0 {
-			protocol = ports[i].Protocol
+			at = ports[i]
 		}
 	}
-	q := question{HealthCheck: *check, target: at.String(), http2: check.Kind == mesh.HealthGRPC || protocol.IsHTTP2()}
+	q := question{HealthCheck: *check, target: at.Target.String(), place: at.Place(), http2: check.Kind == mesh.HealthGRPC || at.Protocol.IsHTTP2()}
 	// The control plane fills these in; an interval of zero from another version must not become a storm.
 	if q.Interval <= 0 {
 		q.Interval = mesh.DefaultHealthInterval
@@ -264,7 +265,7 @@ func questionOf(in *proxy.Inbound, ports []ir.InboundPort) (question, bool) {
 }
 
 func (q *question) equal(o *question) bool {
-	return q.Kind == o.Kind && q.target == o.target && q.http2 == o.http2 && q.Path == o.Path && q.Host == o.Host && q.Service == o.Service &&
+	return q.Kind == o.Kind && q.place == o.place && q.http2 == o.http2 && q.Path == o.Path && q.Host == o.Host && q.Service == o.Service &&
 		q.Interval == o.Interval && q.Timeout == o.Timeout && q.Healthy == o.Healthy && q.Unhealthy == o.Unhealthy && slices.Equal(q.Statuses, o.Statuses)
 }
 
@@ -281,7 +282,7 @@ func (q *question) String() string {
 
 // ask is nil if the application is well. It takes no longer than the check's timeout, and ends when
 // ctx does.
-func (q *question) ask(ctx context.Context, dial func(context.Context, string) (net.Conn, error)) error {
+func (q *question) ask(ctx context.Context, dial func(context.Context, string, mesh.Protocol) (net.Conn, error)) error {
 	ctx, stop := context.WithTimeoutCause(ctx, q.Timeout, errNoAnswer)
 	defer stop()
 	err := q.put(ctx, dial)

@@ -165,7 +165,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.front.doors(a.clock.Now)
 	a.front.http = &downstream.Server{HTTP1: a.frontHTTP1(), HTTP2: a.frontHTTP2(), Refused: a.seen.refused, Log: a.log, Go: a.front.start}
 	defer a.front.http.End(accept, hard, func() time.Duration { return time.Duration(a.front.grace.Load()) })()
-	a.datagrams, a.apps.draining = a.newDatagrams(a.front), accept
+	a.datagrams = a.newDatagrams(a.front)
+	defer context.AfterFunc(accept, a.apps.Drain)()
 	p := &parts{agent: a, stop: stop, accept: accept, shown: shown, base: base}
 	p.lean("certificates", renewer.Run)
 	p.lean("discovery", a.discover)
@@ -179,8 +180,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	p.lean("load", a.reportLoad)
 	p.lean("open tunnels", a.judge)
 	defer context.AfterFunc(hard, a.proxy.CutTunnels)() // closing their clients' connections wakes not all that wait
-	p.lean("application connections", a.apps.pool.Run)
-	p.lean("application connections of HTTP/2", a.apps.http2.Run)
+	p.lean("application connections", a.apps.Run)
 	if err := a.begin(ctx, p, taken, listeners); err != nil {
 		stop(err)
 	} else if offer != nil {
@@ -206,7 +206,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.proxy.Wait() // copies of requests: the connections they were on are gone
 	closing, done := context.WithTimeout(context.Background(), time.Second)
 	defer done()
-	return errors.Join(cause, a.apps.pool.Close(closing), a.apps.http2.Close(closing))
+	return errors.Join(cause, a.apps.Close(closing))
 }
 
 // openPorts takes the ports of the process before, if this one replaces one, and opens all that are to

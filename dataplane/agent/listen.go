@@ -10,14 +10,11 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/dataplane/door"
 	"github.com/isthmus-mesh/isthmus/dataplane/downstream"
 	"github.com/isthmus-mesh/isthmus/dataplane/handover"
-	"github.com/isthmus-mesh/isthmus/dataplane/http1"
-	"github.com/isthmus-mesh/isthmus/dataplane/http2"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
 	"github.com/isthmus-mesh/isthmus/dataplane/raw"
@@ -200,40 +197,4 @@ func (f *front) bytes(c net.Conn, via proxy.Via) {
 	stop := context.AfterFunc(f.hard, func() { c.Close() })
 	defer stop()
 	f.proxy.Outbound(raw.Exchange(c, fmt.Sprintf("%s.%s:%d", via.Service.Name, via.Service.Namespace, via.Port)), via)
-}
-
-// apps opens streams to the own application.
-type apps struct {
-	pool  *http1.Pool
-	http2 *http2.Pool
-	local netip.Addr
-	guard func(network, address string, c syscall.RawConn) error
-	// draining ends when the proxy drains, which ends sessions of UDP: nothing else would.
-	draining context.Context
-	// dropped counts datagrams that the system did not take.
-	dropped *atomic.Uint64
-}
-
-func (a *apps) dial(ctx context.Context, target string) (net.Conn, error) {
-	return socket.Dial(ctx, a.guard, a.local, target)
-}
-
-// open opens a stream to "address:port": over a pooled connection, or as bytes.
-func (a *apps) open(target string, p mesh.Protocol) (message.Stream, error) {
-	switch { // the pools bound their dials
-	case p == mesh.ProtocolUDP:
-		return a.datagrams(target)
-	case p.IsHTTP2():
-		return a.http2.Get(context.Background(), target)
-	case p.IsHTTP():
-		s, _, err := a.pool.Get(context.Background(), target)
-		return s, err
-	}
-	ctx, stop := context.WithTimeout(context.Background(), mesh.DefaultConnectTimeout)
-	defer stop()
-	c, err := a.dial(ctx, target)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", message.ErrNotExecuted, err)
-	}
-	return raw.Stream(c), nil
 }

@@ -22,8 +22,8 @@ import (
 // would answer on a connection that it accepted before.
 
 // put asks once. When ctx ends the connection is closed under whoever waits on it.
-func (q *question) put(ctx context.Context, dial func(context.Context, string) (net.Conn, error)) error {
-	conn, err := dial(ctx, q.target)
+func (q *question) put(ctx context.Context, dial func(context.Context, string, mesh.Protocol) (net.Conn, error)) error {
+	conn, err := dial(ctx, q.place, q.spoken())
 	if err != nil {
 		return err
 	}
@@ -41,6 +41,17 @@ func (q *question) put(ctx context.Context, dial func(context.Context, string) (
 		return q.putGRPC(s)
 	}
 	return q.putHTTP(s)
+}
+
+// spoken is what the question is put in.
+func (q *question) spoken() mesh.Protocol {
+	switch {
+	case q.Kind == mesh.HealthTCP:
+		return mesh.ProtocolTCP
+	case q.http2:
+		return mesh.ProtocolHTTP2
+	}
+	return mesh.ProtocolHTTP
 }
 
 // open begins a request in the version that the port speaks.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/dataplane/application"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -24,7 +25,9 @@ import (
 )
 
 // dial is what a proxy without an address of its own does.
-func dial(ctx context.Context, target string) (net.Conn, error) { return (&apps{}).dial(ctx, target) }
+func dial(ctx context.Context, place string, p mesh.Protocol) (net.Conn, error) {
+	return application.New(application.Config{}).Dial(ctx, place, p)
+}
 
 func listenTest(t *testing.T) (net.Listener, string) {
 	t.Helper()
@@ -105,10 +108,10 @@ func TestQuestionsOfHTTP(t *testing.T) {
 		{mesh.HealthCheck{Path: "/never", Timeout: 50 * time.Millisecond}, true, "no answer within 50ms"},
 	} {
 		c.check.Kind = mesh.HealthHTTP
-		judge(t, question{c.check, at, c.http2}, c.want)
+		judge(t, question{c.check, at, at, c.http2}, c.want)
 	}
 	srv.Close()
-	judge(t, question{mesh.HealthCheck{Kind: mesh.HealthHTTP}, at, false}, "connection refused")
+	judge(t, question{mesh.HealthCheck{Kind: mesh.HealthHTTP}, at, at, false}, "connection refused")
 }
 
 type zeros struct{}
@@ -124,7 +127,7 @@ func TestQuestionsOfGRPC(t *testing.T) {
 	state.SetServingStatus("shop.Catalog", grpc_health_v1.HealthCheckResponse_NOT_SERVING)
 	ask := func(service, want string) {
 		t.Helper()
-		judge(t, question{mesh.HealthCheck{Kind: mesh.HealthGRPC, Service: service}, at, true}, want)
+		judge(t, question{mesh.HealthCheck{Kind: mesh.HealthGRPC, Service: service}, at, at, true}, want)
 	}
 	ask("", "")
 	ask("shop.Catalog", "it says NOT_SERVING")
@@ -138,7 +141,7 @@ func TestQuestionsOfGRPC(t *testing.T) {
 	other := grpc.NewServer(grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error { return status.Error(codes.Unavailable, "warming up") }))
 	go func() { _ = other.Serve(bare) }()
 	t.Cleanup(other.Stop)
-	judge(t, question{mesh.HealthCheck{Kind: mesh.HealthGRPC}, without, true}, `grpc-status "14": warming up`)
+	judge(t, question{mesh.HealthCheck{Kind: mesh.HealthGRPC}, without, without, true}, `grpc-status "14": warming up`)
 
 	plain, web := listenTest(t)
 	h2 := new(http.Protocols)
@@ -146,7 +149,7 @@ func TestQuestionsOfGRPC(t *testing.T) {
 	page := &http.Server{Protocols: h2, Handler: http.NotFoundHandler()}
 	go func() { _ = page.Serve(plain) }()
 	t.Cleanup(func() { page.Close() })
-	judge(t, question{mesh.HealthCheck{Kind: mesh.HealthGRPC}, web, true}, "the port does not speak gRPC")
+	judge(t, question{mesh.HealthCheck{Kind: mesh.HealthGRPC}, web, web, true}, "the port does not speak gRPC")
 }
 
 // TestAnswersOfGRPC: what no server of good faith sends is an error and not health.
@@ -179,7 +182,7 @@ func TestAnswersOfGRPC(t *testing.T) {
 
 func TestQuestionsOfTCP(t *testing.T) {
 	ln, at := listenTest(t)
-	tcp := question{mesh.HealthCheck{Kind: mesh.HealthTCP}, at, false}
+	tcp := question{mesh.HealthCheck{Kind: mesh.HealthTCP}, at, at, false}
 	judge(t, tcp, "")
 	ln.Close()
 	judge(t, tcp, "connection refused")
@@ -231,7 +234,7 @@ func TestQuestionsEndWithTheirAsker(t *testing.T) {
 				_, _ = io.Copy(io.Discard, c)
 			}
 		}()
-		q := question{mesh.HealthCheck{Kind: kind, Timeout: time.Hour}, at, kind == mesh.HealthGRPC}
+		q := question{mesh.HealthCheck{Kind: kind, Timeout: time.Hour}, at, at, kind == mesh.HealthGRPC}
 		if err := q.ask(ctx, dial); err == nil {
 			t.Errorf("%s: an answer that nobody gave", kind)
 		}

@@ -32,6 +32,8 @@ type store struct {
 	want func(typ ir.Type, names ...string)
 	// dirty is told that a snapshot is due, and ejected that an endpoint was taken out.
 	dirty, ejected func()
+	// served is told what the workload serves.
+	served func([]ir.Inbound)
 
 	state atomic.Pointer[proxy.State]
 
@@ -67,7 +69,7 @@ type store struct {
 }
 
 func newStore(cfg *Config, source *trust.Source, now func() time.Time, log *slog.Logger) *store {
-	s := &store{cfg: cfg, source: source, log: log, now: now, want: func(ir.Type, ...string) {}, dirty: func() {},
+	s := &store{cfg: cfg, source: source, log: log, now: now, want: func(ir.Type, ...string) {}, dirty: func() {}, served: func([]ir.Inbound) {},
 		raw: map[ir.Type]map[string]xds.Resource{}, told: map[ir.Type]map[string]bool{}, complete: map[ir.Type]bool{},
 		asked: map[mesh.ServiceName]bool{}, names: map[mesh.ServiceName]*ir.Name{}, services: map[mesh.ServiceName]*ir.Service{},
 		endpoints: map[mesh.ServiceName]*ir.Endpoints{}, clusters: map[mesh.ClusterName]*ir.Cluster{},
@@ -305,6 +307,7 @@ func (s *store) build() {
 		}
 	}
 	if s.self != nil {
+		s.served(s.self.Inbound) // before requests know of it
 		for _, in := range s.self.Inbound {
 			next.Inbound[in.Service] = s.inbound(&in, old.Inbound[in.Service])
 		}

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"fmt"
-	"net/netip"
 
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -33,12 +32,5 @@ type inboundPort struct {
 }
 
 func newInboundPort(p ir.InboundPort) inboundPort {
-	return inboundPort{p, targetText(p.Target)}
-}
-
-func targetText(a netip.AddrPort) string {
-	if !a.IsValid() {
-		return ""
-	}
-	return a.String()
+	return inboundPort{p, p.Place()}
 }

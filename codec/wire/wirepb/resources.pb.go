@@ -2722,6 +2722,7 @@ type InboundPort struct {
 	Port          uint32                 `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"`
 	Protocol      string                 `protobuf:"bytes,2,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	Target        []byte                 `protobuf:"bytes,3,opt,name=target,proto3" json:"target,omitempty"` // address octets, then the port in 2, big-endian
+	Tls           *BackendTLS            `protobuf:"bytes,4,opt,name=tls,proto3" json:"tls,omitempty"`       // absent: in the clear
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2777,6 +2778,150 @@ func (x *InboundPort) GetTarget() []byte {
 	return nil
 }
 
+func (x *InboundPort) GetTls() *BackendTLS {
+	if x != nil {
+		return x.Tls
+	}
+	return nil
+}
+
+// BackendTLS is ir.BackendTLS. A receiver that finds a field it does not know in it does not speak to the application.
+type BackendTLS struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Object        string                 `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
+	Hostname      string                 `protobuf:"bytes,2,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	Names         []*SubjectName         `protobuf:"bytes,3,rep,name=names,proto3" json:"names,omitempty"`
+	Roots         string                 `protobuf:"bytes,4,opt,name=roots,proto3" json:"roots,omitempty"`
+	System        bool                   `protobuf:"varint,5,opt,name=system,proto3" json:"system,omitempty"`
+	Invalid       string                 `protobuf:"bytes,6,opt,name=invalid,proto3" json:"invalid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackendTLS) Reset() {
+	*x = BackendTLS{}
+	mi := &file_isthmus_v1_resources_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackendTLS) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackendTLS) ProtoMessage() {}
+
+func (x *BackendTLS) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_resources_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackendTLS.ProtoReflect.Descriptor instead.
+func (*BackendTLS) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *BackendTLS) GetObject() string {
+	if x != nil {
+		return x.Object
+	}
+	return ""
+}
+
+func (x *BackendTLS) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *BackendTLS) GetNames() []*SubjectName {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+func (x *BackendTLS) GetRoots() string {
+	if x != nil {
+		return x.Roots
+	}
+	return ""
+}
+
+func (x *BackendTLS) GetSystem() bool {
+	if x != nil {
+		return x.System
+	}
+	return false
+}
+
+func (x *BackendTLS) GetInvalid() string {
+	if x != nil {
+		return x.Invalid
+	}
+	return ""
+}
+
+type SubjectName struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Value         string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubjectName) Reset() {
+	*x = SubjectName{}
+	mi := &file_isthmus_v1_resources_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubjectName) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubjectName) ProtoMessage() {}
+
+func (x *SubjectName) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_resources_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubjectName.ProtoReflect.Descriptor instead.
+func (*SubjectName) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *SubjectName) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *SubjectName) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
 // Access is ir.Access. A receiver that finds a field it does not know anywhere in it
 // treats the policies as invalid: they deny.
 type Access struct {
@@ -2793,7 +2938,7 @@ type Access struct {
 
 func (x *Access) Reset() {
 	*x = Access{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[34]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2805,7 +2950,7 @@ func (x *Access) String() string {
 func (*Access) ProtoMessage() {}
 
 func (x *Access) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[34]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2818,7 +2963,7 @@ func (x *Access) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Access.ProtoReflect.Descriptor instead.
 func (*Access) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{34}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Access) GetService() *ServiceName {
@@ -2878,7 +3023,7 @@ type AccessEntry struct {
 
 func (x *AccessEntry) Reset() {
 	*x = AccessEntry{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[35]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2890,7 +3035,7 @@ func (x *AccessEntry) String() string {
 func (*AccessEntry) ProtoMessage() {}
 
 func (x *AccessEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[35]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2903,7 +3048,7 @@ func (x *AccessEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessEntry.ProtoReflect.Descriptor instead.
 func (*AccessEntry) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{35}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *AccessEntry) GetObject() string {
@@ -2967,7 +3112,7 @@ type TargetRef struct {
 
 func (x *TargetRef) Reset() {
 	*x = TargetRef{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[36]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2979,7 +3124,7 @@ func (x *TargetRef) String() string {
 func (*TargetRef) ProtoMessage() {}
 
 func (x *TargetRef) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[36]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2992,7 +3137,7 @@ func (x *TargetRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TargetRef.ProtoReflect.Descriptor instead.
 func (*TargetRef) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{36}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *TargetRef) GetKind() string {
@@ -3034,7 +3179,7 @@ type AccessRule struct {
 
 func (x *AccessRule) Reset() {
 	*x = AccessRule{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[37]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3046,7 +3191,7 @@ func (x *AccessRule) String() string {
 func (*AccessRule) ProtoMessage() {}
 
 func (x *AccessRule) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[37]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3059,7 +3204,7 @@ func (x *AccessRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessRule.ProtoReflect.Descriptor instead.
 func (*AccessRule) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{37}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *AccessRule) GetFrom() []*AccessSource {
@@ -3098,7 +3243,7 @@ type AccessSource struct {
 
 func (x *AccessSource) Reset() {
 	*x = AccessSource{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[38]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3110,7 +3255,7 @@ func (x *AccessSource) String() string {
 func (*AccessSource) ProtoMessage() {}
 
 func (x *AccessSource) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[38]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3123,7 +3268,7 @@ func (x *AccessSource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessSource.ProtoReflect.Descriptor instead.
 func (*AccessSource) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{38}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *AccessSource) GetIdentities() []string {
@@ -3186,7 +3331,7 @@ type AccessOperation struct {
 
 func (x *AccessOperation) Reset() {
 	*x = AccessOperation{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[39]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3198,7 +3343,7 @@ func (x *AccessOperation) String() string {
 func (*AccessOperation) ProtoMessage() {}
 
 func (x *AccessOperation) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[39]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3211,7 +3356,7 @@ func (x *AccessOperation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessOperation.ProtoReflect.Descriptor instead.
 func (*AccessOperation) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{39}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *AccessOperation) GetMethods() []string {
@@ -3246,7 +3391,7 @@ type Caller struct {
 
 func (x *Caller) Reset() {
 	*x = Caller{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[40]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3258,7 +3403,7 @@ func (x *Caller) String() string {
 func (*Caller) ProtoMessage() {}
 
 func (x *Caller) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[40]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3271,7 +3416,7 @@ func (x *Caller) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Caller.ProtoReflect.Descriptor instead.
 func (*Caller) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{40}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Caller) GetTrustDomain() string {
@@ -3307,7 +3452,7 @@ type Bundle struct {
 
 func (x *Bundle) Reset() {
 	*x = Bundle{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[41]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3319,7 +3464,7 @@ func (x *Bundle) String() string {
 func (*Bundle) ProtoMessage() {}
 
 func (x *Bundle) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[41]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3332,7 +3477,7 @@ func (x *Bundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bundle.ProtoReflect.Descriptor instead.
 func (*Bundle) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{41}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Bundle) GetTrustDomain() string {
@@ -3370,7 +3515,7 @@ type Slots struct {
 
 func (x *Slots) Reset() {
 	*x = Slots{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[42]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3382,7 +3527,7 @@ func (x *Slots) String() string {
 func (*Slots) ProtoMessage() {}
 
 func (x *Slots) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[42]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3395,7 +3540,7 @@ func (x *Slots) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Slots.ProtoReflect.Descriptor instead.
 func (*Slots) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{42}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Slots) GetService() *ServiceName {
@@ -3445,7 +3590,7 @@ type Split struct {
 
 func (x *Split) Reset() {
 	*x = Split{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[43]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3457,7 +3602,7 @@ func (x *Split) String() string {
 func (*Split) ProtoMessage() {}
 
 func (x *Split) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[43]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3470,7 +3615,7 @@ func (x *Split) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Split.ProtoReflect.Descriptor instead.
 func (*Split) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{43}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Split) GetService() *ServiceName {
@@ -3504,7 +3649,7 @@ type Share struct {
 
 func (x *Share) Reset() {
 	*x = Share{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[44]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3516,7 +3661,7 @@ func (x *Share) String() string {
 func (*Share) ProtoMessage() {}
 
 func (x *Share) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[44]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3529,7 +3674,7 @@ func (x *Share) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Share.ProtoReflect.Descriptor instead.
 func (*Share) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{44}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Share) GetCluster() string {
@@ -3789,11 +3934,23 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"\x04otlp\x18\x04 \x01(\tR\x04otlp\"k\n" +
 	"\aInbound\x121\n" +
 	"\aservice\x18\x01 \x01(\v2\x17.isthmus.v1.ServiceNameR\aservice\x12-\n" +
-	"\x05ports\x18\x02 \x03(\v2\x17.isthmus.v1.InboundPortR\x05ports\"U\n" +
+	"\x05ports\x18\x02 \x03(\v2\x17.isthmus.v1.InboundPortR\x05ports\"\x7f\n" +
 	"\vInboundPort\x12\x12\n" +
 	"\x04port\x18\x01 \x01(\rR\x04port\x12\x1a\n" +
 	"\bprotocol\x18\x02 \x01(\tR\bprotocol\x12\x16\n" +
-	"\x06target\x18\x03 \x01(\fR\x06target\"\xf2\x01\n" +
+	"\x06target\x18\x03 \x01(\fR\x06target\x12(\n" +
+	"\x03tls\x18\x04 \x01(\v2\x16.isthmus.v1.BackendTLSR\x03tls\"\xb7\x01\n" +
+	"\n" +
+	"BackendTLS\x12\x16\n" +
+	"\x06object\x18\x01 \x01(\tR\x06object\x12\x1a\n" +
+	"\bhostname\x18\x02 \x01(\tR\bhostname\x12-\n" +
+	"\x05names\x18\x03 \x03(\v2\x17.isthmus.v1.SubjectNameR\x05names\x12\x14\n" +
+	"\x05roots\x18\x04 \x01(\tR\x05roots\x12\x16\n" +
+	"\x06system\x18\x05 \x01(\bR\x06system\x12\x18\n" +
+	"\ainvalid\x18\x06 \x01(\tR\ainvalid\"7\n" +
+	"\vSubjectName\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\xf2\x01\n" +
 	"\x06Access\x121\n" +
 	"\aservice\x18\x01 \x01(\v2\x17.isthmus.v1.ServiceNameR\aservice\x12\x1a\n" +
 	"\bexported\x18\x02 \x01(\bR\bexported\x12\x1c\n" +
@@ -3873,7 +4030,7 @@ func file_isthmus_v1_resources_proto_rawDescGZIP() []byte {
 	return file_isthmus_v1_resources_proto_rawDescData
 }
 
-var file_isthmus_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_isthmus_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_isthmus_v1_resources_proto_goTypes = []any{
 	(*ServiceName)(nil),     // 0: isthmus.v1.ServiceName
 	(*Name)(nil),            // 1: isthmus.v1.Name
@@ -3909,17 +4066,19 @@ var file_isthmus_v1_resources_proto_goTypes = []any{
 	(*Telemetry)(nil),       // 31: isthmus.v1.Telemetry
 	(*Inbound)(nil),         // 32: isthmus.v1.Inbound
 	(*InboundPort)(nil),     // 33: isthmus.v1.InboundPort
-	(*Access)(nil),          // 34: isthmus.v1.Access
-	(*AccessEntry)(nil),     // 35: isthmus.v1.AccessEntry
-	(*TargetRef)(nil),       // 36: isthmus.v1.TargetRef
-	(*AccessRule)(nil),      // 37: isthmus.v1.AccessRule
-	(*AccessSource)(nil),    // 38: isthmus.v1.AccessSource
-	(*AccessOperation)(nil), // 39: isthmus.v1.AccessOperation
-	(*Caller)(nil),          // 40: isthmus.v1.Caller
-	(*Bundle)(nil),          // 41: isthmus.v1.Bundle
-	(*Slots)(nil),           // 42: isthmus.v1.Slots
-	(*Split)(nil),           // 43: isthmus.v1.Split
-	(*Share)(nil),           // 44: isthmus.v1.Share
+	(*BackendTLS)(nil),      // 34: isthmus.v1.BackendTLS
+	(*SubjectName)(nil),     // 35: isthmus.v1.SubjectName
+	(*Access)(nil),          // 36: isthmus.v1.Access
+	(*AccessEntry)(nil),     // 37: isthmus.v1.AccessEntry
+	(*TargetRef)(nil),       // 38: isthmus.v1.TargetRef
+	(*AccessRule)(nil),      // 39: isthmus.v1.AccessRule
+	(*AccessSource)(nil),    // 40: isthmus.v1.AccessSource
+	(*AccessOperation)(nil), // 41: isthmus.v1.AccessOperation
+	(*Caller)(nil),          // 42: isthmus.v1.Caller
+	(*Bundle)(nil),          // 43: isthmus.v1.Bundle
+	(*Slots)(nil),           // 44: isthmus.v1.Slots
+	(*Split)(nil),           // 45: isthmus.v1.Split
+	(*Share)(nil),           // 46: isthmus.v1.Share
 }
 var file_isthmus_v1_resources_proto_depIdxs = []int32{
 	0,  // 0: isthmus.v1.Name.service:type_name -> isthmus.v1.ServiceName
@@ -3957,7 +4116,7 @@ var file_isthmus_v1_resources_proto_depIdxs = []int32{
 	24, // 32: isthmus.v1.RateLimit.match:type_name -> isthmus.v1.RequestMatch
 	6,  // 33: isthmus.v1.RequestMatch.headers:type_name -> isthmus.v1.ValueMatch
 	24, // 34: isthmus.v1.Fault.match:type_name -> isthmus.v1.RequestMatch
-	38, // 35: isthmus.v1.Fault.sources:type_name -> isthmus.v1.AccessSource
+	40, // 35: isthmus.v1.Fault.sources:type_name -> isthmus.v1.AccessSource
 	0,  // 36: isthmus.v1.Endpoints.service:type_name -> isthmus.v1.ServiceName
 	28, // 37: isthmus.v1.Endpoints.groups:type_name -> isthmus.v1.Group
 	29, // 38: isthmus.v1.Group.endpoints:type_name -> isthmus.v1.Endpoint
@@ -3965,21 +4124,23 @@ var file_isthmus_v1_resources_proto_depIdxs = []int32{
 	31, // 40: isthmus.v1.Proxy.telemetry:type_name -> isthmus.v1.Telemetry
 	0,  // 41: isthmus.v1.Inbound.service:type_name -> isthmus.v1.ServiceName
 	33, // 42: isthmus.v1.Inbound.ports:type_name -> isthmus.v1.InboundPort
-	0,  // 43: isthmus.v1.Access.service:type_name -> isthmus.v1.ServiceName
-	35, // 44: isthmus.v1.Access.policies:type_name -> isthmus.v1.AccessEntry
-	40, // 45: isthmus.v1.Access.clusters:type_name -> isthmus.v1.Caller
-	36, // 46: isthmus.v1.AccessEntry.targets:type_name -> isthmus.v1.TargetRef
-	37, // 47: isthmus.v1.AccessEntry.rules:type_name -> isthmus.v1.AccessRule
-	38, // 48: isthmus.v1.AccessRule.from:type_name -> isthmus.v1.AccessSource
-	39, // 49: isthmus.v1.AccessRule.to:type_name -> isthmus.v1.AccessOperation
-	0,  // 50: isthmus.v1.Slots.service:type_name -> isthmus.v1.ServiceName
-	0,  // 51: isthmus.v1.Split.service:type_name -> isthmus.v1.ServiceName
-	44, // 52: isthmus.v1.Split.shares:type_name -> isthmus.v1.Share
-	53, // [53:53] is the sub-list for method output_type
-	53, // [53:53] is the sub-list for method input_type
-	53, // [53:53] is the sub-list for extension type_name
-	53, // [53:53] is the sub-list for extension extendee
-	0,  // [0:53] is the sub-list for field type_name
+	34, // 43: isthmus.v1.InboundPort.tls:type_name -> isthmus.v1.BackendTLS
+	35, // 44: isthmus.v1.BackendTLS.names:type_name -> isthmus.v1.SubjectName
+	0,  // 45: isthmus.v1.Access.service:type_name -> isthmus.v1.ServiceName
+	37, // 46: isthmus.v1.Access.policies:type_name -> isthmus.v1.AccessEntry
+	42, // 47: isthmus.v1.Access.clusters:type_name -> isthmus.v1.Caller
+	38, // 48: isthmus.v1.AccessEntry.targets:type_name -> isthmus.v1.TargetRef
+	39, // 49: isthmus.v1.AccessEntry.rules:type_name -> isthmus.v1.AccessRule
+	40, // 50: isthmus.v1.AccessRule.from:type_name -> isthmus.v1.AccessSource
+	41, // 51: isthmus.v1.AccessRule.to:type_name -> isthmus.v1.AccessOperation
+	0,  // 52: isthmus.v1.Slots.service:type_name -> isthmus.v1.ServiceName
+	0,  // 53: isthmus.v1.Split.service:type_name -> isthmus.v1.ServiceName
+	46, // 54: isthmus.v1.Split.shares:type_name -> isthmus.v1.Share
+	55, // [55:55] is the sub-list for method output_type
+	55, // [55:55] is the sub-list for method input_type
+	55, // [55:55] is the sub-list for extension type_name
+	55, // [55:55] is the sub-list for extension extendee
+	0,  // [0:55] is the sub-list for field type_name
 }
 
 func init() { file_isthmus_v1_resources_proto_init() }
@@ -3993,7 +4154,7 @@ func file_isthmus_v1_resources_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_isthmus_v1_resources_proto_rawDesc), len(file_isthmus_v1_resources_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   45,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
