@@ -49,6 +49,9 @@ func workload(which string) error {
 		mux.HandleFunc("/socket", socket)
 		return (&http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}).Serve(ln)
 	}
+	if dir, ok := strings.CutPrefix(which, "tls:"); ok {
+		return spokenByTLS(ln, dir)
+	}
 	if filepath.IsAbs(which) {
 		return relayTo(ln, which)
 	}
@@ -98,6 +101,7 @@ func TestCommands(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	secure := certificates(t)
 	m := newMesh(t, 160)
 	m.up("-f", write(t, "mesh.yaml", fmt.Sprintf(`
 apiVersion: isthmus.dev/v1alpha1
@@ -111,8 +115,9 @@ workloads:
   - {name: bytes, namespace: demo, clusters: [us-east], run: [%[1]q, %[2]s, tcp]}
   - {name: web, namespace: demo, clusters: [us-east], run: [%[1]q, %[2]s, web]}
   - {name: web-near, namespace: demo, clusters: [eu-west], run: [%[1]q, %[2]s, web]}
+  - {name: secure, namespace: demo, clusters: [us-east], run: [%[1]q, %[2]s, %[3]q]}
   - {name: echo, namespace: demo, run: builtin/echo}
-`, self, workloadArg)))
+`, self, workloadArg, "tls:"+secure)))
 	for _, step := range []struct {
 		name string
 		f    func(*testing.T, *meshUnder)
@@ -123,6 +128,7 @@ workloads:
 		{"http_proxy leads a command into the mesh", environmentProxy},
 		{"ISTHMUS_SERVICE addresses answer the command", environmentServices},
 		{"a service's address answers the shell", serviceAddress},
+		{"an application that speaks TLS is verified", func(t *testing.T, m *meshUnder) { applicationByTLS(t, m, secure) }},
 	} {
 		t.Run(step.name, func(t *testing.T) {
 			own := *m
