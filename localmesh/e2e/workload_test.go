@@ -127,6 +127,7 @@ workloads:
 		{"a WebSocket", webSocket},
 		{"http_proxy leads a command into the mesh", environmentProxy},
 		{"ISTHMUS_SERVICE addresses answer the command", environmentServices},
+		{"ports of which nothing is declared are looked at", undeclared},
 		{"a service's address answers the shell", serviceAddress},
 		{"an application that speaks TLS is verified", func(t *testing.T, m *meshUnder) { applicationByTLS(t, m, secure) }},
 	} {
