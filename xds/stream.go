@@ -260,6 +260,7 @@ func (s *Server) resubscribe(b *sub, r *request) error {
 	if len(b.marks) == 0 && len(r.initial) > 64 && slices.Contains(r.subscribe, Wildcard) {
 		b.resume(r.initial)
 	}
+	b.marks = slices.Grow(b.marks, len(r.subscribe))
 	for _, name := range r.subscribe {
 		if b.st.names >= maxNames {
 			return status.Errorf(codes.ResourceExhausted, "a stream asks for at most %d names", maxNames)

@@ -22,6 +22,8 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -41,6 +43,8 @@ type bench struct {
 	base int
 	size size
 	dir  string // of everything that the run writes and removes
+	// parts are what is measured.
+	parts []string
 }
 
 // size is how much is measured.
@@ -59,6 +63,7 @@ func main() {
 	out := flag.String("out", "docs", "folder of benchmarks.md; empty: print only")
 	results := flag.String("results", "bench/results", "folder for controlplane.json")
 	quick := flag.Bool("quick", false, "a fifth of everything")
+	parts := flag.String("parts", "first,changes,scaling", "what is measured; with less than all nothing is written")
 	flag.IntVar(&b.base, "address-base", 95, "address base of the mesh, as of isthmus up")
 	be := flag.String("be", "", "run as a part: peer")
 	address := flag.String("peer-address", "", "where the peer listens")
@@ -76,6 +81,10 @@ func main() {
 	case "peer":
 		err = peerMain(ctx, os.Stdin, os.Stdout, *address, *services, *endpoints)
 	case "":
+		b.parts = strings.Split(*parts, ",")
+		if len(b.parts) < 3 {
+			*out = ""
+		}
 		err = b.measure(ctx, *out, *results)
 	default:
 		err = fmt.Errorf("no such part: %q", *be)
@@ -102,7 +111,7 @@ func (b *bench) measure(ctx context.Context, out, results string) (err error) {
 	b.How = fmt.Sprintf("Written by `make bench-controlplane`: %d proxies, %d services of %d endpoints. CPU is that of the control plane's process, without its store; a latency\n"+
 		"begins before the API is called, and the store's disk is in it. The peer is a server over go-control-plane's linear caches, changed by a function call.",
 		b.size.proxies, b.size.services, b.size.endpoints)
-	if err := b.run(ctx); err != nil {
+	if err := b.run(ctx); err != nil || out == "" {
 		return err
 	}
 	return b.Write(results, out)
@@ -131,13 +140,20 @@ func (b *bench) run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, c.end()) }()
 	ours, theirs := b.ours(ctx, p), b.theirs(c, at)
-	if err := b.first(ctx, ours, theirs); err != nil {
-		return err
+	if slices.Contains(b.parts, "first") {
+		if err := b.first(ctx, ours, theirs); err != nil {
+			return err
+		}
 	}
-	if err := b.changes(ctx, ours, theirs); err != nil {
-		return err
+	if slices.Contains(b.parts, "changes") {
+		if err := b.changes(ctx, ours, theirs); err != nil {
+			return err
+		}
 	}
-	return b.scaling(ctx)
+	if slices.Contains(b.parts, "scaling") {
+		return b.scaling(ctx)
+	}
+	return nil
 }
 
 func cpuOf(pid int) func() (time.Duration, error) {
