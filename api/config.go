@@ -43,6 +43,10 @@ type Config struct {
 	Proxies func() []xds.ClientStatus
 	// Digests is what other clusters are told and what is held of them.
 	Digests consistency.Source
+	// OwnProxies are those that follow this process, where Proxies are those of all replicas; nil is Proxies.
+	OwnProxies func() []xds.ClientStatus
+	// Replicas are the processes of this control plane.
+	Replicas func() []Replica
 	// Refused are proxies that are not served for their version.
 	Refused func() []RefusedProxy
 	Peers   func() []PeerStatus
@@ -87,6 +91,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Proxies == nil {
 		c.Proxies = func() []xds.ClientStatus { return nil }
+	}
+	if c.OwnProxies == nil {
+		c.OwnProxies = c.Proxies
 	}
 	if c.Peers == nil {
 		c.Peers = func() []PeerStatus { return nil }

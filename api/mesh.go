@@ -28,6 +28,11 @@ func (s *Server) status(w http.ResponseWriter, _ *http.Request) error {
 	for _, p := range s.cfg.Peers() {
 		out.Peers = append(out.Peers, peerOf(p))
 	}
+	if s.cfg.Replicas != nil {
+		if out.Replicas = s.cfg.Replicas(); len(out.Replicas) == 1 {
+			out.Replicas = nil
+		}
+	}
 	if s.cfg.Refused != nil {
 		out.Refused = s.cfg.Refused()
 	}
@@ -125,7 +130,7 @@ func (s *Server) proxyConfig(w http.ResponseWriter, r *http.Request) error {
 
 func (s *Server) metrics(w http.ResponseWriter, _ *http.Request) error {
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-	_, _ = io.WriteString(w, consistency.Metrics(s.cfg.Cluster, s.cfg.Version, s.cfg.Proxies(), s.cfg.Peers())) // a caller who left is no error
+	_, _ = io.WriteString(w, consistency.Metrics(s.cfg.Cluster, s.cfg.Version, s.cfg.OwnProxies(), s.cfg.Peers())) // a caller who left is no error
 	return nil
 }
 

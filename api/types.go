@@ -107,6 +107,8 @@ type Status struct {
 	Uplink  *Uplink `json:"uplink,omitempty"`
 	Peers   []Peer  `json:"peers"`
 	Proxies []Proxy `json:"proxies"`
+	// Replicas are the processes of the control plane, where it has several.
+	Replicas []Replica `json:"replicas,omitempty"`
 	// Refused are proxies that are not served for their version, with what to upgrade first.
 	Refused      []RefusedProxy `json:"refused,omitempty"`
 	Certificates Certificates   `json:"certificates"`
@@ -177,6 +179,17 @@ type Proxy struct {
 	Waiting string      `json:"waiting,omitempty"`
 	Vector  string      `json:"vector,omitempty"`
 	Types   []ProxyType `json:"types,omitempty"`
+}
+
+// Replica is one process of a control plane. What it sees is not in the status where it has a Problem.
+type Replica struct {
+	Name    string         `json:"name"`
+	API     netip.AddrPort `json:"api,omitzero"`
+	Version string         `json:"version,omitempty"`
+	// Self is the one that answers; Proxies is how many follow this one.
+	Self    bool   `json:"self,omitempty"`
+	Proxies int    `json:"proxies"`
+	Problem string `json:"problem,omitempty"`
 }
 
 // RefusedProxy is a proxy that a control plane does not serve for its version. It goes on with what it has.

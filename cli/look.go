@@ -135,6 +135,11 @@ func (a *app) printStatus(rows []clusterStatus, report drift.Report) error {
 				fmt.Fprintf(a.Err, "%s: peer %s: %s\n", r.Cluster, p.Cluster, p.Problem)
 			}
 		}
+		for _, x := range r.Status.Replicas {
+			if x.Problem != "" {
+				fmt.Fprintf(a.Err, "%s: proxies that follow replica %s are not listed: %s\n", r.Cluster, x.Name, x.Problem)
+			}
+		}
 		for _, p := range r.Status.Refused {
 			fmt.Fprintf(a.Err, "%s: proxy %s is not served: %s\n", r.Cluster, p.ID, p.Problem)
 		}

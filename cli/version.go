@@ -95,7 +95,15 @@ func partsOf(cluster string, s *api.Status) (parts []skew.Part, texts []string) 
 	if s.Uplink != nil {
 		role = skew.Relay
 	}
-	add(role, "", s.Version)
+	if len(s.Replicas) == 0 {
+		add(role, "", s.Version)
+	}
+	for _, r := range s.Replicas {
+		if r.Problem != "" && r.Version == "" {
+			r.Version = "no answer"
+		}
+		add(role, r.Name, r.Version)
+	}
 	for _, p := range s.Proxies {
 		role := skew.Sidecar
 		if p.Mode == "gateway" {

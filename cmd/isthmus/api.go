@@ -30,7 +30,7 @@ func serveWithAPI(ctx context.Context, cfg plane.Config, p *plane.Plane, log *sl
 		return fmt.Errorf("the API needs a token: %w", err)
 	}
 	server, err := api.NewServer(api.Config{Cluster: cfg.Cluster, Objects: p.Objects(), World: p.World, View: p.View(), Vector: p.Vector,
-		Proxies: p.Proxies, Peers: func() []api.PeerStatus { return peers(p) }, Bundle: p.Bundle, NewToken: p.NewToken, Stamp: p.Stamp, Ready: p.Ready,
+		Proxies: p.Census().Proxies, OwnProxies: p.Proxies, Replicas: func() []api.Replica { return replicas(p) }, Peers: func() []api.PeerStatus { return peers(p) }, Bundle: p.Bundle, NewToken: p.NewToken, Stamp: p.Stamp, Ready: p.Ready,
 		Digests: p,
 		Refused: func() []api.RefusedProxy { return refused(p) },
 		Uplink:  func() *api.Uplink { return uplink(p) },
@@ -95,6 +95,17 @@ func peers(p *plane.Plane) []api.PeerStatus {
 func refused(p *plane.Plane) (out []api.RefusedProxy) {
 	for _, r := range p.RefusedProxies() {
 		out = append(out, api.RefusedProxy{ID: r.Node.ID, Version: r.Node.Version, Problem: r.Why, At: r.At.UTC()})
+	}
+	return out
+}
+
+func replicas(p *plane.Plane) (out []api.Replica) {
+	for _, r := range p.Census().Replicas() {
+		one := api.Replica{Name: r.Name, API: r.API, Version: r.Version, Self: r.Self, Proxies: len(r.Proxies)}
+		if r.Err != nil {
+			one.Problem = r.Err.Error()
+		}
+		out = append(out, one)
 	}
 	return out
 }

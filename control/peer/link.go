@@ -127,6 +127,9 @@ func NewConn(cfg DialConfig) (*Conn, error) {
 	return c, err
 }
 
+// Client calls other services of the federation port.
+func (c *Conn) Client() grpc.ClientConnInterface { return c.conn }
+
 // Close ends the connection and all streams over it.
 func (c *Conn) Close() { _ = c.conn.Close() } // says only that it was closed before
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/codec/wire/wirepb"
 	"github.com/isthmus-mesh/isthmus/control/ca"
+	"github.com/isthmus-mesh/isthmus/control/census"
 	"github.com/isthmus-mesh/isthmus/control/load"
 	"github.com/isthmus-mesh/isthmus/control/loop"
 	"github.com/isthmus-mesh/isthmus/control/peer"
@@ -48,6 +49,7 @@ type Plane struct {
 	peers   *peers
 	// siblings are the other processes of this control plane.
 	siblings *sibling.Set
+	census   *census.Census
 	teller   *teller
 	recover  *recovery
 	mirror   mirror
@@ -117,6 +119,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (*Plane, error) {
 	p.loop = loop.New(lc)
 	p.xds = xds.NewServer(xds.ServerConfig{Source: source{p.loop}, Identify: identify, Order: order, Now: p.clock.Now, Log: log, Delivered: p.delivered, Joined: p.joined, Build: cfg.Build})
 	p.peers, p.siblings = newPeers(p), p.newSiblings()
+	p.census = p.newCensus()
 	p.load = p.newLoad()
 	p.federation = peer.NewServer(peer.ServerConfig{Self: p.cfg.Cluster, TrustDomain: p.cfg.TrustDomain(), Exports: p.exports, Identify: identify,
 		Joined: p.peers.joined, Speaks: p.speaks, Elsewhere: p.elsewhere, Offered: p.offered, Report: p.load.ReportTo, Ahead: p.recover.ahead, Witness: p.recover.witness,
@@ -220,6 +223,7 @@ func (p *Plane) serveFederation(ctx context.Context, ln net.Listener) error {
 	c := trust.ServerConfig(p.source, trust.ServerOptions{Accept: trust.AcceptKnownClients(), ALPN: []string{"h2"}})
 	srv := grpc.NewServer(append(peer.ServerOptions(), grpc.Creds(credentials.NewTLS(c)))...)
 	p.federation.Register(srv)
+	p.census.Own.Register(srv)
 	return serve(ctx, srv, ln)
 }
 

@@ -1,6 +1,7 @@
 package plane
 
 import (
+	"github.com/isthmus-mesh/isthmus/control/census"
 	"github.com/isthmus-mesh/isthmus/control/peer"
 	"github.com/isthmus-mesh/isthmus/control/sibling"
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -13,6 +14,16 @@ func (p *Plane) newSiblings() *sibling.Set {
 		Self: sibling.Replica{Federation: p.cfg.Federation, Control: p.cfg.Control, API: p.cfg.API, Started: p.clock.Now().UnixMilli()},
 		Dial: peer.DialConfig{Source: p.source, TrustDomain: p.cfg.TrustDomain(), Local: p.cfg.Local, Clock: p.clock}, Clock: p.clock, Log: p.log})
 }
+
+// newCensus asks the replicas what they see of proxies.
+func (p *Plane) newCensus() *census.Census {
+	return &census.Census{Self: p.siblings.Self().Name, All: p.siblings.All, Clock: p.clock,
+		Own:  &census.Server{TrustDomain: p.cfg.TrustDomain(), Identify: identify, Version: p.cfg.Build.Version, Proxies: p.Proxies},
+		Dial: peer.DialConfig{Source: p.source, TrustDomain: p.cfg.TrustDomain(), Local: p.cfg.Local, Clock: p.clock}}
+}
+
+// Census is what the replicas of this control plane see of proxies.
+func (p *Plane) Census() *census.Census { return p.census }
 
 // sharedLinks are the links that replicas share out; a remote cluster is attached where its relay chose.
 func (p *Plane) sharedLinks() map[mesh.ClusterName]*peer.Follower {

@@ -104,6 +104,9 @@ func New(cfg Config) *Set {
 		without: map[ask]bool{}, through: map[mesh.ClusterName]string{}}
 }
 
+// Self is this replica.
+func (s *Set) Self() Replica { return s.cfg.Self }
+
 // Sharing reports whether other replicas can know of this one: it must be reached at an address of its own.
 func (s *Set) Sharing() bool {
 	return s.cfg.Shared && s.cfg.Self.Federation.IsValid() && !s.cfg.Self.Federation.Addr().IsUnspecified()

@@ -83,7 +83,7 @@ func (p *process) kill() {
 type replicated struct {
 	*testing.T
 	token         string
-	apis          []netip.AddrPort
+	apis, control []netip.AddrPort
 	stores, plane []*process
 	client        *http.Client
 }
@@ -108,9 +108,9 @@ func newReplicated(t *testing.T) *replicated {
 	seal[0] = 1
 	for i := range 3 {
 		name := fmt.Sprint("replica-", i)
-		m.apis = append(m.apis, loopback.AddrPort(t))
+		m.apis, m.control = append(m.apis, loopback.AddrPort(t)), append(m.control, loopback.AddrPort(t))
 		config, err := json.Marshal(map[string]any{"cluster": "eu", "network": "eu", "stateDir": filepath.Join(dir, name), "sealFD": 4,
-			"control": loopback.AddrPort(t), "federation": loopback.AddrPort(t), "api": m.apis[i], "tokenFile": filepath.Join(dir, "token")})
+			"control": m.control[i], "federation": loopback.AddrPort(t), "api": m.apis[i], "tokenFile": filepath.Join(dir, "token")})
 		if err != nil {
 			t.Fatal(err)
 		}
