@@ -25,6 +25,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // gate is a deadline that wakes who waits.
 type gate struct {
 	mu    sync.Mutex
+	sets  int
 	timer *time.Timer
 	past  chan struct{}
 }
@@ -32,6 +33,7 @@ type gate struct {
 func (g *gate) set(t time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.sets++
 	if g.timer != nil {
 		g.timer.Stop()
 	}
@@ -48,7 +50,14 @@ func (g *gate) set(t time.Time) {
 		return
 	}
 	if d := time.Until(t); d > 0 {
-		g.timer = time.AfterFunc(d, func() { closeOnce(past) })
+		n := g.sets
+		g.timer = time.AfterFunc(d, func() {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			if g.sets == n { // one that had fired when it was set anew is no deadline any more
+				closeOnce(past)
+			}
+		})
 	} else {
 		closeOnce(past)
 	}

@@ -129,6 +129,7 @@ func sourceOf(t testing.TB, s *trust.SVID, b *trust.Bundles) *trust.Source {
 // mesh2 is two trust domains that believe each other.
 type mesh2 struct {
 	mute       bool // servers say nothing of what reaches them
+	patient    bool // servers give up no silent client
 	west, east *authority
 	bundles    *trust.Bundles
 	log        *logBuffer
@@ -243,6 +244,9 @@ func (m *mesh2) server(t testing.TB, s *trust.SVID, handle func(message.Exchange
 		Serves: func(n mesh.SNI) bool { return n.Service == ordersName }})
 	if m.mute {
 		srv.Mute()
+	}
+	if m.patient {
+		srv.Wait()
 	}
 	return serve(t, listen(t), srv.Serve), source
 }

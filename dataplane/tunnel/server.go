@@ -64,7 +64,8 @@ type Server struct {
 	tls   *tls.Config
 	epoch time.Time
 
-	mute bool // tests: says nothing of what has come, as older servers do
+	mute    bool // tests: says nothing of what has come, as older servers do
+	patient bool // tests: gives up no silent client
 
 	// all counts the connections, strangers those whose peer has not proved who it is. What peers did is remembered over
 	// connections: see ADR 27. offences and allowance are nil in control runs of tests.
@@ -304,7 +305,7 @@ func (s *Server) each(f func(*served)) {
 // look gives up a client that has gone, and lets a connection end whose certificate has: the
 // client makes a new one with the certificate it has by then.
 func (s *Server) look(v *served, now int64) {
-	if v.streams.Load() > 0 && time.Duration(now-v.socket.at.Load()) > goneAfter {
+	if !s.patient && v.streams.Load() > 0 && time.Duration(now-v.socket.at.Load()) > goneAfter {
 		s.cfg.Log.Warn("a connection is closed: its peer has been silent", "remote", v.RemoteAddr().String())
 		v.NetConn().Close()
 	}
