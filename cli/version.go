@@ -51,7 +51,7 @@ func (a *app) versionCommand() *cobra.Command {
 				return err
 			}
 			answers := askAll(ctx, a, targets, status)
-			parts := []skew.Part{{Role: skew.CLI, Version: skew.Parse(a.Version)}}
+			parts := []skew.Part{{Role: skew.CLI, Version: skew.Parse(a.Version), Build: a.Version}}
 			texts := []string{a.Version}
 			for _, r := range answers {
 				if r.err != nil {
@@ -88,7 +88,7 @@ func (a *app) versionCommand() *cobra.Command {
 // partsOf are the control plane or relay of a cluster and its proxies, with their versions as they say them.
 func partsOf(cluster string, s *api.Status) (parts []skew.Part, texts []string) {
 	add := func(role skew.Role, name, version string) {
-		parts = append(parts, skew.Part{Role: role, Cluster: cluster, Name: name, Version: skew.Parse(version)})
+		parts = append(parts, skew.Part{Role: role, Cluster: cluster, Name: name, Version: skew.Parse(version), Build: version})
 		texts = append(texts, version)
 	}
 	role := skew.ControlPlane

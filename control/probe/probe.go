@@ -121,8 +121,10 @@ func (p *Prober) Loss() (ratio float64, of int) {
 	defer p.mu.Unlock()
 	now := p.cfg.Clock.Now()
 	with := p.tally
-	if n := p.detector.Overdue(p.state, now); n > 0 {
-		with.Count(n, n, now)
+	for _, n := range p.detector.Overdue(p.state, now) {
+		if p.state.RTT != 0 {
+			with.Count(n, n, now)
+		}
 	}
 	return with.Loss(now)
 }
@@ -133,7 +135,15 @@ func (p *Prober) end(place int, now time.Time) {
 	if a := p.places[place]; a != nil && a.conn == nil {
 		lost = 1
 	}
-	p.tally.Count(lost, lost, now)
+	p.lose(lost, now)
+}
+
+// lose counts questions without an answer. Before the first there is no path to lose anything: clusters start together.
+// The caller holds mu.
+func (p *Prober) lose(n int, now time.Time) {
+	if n > 0 && p.state.RTT != 0 {
+		p.tally.Count(n, n, now)
+	}
 }
 
 // Run probes until ctx ends, and returns its error when all connections are closed.
@@ -171,6 +181,7 @@ func (p *Prober) stir() {
 func (p *Prober) step(ctx context.Context) time.Duration {
 	p.mu.Lock()
 	now := p.cfg.Clock.Now()
+	overdue := p.detector.Overdue(p.state, now)
 	do := p.detector.Tick(p.state, now)
 	if do.Silent {
 		p.state = p.state.Failed(now)
@@ -178,6 +189,10 @@ func (p *Prober) step(ctx context.Context) time.Duration {
 	var ask [liveness.Places]*attempt
 	for i := range p.places {
 		if a := p.places[i]; a != nil && (do.Close[i] || do.Dial[i]) {
+			if a.conn == nil && do.Dial[i] {
+				overdue[i] = 1 // the dial, to which nothing came
+			}
+			p.lose(overdue[i], now)
 			a.abandon()
 			p.places[i] = nil
 		}

@@ -182,6 +182,45 @@ func TestOneGatewayOfTwoIsEnough(t *testing.T) {
 	})
 }
 
+// TestBeforeTheFirstAnswerNothingIsLost: clusters start together, and the gateways of a peer answer when they have their
+// certificates. A cut afterwards is loss, which is the control.
+func TestBeforeTheFirstAnswerNothingIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKeys(t, gateway)
+		g := newAnswerer(k.gateway)
+		a, b := netip.MustParseAddrPort("10.0.0.1:15443"), netip.MustParseAddrPort("10.0.0.2:15443")
+		w := &wan{rtt: 20 * time.Millisecond, serve: func(_ netip.AddrPort, c net.Conn) { g.serve(c) }, dead: map[netip.AddrPort]bool{a: true, b: true}}
+		o := newTold()
+		cfg := config(k, o, a, b)
+		cfg.Dial = w.dial
+		p := New(cfg)
+		stop := running(t, p)
+		pass(t, 20*time.Second)
+		if ratio, of := p.Loss(); of != 0 {
+			t.Errorf("loss %.2f of %d questions before any was answered", ratio, of)
+		}
+		w.mu.Lock()
+		clear(w.dead)
+		w.mu.Unlock()
+		o.until(t, "up", up)
+		pass(t, 10*time.Second)
+		// One dial may have begun before and come to nothing afterwards.
+		if ratio, of := p.Loss(); ratio*float64(of) > 1.5 || of == 0 {
+			t.Errorf("loss %.2f of %d questions on a path that loses nothing", ratio, of)
+		}
+		w.cut(true, true)
+		pass(t, 20*time.Second)
+		if ratio, of := p.Loss(); ratio == 0 {
+			t.Errorf("a cut path loses nothing of %d questions: %+v", of, p.State())
+		}
+		w.cut(false, false)
+		stop()
+		g.hangUp()
+		w.end()
+		g.tasks.Wait()
+	})
+}
+
 func TestTheLeaseIsTold(t *testing.T) {
 	inBubble(t, 20*time.Millisecond, func(t *testing.T, _ *wan, p *Prober, o *told) {
 		p.Lease(false)

@@ -48,17 +48,18 @@ func (s State) Late(rtt time.Duration) bool { return s.RTT != 0 && rtt > s.rto()
 // Unanswered is how many questions of place i have no answer.
 func (d *Detector) Unanswered(i int) int { return d.places[i].asking }
 
-// Overdue is how many questions have had no answer for so long that their connections are witnesses against the path.
-func (d *Detector) Overdue(s State, now time.Time) (n int) {
+// Overdue is how many questions, by place, have had no answer for so long that their connections are witnesses against
+// the path. To be asked before Tick, which gives such connections up.
+func (d *Detector) Overdue(s State, now time.Time) (n [Places]int) {
 	if d.gap(now) {
-		return 0
+		return n
 	}
 	t := d.at(now)
 	for i := range d.places {
 		p := &d.places[i]
 		for _, asked := range p.asked[:p.asking] {
 			if t-asked >= s.ProbeTimeout() {
-				n++
+				n[i]++
 			}
 		}
 	}

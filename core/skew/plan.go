@@ -14,6 +14,8 @@ type Part struct {
 	// Name tells parts of one role and cluster apart: a replica, a proxy.
 	Name    string  `json:"name,omitempty"`
 	Version Version `json:"-"`
+	// Build is the version as the build says it, also where that is none, such as a commit's.
+	Build string `json:"-"`
 }
 
 // State is how a part's version stands.
@@ -57,11 +59,24 @@ type Report struct {
 func Judge(parts []Part) Report {
 	m := newMesh(parts)
 	out := Report{Verdicts: make([]Verdict, len(parts))}
+	one := oneBuild(parts)
 	for i, p := range parts {
-		out.Verdicts[i] = m.judge(p)
+		if out.Verdicts[i] = m.judge(p); one && out.Verdicts[i].State == Unknown {
+			out.Verdicts[i] = Verdict{Current, "every part is of this build"}
+		}
 	}
 	out.Steps = m.plan()
 	return out
+}
+
+// oneBuild reports whether all parts are of one build. "dev" is that of every build which was made without a version.
+func oneBuild(parts []Part) bool {
+	for _, p := range parts {
+		if p.Build == "" || p.Build == "dev" || p.Build != parts[0].Build {
+			return false
+		}
+	}
+	return true
 }
 
 // group is the parts of one role in one cluster.

@@ -43,7 +43,7 @@ func TestRefuseNamesWhoIsUpgradedFirst(t *testing.T) {
 func read(text string) (out []Part) {
 	for line := range strings.SplitSeq(text, ";") {
 		f := strings.Fields(line)
-		out = append(out, Part{Role: Role(f[0]), Cluster: f[1], Name: fmt.Sprint(len(out)), Version: Parse(f[2])})
+		out = append(out, Part{Role: Role(f[0]), Cluster: f[1], Name: fmt.Sprint(len(out)), Version: Parse(f[2]), Build: f[2]})
 	}
 	return out
 }
@@ -52,6 +52,8 @@ func TestJudge(t *testing.T) {
 	for name, c := range map[string]struct{ parts, verdicts, steps string }{
 		"all alike":                 {"control-plane a 0.3.0; sidecar a 0.3.0; isthmus - 0.3.1", "current current current", ""},
 		"a development build":       {"control-plane a dev; sidecar a dev", "unknown unknown", ""},
+		"one commit everywhere":     {"control-plane a e043090; sidecar a e043090; isthmus - e043090", "current current current", ""},
+		"two commits":               {"control-plane a e043090; sidecar a 1234567", "unknown unknown", ""},
 		"control planes first":      {"control-plane a 0.3.0; control-plane b 0.2.0; sidecar b 0.2.0; gateway b 0.2.0", "current behind behind behind", "control-plane b 0.3.0; gateway b 0.3.0; sidecar b 0.3.0"},
 		"a proxy before its plane":  {"control-plane a 0.3.0; control-plane b 0.2.0; sidecar b 0.3.0", "current behind early", "control-plane b 0.3.0"},
 		"a proxy too far before":    {"control-plane a 0.4.0; control-plane b 0.2.0; sidecar b 0.4.0", "current behind unsupported", "control-plane b 0.4.0"},
