@@ -1,14 +1,13 @@
-// Package telemetry counts requests and shows the counts in Prometheus' text format. Its
+// Package telemetry counts requests and shows the counts as Prometheus scrapes them. Its
 // one idea is the interned edge: who called whom and how it ended is a small comparable value,
 // the first request of an edge makes its series, and every other finds it by one lock-free
 // look-up and adds to atomics. Counting allocates nothing.
 //
 // It keeps no time series, samples nothing, knows no proxy and opens no port: its owner feeds
-// it and serves WriteTo. Read Requests first.
+// it and serves what Expose says. Read Requests first.
 package telemetry
 
 import (
-	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,7 +43,8 @@ type Request struct {
 var seconds = [...]float64{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30}
 
 // SeriesMax bounds the edges of one Requests unless another bound is given. A series is
-// about 300 bytes here and sixteen lines in an exposition.
+// about 600 bytes here, 64 more for each power of two that its durations fall into, and sixteen
+// lines in an exposition.
 const SeriesMax = 2000
 
 // overflow is where requests of edges beyond the bound are counted: they are not lost,
@@ -69,6 +69,7 @@ type series struct {
 	nanoseconds atomic.Uint64
 	in, out     atomic.Uint64
 	buckets     [len(seconds)]atomic.Uint64
+	native      native
 	opened      atomic.Uint64
 	closed      atomic.Uint64
 }
@@ -87,6 +88,7 @@ func (r *Requests) Observe(e *Edge, q *Request) {
 			break
 		}
 	}
+	s.native.observe(at)
 }
 
 // Opened counts a connection or upgrade that began to carry bytes.
@@ -154,12 +156,4 @@ func (r *Requests) Series() int {
 		return len(*known)
 	}
 	return 0
-}
-
-// le is a bucket's bound as Prometheus writes it.
-func le(i int) float64 {
-	if i == len(seconds) {
-		return math.Inf(1)
-	}
-	return seconds[i]
 }

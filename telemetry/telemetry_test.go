@@ -10,8 +10,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/telemetry"
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
+	"github.com/isthmus-mesh/isthmus/telemetry/exposition"
 )
 
 func edge(service string, code int) *telemetry.Edge {
@@ -19,14 +18,20 @@ func edge(service string, code int) *telemetry.Edge {
 		DestinationService: service, DestinationNamespace: "shop", DestinationCluster: "us-east", Protocol: mesh.ProtocolHTTP, Code: code}
 }
 
-func shown(t *testing.T, r *telemetry.Requests) string {
+func exposed(t *testing.T, r *telemetry.Requests, f exposition.Format) string {
 	t.Helper()
 	var b bytes.Buffer
-	n, err := r.WriteTo(&b)
-	if err != nil || n != int64(b.Len()) {
-		t.Fatalf("WriteTo: %d of %d bytes, %v", n, b.Len(), err)
+	w := exposition.New(&b, f)
+	r.Expose(w)
+	if n, err := w.Close(); err != nil || n != int64(b.Len()) {
+		t.Fatalf("Expose: %d of %d bytes, %v", n, b.Len(), err)
 	}
 	return b.String()
+}
+
+func shown(t *testing.T, r *telemetry.Requests) string {
+	t.Helper()
+	return exposed(t, r, exposition.Text)
 }
 
 func TestExpositionIsReadByPrometheusOwnParser(t *testing.T) {
@@ -38,11 +43,7 @@ func TestExpositionIsReadByPrometheusOwnParser(t *testing.T) {
 	r.Observe(bad, &telemetry.Request{Duration: time.Millisecond})
 	r.Opened(edge("db", 200))
 	r.Closed(edge("db", 200), &telemetry.Request{RequestBytes: 7})
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(strings.NewReader(shown(t, &r)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	families := parsed(t, shown(t, &r))
 	h := families["isthmus_request_duration_seconds"]
 	if h == nil || len(h.Metric) != 2 {
 		t.Fatalf("histogram: %v", h)

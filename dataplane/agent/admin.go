@@ -15,6 +15,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/dataplane/admin"
 	"github.com/isthmus-mesh/isthmus/dataplane/tunnel"
 	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/telemetry/exposition"
 )
 
 // serveAdmin answers on the admin port: for people, probes and the control plane's
@@ -44,13 +45,7 @@ func (a *Agent) pages() []admin.Page {
 		{Method: "GET", Path: "/endpoints", Says: "candidates of each service, and why each is kept or dropped", Serve: json(func() any { return a.endpoints() })},
 		{Method: "GET", Path: "/connections", Says: "connections to other proxies", Serve: json(func() any { return a.dialer.Conns() })},
 		{Method: "GET", Path: "/stats", Says: "counters of the process, as JSON", Serve: json(func() any { return a.stats() })},
-		{Method: "GET", Path: "/metrics", Says: "metrics in Prometheus' text format", Serve: func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-			_, _ = a.seen.metrics.WriteTo(w) // a scraper that left needs no answer
-			a.seen.drops(w)
-			a.keptOut(w)
-			a.health.metrics(w)
-		}},
+		{Method: "GET", Path: "/metrics", Says: "metrics for Prometheus, as text, or with native histograms in protobuf where Accept asks for it", Serve: a.metrics},
 		{Method: "GET", Path: "/log-level", Says: "the level of the log", Serve: func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = io.WriteString(w, a.level.Level().String()+"\n")
 		}},
@@ -157,13 +152,29 @@ func (a *Agent) endpoints() map[string][]balance.Candidate {
 	return out
 }
 
+func (a *Agent) metrics(w http.ResponseWriter, r *http.Request) {
+	format := exposition.Accepted(r.Header.Get("Accept"))
+	w.Header().Set("Content-Type", format.ContentType())
+	w.Header().Set("Vary", "Accept")
+	e := exposition.New(w, format)
+	a.seen.metrics.Expose(e)
+	a.seen.drops(e)
+	a.keptOut(e)
+	a.health.metrics(e)
+	_, _ = e.Close() // a scraper that left needs no answer
+}
+
 // keptOut shows what was not let in.
-func (a *Agent) keptOut(w io.Writer) {
+func (a *Agent) keptOut(e *exposition.Writer) {
 	s := a.server.Stats()
-	fmt.Fprintf(w, "# HELP isthmus_connections_refused_total Connections that were not let in: full is beyond the bounds of a listener or of what an address may waste, flooded is of a peer that has lately flooded.\n"+
-		"# TYPE isthmus_connections_refused_total counter\n"+
-		"isthmus_connections_refused_total{listener=\"mesh\",why=\"full\"} %d\nisthmus_connections_refused_total{listener=\"mesh\",why=\"flooded\"} %d\n"+
-		"isthmus_connections_refused_total{listener=\"gateway\",why=\"full\"} %d\n"+
-		"isthmus_connections_refused_total{listener=\"application\",why=\"full\"} %d\nisthmus_connections_refused_total{listener=\"captured\",why=\"full\"} %d\n",
-		s.Refused, s.TurnedAway, a.gate.KeptOut(), a.front.own.Refused(), a.front.strangers.Refused())
+	e.Family("isthmus_connections_refused_total", exposition.Counter, "Connections that were not let in: full is beyond the bounds of a listener or of what an address may waste, flooded is of a peer that has lately flooded.")
+	for _, refused := range []struct {
+		listener, why string
+		n             int64
+	}{
+		{"mesh", "full", s.Refused}, {"mesh", "flooded", s.TurnedAway}, {"gateway", "full", a.gate.KeptOut()},
+		{"application", "full", a.front.own.Refused()}, {"captured", "full", a.front.strangers.Refused()},
+	} {
+		e.Value(float64(refused.n), exposition.Label{Name: "listener", Value: refused.listener}, exposition.Label{Name: "why", Value: refused.why})
+	}
 }

@@ -18,6 +18,8 @@ import (
 	"github.com/isthmus-mesh/isthmus/internal/loopback"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/trust"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
 )
 
 // dup gives a descriptor that nobody but its receiver closes.
@@ -179,6 +181,41 @@ func metrics(t *testing.T, m *member) {
 			_, _, text := ask(t, admin, "http://"+m.cfg.Admin.String()+"/metrics")
 			return strings.Contains(text, want)
 		})
+	}
+	native(t, admin, "http://"+m.cfg.Admin.String()+"/metrics")
+}
+
+// native: who asks for protobuf, as Prometheus does for native histograms, gets every family so.
+func native(t *testing.T, c *http.Client, u string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, u, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Accept", "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6,text/plain;version=0.0.4;q=0.2,*/*;q=0.1")
+	resp, err := c.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	d := expfmt.NewDecoder(resp.Body, expfmt.ResponseFormat(resp.Header))
+	found := map[string]*dto.MetricFamily{}
+	for {
+		f := &dto.MetricFamily{}
+		if err := d.Decode(f); err == io.EOF {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		found[f.GetName()] = f
+	}
+	if h := found["isthmus_request_duration_seconds"]; h == nil || len(h.Metric[0].GetHistogram().GetPositiveSpan()) == 0 {
+		t.Errorf("no native histogram of requests' durations: %v", h)
+	}
+	for _, name := range []string{"isthmus_requests_total", "isthmus_access_log_dropped_total", "isthmus_connections_refused_total"} {
+		if found[name] == nil {
+			t.Errorf("%s is missing in protobuf", name)
+		}
 	}
 }
 

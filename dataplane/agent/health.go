@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
 	"net"
@@ -19,6 +18,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
 	"github.com/isthmus-mesh/isthmus/internal/clock"
 	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/telemetry/exposition"
 )
 
 // healthChecks asks the own application how it is: for each service that is served here and whose
@@ -194,21 +194,20 @@ func (h *healthChecks) found() []AppHealth {
 	return out
 }
 
-// metrics writes a gauge of each check, in Prometheus' text format.
-func (h *healthChecks) metrics(w io.Writer) {
+// metrics shows a gauge of each check.
+func (h *healthChecks) metrics(w *exposition.Writer) {
 	found := h.found()
 	if len(found) == 0 {
 		return
 	}
-	fmt.Fprint(w, "# HELP isthmus_application_healthy 1 while the application's health check lets requests through, else 0.\n"+
-		"# TYPE isthmus_application_healthy gauge\n")
+	w.Family("isthmus_application_healthy", exposition.Gauge, "1 while the application's health check lets requests through, else 0.")
 	for _, a := range found {
 		n, _ := mesh.ParseServiceName(a.Service)
-		up := 1
+		up := 1.0
 		if a.State == "unhealthy" {
 			up = 0
 		}
-		fmt.Fprintf(w, "isthmus_application_healthy{destination_service=%q,destination_namespace=%q} %d\n", n.Name, n.Namespace, up)
+		w.Value(up, exposition.Label{Name: "destination_service", Value: n.Name}, exposition.Label{Name: "destination_namespace", Value: n.Namespace})
 	}
 }
 

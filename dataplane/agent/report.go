@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"sync/atomic"
@@ -11,6 +10,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/telemetry"
+	"github.com/isthmus-mesh/isthmus/telemetry/exposition"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/mem"
@@ -65,14 +65,14 @@ func (o *observer) tell(e *telemetry.Edge, r *proxy.Record) {
 }
 
 // drops shows what was dropped rather than waited for.
-func (o *observer) drops(w io.Writer) {
-	fmt.Fprintf(w, "# HELP isthmus_access_log_dropped_total Lines of the access log that found its buffer full.\n"+
-		"# TYPE isthmus_access_log_dropped_total counter\nisthmus_access_log_dropped_total %d\n", o.lines.Dropped())
-	fmt.Fprintf(w, "# HELP isthmus_datagrams_dropped_total Datagrams of UDP that found no room: in a queue, among the sessions, or in the system.\n"+
-		"# TYPE isthmus_datagrams_dropped_total counter\nisthmus_datagrams_dropped_total %d\n", o.datagrams.Load())
+func (o *observer) drops(w *exposition.Writer) {
+	w.Family("isthmus_access_log_dropped_total", exposition.Counter, "Lines of the access log that found its buffer full.")
+	w.Value(float64(o.lines.Dropped()))
+	w.Family("isthmus_datagrams_dropped_total", exposition.Counter, "Datagrams of UDP that found no room: in a queue, among the sessions, or in the system.")
+	w.Value(float64(o.datagrams.Load()))
 	if e := o.reporting.Load().exporter; e != nil {
-		fmt.Fprintf(w, "# HELP isthmus_otlp_dropped_total Spans and log records that no collector took.\n"+
-			"# TYPE isthmus_otlp_dropped_total counter\nisthmus_otlp_dropped_total %d\n", e.Dropped())
+		w.Family("isthmus_otlp_dropped_total", exposition.Counter, "Spans and log records that no collector took.")
+		w.Value(float64(e.Dropped()))
 	}
 }
 
