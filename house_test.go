@@ -126,7 +126,7 @@ var exceptions = map[string]string{
 // listed after it.
 var inFolder = map[string][]string{
 	"core":      {"compile", "replica", "world", "derive", "policy", "balance", "split", "limit", "liveness", "health", "ir", "drift", "skew"},
-	"dataplane": {"agent", "admin", "handover", "dns", "capture", "sniff", "downstream", "probe", "load", "application", "proxy", "quota", "tenancy", "route", "trace", "tunnel", "door", "http2", "http1", "raw", "datagram", "socket", "message"},
+	"dataplane": {"agent", "admin", "handover", "dns", "capture", "sniff", "downstream", "probe", "healthcheck", "load", "application", "proxy", "quota", "tenancy", "route", "trace", "tunnel", "door", "http2", "http1", "raw", "datagram", "socket", "message"},
 	"control":   {"plane", "census", "load", "sibling", "loop", "relay", "peer", "probe", "ca", "address", "object", "filestore", "store", "storeserver"},
 	"codec":     {"manifest", "wire"},
 	"internal":  {"story", "golden", "failpoint", "loopback", "parallel", "clock"},

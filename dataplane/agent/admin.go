@@ -13,6 +13,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/core/balance"
 	"github.com/isthmus-mesh/isthmus/dataplane/admin"
+	"github.com/isthmus-mesh/isthmus/dataplane/healthcheck"
 	"github.com/isthmus-mesh/isthmus/dataplane/tunnel"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/telemetry/exposition"
@@ -115,7 +116,7 @@ type Dump struct {
 	Vector    string
 	NotAfter  time.Time
 	// Health is what health checks found of the own application.
-	Health    []AppHealth `json:",omitempty"`
+	Health    []healthcheck.Finding `json:",omitempty"`
 	Resources []DumpResource
 }
 
@@ -125,7 +126,7 @@ type DumpResource struct{ Type, Name, Version string }
 // Dump reads the configuration in force.
 func (a *Agent) Dump() Dump {
 	s := a.store.state.Load()
-	d := Dump{ID: a.cfg.ID, Identity: a.cfg.Identity().String(), Ready: a.Ready(), Connected: a.client.Connected(), Vector: s.Vector.String(), Health: a.health.found()}
+	d := Dump{ID: a.cfg.ID, Identity: a.cfg.Identity().String(), Ready: a.Ready(), Connected: a.client.Connected(), Vector: s.Vector.String(), Health: a.health.Found()}
 	if svid := a.source.Current().SVID; svid != nil {
 		d.NotAfter = svid.Leaf.NotAfter
 	}
@@ -160,7 +161,7 @@ func (a *Agent) metrics(w http.ResponseWriter, r *http.Request) {
 	a.seen.metrics.Expose(e)
 	a.seen.drops(e)
 	a.keptOut(e)
-	a.health.metrics(e)
+	a.health.Expose(e)
 	_, _ = e.Close() // a scraper that left needs no answer
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/dataplane/application"
 	"github.com/isthmus-mesh/isthmus/dataplane/downstream"
 	"github.com/isthmus-mesh/isthmus/dataplane/handover"
+	"github.com/isthmus-mesh/isthmus/dataplane/healthcheck"
 	"github.com/isthmus-mesh/isthmus/dataplane/http1"
 	"github.com/isthmus-mesh/isthmus/dataplane/http2"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
@@ -50,7 +51,7 @@ type Agent struct {
 	seen      *observer
 	ports     handover.Ports
 	life      *life
-	health    *healthChecks
+	health    *healthcheck.Checks
 	prober    *probe.Prober
 	bounds    func(*http1.Config)
 	// level is that of log, if whoever made log listens to it.
@@ -132,7 +133,7 @@ func (a *Agent) build() {
 	a.proxy = proxy.New(proxy.Config{State: a.store.state.Load, Demand: a.store.Demand, Open: a.open, App: a.apps.Open, Outside: a.apps.Open,
 		Tag: a.tag(), Namespace: a.cfg.Identity().Namespace, Now: a.clock.Now, Rand: rand.Uint64,
 		Opened: a.seen.opened, Done: a.seen.done, Panicked: a.seen.panicked})
-	a.health = &healthChecks{state: a.store.state.Load, changed: a.store.change, dial: a.apps.Dial, clock: a.clock, chance: rand.Float64, log: a.log}
+	a.health = healthcheck.New(healthcheck.Config{State: a.store.state.Load, Changed: a.store.change, Dial: a.apps.Dial, Clock: a.clock, Chance: rand.Float64, Log: a.log})
 	a.server = tunnel.NewServer(tunnel.ServerConfig{Source: a.source, Now: a.clock.Now, Log: a.log, DrainTime: a.cfg.drainTime(),
 		Serves: func(n mesh.SNI) bool {
 			s := a.store.state.Load()

@@ -174,7 +174,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	p.lean("access log", a.seen.lines.Run)
 	p.lean("telemetry", a.report)
 	p.lean("connections", a.dialer.Run)
-	p.lean("health checks", a.health.run)
+	p.lean("health checks", a.health.Run)
 	p.lean("probes", a.prober.Run)
 	p.lean("gateways", a.followGateways)
 	p.lean("load", a.reportLoad)

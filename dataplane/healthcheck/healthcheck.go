@@ -1,4 +1,10 @@
-package agent
+// Package healthcheck asks the own application how it is: over HTTP, gRPC or by a connection,
+// as the policy of each service that is served here wants it. Its one idea is that a check is one
+// goroutine and one question an interval, and that what the answers come to is told to the request
+// pipeline by one word (health.Sign), which it reads without waiting.
+//
+// It does not judge (core/health does), and asks nobody but the own application. Read Checks first.
+package healthcheck
 
 import (
 	"cmp"
@@ -21,24 +27,33 @@ import (
 	"github.com/isthmus-mesh/isthmus/telemetry/exposition"
 )
 
-// healthChecks asks the own application how it is: for each service that is served here and whose
-// policy has a health check, one goroutine and one question an interval. What the answers come to is told
-// to the pipeline by the service's health.Sign.
-type healthChecks struct {
-	// state is the configuration in force, and changed is closed when there is another.
-	state   func() *proxy.State
-	changed func() <-chan struct{}
-	dial    func(ctx context.Context, place string, p mesh.Protocol) (net.Conn, error)
-	clock   clock.Clock
-	chance  func() float64
-	log     *slog.Logger
-
-	mu     sync.Mutex
-	checks map[mesh.ServiceName]*healthCheck
+// Config is what Checks work with. All fields are required.
+type Config struct {
+	// State is the configuration in force; what Changed returns is closed when there is another.
+	State   func() *proxy.State
+	Changed func() <-chan struct{}
+	// Dial connects to a place of the own application (ir.InboundPort.Place).
+	Dial  func(ctx context.Context, place string, p mesh.Protocol) (net.Conn, error)
+	Clock clock.Clock
+	// Chance is in [0, 1): it spreads the questions of many proxies.
+	Chance func() float64
+	Log    *slog.Logger
 }
 
-// healthCheck asks one question.
-type healthCheck struct {
+// Checks are those of one proxy: one for each service that is served here and whose policy has a
+// health check. Run is called once; the other methods may be called at any time, by anybody.
+type Checks struct {
+	cfg Config
+
+	mu     sync.Mutex
+	checks map[mesh.ServiceName]*check
+}
+
+// New returns checks that ask nothing until they run.
+func New(cfg Config) *Checks { return &Checks{cfg: cfg} }
+
+// check asks one question.
+type check struct {
 	service  mesh.ServiceName
 	question question
 	sign     *health.Sign
@@ -50,11 +65,11 @@ type healthCheck struct {
 	last  error // of the last answer
 }
 
-// run follows the configuration until ctx ends, and returns when nobody asks any more.
-func (h *healthChecks) run(ctx context.Context) error {
+// Run follows the configuration until ctx ends, and returns when nobody asks any more.
+func (h *Checks) Run(ctx context.Context) error {
 	for {
-		changed := h.changed()
-		h.follow(ctx, h.state())
+		changed := h.cfg.Changed()
+		h.follow(ctx, h.cfg.State())
 		select {
 		case <-changed:
 		case <-ctx.Done():
@@ -65,12 +80,12 @@ func (h *healthChecks) run(ctx context.Context) error {
 }
 
 // follow starts, ends and replaces checks until they are those of the state.
-func (h *healthChecks) follow(ctx context.Context, state *proxy.State) {
+func (h *Checks) follow(ctx context.Context, state *proxy.State) {
 	h.mu.Lock()
 	checks := maps.Clone(h.checks) // it is read by others, and written here only
 	h.mu.Unlock()
 	if checks == nil {
-		checks = map[mesh.ServiceName]*healthCheck{}
+		checks = map[mesh.ServiceName]*check{}
 	}
 	for n, c := range checks {
 		if in := state.Inbound[n]; in == nil || in.Health != c.sign {
@@ -84,7 +99,7 @@ func (h *healthChecks) follow(ctx context.Context, state *proxy.State) {
 		if old != nil && asks && old.question.equal(&q) {
 			continue
 		}
-		next := &healthCheck{service: n, question: q, sign: in.Health, ended: make(chan struct{})}
+		next := &check{service: n, question: q, sign: in.Health, ended: make(chan struct{})}
 		if old != nil {
 			old.end()
 			next.state, next.last = old.state.Renewed(), old.last
@@ -108,15 +123,15 @@ func (h *healthChecks) follow(ctx context.Context, state *proxy.State) {
 }
 
 // end returns when the check asks no more.
-func (c *healthCheck) end() {
+func (c *check) end() {
 	c.stop()
 	<-c.ended
 }
 
 // ask is the life of one check.
-func (h *healthChecks) ask(ctx context.Context, c *healthCheck) {
+func (h *Checks) ask(ctx context.Context, c *check) {
 	q := &c.question
-	timer := h.clock.NewTimer(health.First(q.Interval, h.chance()))
+	timer := h.cfg.Clock.NewTimer(health.First(q.Interval, h.cfg.Chance()))
 	defer timer.Stop()
 	for {
 		select {
@@ -124,19 +139,19 @@ func (h *healthChecks) ask(ctx context.Context, c *healthCheck) {
 		case <-ctx.Done():
 			return
 		}
-		began := h.clock.Now()
-		err := q.ask(ctx, h.dial)
+		began := h.cfg.Clock.Now()
+		err := q.ask(ctx, h.cfg.Dial)
 		if ctx.Err() != nil {
 			return // nothing is known: we broke it off
 		}
-		now := h.clock.Now()
+		now := h.cfg.Clock.Now()
 		h.answered(c, err, now)
-		timer.Reset(max(health.Next(q.Interval, h.chance())-now.Sub(began), 0))
+		timer.Reset(max(health.Next(q.Interval, h.cfg.Chance())-now.Sub(began), 0))
 	}
 }
 
 // answered takes an answer in and tells the pipeline.
-func (h *healthChecks) answered(c *healthCheck, err error, now time.Time) {
+func (h *Checks) answered(c *check, err error, now time.Time) {
 	c.mu.Lock()
 	was := c.state.Unhealthy
 	c.state = c.state.Answered(err == nil, health.Thresholds{Healthy: c.question.Healthy, Unhealthy: c.question.Unhealthy}, now)
@@ -151,14 +166,14 @@ func (h *healthChecks) answered(c *healthCheck, err error, now time.Time) {
 	}
 	switch {
 	case is && !was:
-		h.log.Warn("the application is unhealthy; its requests are refused, and served elsewhere", "service", c.service.String(), "error", err)
+		h.cfg.Log.Warn("the application is unhealthy; its requests are refused, and served elsewhere", "service", c.service.String(), "error", err)
 	case was && !is:
-		h.log.Info("the application is healthy again", "service", c.service.String())
+		h.cfg.Log.Info("the application is healthy again", "service", c.service.String())
 	}
 }
 
-// AppHealth is what a health check has found, for people.
-type AppHealth struct {
+// Finding is what a health check has found, for people.
+type Finding struct {
 	Service  string
 	Question string
 	// State is "healthy", "unhealthy", or "not asked yet", which counts as healthy.
@@ -169,16 +184,16 @@ type AppHealth struct {
 	LastError string `json:",omitempty"`
 }
 
-// found lists the checks by service.
-func (h *healthChecks) found() []AppHealth {
+// Found lists what the checks found, by service.
+func (h *Checks) Found() []Finding {
 	h.mu.Lock()
 	checks := h.checks
 	h.mu.Unlock()
-	var out []AppHealth
+	var out []Finding
 	for _, n := range slices.SortedFunc(maps.Keys(checks), mesh.ServiceName.Compare) {
 		c := checks[n]
 		c.mu.Lock()
-		a := AppHealth{Service: n.String(), Question: c.question.String(), State: "healthy", Since: c.state.Since, Asked: c.state.Asked}
+		a := Finding{Service: n.String(), Question: c.question.String(), State: "healthy", Since: c.state.Since, Asked: c.state.Asked}
 		if c.last != nil {
 			a.LastError = c.last.Error()
 		}
@@ -194,9 +209,9 @@ func (h *healthChecks) found() []AppHealth {
 	return out
 }
 
-// metrics shows a gauge of each check.
-func (h *healthChecks) metrics(w *exposition.Writer) {
-	found := h.found()
+// Expose says a gauge of each check.
+func (h *Checks) Expose(w *exposition.Writer) {
+	found := h.Found()
 	if len(found) == 0 {
 		return
 	}
@@ -220,9 +235,9 @@ type question struct {
 	http2 bool
 }
 
-// healthKinds are those that this version asks. Another, of a newer control plane's, takes no
+// kinds are those that this version asks. Another, of a newer control plane's, takes no
 // application out.
-var healthKinds = []mesh.HealthKind{mesh.HealthHTTP, mesh.HealthGRPC, mesh.HealthTCP}
+var kinds = []mesh.HealthKind{mesh.HealthHTTP, mesh.HealthGRPC, mesh.HealthTCP}
 
 // portsOf are a served service's ports in their order.
 func portsOf(state *proxy.State, n mesh.ServiceName) []ir.InboundPort {
@@ -239,19 +254,19 @@ func portsOf(state *proxy.State, n mesh.ServiceName) []ir.InboundPort {
 // questionOf is the question that a service's policy has; false if it has none, or if the
 // service has no port that is answered here: UDP has no answer to ask for.
 func questionOf(in *proxy.Inbound, ports []ir.InboundPort) (question, bool) {
-	check := in.Traffic.Health
+	asked := in.Traffic.Health
 	i := slices.IndexFunc(ports, func(p ir.InboundPort) bool { return p.Target.IsValid() && p.Protocol != mesh.ProtocolUDP })
-	if check == nil || i < 0 || !slices.Contains(healthKinds, check.Kind) {
+	if asked == nil || i < 0 || !slices.Contains(kinds, asked.Kind) {
 		return question{}, false
 	}
 	at := ports[i]
-	if check.Port != 0 {
-		at = ir.InboundPort{Target: netip.AddrPortFrom(at.Target.Addr(), check.Port)}
-		if i := slices.IndexFunc(ports, func(p ir.InboundPort) bool { return p.Target.Port() == check.Port }); i >= 0 {
+	if asked.Port != 0 {
+		at = ir.InboundPort{Target: netip.AddrPortFrom(at.Target.Addr(), asked.Port)}
+		if i := slices.IndexFunc(ports, func(p ir.InboundPort) bool { return p.Target.Port() == asked.Port }); i >= 0 {
 			at = ports[i]
 		}
 	}
-	q := question{HealthCheck: *check, target: at.Target.String(), place: at.Place(), http2: check.Kind == mesh.HealthGRPC || at.Protocol.IsHTTP2()}
+	q := question{HealthCheck: *asked, target: at.Target.String(), place: at.Place(), http2: asked.Kind == mesh.HealthGRPC || at.Protocol.IsHTTP2()}
 	// The control plane fills these in; an interval of zero from another version must not become a storm.
 	if q.Interval <= 0 {
 		q.Interval = mesh.DefaultHealthInterval
