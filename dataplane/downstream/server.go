@@ -204,6 +204,9 @@ func (c *client) requests() error {
 func (c *client) http2() {
 	cfg := c.of.HTTP2
 	_, cfg.Received = c.sc.HandOver()
+	cfg.Stuck = func() {
+		c.of.Log.Warn("requests of a connection wait: its client takes no answers", "reason", string(mesh.ReasonOverloaded), "remote", c.conn.RemoteAddr().String())
+	}
 	err := http2.ServeConn(c.of.drain, c.conn, cfg, c.handle)
 	var broken *http2.ConnError
 	if errors.As(err, &broken) && !broken.Remote {

@@ -286,7 +286,7 @@ func (s *Stream) Ready() bool { return s.final && s.c.in.ready() }
 
 // Settle gives back what the stream holds beyond the bytes that lie in it: its caller is about to wait for somebody else. It
 // belongs to the goroutine that reads.
-func (s *Stream) Settle() { s.c.in.settle() }
+func (s *Stream) Settle() { s.c.in.settle(0) }
 
 // Trailers of the response.
 func (s *Stream) Trailers() []message.Field {

@@ -67,17 +67,22 @@ func (in *input) release() {
 	}
 }
 
-// settle holds no more than lies unread, where that is little: who reads it waits for somebody else. A buffer that
-// was grown, or is nearly full, stays.
-func (in *input) settle() {
+// settle holds no more than lies unread, where that is little, and room for so many bytes more: who reads it waits for
+// somebody else, or for the rest. A buffer that was grown, or is nearly full, stays.
+func (in *input) settle(room int) {
 	n := in.w - in.r
 	if in.buf == nil || len(in.buf.b) != bufferSize || n > bufferSize/4 {
 		return
 	}
-	own := &buffer{append(make([]byte, 0, n), in.buffered()...)}
+	own := &buffer{make([]byte, n+room)}
+	copy(own.b, in.buffered())
 	in.cfg.putBuffer(in.buf)
 	in.buf, in.r, in.w = own, 0, n
 }
+
+// settleRoom is what there is room for, in bytes, while the rest of a head is waited for: who dribbles it has this much
+// read without another buffer, and who sends it in two pieces is read into a whole one when this is full.
+const settleRoom = 256
 
 // space returns room to read into, making it if there is none.
 func (in *input) space() []byte {

@@ -13,7 +13,7 @@ import (
 
 // tryRead reads once without blocking. It returns false, and has given its buffer back,
 // when nothing is there: the runtime then waits for readability and calls it again. A
-// connection that waits thus holds no buffer, at no extra system call.
+// connection that waits thus holds no buffer, at no extra system call; one whose message has come in part holds that part.
 func (in *input) tryRead(fd uintptr) bool {
 	if in.send != nil {
 		return in.trySend(fd)
@@ -29,6 +29,7 @@ func (in *input) tryRead(fd uintptr) bool {
 		return true
 	case errors.Is(err, syscall.EAGAIN):
 		in.release()
+		in.settle(settleRoom)
 		return false
 	default:
 		in.readErr = os.NewSyscallError("read", err)

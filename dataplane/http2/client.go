@@ -273,6 +273,8 @@ func (c *ClientConn) settled() {
 
 func (c *ClientConn) flushing() {}
 
+func (c *ClientConn) opening() {}
+
 func (c *ClientConn) failed() {
 	for _, w := range c.waiting {
 		close(w.turn)
@@ -416,7 +418,7 @@ func (s *clientStream) Close() {
 		c.reset(&s.stream, &StreamError{ID: s.id, Code: Cancel, Reason: "closed"})
 	}
 	s.letGo()
-	if !s.reusable() || c.err != nil || len(cc.free) >= parkMax {
+	if !s.reusable() || c.err != nil || len(cc.free) >= freeMax {
 		if s.timer != nil {
 			s.timer.Stop()
 		}

@@ -27,6 +27,10 @@ type Config struct {
 	// MaxConcurrentStreams; further ones wait, unread. Each that ends in order allows one more, and so many more are
 	// allowed every 20 ms. Default 32; negative is no such bound.
 	FirstStreams int
+	// StuckStreams is how many requests a server works on at once whose client has shut the window of their answers
+	// before it took anything worth the name; see freshOctets. Further ones wait for it, and then are refused. Default
+	// 16; negative is no such bound.
+	StuckStreams int
 	// InitialWindow is the receive window of a new stream, in bytes: 65,535 (the
 	// default) to MaxWindow.
 	InitialWindow int
@@ -95,6 +99,9 @@ type Config struct {
 	// given: a constant, never the peer's octets. The head bears the status and isthmus-reason. It is called under
 	// the connection's lock and must not block.
 	Refused func(fault string, h *message.Head)
+	// Stuck, if not nil, is told once a connection that its client takes none of the answers to what it asked for, so that
+	// StuckStreams bounds it. It is called on a goroutine that ServeConn waits for.
+	Stuck func()
 	// Panic, if not nil, is told of a handler's panic, whose stream is then reset; nil
 	// lets the panic go on.
 	Panic func(value any)
@@ -126,6 +133,7 @@ func orDuration(v *time.Duration, def time.Duration) {
 func (cfg Config) withDefaults() Config {
 	orInt(&cfg.MaxConcurrentStreams, 256)
 	orInt(&cfg.FirstStreams, 32)
+	orInt(&cfg.StuckStreams, 16)
 	orInt(&cfg.InitialWindow, defaultWindow)
 	orInt(&cfg.MaxWindow, 16<<20)
 	orInt(&cfg.ConnBuffer, 3<<20)

@@ -32,6 +32,8 @@ type role interface {
 	failed()
 	// flushing is called when what was gathered is about to be written.
 	flushing()
+	// opening is called when a window has opened.
+	opening()
 }
 
 // conn is what both ends of a connection share.
@@ -75,6 +77,8 @@ type conn struct {
 	waiting     int      // writers that wait, for their own window too
 	windowWait  waitList // writers that wait for sendWin
 	spaceWait   waitList // writers that wait for room in out
+	taken       allowance
+	fresh       [3]int // streams by their freshness
 
 	// Receiving.
 	recvWin  int // what the peer may still send
@@ -392,6 +396,7 @@ func (c *conn) unlink(s *stream, how closedHow) {
 	}
 	s.inTable = false
 	c.streams.remove(s)
+	c.gauge(s)
 	c.remember(s.id, how)
 	c.role.ended(s)
 }

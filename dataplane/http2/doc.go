@@ -11,7 +11,7 @@
 // state needs no lock of its own; and the buffer's bound is the back-pressure.
 //
 // A connection has one reader, one flusher and, on the server's side, a goroutine a
-// request taken from a bounded stock of parked ones. Streams, heads and buffers are
+// request taken from a bounded stock of idle ones. Streams, heads and buffers are
 // reused: a request allocates nothing in steady state.
 //
 // The package deliberately does not dial, accept, speak TLS, prioritise, push, route or

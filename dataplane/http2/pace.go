@@ -39,7 +39,7 @@ func (p *pace) wait() *ConnError {
 			return nil
 		case len(s.out) >= s.cfg.SendBuffer: // the flusher gets on within WriteTimeout, or the connection ends
 			p.begin()
-		case s.running >= p.most && p.most < s.cfg.MaxConcurrentStreams:
+		case p.full() && p.most < s.cfg.MaxConcurrentStreams:
 			p.later()
 		default:
 			return nil
@@ -49,6 +49,16 @@ func (p *pace) wait() *ConnError {
 		p.waiting = false
 	}
 	return s.err
+}
+
+// paceHead is how large heads are, on average, of which there may be so many as there may be streams, in octets as RFC
+// 9113 §6.5.2 counts: a stranger's first 32 heads may be 64 KiB each.
+const paceHead = 2 << 10
+
+// full reports whether no further stream is to be opened for now. mu is held.
+func (p *pace) full() bool {
+	s := p.s
+	return s.running >= p.most || s.running > 0 && s.heads+s.parser.size > p.most*paceHead
 }
 
 // later has the bound rise although nothing ends.

@@ -15,8 +15,15 @@ import (
 )
 
 // paced serves a client in memory, whose bytes are taken only when they are read, and counts the handlers that
-// have begun.
+// have begun. The windows have room for all answers.
 func paced(t *testing.T, cfg Config, handler func(message.Exchange)) (p *peer, begun *atomic.Int32) {
+	p, begun = pacedBy(t, cfg, 1<<30, handler)
+	p.fr.WriteWindowUpdate(0, 1<<30)
+	return p, begun
+}
+
+// pacedBy is paced with the window given for each stream, and that of RFC 9113 §6.9.2 for all.
+func pacedBy(t *testing.T, cfg Config, window uint32, handler func(message.Exchange)) (p *peer, begun *atomic.Int32) {
 	a, b := net.Pipe()
 	begun = new(atomic.Int32)
 	done := make(chan error, 1)
@@ -29,21 +36,22 @@ func paced(t *testing.T, cfg Config, handler func(message.Exchange)) (p *peer, b
 	t.Cleanup(func() { a.Close(); <-done })
 	p = newPeer(t, a)
 	_ = a.SetDeadline(time.Time{})
-	p.hello(true, xhttp2.Setting{ID: settingInitialWindowSize, Val: 1 << 30})
-	p.fr.WriteWindowUpdate(0, 1<<30)
+	p.hello(true, xhttp2.Setting{ID: settingInitialWindowSize, Val: window})
+	p.fr.WriteSettingsAck()
 	return p, begun
 }
 
 // ask sends requests for as long as they are taken.
-func (p *peer) ask(from, n int) {
-	go func() {
-		for i := from; i < from+n; i++ {
-			block := p.block(with(get, "x-fill: "+strings.Repeat("z", 1000))...)
-			if p.fr.WriteHeaders(xhttp2.HeadersFrameParam{StreamID: uint32(2*i + 1), BlockFragment: block, EndStream: true, EndHeaders: true}) != nil {
-				return
-			}
+func (p *peer) ask(from, n int) { go p.asks(from, n) }
+
+// asks is ask that waits.
+func (p *peer) asks(from, n int) {
+	for i := from; i < from+n; i++ {
+		block := p.block(with(get, "x-fill: "+strings.Repeat("z", 1000))...)
+		if p.fr.WriteHeaders(xhttp2.HeadersFrameParam{StreamID: uint32(2*i + 1), BlockFragment: block, EndStream: true, EndHeaders: true}) != nil {
+			return
 		}
-	}()
+	}
 }
 
 // TestAClientThatTakesNoAnswersIsNotReadFrom has room for all answers by the protocol, and a socket that

@@ -385,10 +385,12 @@ func (c *conn) shiftWindows(n int) *ConnError {
 		if s.sendWin > 0 {
 			s.wcond.Signal()
 		}
+		c.gauge(s)
 	})
 	if overflow {
 		return connErr(FlowControlError, "SETTINGS_INITIAL_WINDOW_SIZE overflows a window")
 	}
+	c.role.opening()
 	return nil
 }
 
@@ -478,6 +480,7 @@ func (c *conn) onWindowUpdate(f frame, p []byte) *ConnError {
 		c.sendWin += n
 		c.sendMax = max(c.sendMax, c.sendWin)
 		c.wakeWriters()
+		c.role.opening()
 		return nil
 	}
 	s := c.streams.get(f.stream)
@@ -495,6 +498,8 @@ func (c *conn) onWindowUpdate(f frame, p []byte) *ConnError {
 	}
 	s.sendWin += n
 	s.wcond.Signal()
+	c.gauge(s)
+	c.role.opening()
 	return nil
 }
 

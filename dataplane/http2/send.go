@@ -200,6 +200,7 @@ func (s *stream) sendData(p []byte) (n int, err error) {
 		c.out = append(appendFrame(c.out, frame{k, frameData, 0, s.id}), p[n:n+k]...)
 		s.sendWin -= k
 		c.sendWin -= k
+		c.gave(s, k)
 		if k == len(p)-n || k >= earnFrameSent {
 			c.bucket.earn(earnFrame + float64(k)*earnOctet)
 		}

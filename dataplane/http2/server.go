@@ -24,6 +24,7 @@ type server struct {
 	heads      int    // octets of the heads that they hold, by RFC 9113 §6.5.2
 	free       []*exchange
 	pace       pace
+	parked     parked
 	draining   bool
 	drained    bool // the second GOAWAY was sent: streams above goAwayLast are not answered
 	goAwayLast uint32
@@ -72,7 +73,7 @@ func ServeConn(ctx context.Context, nc net.Conn, cfg Config, handler func(messag
 	_ = nc.Close()
 
 	s.mu.Lock()
-	for _, timer := range []*time.Timer{s.drainTimer, s.idleTimer, s.pace.timer} {
+	for _, timer := range []*time.Timer{s.drainTimer, s.idleTimer, s.pace.timer, s.parked.timer} {
 		if timer != nil {
 			timer.Stop()
 		}
@@ -109,11 +110,12 @@ func (s *server) opened(f frame, fault string) *ConnError {
 		return nil
 	}
 	limit := s.cfg.MaxConcurrentStreams
+	stuck := s.stuck()
 	switch {
 	case fault != "":
 		return s.malformed(f.stream, fault)
 	case s.streams.n >= limit, s.running >= 2*limit, // handlers outlive streams that were reset
-		s.heads+s.parser.size > s.headsMax():
+		s.heads+s.parser.size > s.headsMax(), stuck && s.parked.octets+s.parser.size > parkOctets:
 		return s.refuse(f.stream, RefusedStream)
 	}
 	x := s.takeWorker()
@@ -123,7 +125,6 @@ func (s *server) opened(f frame, fault string) *ConnError {
 	x.isConnect = h.IsConnect()
 	x.gotHead, x.gotFinal = true, true
 	x.headSize = s.parser.size
-	s.heads += x.headSize
 	x.enter(f.stream)
 	if f.has(flagEndStream) {
 		if h.Length == message.LengthUnknown {
@@ -136,18 +137,17 @@ func (s *server) opened(f frame, fault string) *ConnError {
 	} else {
 		x.expect = h.Length
 	}
-	s.running++
 	if f.has(flagEndStream) {
-		if err := s.endReceive(&x.stream); err != nil {
-			s.putBack(x)
+		if err := s.endReceive(&x.stream); err != nil || x.err != nil { // content-length without a body
+			s.release(x)
 			return err
 		}
-		if x.err != nil { // content-length without a body
-			s.putBack(x)
-			return nil
-		}
 	}
-	x.wake <- struct{}{}
+	if stuck {
+		s.park(x)
+	} else {
+		s.begin(x)
+	}
 	return nil
 }
 
@@ -178,6 +178,10 @@ func (s *server) refuse(id uint32, code Code) *ConnError {
 func (s *server) idle(id uint32) bool { return id&1 == 0 || id > s.lastID }
 
 func (s *server) ended(st *stream) {
+	if st.parked {
+		s.unpark(st)
+	}
+	s.parkedMayBegin()
 	if st.reusable() {
 		s.pace.grow(1)
 	}
@@ -193,7 +197,12 @@ func (s *server) settled() {}
 
 func (s *server) failed() { s.pace.wake() }
 
-func (s *server) flushing() { s.pace.wake() }
+func (s *server) flushing() {
+	s.pace.wake()
+	s.parkedMayBegin()
+}
+
+func (s *server) opening() { s.parkedMayBegin() }
 
 // startDrain begins a graceful end.
 func (s *server) startDrain() {
@@ -203,6 +212,7 @@ func (s *server) startDrain() {
 		return
 	}
 	s.draining = true
+	s.refuseParked(s.cfg.Now()) // somebody else may have time for them
 	s.out = appendGoAway(s.out, maxStreamID, NoError, "")
 	s.out = appendPing(s.out, 0, pingDrain)
 	s.kick()
@@ -262,91 +272,11 @@ func (s *server) maybeDrained() {
 	}
 }
 
-// exchange is the server's side of a stream, and the goroutine that serves it.
-type exchange struct {
-	stream
-	wake      chan struct{} // one per request; closed to end the goroutine
-	continued bool          // 100 (Continue) was sent
-	headSize  int           // of server.heads
-}
-
-// takeWorker returns a parked exchange or starts one. mu is held.
-func (s *server) takeWorker() *exchange {
-	if n := len(s.free); n > 0 {
-		x := s.free[n-1]
-		s.free = s.free[:n-1]
-		return x
-	}
-	x := &exchange{wake: make(chan struct{}, 1)}
-	x.init(&s.conn)
-	x.recycle()
-	s.workers.Add(1)
-	go func() {
-		defer s.workers.Done()
-		for range x.wake {
-			s.serve(x)
-		}
-	}()
-	return x
-}
-
-// parkMax bounds the workers that wait for work.
-const parkMax = 256
-
-// putBack parks x, or ends it. mu is held; x is not in the table.
-func (s *server) putBack(x *exchange) {
-	s.running--
-	s.pace.wake()
-	s.heads -= x.headSize
-	x.letGo()
-	if !x.reusable() || s.err != nil || len(s.free) >= parkMax {
-		if x.timer != nil {
-			x.timer.Stop()
-		}
-		close(x.wake)
-		return
-	}
-	x.continued = false
-	x.recycle()
-	s.free = append(s.free, x)
-}
-
-func (s *server) serve(x *exchange) {
-	s.mu.Lock()
-	gone := x.err != nil
-	s.mu.Unlock()
-	if !gone { // it may have been reset by what stood behind it in the same packet: then nobody has begun it
-		s.call(x)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case !x.inTable:
-	case !x.sendEnd:
-		s.reset(&x.stream, &StreamError{ID: x.id, Code: InternalError, Reason: "handler returned early"})
-		s.costReset()
-	default: // RFC 9113 §8.1: a complete response before the end of the request
-		s.reset(&x.stream, &StreamError{ID: x.id, Code: NoError, Reason: "response complete"})
-	}
-	s.putBack(x)
-}
-
 // costReset takes a token for a reset of ours: the client may have caused it. mu is held.
 func (s *server) costReset() {
 	if err := s.spend(); err != nil {
 		s.fail(err)
 	}
-}
-
-func (s *server) call(x *exchange) {
-	if s.cfg.Panic != nil {
-		defer func() {
-			if v := recover(); v != nil {
-				s.cfg.Panic(v)
-			}
-		}()
-	}
-	s.handler(x)
 }
 
 // Request implements message.Exchange.

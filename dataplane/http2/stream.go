@@ -45,6 +45,9 @@ type stream struct {
 	waitIn             *waitList
 	waitPrev, waitNext *stream
 	sendWin            int
+	begun, parked      bool // a server's: its handler has begun, or waits to
+	given              int  // octets of DATA sent, up to freshOctets
+	fresh              freshness
 	left               int64 // octets of body still to be sent, or -1
 	sentHead           bool  // the final one
 	sendEnd            bool
@@ -102,6 +105,7 @@ func (s *stream) recycle() {
 	s.recvWin, s.window, s.consumed, s.expect = c.cfg.InitialWindow, c.cfg.InitialWindow, 0, -1
 	s.gotHead, s.gotFinal, s.recvEnd, s.isHead, s.isConnect = false, false, false, false, false
 	s.sendWin, s.left = 0, -1
+	s.begun, s.parked, s.given = false, false, 0
 	s.sentHead, s.sendEnd, s.discard = false, false, false
 	s.lastGen = ^uint64(0)
 	s.deadline, s.expired = time.Time{}, false

@@ -10,8 +10,8 @@ import (
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 )
 
-// TestAClientThatDoesNotDrainMayNotAskForMuchMore opens streams with a window of zero, whose answers
-// wait. It is refused more once the heads of those have some size, and served again when it takes what it
+// TestAClientThatDoesNotDrainMayNotAskForMuchMore opens streams with a window that is smaller than the answers, whose
+// ends wait. It is refused more once the heads of those have some size, and served again when it takes what it
 // asked for; a client of ordinary requests is not refused, as slow as it may be. The control is a server
 // without the bound.
 func TestAClientThatDoesNotDrainMayNotAskForMuchMore(t *testing.T) {
@@ -30,13 +30,14 @@ func TestAClientThatDoesNotDrainMayNotAskForMuchMore(t *testing.T) {
 			t.Parallel()
 			tt.cfg.ControlBurst = 1000
 			p, _ := serverPeer(t, tt.cfg, func(x message.Exchange) {
-				if x.Respond(&message.Head{Status: 200, Length: 3}, false) == nil {
-					if _, err := x.Write([]byte("yes")); err == nil {
+				if x.Respond(&message.Head{Status: 200, Length: freshOctets + 3}, false) == nil {
+					if _, err := x.Write(make([]byte, freshOctets+3)); err == nil {
 						_ = x.Finish(nil)
 					}
 				}
 			})
-			p.hello(true, xhttp2.Setting{ID: settingInitialWindowSize, Val: 0})
+			p.hello(true, xhttp2.Setting{ID: settingInitialWindowSize, Val: freshOctets})
+			p.fr.WriteWindowUpdate(0, 1<<30)
 			accepted := 0
 			ask := func(i uint32) (answer string) {
 				p.headers(2*i+1, true, with(get, "x-fill: "+strings.Repeat("z", tt.fill))...)
@@ -60,7 +61,7 @@ func TestAClientThatDoesNotDrainMayNotAskForMuchMore(t *testing.T) {
 				t.Errorf("%d of %d streams were accepted, want %d to %d", accepted, streams, tt.min, tt.max)
 			}
 			t.Logf("%d of %d streams were accepted", accepted, streams)
-			p.fr.WriteSettings(xhttp2.Setting{ID: settingInitialWindowSize, Val: 1000})
+			p.fr.WriteSettings(xhttp2.Setting{ID: settingInitialWindowSize, Val: freshOctets + 1000})
 			for n := 0; n < accepted; {
 				switch l := p.next(); {
 				case strings.HasPrefix(l, "DATA") && strings.HasSuffix(l, "END"):

@@ -137,15 +137,26 @@ func (g *Gateway) serve(ctx, hard context.Context, c net.Conn) {
 	}()
 	stop := context.AfterFunc(hard, func() { c.Close() })
 	defer stop()
-	_ = c.SetReadDeadline(time.Now().Add(helloTimeout))
-	pieces := socket.NewWhole(c) // a peer that dribbles is waited for, and not listened to
-	raw, name, err := readHello(pieces, make([]byte, 0, 2048))
-	pieces.Close()
-	_ = c.SetReadDeadline(time.Time{})
+	raw, name, err := firstWords(c)
 	if err != nil {
 		g.refuse(c, alertUnrecognizedName, name, err)
 		return
 	}
+	g.carry(ctx, hard, c, raw, name)
+}
+
+// firstWords waits for the ClientHello. It calls little: thousands may wait here for what never comes.
+func firstWords(c net.Conn) (raw []byte, name string, err error) {
+	_ = c.SetReadDeadline(time.Now().Add(helloTimeout))
+	pieces := socket.NewWhole(c) // a peer that dribbles is waited for, and not listened to
+	raw, name, err = readHello(pieces, make([]byte, 0, helloFirst))
+	pieces.Close()
+	_ = c.SetReadDeadline(time.Time{})
+	return raw, name, err
+}
+
+// carry passes a connection on to what its server name stands for.
+func (g *Gateway) carry(ctx, hard context.Context, c net.Conn, raw []byte, name string) {
 	if name == GatewayName(g.cfg.Domain()) {
 		g.answer(hard, &replay{Conn: c, first: raw})
 		return

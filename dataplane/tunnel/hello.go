@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"slices"
 )
 
 // helloMax bounds a ClientHello, records' headers included, in bytes.
@@ -58,14 +59,25 @@ func readHello(r io.Reader, buf []byte) (raw []byte, name string, err error) {
 	}
 }
 
+// helloFirst is how much of a ClientHello there is room for at first, in bytes. There is more when that has come: who
+// announces 16 KiB and sends none of them holds none.
+const helloFirst = 512
+
 func readMore(r io.Reader, raw []byte, n int) ([]byte, error) {
 	if len(raw)+n > helloMax {
 		return raw, errHelloBig
 	}
-	at := len(raw)
-	raw = append(raw, make([]byte, n)...)
-	m, err := io.ReadFull(r, raw[at:])
-	return raw[:at+m], err
+	for n > 0 {
+		at := len(raw)
+		step := min(n, max(cap(raw), helloFirst, 2*at)-at)
+		raw = slices.Grow(raw, step)[:at+step]
+		m, err := io.ReadFull(r, raw[at:])
+		if err != nil {
+			return raw[:at+m], err
+		}
+		n -= step
+	}
+	return raw, nil
 }
 
 // serverName finds the one host_name of a ClientHello's body (RFC 8446 §4.1.2, RFC 6066

@@ -213,6 +213,12 @@ func (s *Server) serve(ctx context.Context, raw net.Conn, shaken func()) {
 				below.report.Store(&send)
 			}
 		},
+		Stuck: func() {
+			if omitted, ok := s.complaints.room(s.cfg.Now()); ok {
+				s.cfg.Log.Warn("requests of a connection wait: its peer takes no answers", "peer", id.String(), "remote", raw.RemoteAddr().String(),
+					"reason", string(mesh.ReasonOverloaded), "omitted", omitted)
+			}
+		},
 		Panic: func(p any) { s.cfg.Log.Error("a request's handler panicked", "panic", p) }},
 		func(ex message.Exchange) {
 			v.streams.Add(1)
