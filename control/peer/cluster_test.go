@@ -85,6 +85,8 @@ type place struct {
 	failpoints *failpoint.Set
 	// configure, where set, changes what the server is made with.
 	configure func(*peer.ServerConfig)
+	// patience is that of its followers.
+	patience peer.Patience
 	// build is that of its followers.
 	build skew.Build
 	// witness is what peers witnessed.
@@ -287,7 +289,7 @@ func (p *place) followAt(of *place, by []netip.AddrPort) *following {
 			case f.news <- struct{}{}:
 			default:
 			}
-		}, Clock: clock.Real{}, Log: slog.New(p.log), Failpoints: p.failpoints, Build: p.build})
+		}, Clock: clock.Real{}, Log: slog.New(p.log), Failpoints: p.failpoints, Build: p.build, Patience: &p.patience})
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
 	done.Go(func() {

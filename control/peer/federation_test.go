@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -259,6 +260,28 @@ func wan(t testing.TB, a *place, shape link.Shape) (netip.AddrPort, *link.Client
 		t.Fatal(err)
 	}
 	return s.Forwards[0].Listen, c
+}
+
+// TestAFarPeerIsFollowed: over a path whose round trips do not fit into a first attempt the next one has more time, because the peer
+// had begun to answer; and over one of which nothing comes back in a first attempt, because its round trips were measured.
+func TestAFarPeerIsFollowed(t *testing.T) {
+	t.Parallel()
+	for rtt, measured := range map[time.Duration]bool{800 * time.Millisecond: false, 1200 * time.Millisecond: true} {
+		t.Run(rtt.String(), func(t *testing.T) {
+			t.Parallel()
+			a, b := pair(t)
+			many(a, 3)
+			a.serve()
+			by, _ := wan(t, a, link.Shape{RTT: rtt})
+			if measured {
+				b.patience.Path(by, rtt)
+			}
+			b.follow(a, by).until(t, "in sync", inSync)
+			if said := strings.Join(b.log.all(), "\n"); !measured && !strings.Contains(said, "no link to a peer") {
+				t.Errorf("no attempt failed: this proves nothing: %q", said)
+			}
+		})
+	}
 }
 
 func TestPartitionIsKeptAndHealed(t *testing.T) {

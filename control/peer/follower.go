@@ -49,6 +49,8 @@ type FollowerConfig struct {
 	Reported func(mesh.ClusterName, []byte)
 	Clock    clock.Clock
 	Log      *slog.Logger
+	// Patience is what was seen of the peer's addresses; it may be nil.
+	Patience *Patience
 	// Failpoints may be nil, and is in production.
 	Failpoints *failpoint.Set
 	// Build is what this process is built as.
@@ -226,7 +228,7 @@ func (f *Follower) dial(ctx context.Context, attempt uint64) (*Session, error) {
 		return nil, errors.New("it has no address")
 	}
 	return Dial(ctx, DialConfig{Source: f.cfg.Source, TrustDomain: f.cfg.Peer.TrustDomain, Address: addrs[attempt%uint64(len(addrs))], Local: f.cfg.Local,
-		Clock: f.cfg.Clock}, f.cfg.Peer.Name, "")
+		Clock: f.cfg.Clock, Patience: f.cfg.Patience}, f.cfg.Peer.Name, "")
 }
 
 // errMoved ends a session in favour of one with somebody else.

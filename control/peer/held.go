@@ -147,17 +147,13 @@ func (c *Conn) followHeld(ctx context.Context, owner mesh.ClusterName) (*Session
 	if err != nil {
 		return nil, err
 	}
-	opening, opened := c.within(ctx)
-	late := context.AfterFunc(opening, func() { end(context.Cause(opening)) })
-	header, err := stream.Header()
-	inTime := late()
-	opened(nil)
-	if err == nil && header == nil { // it ended before it began; the status comes as if it were a message
-		_, err = stream.Recv()
-	}
-	if err == nil && !inTime {
-		err = context.Cause(ctx)
-	}
+	err = c.opening(ctx, end, func() error {
+		header, err := stream.Header()
+		if err == nil && header == nil { // it ended before it began; the status comes as if it were a message
+			_, err = stream.Recv()
+		}
+		return err
+	})
 	if err != nil {
 		if status.Code(err) == codes.FailedPrecondition {
 			err = fmt.Errorf("%w: %w", ErrNotHeld, err)

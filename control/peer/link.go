@@ -85,6 +85,11 @@ type Conn struct {
 	clock   clock.Clock
 	heard   *heard
 	refused atomic.Pointer[error]
+	// address is dialled, in the time of patience; made says that the time it took was noted.
+	address  netip.AddrPort
+	seen     *Patience
+	patience time.Duration
+	made     atomic.Bool
 }
 
 // DialConfig says whom to dial, and as whom.
@@ -96,14 +101,16 @@ type DialConfig struct {
 	// Local binds the connection; invalid is any.
 	Local netip.Addr
 	Clock clock.Clock
+	// Patience may be nil.
+	Patience *Patience
 }
 
 // NewConn returns a connection that is made when it is first used.
 func NewConn(cfg DialConfig) (*Conn, error) {
-	c := &Conn{clock: cfg.Clock, heard: newHeard(cfg.Clock)}
+	c := &Conn{clock: cfg.Clock, heard: newHeard(cfg.Clock), address: cfg.Address, seen: cfg.Patience, patience: cfg.Patience.at(cfg.Address)}
 	td := cfg.TrustDomain
 	tlsConfig := trust.ClientConfig(cfg.Source, trust.AcceptServers(td, IdentityOf(td)), ControlPlane+"."+string(td), federationALPN)
-	dialer := &net.Dialer{Timeout: dialTimeout}
+	dialer := &net.Dialer{Timeout: c.patience}
 	if cfg.Local.IsValid() {
 		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(cfg.Local, 0))
 	}
@@ -122,7 +129,7 @@ func NewConn(cfg DialConfig) (*Conn, error) {
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: pingMax}),
 		// MinConnectTimeout bounds the attempt, handshakes included: of one who accepts and
 		// never answers.
-		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: dialTimeout, Backoff: backoff.Config{BaseDelay: redialMin, Multiplier: 2, MaxDelay: redialMax}}),
+		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: c.patience, Backoff: backoff.Config{BaseDelay: redialMin, Multiplier: 2, MaxDelay: redialMax}}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MessageMax)))
 	return c, err
 }
@@ -133,21 +140,34 @@ func (c *Conn) Client() grpc.ClientConnInterface { return c.conn }
 // Close ends the connection and all streams over it.
 func (c *Conn) Close() { _ = c.conn.Close() } // says only that it was closed before
 
-// Await returns nil once the other side has proven who it is, and otherwise why it has not, within dialTimeout.
+// Await returns nil once the other side has proven who it is, and otherwise why it has not, within its patience.
 func (c *Conn) Await(ctx context.Context) error {
+	began := c.clock.Now()
 	ctx, stop := c.within(ctx)
 	defer stop(nil)
 	for s := c.conn.GetState(); s != connectivity.Ready; s = c.conn.GetState() {
 		if s == connectivity.TransientFailure || s == connectivity.Shutdown {
-			return c.cause(ctx, errDial)
+			return c.note(began, c.cause(ctx, &lateError{c.patience}))
 		}
 		c.conn.Connect()
 		if !c.conn.WaitForStateChange(ctx, s) {
-			return c.cause(ctx, errDial)
+			return c.note(began, c.cause(ctx, &lateError{c.patience}))
 		}
 	}
 	c.heard.note()
-	return nil
+	return c.note(began, nil)
+}
+
+// note tells how an attempt went that began so, and returns its error.
+func (c *Conn) note(began time.Time, err error) error {
+	took := c.clock.Now().Sub(began)
+	switch {
+	case err == nil && !c.made.Swap(true): // later streams find the connection
+		c.seen.made(c.address, took)
+	case err != nil && took >= c.patience && c.heard.spoken.Load(): // whatever gRPC calls it
+		c.seen.late(c.address, c.patience)
+	}
+	return err
 }
 
 // Lost returns why a connection that was awaited is of no more use.
@@ -170,25 +190,40 @@ func (c *Conn) Lost(ctx context.Context) error {
 	}
 }
 
-// errDial says that a peer accepted a connection and no stream within dialTimeout.
-var errDial = fmt.Errorf("no stream within %v", dialTimeout)
+// lateError says that a peer accepted no connection, or no stream over it, in the time it had.
+type lateError struct{ within time.Duration }
+
+func (e *lateError) Error() string { return fmt.Sprintf("no stream within %v", e.within) }
 
 // within is ctx until stop, or until opening took too long.
 func (c *Conn) within(ctx context.Context) (context.Context, context.CancelCauseFunc) {
 	ctx, stop := context.WithCancelCause(ctx)
-	t := c.clock.NewTimer(2 * dialTimeout)
+	t := c.clock.NewTimer(2 * c.patience)
 	go func() {
 		defer t.Stop()
 		select {
 		case <-t.C():
-			stop(errDial)
+			stop(&lateError{c.patience})
 		case <-ctx.Done():
 		}
 	}()
 	return ctx, stop
 }
 
-// Follow opens a session of owner's facts, for the cluster consumer if that is not "", within dialTimeout. It lives as
+// opening runs open, which opens what end ends, within the time that an opening has. Too late is an error too.
+func (c *Conn) opening(ctx context.Context, end context.CancelCauseFunc, open func() error) error {
+	within, opened := c.within(ctx)
+	late := context.AfterFunc(within, func() { end(context.Cause(within)) })
+	err := open()
+	inTime := late()
+	opened(nil)
+	if err == nil && !inTime {
+		err = context.Cause(ctx)
+	}
+	return err
+}
+
+// Follow opens a session of owner's facts, for the cluster consumer if that is not "", within its patience. It lives as
 // long as ctx, and until its Close.
 func (c *Conn) Follow(ctx context.Context, owner, consumer mesh.ClusterName) (*Session, error) {
 	ctx, end := context.WithCancelCause(ctx)
@@ -205,17 +240,17 @@ func (c *Conn) session(ctx context.Context, stream Stream, end context.CancelCau
 
 // open opens a stream that end ends; where it fails it has.
 func (c *Conn) open(ctx context.Context, end context.CancelCauseFunc, owner, consumer mesh.ClusterName) (grpc.BidiStreamingClient[wirepb.Up, wirepb.Down], error) {
-	opening, opened := c.within(ctx)
-	late := context.AfterFunc(opening, func() { end(context.Cause(opening)) })
-	// Not WaitForReady: it would hide why a connection failed behind a deadline.
-	stream, err := wirepb.NewFederationClient(c.conn).Follow(outgoing(ctx, owner, consumer))
-	inTime := late()
-	opened(nil)
-	if err == nil && !inTime {
-		err = context.Cause(ctx)
-	}
+	began := c.clock.Now()
+	var stream grpc.BidiStreamingClient[wirepb.Up, wirepb.Down]
+	err := c.opening(ctx, end, func() (err error) {
+		// Not WaitForReady: it would hide why a connection failed behind a deadline.
+		stream, err = wirepb.NewFederationClient(c.conn).Follow(outgoing(ctx, owner, consumer))
+		return err
+	})
 	if err != nil {
 		err = c.cause(ctx, err)
+	}
+	if err = c.note(began, err); err != nil {
 		end(nil)
 		return nil, err
 	}
@@ -287,7 +322,7 @@ func (c *Conn) cause(ctx context.Context, err error) error {
 			return &refusedError{fault}
 		}
 		if errors.Is(*e, context.DeadlineExceeded) {
-			return errDial
+			return &lateError{c.patience}
 		}
 		return *e
 	}

@@ -119,6 +119,7 @@ type listener struct {
 func (l listener) Read(b []byte) (int, error) {
 	n, err := l.Conn.Read(b)
 	if n > 0 {
+		l.heard.spoken.Store(true)
 		l.heard.note()
 	}
 	return n, err
@@ -129,6 +130,8 @@ type heard struct {
 	clock clock.Clock
 	since time.Time
 	after atomic.Int64 // of since, in nanoseconds
+	// spoken says that an octet came, ever.
+	spoken atomic.Bool
 }
 
 func newHeard(c clock.Clock) *heard { return &heard{clock: c, since: c.Now()} }

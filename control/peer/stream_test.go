@@ -2,6 +2,7 @@ package peer
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"os"
@@ -32,8 +33,9 @@ func TestSendThatNobodyReadsEnds(t *testing.T) {
 			t.Errorf("a Send that nobody reads returned %v after %v, want an error after %v", err, time.Since(began), sendMax)
 		}
 		ctx, stop := context.WithCancelCause(t.Context())
-		stop(errDial)
-		if err := s.Send(ctx, 2); err != errDial {
+		ended := errors.New("ended")
+		stop(ended)
+		if err := s.Send(ctx, 2); err != ended {
 			t.Errorf("a Send on an ended session returned %v, want why it ended", err)
 		}
 		go func() { <-stream; <-stream }()

@@ -250,6 +250,9 @@ func (ps *peers) start(ctx context.Context, w mesh.Cluster) *link {
 			}
 		},
 		Changed: func(n mesh.ClusterName, s liveness.State) {
+			for _, a := range w.ControlPlanes {
+				p.patience.Path(a, s.RTT)
+			}
 			ps.state(ctx, n, func(r mesh.Reach) mesh.Reach {
 				next := s.Fact(n, r.RTT)
 				next.Leaving = r.Leaving
@@ -257,7 +260,7 @@ func (ps *peers) start(ctx context.Context, w mesh.Cluster) *link {
 			})
 		}})
 	l.follower = peer.NewFollower(peer.FollowerConfig{Self: p.cfg.Cluster, Peer: w, Source: p.source, Local: p.cfg.Local, Reach: p.reach(w),
-		Cache: p.cfg.path("peers", string(w.Name)), Edit: p.loop.EditAndWait, Known: p.known, Observe: p.observe, Clock: p.clock, Log: p.log, Failpoints: p.cfg.Failpoints, Build: p.cfg.Build,
+		Cache: p.cfg.path("peers", string(w.Name)), Edit: p.loop.EditAndWait, Known: p.known, Observe: p.observe, Clock: p.clock, Log: p.log, Failpoints: p.cfg.Failpoints, Build: p.cfg.Build, Patience: &p.patience,
 		Changed: func(_ mesh.ClusterName, s replica.Status) { l.prober.Lease(!s.Stale) }, Reported: p.load.Heard})
 	var parts sync.WaitGroup
 	parts.Go(func() { ps.ended(w.Name, "following", ctx, l.follower.Run(ctx)) })

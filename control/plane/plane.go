@@ -56,6 +56,8 @@ type Plane struct {
 	// away says that the store did not answer a person's last read.
 	away atomic.Bool
 	load *load.Driver
+	// patience is what was seen of control planes that are dialled.
+	patience peer.Patience
 	// federation tells peers; it is nil in tests of parts.
 	federation *peer.Server
 	// hub is what remote clusters offer here; uplink is a relay's way to its primaries, nil at a primary.

@@ -139,7 +139,7 @@ func (p *Plane) dialFor(ctx context.Context, owner mesh.Cluster, consumer mesh.C
 }
 
 func (p *Plane) dialConfig(at mesh.Cluster, addr netip.AddrPort) peer.DialConfig {
-	return peer.DialConfig{Source: p.source, TrustDomain: at.TrustDomain, Address: addr, Local: p.cfg.Local, Clock: p.clock}
+	return peer.DialConfig{Source: p.source, TrustDomain: at.TrustDomain, Address: addr, Local: p.cfg.Local, Clock: p.clock, Patience: &p.patience}
 }
 
 // tellers are the clusters, this one aside, at which an owner's facts may be had.

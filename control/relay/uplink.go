@@ -65,6 +65,8 @@ type Uplink struct {
 	since     time.Time
 	drop      context.CancelCauseFunc
 	err       error
+
+	patience peer.Patience // of primaries
 }
 
 // NewUplink returns one that knows no primary.
@@ -159,7 +161,7 @@ func (u *Uplink) attach(ctx context.Context, p Primary) error {
 	err := errors.New("it has no address")
 	for _, addr := range p.Addresses {
 		var c *peer.Conn
-		if c, err = peer.NewConn(peer.DialConfig{Source: u.cfg.Source, TrustDomain: p.TrustDomain, Address: addr, Local: u.cfg.Local, Clock: u.cfg.Clock}); err != nil {
+		if c, err = peer.NewConn(peer.DialConfig{Source: u.cfg.Source, TrustDomain: p.TrustDomain, Address: addr, Local: u.cfg.Local, Clock: u.cfg.Clock, Patience: &u.patience}); err != nil {
 			continue
 		}
 		if err = c.Await(ctx); err == nil {
