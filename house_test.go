@@ -127,7 +127,7 @@ var exceptions = map[string]string{
 var inFolder = map[string][]string{
 	"core":      {"compile", "replica", "world", "derive", "policy", "balance", "split", "limit", "liveness", "health", "ir", "drift", "skew"},
 	"dataplane": {"agent", "admin", "handover", "dns", "capture", "sniff", "downstream", "probe", "healthcheck", "load", "application", "proxy", "quota", "tenancy", "route", "trace", "tunnel", "door", "http2", "http1", "raw", "datagram", "socket", "message"},
-	"control":   {"plane", "census", "load", "sibling", "loop", "relay", "peer", "probe", "ca", "address", "object", "filestore", "store", "storeserver"},
+	"control":   {"plane", "census", "load", "verdict", "sibling", "loop", "relay", "peer", "probe", "ca", "address", "object", "filestore", "store", "storeserver"},
 	"codec":     {"manifest", "wire"},
 	"internal":  {"story", "golden", "failpoint", "loopback", "parallel", "clock"},
 	"localmesh": {"link", "app"},

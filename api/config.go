@@ -50,7 +50,9 @@ type Config struct {
 	// Refused are proxies that are not served for their version.
 	Refused func() []RefusedProxy
 	Peers   func() []PeerStatus
-	Bundle  func() mesh.Bundle
+	// Verdicts is what the mesh says of each cluster, and when that changed.
+	Verdicts func() ([]consistency.Verdict, []consistency.VerdictEvent)
+	Bundle   func() mesh.Bundle
 	// Uplink is that of a remote cluster; nil is a primary.
 	Uplink func() *Uplink
 	// NewToken makes a join token for an identity.
@@ -97,6 +99,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Peers == nil {
 		c.Peers = func() []PeerStatus { return nil }
+	}
+	if c.Verdicts == nil {
+		c.Verdicts = func() ([]consistency.Verdict, []consistency.VerdictEvent) { return nil, nil }
 	}
 	if c.Ready == nil {
 		c.Ready = func() error { return nil }

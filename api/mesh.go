@@ -28,6 +28,7 @@ func (s *Server) status(w http.ResponseWriter, _ *http.Request) error {
 	for _, p := range s.cfg.Peers() {
 		out.Peers = append(out.Peers, peerOf(p))
 	}
+	out.Verdicts, out.VerdictEvents = s.cfg.Verdicts()
 	if s.cfg.Replicas != nil {
 		if out.Replicas = s.cfg.Replicas(); len(out.Replicas) == 1 {
 			out.Replicas = nil
@@ -130,7 +131,8 @@ func (s *Server) proxyConfig(w http.ResponseWriter, r *http.Request) error {
 
 func (s *Server) metrics(w http.ResponseWriter, _ *http.Request) error {
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-	_, _ = io.WriteString(w, consistency.Metrics(s.cfg.Cluster, s.cfg.Version, s.cfg.OwnProxies(), s.cfg.Peers())) // a caller who left is no error
+	verdicts, _ := s.cfg.Verdicts()
+	_, _ = io.WriteString(w, consistency.Metrics(s.cfg.Cluster, s.cfg.Version, s.cfg.OwnProxies(), s.cfg.Peers(), verdicts)) // a caller who left is no error
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/isthmus-mesh/isthmus/api/consistency"
 	"github.com/isthmus-mesh/isthmus/codec/manifest"
 	"github.com/isthmus-mesh/isthmus/core/compile"
 	"github.com/isthmus-mesh/isthmus/core/derive"
@@ -327,6 +328,8 @@ type ClusterStatus struct {
 	RTT      string           `json:"rtt,omitempty"`
 	Gateways []netip.AddrPort `json:"gateways,omitempty"`
 	Sync     *Peer            `json:"sync,omitempty"`
+	// Verdict is what the mesh says of it.
+	Verdict *consistency.Verdict `json:"verdict,omitempty"`
 }
 
 func (st *statuses) cluster(v *mesh.Cluster) *ClusterStatus {
@@ -342,6 +345,10 @@ func (st *statuses) cluster(v *mesh.Cluster) *ClusterStatus {
 			peer := peerOf(p)
 			out.Sync = &peer
 		}
+	}
+	verdicts, _ := st.server.cfg.Verdicts()
+	if i := slices.IndexFunc(verdicts, func(x consistency.Verdict) bool { return x.Cluster == v.Name }); i >= 0 {
+		out.Verdict = &verdicts[i]
 	}
 	return out
 }

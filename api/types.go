@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/api/consistency"
 	"github.com/isthmus-mesh/isthmus/codec/manifest"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
@@ -104,9 +105,12 @@ type Status struct {
 	Version string           `json:"version"`
 	Vector  string           `json:"vector,omitempty"`
 	// Uplink is how a remote cluster takes part in the mesh; nil of a primary.
-	Uplink  *Uplink `json:"uplink,omitempty"`
-	Peers   []Peer  `json:"peers"`
-	Proxies []Proxy `json:"proxies"`
+	Uplink *Uplink `json:"uplink,omitempty"`
+	Peers  []Peer  `json:"peers"`
+	// Verdicts is what the mesh says of each cluster, as this control plane judges, and VerdictEvents when that changed, the newest last.
+	Verdicts      []consistency.Verdict      `json:"verdicts,omitempty"`
+	VerdictEvents []consistency.VerdictEvent `json:"verdictEvents,omitempty"`
+	Proxies       []Proxy                    `json:"proxies"`
 	// Replicas are the processes of the control plane, where it has several.
 	Replicas []Replica `json:"replicas,omitempty"`
 	// Refused are proxies that are not served for their version, with what to upgrade first.

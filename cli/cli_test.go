@@ -22,6 +22,7 @@ import (
 	"golang.org/x/tools/txtar"
 
 	"github.com/isthmus-mesh/isthmus/api"
+	"github.com/isthmus-mesh/isthmus/api/consistency"
 	"github.com/isthmus-mesh/isthmus/cli"
 	"github.com/isthmus-mesh/isthmus/control/address"
 	"github.com/isthmus-mesh/isthmus/control/object"
@@ -232,6 +233,16 @@ func (g *ground) addCluster(mux *http.ServeMux, n int, name string) {
 		Peers: func() []api.PeerStatus {
 			other := map[string]mesh.ClusterName{"eu-west": "us-east", "us-east": "eu-west"}[name]
 			return []api.PeerStatus{{Cluster: other, State: "Alive", InSync: !g.behind, RTT: 80 * time.Millisecond}}
+		},
+		Verdicts: func() (verdicts []consistency.Verdict, events []consistency.VerdictEvent) {
+			other := map[string]mesh.ClusterName{"eu-west": "us-east", "us-east": "eu-west"}[name]
+			v := consistency.Verdict{Cluster: other, State: "Alive", AgeSeconds: 90, Cause: "1 of 1 observer reaches its gateways, 1 of 1 hear its control plane"}
+			if g.dead == string(other) {
+				v.State, v.AgeSeconds, v.Cause = "StaleServing", 12, "1 of 1 observer reaches its gateways, 0 of 1 hear its control plane"
+				events = append(events, consistency.VerdictEvent{At: noon, Cluster: other, From: "Alive", To: v.State, Cause: v.Cause})
+			}
+			self := consistency.Verdict{Cluster: mesh.ClusterName(name), State: "Dead", Cause: "what it thinks of itself is nobody's business"}
+			return []consistency.Verdict{v, self}, events
 		},
 		Bundle: func() mesh.Bundle {
 			return mesh.Bundle{TrustDomain: mesh.TrustDomain(name + ".isthmus.local"), Generation: 1}

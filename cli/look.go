@@ -32,6 +32,8 @@ func (a *app) statusCommand() *cobra.Command {
 		Long: "One row a cluster: whether its control plane answers (within 2 s, unless --timeout says otherwise), is\n" +
 			"in sync with every other and with its proxies. A peer that was not heard of for 3 s is not in sync.\n" +
 			"Exit code 1 when any is not.\n\n" +
+			"VERDICT is what the others say of it: Alive, StaleServing, Unreachable or Dead, with the reason below where it is\n" +
+			"not Alive for all (wide: always, and each change). It moves no request: what each proxy's own cluster reaches does.\n\n" +
 			"Below stand which cluster reaches which, and whether every cluster has stored what every other intends and\n" +
 			"proxies have acknowledged it; --drift lists what differs, object by object, with the reason and the remedy,\n" +
 			"and exits with 1 when anything does or is not known.",
@@ -99,20 +101,26 @@ func (a *app) printStatus(rows []clusterStatus, report drift.Report) error {
 	if a.output == "json" || a.output == "yaml" {
 		return a.printValue(rows)
 	}
-	t := &table{head: []string{"CLUSTER", "REACHABLE", "IN SYNC", "PEERS", "PROXIES", "VERSION", "CERTIFICATES", "GATEWAYS", "ROLE"}}
+	t := &table{head: []string{"CLUSTER", "REACHABLE", "IN SYNC", "PEERS", "PROXIES", "VERSION", "CERTIFICATES", "GATEWAYS", "ROLE", "VERDICT"}}
 	for _, r := range rows {
 		if r.Status == nil {
-			t.add(r.Cluster, red+"no", red+"unknown", "-", "-", "-", "-", "-", "-")
+			t.add(r.Cluster, red+"no", red+"unknown", "-", "-", "-", "-", "-", "-", verdictText(verdictsOf(rows, r.Cluster)))
 			continue
 		}
 		t.add(r.Cluster, "yes", yesNo(r.InSync), peersText(r.Status.Peers), proxiesText(r.Status.Proxies), r.Status.Version,
-			certificatesText(r.Status.Certificates), gatewaysText(r.Status.Proxies), roleText(r.Status.Uplink))
+			certificatesText(r.Status.Certificates), gatewaysText(r.Status.Proxies), roleText(r.Status.Uplink), verdictText(verdictsOf(rows, r.Cluster)))
 	}
 	if err := t.print(a.Out, a.colour()); err != nil {
 		return err
 	}
 	if err := a.matrix(rows); err != nil {
 		return err
+	}
+	a.verdictLines(rows)
+	if a.output == "wide" {
+		if err := a.verdictEvents(rows); err != nil {
+			return err
+		}
 	}
 	if len(rows) > 1 {
 		fmt.Fprintf(a.Out, "\n%s\n", report.Line())

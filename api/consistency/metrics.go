@@ -35,7 +35,7 @@ func (p *PeerStatus) Up() bool { return p.State != mesh.Unreachable.String() }
 
 // Metrics are, in Prometheus' text format (version 0.0.4), what status says in numbers: of this control plane, and of the path to
 // and the link with each other cluster. There are as many series as clusters.
-func Metrics(cluster mesh.ClusterName, version string, proxies []xds.ClientStatus, peers []PeerStatus) string {
+func Metrics(cluster mesh.ClusterName, version string, proxies []xds.ClientStatus, peers []PeerStatus, verdicts []Verdict) string {
 	var b strings.Builder
 	family := func(name, kind, help string) { fmt.Fprintf(&b, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind) }
 	self := string(cluster)
@@ -65,6 +65,22 @@ func Metrics(cluster mesh.ClusterName, version string, proxies []xds.ClientStatu
 			fmt.Fprintf(&b, "isthmus_peer_state{cluster=%q,peer=%q,state=%q} %d\n", self, string(p.Cluster), state.String(), index(p.State == state.String()))
 		}
 	}
+	family("isthmus_peer_verdict", "gauge", "1 for what the mesh says of the cluster (the own one: what others see of it), 0 for the other verdicts.")
+	for _, v := range verdicts {
+		for _, state := range []mesh.Reachability{mesh.Alive, mesh.StaleServing, mesh.Unreachable, mesh.Dead} {
+			fmt.Fprintf(&b, "isthmus_peer_verdict{cluster=%q,peer=%q,verdict=%q} %d\n", self, string(v.Cluster), state.String(), index(v.State == state.String()))
+		}
+	}
+	judged := func(name, kind, help string, value func(Verdict) float64) {
+		family(name, kind, help)
+		for _, v := range verdicts {
+			fmt.Fprintf(&b, "%s{cluster=%q,peer=%q} %g\n", name, self, string(v.Cluster), value(v))
+		}
+	}
+	judged("isthmus_peer_verdict_age_seconds", "gauge", "For how long isthmus_peer_verdict has been what it is.", func(v Verdict) float64 { return v.AgeSeconds })
+	judged("isthmus_peer_verdict_evidence_age_seconds", "gauge", "How long ago anybody who has a say last said anything of the cluster.", func(v Verdict) float64 { return v.EvidenceAgeSeconds })
+	judged("isthmus_peer_verdict_observers", "gauge", "How many clusters have a say.", func(v Verdict) float64 { return float64(len(v.Observers)) })
+	judged("isthmus_peer_verdict_changes_total", "counter", "How often the verdict changed.", func(v Verdict) float64 { return float64(v.Changes) })
 	return b.String()
 }
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/api"
+	"github.com/isthmus-mesh/isthmus/api/consistency"
 	"github.com/isthmus-mesh/isthmus/control/plane"
 	"github.com/isthmus-mesh/isthmus/core/world"
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -32,6 +33,9 @@ func serveWithAPI(ctx context.Context, cfg plane.Config, p *plane.Plane, log *sl
 	server, err := api.NewServer(api.Config{Cluster: cfg.Cluster, Objects: p.Objects(), World: p.World, View: p.View(), Vector: p.Vector,
 		Proxies: p.Census().Proxies, OwnProxies: p.Proxies, Replicas: func() []api.Replica { return replicas(p) }, Peers: func() []api.PeerStatus { return peers(p) }, Bundle: p.Bundle, NewToken: p.NewToken, Stamp: p.Stamp, Ready: p.Ready,
 		Digests: p,
+		Verdicts: func() ([]consistency.Verdict, []consistency.VerdictEvent) {
+			return consistency.Judged(p.Verdicts(), time.Now())
+		},
 		Refused: func() []api.RefusedProxy { return refused(p) },
 		Uplink:  func() *api.Uplink { return uplink(p) },
 		Version: version, Token: string(bytes.TrimSpace(token)), Addresses: p.Addresses(), Log: log,

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/codec/wire/wirepb"
+	"github.com/isthmus-mesh/isthmus/core/liveness"
 	"github.com/isthmus-mesh/isthmus/core/split"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"google.golang.org/protobuf/proto"
@@ -65,7 +66,7 @@ func (d *decoder) within(what string, v, least, most float64) {
 func EncodeReport(r *split.ClusterReport) []byte {
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(&wirepb.ClusterLoad{
 		Paths: each(r.Paths, func(p split.Path) *wirepb.Path {
-			return &wirepb.Path{Cluster: string(p.Cluster), Rtt: int64(p.RTT), Dead: p.Dead}
+			return &wirepb.Path{Cluster: string(p.Cluster), Rtt: int64(p.RTT), Dead: p.Dead, Lease: wirepb.Lease(p.Lease)}
 		}),
 		Services: each(r.Services, func(s split.ServiceReport) *wirepb.ServiceLoad {
 			return &wirepb.ServiceLoad{Service: fromService(s.Service), Demand: s.Demand, Rate: s.Rate, Lanes: s.Lanes, Time: s.Time, Wait: s.Wait,
@@ -75,6 +76,17 @@ func EncodeReport(r *split.ClusterReport) []byte {
 		panic("wire: encode a report: " + err.Error()) // names are valid UTF-8 by parsing
 	}
 	return b
+}
+
+// toLease takes what a later version may say for unknown.
+func toLease(l wirepb.Lease) liveness.Lease {
+	switch l {
+	case wirepb.Lease_LEASE_FRESH:
+		return liveness.LeaseFresh
+	case wirepb.Lease_LEASE_LOST:
+		return liveness.LeaseLost
+	}
+	return liveness.LeaseUnknown
 }
 
 // DecodeReport is the way back of EncodeReport; a report of which anything is no measurement is refused whole.
@@ -87,7 +99,7 @@ func DecodeReport(b []byte) (*split.ClusterReport, error) {
 	out := &split.ClusterReport{
 		Paths: each(m.Paths, func(p *wirepb.Path) split.Path {
 			d.within("round trip", float64(p.Rtt), 0, float64(timeMax))
-			return split.Path{Cluster: mesh.ClusterName(p.Cluster), RTT: time.Duration(p.Rtt), Dead: p.Dead}
+			return split.Path{Cluster: mesh.ClusterName(p.Cluster), RTT: time.Duration(p.Rtt), Dead: p.Dead, Lease: toLease(p.Lease)}
 		}),
 		Services: each(m.Services, func(s *wirepb.ServiceLoad) split.ServiceReport {
 			d.within("demand", s.Demand, 0, rateMax)

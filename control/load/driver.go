@@ -23,7 +23,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Config is what a Driver works with. All fields are required.
+// Config is what a Driver works with. All fields but Sees are required.
 type Config struct {
 	Cluster     mesh.ClusterName
 	TrustDomain mesh.TrustDomain
@@ -31,6 +31,8 @@ type Config struct {
 	Identify func(context.Context) (mesh.Identity, error)
 	// Paths are the ways from here to peers.
 	Paths func() []split.Path
+	// Sees is told how a peer sees the others, which stands in its report.
+	Sees func(mesh.ClusterName, []split.Path)
 	// May reports whether a peer may know of a service here.
 	May func(mesh.ClusterName, mesh.ServiceName) bool
 	// Edit changes the world; it may wait for room until the context ends.
@@ -123,14 +125,20 @@ func (l *Driver) Report(ctx context.Context, r *wirepb.LoadRequest) (*wirepb.Loa
 	return &wirepb.LoadResponse{Period: int64(Every)}, nil
 }
 
-// Heard takes a peer's report.
-func (l *Driver) Heard(n mesh.ClusterName, b []byte) {
+// Heard takes a peer's report. Where another replica told it on, only how the peer sees the others counts: that replica
+// follows the peer and spreads load, and what is asked for at this one is a part of what the peer was told of.
+func (l *Driver) Heard(n mesh.ClusterName, b []byte, toldOn bool) {
 	r, err := wire.DecodeReport(b)
 	if err != nil {
 		l.cfg.Log.Warn("a peer's load report cannot be read; the last one counts", "peer", n, "error", err)
 		return
 	}
-	l.balancer.Heard(n, r, l.cfg.Clock.Now())
+	if !toldOn {
+		l.balancer.Heard(n, r, l.cfg.Clock.Now())
+	}
+	if l.cfg.Sees != nil {
+		l.cfg.Sees(n, r.Paths)
+	}
 }
 
 // ReportTo is what a peer is told: of services that it is told of, or that it serves.

@@ -88,6 +88,8 @@ type Follower struct {
 	passes chan *replica.Witness
 	// direct says that the session is with the owner, synced that it has brought all there was.
 	direct, synced bool
+	// report is the newest load report of the peer.
+	report []byte
 
 	mu     sync.Mutex
 	status replica.Status
@@ -298,8 +300,11 @@ func (f *Follower) act(ctx context.Context, r replica.Ready, send func(context.C
 	if r.Save != nil {
 		f.saver.save(r.Save)
 	}
-	if len(r.Report) > 0 && f.cfg.Reported != nil {
-		f.cfg.Reported(f.cfg.Peer.Name, r.Report)
+	if len(r.Report) > 0 {
+		f.report = r.Report
+		if f.cfg.Reported != nil {
+			f.cfg.Reported(f.cfg.Peer.Name, r.Report)
+		}
 	}
 	s := f.im.Status()
 	f.mu.Lock()

@@ -32,6 +32,8 @@ type held struct {
 	// direct says that a session with the owner lives, and that all was told in it. Only then is anything told on: holders that fed each other
 	// would each be in sync with the other, and nobody with the owner.
 	direct bool
+	// report is the owner's newest load report.
+	report []byte
 	// inForce is what is acted upon, refused why something stated is not.
 	inForce *replica.Partition
 	refused map[replica.Name]string
@@ -95,7 +97,7 @@ func (f *Follower) held() (held, <-chan struct{}) {
 // hold publishes what may be told on.
 func (f *Follower) hold() {
 	f.synced = f.direct && (f.synced || f.im.Status().InSync)
-	next := held{f.im.Stated(), f.im.Beat(), f.synced, f.im.InForce(), f.im.Refusals()}
+	next := held{f.im.Stated(), f.im.Beat(), f.synced, f.report, f.im.InForce(), f.im.Refusals()}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	changed := next.stated != f.holds.stated || next.direct != f.holds.direct
@@ -192,6 +194,7 @@ func (s *Server) Retell(call Call, up FollowStream, f *Follower) error {
 	ex := replica.NewExporter(replica.ExporterConfig{Server: s.cfg.Self, Owner: call.Owner, TrustDomain: f.cfg.Peer.TrustDomain, Build: s.cfg.Build,
 		Version: f.Status().Version}, now.stated)
 	ex.SetBeat(now.beat)
+	ex.SetReport(now.report)
 	timer := s.cfg.Clock.NewTimer(tick)
 	defer timer.Stop()
 	out := ex.Open(s.cfg.Clock.Now())
@@ -223,6 +226,7 @@ func (s *Server) Retell(call Call, up FollowStream, f *Follower) error {
 			timer.Reset(tick)
 			now, _ = f.held()
 			ex.SetBeat(now.beat)
+			ex.SetReport(now.report)
 			out = ex.Tick(s.cfg.Clock.Now())
 		case <-ctx.Done():
 			return context.Cause(ctx)

@@ -15,10 +15,11 @@ func (p *Plane) newLoad() *load.Driver {
 		Edit: func(ctx context.Context, edits []world.Edit) error { return p.loop.Edit(ctx, edits, nil) },
 		Paths: func() (out []split.Path) {
 			for _, p := range p.Peers() {
-				out = append(out, split.Path{Cluster: p.Cluster, RTT: p.RTT, Dead: p.State == mesh.Unreachable})
+				out = append(out, split.Path{Cluster: p.Cluster, RTT: p.RTT, Dead: p.State == mesh.Unreachable, Lease: p.Lease})
 			}
 			return out
 		},
+		Sees: p.sees,
 		// What a peer is told of, or serves itself.
 		May: func(to mesh.ClusterName, s mesh.ServiceName) bool {
 			if p.exports.Told(to, s) {

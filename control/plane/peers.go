@@ -261,7 +261,8 @@ func (ps *peers) start(ctx context.Context, w mesh.Cluster) *link {
 		}})
 	l.follower = peer.NewFollower(peer.FollowerConfig{Self: p.cfg.Cluster, Peer: w, Source: p.source, Local: p.cfg.Local, Reach: p.reach(w),
 		Cache: p.cfg.path("peers", string(w.Name)), Edit: p.loop.EditAndWait, Known: p.known, Observe: p.observe, Clock: p.clock, Log: p.log, Failpoints: p.cfg.Failpoints, Build: p.cfg.Build, Patience: &p.patience,
-		Changed: func(_ mesh.ClusterName, s replica.Status) { l.prober.Lease(!s.Stale) }, Reported: p.load.Heard})
+		Changed:  func(_ mesh.ClusterName, s replica.Status) { l.prober.Lease(!s.Stale) },
+		Reported: func(n mesh.ClusterName, b []byte) { p.load.Heard(n, b, p.siblings.Through(n) != "") }})
 	var parts sync.WaitGroup
 	parts.Go(func() { ps.ended(w.Name, "following", ctx, l.follower.Run(ctx)) })
 	parts.Go(func() { ps.ended(w.Name, "probing", ctx, l.prober.Run(ctx)) })
@@ -300,8 +301,10 @@ func (ps *peers) state(ctx context.Context, n mesh.ClusterName, next func(mesh.R
 type Peer struct {
 	Cluster mesh.ClusterName
 	State   mesh.Reachability
-	Since   time.Time
-	RTT     time.Duration
+	// Lease is whether its control plane is heard.
+	Lease liveness.Lease
+	Since time.Time
+	RTT   time.Duration
 	// Loss is the share of the last minute's questions to its gateways that were not answered in time.
 	Loss   float64
 	Status replica.Status
@@ -323,7 +326,7 @@ func (p *Plane) Peers() []Peer {
 	for n, l := range p.peers.on {
 		s := l.prober.State()
 		loss, _ := l.prober.Loss()
-		out = append(out, Peer{Cluster: n, State: s.Reach(), Since: s.Since, RTT: s.RTT, Loss: loss, Status: l.follower.Status(), Err: l.follower.Err(), Applied: l.follower.Applied(), Through: p.siblings.Through(n), Gateways: l.cluster.Gateways})
+		out = append(out, Peer{Cluster: n, State: s.Reach(), Lease: s.LeaseOf(), Since: s.Since, RTT: s.RTT, Loss: loss, Status: l.follower.Status(), Err: l.follower.Err(), Applied: l.follower.Applied(), Through: p.siblings.Through(n), Gateways: l.cluster.Gateways})
 	}
 	slices.SortFunc(out, func(a, b Peer) int {
 		if a.Cluster < b.Cluster {

@@ -21,6 +21,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/control/peer"
 	"github.com/isthmus-mesh/isthmus/control/relay"
 	"github.com/isthmus-mesh/isthmus/control/sibling"
+	"github.com/isthmus-mesh/isthmus/control/verdict"
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/core/replica"
 	"github.com/isthmus-mesh/isthmus/core/world"
@@ -56,6 +57,8 @@ type Plane struct {
 	// away says that the store did not answer a person's last read.
 	away atomic.Bool
 	load *load.Driver
+	// verdicts is what the mesh says of each cluster.
+	verdicts *verdict.Board
 	// patience is what was seen of control planes that are dialled.
 	patience peer.Patience
 	// federation tells peers; it is nil in tests of parts.
@@ -122,7 +125,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (*Plane, error) {
 	p.xds = xds.NewServer(xds.ServerConfig{Source: source{p.loop}, Identify: identify, Order: order, Now: p.clock.Now, Log: log, Delivered: p.delivered, Joined: p.joined, Build: cfg.Build})
 	p.peers, p.siblings = newPeers(p), p.newSiblings()
 	p.census = p.newCensus()
-	p.load = p.newLoad()
+	p.load, p.verdicts = p.newLoad(), p.newVerdicts()
 	p.federation = peer.NewServer(peer.ServerConfig{Self: p.cfg.Cluster, TrustDomain: p.cfg.TrustDomain(), Exports: p.exports, Identify: identify,
 		Joined: p.peers.joined, Speaks: p.speaks, Elsewhere: p.elsewhere, Offered: p.offered, Report: p.load.ReportTo, Ahead: p.recover.ahead, Witness: p.recover.witness,
 		Clock: p.clock, Log: p.log, Failpoints: cfg.Failpoints, Build: cfg.Build})
@@ -177,6 +180,7 @@ func (p *Plane) Run(ctx context.Context) error {
 	part("peers", p.peers.run)
 	part("replicas", p.siblings.Run)
 	part("load", p.load.Run)
+	part("verdicts", p.verdicts.Run)
 	part("discovery", p.xds.Run)
 	p.loop.Watch(string(p.cfg.Cluster), string(ir.TypeBundle), "*")
 	if err := p.stateBundle(ctx); err == nil {

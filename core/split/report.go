@@ -4,6 +4,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/core/liveness"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -31,6 +32,8 @@ type Path struct {
 	Cluster mesh.ClusterName
 	RTT     time.Duration // 0 is not measured
 	Dead    bool
+	// Lease is whether its control plane is heard, for the verdict; no split follows from it.
+	Lease liveness.Lease
 }
 
 // ServiceReport is a cluster's part of one service.

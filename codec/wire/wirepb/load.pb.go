@@ -21,6 +21,56 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Lease is liveness.Lease.
+type Lease int32
+
+const (
+	Lease_LEASE_UNKNOWN Lease = 0
+	Lease_LEASE_FRESH   Lease = 1
+	Lease_LEASE_LOST    Lease = 2
+)
+
+// Enum value maps for Lease.
+var (
+	Lease_name = map[int32]string{
+		0: "LEASE_UNKNOWN",
+		1: "LEASE_FRESH",
+		2: "LEASE_LOST",
+	}
+	Lease_value = map[string]int32{
+		"LEASE_UNKNOWN": 0,
+		"LEASE_FRESH":   1,
+		"LEASE_LOST":    2,
+	}
+)
+
+func (x Lease) Enum() *Lease {
+	p := new(Lease)
+	*p = x
+	return p
+}
+
+func (x Lease) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Lease) Descriptor() protoreflect.EnumDescriptor {
+	return file_isthmus_v1_load_proto_enumTypes[0].Descriptor()
+}
+
+func (Lease) Type() protoreflect.EnumType {
+	return &file_isthmus_v1_load_proto_enumTypes[0]
+}
+
+func (x Lease) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Lease.Descriptor instead.
+func (Lease) EnumDescriptor() ([]byte, []int) {
+	return file_isthmus_v1_load_proto_rawDescGZIP(), []int{0}
+}
+
 type LoadRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"` // NAMESPACE/WORKLOAD
@@ -260,6 +310,7 @@ type Path struct {
 	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
 	Rtt           int64                  `protobuf:"varint,2,opt,name=rtt,proto3" json:"rtt,omitempty"`
 	Dead          bool                   `protobuf:"varint,3,opt,name=dead,proto3" json:"dead,omitempty"`
+	Lease         Lease                  `protobuf:"varint,4,opt,name=lease,proto3,enum=isthmus.v1.Lease" json:"lease,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -313,6 +364,13 @@ func (x *Path) GetDead() bool {
 		return x.Dead
 	}
 	return false
+}
+
+func (x *Path) GetLease() Lease {
+	if x != nil {
+		return x.Lease
+	}
+	return Lease_LEASE_UNKNOWN
 }
 
 type ServiceLoad struct {
@@ -427,11 +485,12 @@ const file_isthmus_v1_load_proto_rawDesc = "" +
 	"\x04wait\x18\x06 \x01(\x03R\x04wait\"j\n" +
 	"\vClusterLoad\x12&\n" +
 	"\x05paths\x18\x01 \x03(\v2\x10.isthmus.v1.PathR\x05paths\x123\n" +
-	"\bservices\x18\x02 \x03(\v2\x17.isthmus.v1.ServiceLoadR\bservices\"F\n" +
+	"\bservices\x18\x02 \x03(\v2\x17.isthmus.v1.ServiceLoadR\bservices\"o\n" +
 	"\x04Path\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x10\n" +
 	"\x03rtt\x18\x02 \x01(\x03R\x03rtt\x12\x12\n" +
-	"\x04dead\x18\x03 \x01(\bR\x04dead\"\xc8\x01\n" +
+	"\x04dead\x18\x03 \x01(\bR\x04dead\x12'\n" +
+	"\x05lease\x18\x04 \x01(\x0e2\x11.isthmus.v1.LeaseR\x05lease\"\xc8\x01\n" +
 	"\vServiceLoad\x121\n" +
 	"\aservice\x18\x01 \x01(\v2\x17.isthmus.v1.ServiceNameR\aservice\x12\x16\n" +
 	"\x06demand\x18\x02 \x01(\x01R\x06demand\x12\x12\n" +
@@ -439,7 +498,12 @@ const file_isthmus_v1_load_proto_rawDesc = "" +
 	"\x05lanes\x18\x04 \x01(\x01R\x05lanes\x12\x12\n" +
 	"\x04time\x18\x05 \x01(\x01R\x04time\x12\x12\n" +
 	"\x04wait\x18\x06 \x01(\x01R\x04wait\x12\x1c\n" +
-	"\tforbidden\x18\a \x03(\tR\tforbidden2C\n" +
+	"\tforbidden\x18\a \x03(\tR\tforbidden*;\n" +
+	"\x05Lease\x12\x11\n" +
+	"\rLEASE_UNKNOWN\x10\x00\x12\x0f\n" +
+	"\vLEASE_FRESH\x10\x01\x12\x0e\n" +
+	"\n" +
+	"LEASE_LOST\x10\x022C\n" +
 	"\x04Load\x12;\n" +
 	"\x06Report\x12\x17.isthmus.v1.LoadRequest\x1a\x18.isthmus.v1.LoadResponseB3Z1github.com/isthmus-mesh/isthmus/codec/wire/wirepbb\x06proto3"
 
@@ -455,29 +519,32 @@ func file_isthmus_v1_load_proto_rawDescGZIP() []byte {
 	return file_isthmus_v1_load_proto_rawDescData
 }
 
+var file_isthmus_v1_load_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
 var file_isthmus_v1_load_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_isthmus_v1_load_proto_goTypes = []any{
-	(*LoadRequest)(nil),  // 0: isthmus.v1.LoadRequest
-	(*LoadResponse)(nil), // 1: isthmus.v1.LoadResponse
-	(*Sample)(nil),       // 2: isthmus.v1.Sample
-	(*ClusterLoad)(nil),  // 3: isthmus.v1.ClusterLoad
-	(*Path)(nil),         // 4: isthmus.v1.Path
-	(*ServiceLoad)(nil),  // 5: isthmus.v1.ServiceLoad
-	(*ServiceName)(nil),  // 6: isthmus.v1.ServiceName
+	(Lease)(0),           // 0: isthmus.v1.Lease
+	(*LoadRequest)(nil),  // 1: isthmus.v1.LoadRequest
+	(*LoadResponse)(nil), // 2: isthmus.v1.LoadResponse
+	(*Sample)(nil),       // 3: isthmus.v1.Sample
+	(*ClusterLoad)(nil),  // 4: isthmus.v1.ClusterLoad
+	(*Path)(nil),         // 5: isthmus.v1.Path
+	(*ServiceLoad)(nil),  // 6: isthmus.v1.ServiceLoad
+	(*ServiceName)(nil),  // 7: isthmus.v1.ServiceName
 }
 var file_isthmus_v1_load_proto_depIdxs = []int32{
-	2, // 0: isthmus.v1.LoadRequest.samples:type_name -> isthmus.v1.Sample
-	6, // 1: isthmus.v1.Sample.service:type_name -> isthmus.v1.ServiceName
-	4, // 2: isthmus.v1.ClusterLoad.paths:type_name -> isthmus.v1.Path
-	5, // 3: isthmus.v1.ClusterLoad.services:type_name -> isthmus.v1.ServiceLoad
-	6, // 4: isthmus.v1.ServiceLoad.service:type_name -> isthmus.v1.ServiceName
-	0, // 5: isthmus.v1.Load.Report:input_type -> isthmus.v1.LoadRequest
-	1, // 6: isthmus.v1.Load.Report:output_type -> isthmus.v1.LoadResponse
-	6, // [6:7] is the sub-list for method output_type
-	5, // [5:6] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	3, // 0: isthmus.v1.LoadRequest.samples:type_name -> isthmus.v1.Sample
+	7, // 1: isthmus.v1.Sample.service:type_name -> isthmus.v1.ServiceName
+	5, // 2: isthmus.v1.ClusterLoad.paths:type_name -> isthmus.v1.Path
+	6, // 3: isthmus.v1.ClusterLoad.services:type_name -> isthmus.v1.ServiceLoad
+	0, // 4: isthmus.v1.Path.lease:type_name -> isthmus.v1.Lease
+	7, // 5: isthmus.v1.ServiceLoad.service:type_name -> isthmus.v1.ServiceName
+	1, // 6: isthmus.v1.Load.Report:input_type -> isthmus.v1.LoadRequest
+	2, // 7: isthmus.v1.Load.Report:output_type -> isthmus.v1.LoadResponse
+	7, // [7:8] is the sub-list for method output_type
+	6, // [6:7] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_isthmus_v1_load_proto_init() }
@@ -491,13 +558,14 @@ func file_isthmus_v1_load_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_isthmus_v1_load_proto_rawDesc), len(file_isthmus_v1_load_proto_rawDesc)),
-			NumEnums:      0,
+			NumEnums:      1,
 			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_isthmus_v1_load_proto_goTypes,
 		DependencyIndexes: file_isthmus_v1_load_proto_depIdxs,
+		EnumInfos:         file_isthmus_v1_load_proto_enumTypes,
 		MessageInfos:      file_isthmus_v1_load_proto_msgTypes,
 	}.Build()
 	File_isthmus_v1_load_proto = out.File
