@@ -30,7 +30,9 @@ import (
 
 // Bounds of asking. What was gathered serves all who ask within fresh: a watch of many objects asks for each.
 const (
-	askMax   = time.Second
+	askMax = time.Second
+	// againMax is for one that did not answer the last time.
+	againMax = 100 * time.Millisecond
 	fresh    = 500 * time.Millisecond
 	bytesMax = 128 << 20
 )
@@ -80,7 +82,10 @@ type Census struct {
 	// Self is this replica, All are those that are known, this one among them.
 	Self string
 	All  func() []sibling.Replica
-	Own  *Server
+	// Silent is for how long a replica has not answered, Answered is told what came of asking.
+	Silent   func(name string) time.Duration
+	Answered func(name string, err error)
+	Own      *Server
 	// Dial is how a replica is dialled, but for where.
 	Dial  peer.DialConfig
 	Clock clock.Clock
@@ -90,15 +95,14 @@ type Census struct {
 	lastAt time.Time
 }
 
-// Replicas asks all at once, each for a second at most.
+// Replicas asks all at once, each for a second at most, and one that did not answer the last time for a tenth of that: one that
+// is dead would make everybody wait.
 func (c *Census) Replicas() []Replica {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.last != nil && c.Clock.Now().Sub(c.lastAt) < fresh {
 		return c.last
 	}
-	ctx, stop := context.WithTimeout(context.Background(), askMax)
-	defer stop()
 	known := c.All()
 	out := make([]Replica, len(known))
 	var asking sync.WaitGroup
@@ -108,7 +112,15 @@ func (c *Census) Replicas() []Replica {
 			continue
 		}
 		asking.Go(func() {
-			if out[i].Version, out[i].Proxies, out[i].Err = c.ask(ctx, r); out[i].Err != nil {
+			silent := c.Silent(r.Name)
+			ctx, stop := context.WithTimeout(context.Background(), patience(silent))
+			defer stop()
+			out[i].Version, out[i].Proxies, out[i].Err = c.ask(ctx, r)
+			c.Answered(r.Name, out[i].Err)
+			switch {
+			case out[i].Err != nil && silent > time.Second:
+				out[i].Err = fmt.Errorf("ask replica %s at %s what it sees: it has not answered for %v: %w", r.Name, r.Federation, silent.Round(time.Second), out[i].Err)
+			case out[i].Err != nil:
 				out[i].Err = fmt.Errorf("ask replica %s at %s what it sees: %w", r.Name, r.Federation, out[i].Err)
 			}
 		})
@@ -119,6 +131,20 @@ func (c *Census) Replicas() []Replica {
 	}
 	c.last, c.lastAt = out, c.Clock.Now()
 	return out
+}
+
+// patience is how long a replica is waited for that has not answered for so long.
+func patience(silent time.Duration) time.Duration {
+	if silent > 0 {
+		return againMax
+	}
+	return askMax
+}
+
+// Ask returns nil if a replica answers, whatever it sees.
+func (c *Census) Ask(ctx context.Context, r sibling.Replica) error {
+	_, _, err := c.ask(ctx, r)
+	return err
 }
 
 func (c *Census) ask(ctx context.Context, r sibling.Replica) (string, []xds.ClientStatus, error) {

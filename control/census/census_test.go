@@ -3,6 +3,8 @@ package census
 import (
 	"context"
 	"errors"
+	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,6 +13,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/control/sibling"
 	"github.com/isthmus-mesh/isthmus/internal/clock"
 	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/trust"
 	"github.com/isthmus-mesh/isthmus/xds"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -52,6 +55,29 @@ func TestOnlyReplicasAreTold(t *testing.T) {
 		if status.Code(err) != c.code || (err == nil) != (got.GetVersion() == "v0.1.0") {
 			t.Errorf("%s: %v, %v; want %v", c.id, got, err, c.code)
 		}
+	}
+}
+
+// TestADeadReplicaIsNotWaitedFor: it is asked all the same, and named with the reason, and what came of it is told.
+func TestADeadReplicaIsNotWaitedFor(t *testing.T) {
+	if patience(0) != askMax || patience(1) != againMax || againMax >= askMax {
+		t.Errorf("patience %v, and %v with one that did not answer", patience(0), patience(1))
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := ln.Addr().(*net.TCPAddr).AddrPort()
+	ln.Close() // nobody is there
+	told := map[string]error{}
+	c := &Census{Self: "me", Clock: clock.Real{}, Own: &Server{Proxies: func() []xds.ClientStatus { return nil }},
+		All:      func() []sibling.Replica { return []sibling.Replica{{Name: "me"}, {Name: "dead", Federation: at}} },
+		Silent:   func(string) time.Duration { return 3 * time.Minute },
+		Answered: func(name string, err error) { told[name] = err },
+		Dial:     peer.DialConfig{Source: trust.NewSource(clock.Real{}), TrustDomain: "eu.isthmus.local", Clock: clock.Real{}}}
+	got := c.Replicas()
+	if len(got) != 2 || got[1].Err == nil || !strings.Contains(got[1].Err.Error(), "it has not answered for 3m0s") || told["dead"] == nil || len(told) != 1 {
+		t.Errorf("%+v, told %v", got, told)
 	}
 }
 

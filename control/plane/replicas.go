@@ -1,6 +1,8 @@
 package plane
 
 import (
+	"context"
+
 	"github.com/isthmus-mesh/isthmus/control/census"
 	"github.com/isthmus-mesh/isthmus/control/peer"
 	"github.com/isthmus-mesh/isthmus/control/sibling"
@@ -12,12 +14,13 @@ import (
 func (p *Plane) newSiblings() *sibling.Set {
 	return sibling.New(sibling.Config{Cluster: p.cfg.Cluster, Shared: p.cfg.shared(), Store: p.store, Links: p.sharedLinks,
 		Self: sibling.Replica{Federation: p.cfg.Federation, Control: p.cfg.Control, API: p.cfg.API, Started: p.clock.Now().UnixMilli()},
-		Dial: peer.DialConfig{Source: p.source, TrustDomain: p.cfg.TrustDomain(), Local: p.cfg.Local, Clock: p.clock}, Clock: p.clock, Log: p.log})
+		Dial: peer.DialConfig{Source: p.source, TrustDomain: p.cfg.TrustDomain(), Local: p.cfg.Local, Clock: p.clock}, Clock: p.clock, Log: p.log,
+		Ask: func(ctx context.Context, r sibling.Replica) error { return p.census.Ask(ctx, r) }})
 }
 
 // newCensus asks the replicas what they see of proxies.
 func (p *Plane) newCensus() *census.Census {
-	return &census.Census{Self: p.siblings.Self().Name, All: p.siblings.All, Clock: p.clock,
+	return &census.Census{Self: p.siblings.Self().Name, All: p.siblings.All, Silent: p.siblings.Silent, Answered: p.siblings.Answered, Clock: p.clock,
 		Own:  &census.Server{TrustDomain: p.cfg.TrustDomain(), Identify: identify, Version: p.cfg.Build.Version, Proxies: p.Proxies},
 		Dial: peer.DialConfig{Source: p.source, TrustDomain: p.cfg.TrustDomain(), Local: p.cfg.Local, Clock: p.clock}}
 }

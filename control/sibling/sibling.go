@@ -5,7 +5,7 @@
 // have it from there follows the peer itself at once. Two that do are harmless.
 //
 // A replica is known by an object in the store, which it writes when it starts and takes back when it stops. Nothing
-// is written to keep it alive: whether a replica answers is found out by asking it.
+// is written to keep it alive: whether a replica answers is found out by asking it, and one that does not for long is taken out by the others.
 package sibling
 
 import (
@@ -51,6 +51,8 @@ type Replica struct {
 	API        netip.AddrPort `json:"api,omitzero"`
 	// Started tells its lives apart, in Unix milliseconds.
 	Started int64 `json:"started"`
+	// revision is that of the object.
+	revision int64
 }
 
 // Store is where replicas write that they are there.
@@ -69,6 +71,8 @@ type Config struct {
 	Store  Store
 	// Dial is how a replica is dialled, but for where.
 	Dial peer.DialConfig
+	// Ask returns nil if a replica answers.
+	Ask func(context.Context, Replica) error
 	// Links are the followers of the peers whose links are shared out.
 	Links func() map[mesh.ClusterName]*peer.Follower
 	Clock clock.Clock
@@ -78,11 +82,14 @@ type Config struct {
 // Set is the replicas that are known. It is safe for concurrent use.
 type Set struct {
 	cfg Config
-	// wake tells that they changed, misplaced that a link was opened elsewhere than it should be.
-	wake, misplaced chan struct{}
+	// wake tells that they changed, misplaced that a link was opened elsewhere than it should be, erased that this one was
+	// taken out.
+	wake, misplaced, erased chan struct{}
 
 	mu    sync.Mutex
 	known map[string]Replica
+	// silent are those that do not answer; see Answered.
+	silent map[string]silence
 	// down are those that did not answer when they were last asked.
 	down map[string]bool
 	// without are those that answered, and had nothing to tell of a peer.
@@ -100,7 +107,7 @@ type ask struct {
 // New knows none yet.
 func New(cfg Config) *Set {
 	cfg.Self.Name = strings.NewReplacer("[", "", "]", "", ":", "-").Replace(cfg.Self.Federation.String())
-	return &Set{cfg: cfg, wake: make(chan struct{}, 1), misplaced: make(chan struct{}, 1), known: map[string]Replica{}, down: map[string]bool{},
+	return &Set{cfg: cfg, wake: make(chan struct{}, 1), misplaced: make(chan struct{}, 1), erased: make(chan struct{}, 1), silent: map[string]silence{}, known: map[string]Replica{}, down: map[string]bool{},
 		without: map[ask]bool{}, through: map[mesh.ClusterName]string{}}
 }
 
@@ -124,7 +131,7 @@ func (s *Set) Apply(e store.Events) {
 		if o.Kind != Kind {
 			continue
 		}
-		r := Replica{Name: o.Name}
+		r := Replica{Name: o.Name, revision: o.Revision}
 		if err := json.Unmarshal(o.Value, &r); err != nil {
 			s.cfg.Log.Error("what is stored of a replica cannot be read", "name", o.Name, "error", err)
 			continue
@@ -139,6 +146,12 @@ func (s *Set) Apply(e store.Events) {
 	if maps.Equal(before, s.known) {
 		return
 	}
+	if _, had := before[s.cfg.Self.Name]; had {
+		if _, has := s.known[s.cfg.Self.Name]; !has {
+			signal(s.erased)
+		}
+	}
+	maps.DeleteFunc(s.silent, func(n string, _ silence) bool { return before[n] != s.known[n] })
 	for n, r := range s.known { // one that starts anew is asked anew
 		if before[n] != r {
 			delete(s.down, n)
@@ -285,8 +298,9 @@ func (s *Set) Run(ctx context.Context) error {
 		}
 	}()
 	again, due := shareFirst, s.cfg.Clock.Now().Add(shareEvery)
-	timer := s.cfg.Clock.NewTimer(shareEvery)
+	timer, attend := s.cfg.Clock.NewTimer(shareEvery), s.cfg.Clock.NewTimer(askEvery)
 	defer timer.Stop()
+	defer attend.Stop()
 	look := func(wait time.Duration) {
 		wait += rand.N(wait / 4)
 		due = s.cfg.Clock.Now().Add(wait)
@@ -299,6 +313,15 @@ func (s *Set) Run(ctx context.Context) error {
 		case <-s.misplaced:
 			if s.cfg.Clock.Now().Add(again).Before(due) {
 				look(again)
+			}
+			continue
+		case <-attend.C():
+			s.attend(ctx)
+			attend.Reset(askEvery + rand.N(askEvery/4))
+			continue
+		case <-s.erased:
+			if err := s.persist(ctx, own); err != nil {
+				return err
 			}
 			continue
 		case <-timer.C():
