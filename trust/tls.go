@@ -2,6 +2,7 @@ package trust
 
 import (
 	"crypto/tls"
+	"slices"
 )
 
 // ClientConfig is the configuration of one connection to the server that asks for
@@ -38,10 +39,11 @@ type ServerOptions struct {
 	// ALPN is what the server speaks, the preferred first. When it is not empty a
 	// client must ask for one of it.
 	ALPN []string
-	// Serves, if not nil, is asked for the client's SNI before any certificate is
-	// shown; false ends the handshake with the alert unrecognized_name (RFC 6066 §3).
-	// It is called concurrently and must not block.
-	Serves func(sni string) bool
+	// Serves, if not nil, is asked for the client's SNI, empty if it sent none, and for
+	// the protocol of ALPN that will be spoken, before any certificate is shown; false
+	// ends the handshake with the alert unrecognized_name (RFC 6066 §3). It is called
+	// concurrently and must not block.
+	Serves func(sni, protocol string) bool
 }
 
 // ServerConfig is the configuration of a listener, shared by its connections: it
@@ -60,14 +62,14 @@ func ServerConfig(source *Source, o ServerOptions) *tls.Config {
 	return c
 }
 
-func serverBase(source *Source, alpn []string, serves func(string) bool) *tls.Config {
+func serverBase(source *Source, alpn []string, serves func(sni, protocol string) bool) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		MaxVersion: tls.VersionTLS13,
 		NextProtos: alpn,
 		Time:       source.now,
 		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-			if serves != nil && !serves(hello.ServerName) {
+			if serves != nil && !serves(hello.ServerName, chosen(alpn, hello.SupportedProtos)) {
 				return nil, nil // crypto/tls answers unrecognized_name
 			}
 			return source.certificate()
@@ -75,4 +77,15 @@ func serverBase(source *Source, alpn []string, serves func(string) bool) *tls.Co
 		// A ticket would let a client in whose root or cluster was expelled meanwhile.
 		SessionTicketsDisabled: true,
 	}
+}
+
+// chosen is what crypto/tls agrees to: the first of ours that the client speaks (RFC 7301
+// §3.2), or nothing.
+func chosen(ours, theirs []string) string {
+	for _, p := range ours {
+		if slices.Contains(theirs, p) {
+			return p
+		}
+	}
+	return ""
 }

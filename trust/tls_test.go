@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -83,17 +84,20 @@ func TestOnlyTheMeshsTLSIsSpoken(t *testing.T) {
 
 func TestAnUnservedNameIsAnsweredInWords(t *testing.T) {
 	e := newEnds(t)
-	var asked string
-	server := trust.ServerConfig(e.server, trust.ServerOptions{
-		Accept: trust.AcceptKnownClients(),
-		Serves: func(sni string) bool { asked = sni; return false },
-	})
-	err, _ := handshake(t, e.clientConfig(), server)
-	if err == nil || !strings.Contains(err.Error(), "unrecognized name") {
-		t.Errorf("client error %v, want the alert unrecognized_name", err)
-	}
-	if want := "0.shop.default.eu-west.isthmus.local"; asked != want {
-		t.Errorf("asked for %q, want %q", asked, want)
+	for protocol, offers := range map[string][]string{"isthmus/1": {"h2", "isthmus/1"}, "h2": {"h2"}, "": {}} {
+		var asked []string
+		server := trust.ServerConfig(e.server, trust.ServerOptions{
+			Accept: trust.AcceptKnownClients(), ALPN: []string{"isthmus/1", "h2"},
+			Serves: func(sni, protocol string) bool { asked = []string{sni, protocol}; return false },
+		})
+		client := e.clientConfig(offers...)
+		err, _ := handshake(t, client, server)
+		if err == nil || !strings.Contains(err.Error(), "unrecognized name") {
+			t.Errorf("client error %v, want the alert unrecognized_name", err)
+		}
+		if want := []string{"0.shop.default.eu-west.isthmus.local", protocol}; !slices.Equal(asked, want) {
+			t.Errorf("asked for %q, want %q", asked, want)
+		}
 	}
 }
 

@@ -140,7 +140,7 @@ func (a *Agent) build() {
 			return n.TrustDomain == a.cfg.TrustDomain && (!s.Ready || s.Inbound[n.Service] != nil)
 		},
 		Handle: func(ex message.Exchange, p tunnel.Peer) {
-			a.proxy.Inbound(ex, proxy.Peer{Identity: p.Identity, SNI: p.SNI})
+			a.proxy.Inbound(ex, proxy.Peer{Identity: p.Identity, SNI: p.SNI, HBONE: p.HBONE})
 		}})
 	a.gate = tunnel.NewGateway(tunnel.GatewayConfig{Route: a.slot, Source: a.source, Local: a.cfg.Local, Log: a.log, DrainTime: a.cfg.drainTime(),
 		Domain: func() mesh.TrustDomain { return a.cfg.TrustDomain }})

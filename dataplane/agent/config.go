@@ -13,8 +13,10 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -118,6 +120,14 @@ func (c *Config) ServiceAddress(service netip.Addr) (netip.Addr, bool) {
 	own, theirs := c.ServiceNet.Addr().As4(), service.As4()
 	own[3] = theirs[3]
 	return netip.AddrFrom4(own), theirs[3] >= 10
+}
+
+// owns reports whether a port is this proxy's own: what was carried to it would be taken for this host's.
+func (c *Config) owns(p ir.InboundPort) bool {
+	at := p.Target
+	return slices.ContainsFunc([]netip.AddrPort{c.Outbound, c.Inbound, c.Captured, c.Gateway, c.Admin, c.DNS}, func(o netip.AddrPort) bool {
+		return o.Port() != 0 && o.Port() == at.Port() && (o.Addr() == at.Addr() || o.Addr().IsUnspecified())
+	})
 }
 
 // Validate reports every fault.

@@ -332,6 +332,12 @@ func (s *store) inbound(in *ir.Inbound, prev *proxy.Inbound) *proxy.Inbound {
 	if svc := s.services[in.Service]; svc != nil {
 		traffic = &svc.Traffic
 	}
+	if slices.ContainsFunc(in.Ports, s.cfg.owns) {
+		if prev == nil {
+			s.log.Error("a service's target is a port of this proxy itself, which nothing is carried to", "service", in.Service.String())
+		}
+		in = &ir.Inbound{Service: in.Service, Ports: slices.DeleteFunc(slices.Clone(in.Ports), s.cfg.owns)}
+	}
 	out, err := proxy.NewInbound(in, s.access[in.Service], traffic, prev)
 	if err != nil {
 		s.log.Error("the traffic policy of a service that was accepted cannot be built", "service", in.Service.String(), "error", err)

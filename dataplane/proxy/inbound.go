@@ -23,6 +23,8 @@ import (
 type Peer struct {
 	Identity mesh.Identity
 	SNI      mesh.SNI
+	// HBONE says that it is a proxy of another mesh (tunnel.Peer).
+	HBONE bool
 }
 
 // Access decides who may call a service. Make one with NewAccess; it is immutable.

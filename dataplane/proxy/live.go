@@ -78,6 +78,8 @@ func (r *request) judge(s *State) {
 		if s.Self == nil || !s.Self.OutboundAllowAny {
 			r.expel(&verdict{refusal: *refuse(mesh.ReasonOutsideMesh, "the mesh lets nothing out any more")})
 		}
+	case r.at.IsValid():
+		r.judgeClaims(s)
 	case r.in != nil:
 		in := s.Inbound[r.in.Service]
 		if in == nil || in.Access == nil || in.Access == r.judgedBy {

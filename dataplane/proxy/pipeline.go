@@ -65,3 +65,21 @@ var inbound = [...]stage{
 	{"tell the caller", (*request).introduce},
 	{"forward to the application", (*request).deliver},
 }
+
+// foreign is the server proxy's side for a proxy of another mesh, which speaks HBONE.
+var foreign = [...]stage{
+	// First, so that nothing below can meet what such a client says under our names.
+	{"believe no field", (*request).disbelieve},
+	// Before anything is read as what it is not.
+	{"take connections only", (*request).connectsOnly},
+	// No field says which service is meant: the authority does, and where the connection asked for a name both must agree.
+	{"find what is named", (*request).named},
+	// Before the application or its limits see anything.
+	{"authorise", (*request).authoriseAll},
+	// From here on as above. Nobody is told the caller: bytes have no fields.
+	{"check the application's health", (*request).checkHealth},
+	{"limit the rate", (*request).limitRate},
+	{"hold the service's limits", (*request).holdLimits},
+	{"shed", (*request).shed},
+	{"forward to the application", (*request).deliver},
+}

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"errors"
+	"net/netip"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -144,11 +145,15 @@ func (p *Proxy) Outbound(ex message.Exchange, via Via) {
 	r.run(outbound[:])
 }
 
-// Inbound carries one request of a client proxy to the own application. It returns when
+// Inbound carries one request of a client proxy, or a connection of another mesh's, to the own application. It returns when
 // the exchange has ended.
 func (p *Proxy) Inbound(ex message.Exchange, peer Peer) {
 	r := p.begin(ex)
 	r.peer, r.rec.Inbound, r.rec.Caller = peer, true, peer.Identity
+	if peer.HBONE {
+		r.run(foreign[:])
+		return
+	}
 	r.run(inbound[:])
 }
 
@@ -212,6 +217,9 @@ type request struct {
 	// asks is what was decided on, by judgedBy.
 	asks     policy.Request
 	judgedBy *Access
+	// at, unless it is invalid, is the address that a connection by HBONE is to, and claims what is there.
+	at     netip.AddrPort
+	claims []claim
 	// tenant is this request's place at the application, if places is where it has one.
 	tenant tenancy.Tenant
 	place  *tenancy.Table
@@ -328,6 +336,8 @@ func (r *request) end() {
 	r.far, r.socket = "", message.Handshake{}
 	clear(r.tried[:])
 	r.peer, r.in, r.to, r.asks, r.judgedBy = Peer{}, nil, inboundPort{}, policy.Request{}, nil
+	clear(r.claims)
+	r.at, r.claims = netip.AddrPort{}, r.claims[:0]
 	r.stream, r.pair, r.ended, r.headed, r.extended, r.upload = nil, nil, false, false, time.Time{}, nil
 	p.requests.Put(r)
 }
@@ -359,7 +369,10 @@ func (r *request) refuse(ref *refusal) {
 		h.Add(FieldReason, string(ref.reason))
 	}
 	addBytes(h, FieldRequestID, r.rec.RequestID)
-	if ref.notExecuted && r.rec.Inbound { // an application is not shown what is between proxies
+	if ref.status == 405 {
+		h.Add("allow", "CONNECT") // RFC 9110 §15.5.6
+	}
+	if ref.notExecuted && r.rec.Inbound && !r.peer.HBONE { // none but proxies are shown what is between them
 		h.Add(FieldNotExecuted, string(ref.reason))
 	}
 	if ref.retryAfter > 0 {
@@ -380,47 +393,6 @@ func (r *request) refuse(ref *refusal) {
 		_, _ = r.ex.Write([]byte(text)) // a client that left needs no answer
 	}
 	r.clean = r.ex.Finish(nil) == nil && r.body.read
-}
-
-// clientLeft is called by the engine, on a goroutine of its own and perhaps late.
-func (r *request) clientLeft(use uint8) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.uses&1 == use {
-		r.cutLocked(errClientLeft)
-	}
-}
-
-var errClientLeft = errors.New("the client has left")
-
-// lose cuts the request short: the client can send or hear no more.
-func (r *request) lose(err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.cutLocked(err)
-}
-
-func (r *request) cutLocked(err error) {
-	if r.cut == nil {
-		r.cut = err
-		select {
-		case r.wake <- struct{}{}:
-		default:
-		}
-		if r.stream != nil {
-			r.stream.SetDeadline(past())
-		}
-		if r.pair != nil {
-			r.pair.Cut(err)
-		}
-	}
-}
-
-// lostClient is why the client is gone, or nil.
-func (r *request) lostClient() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.cut
 }
 
 // hold makes s the stream in use until drop.

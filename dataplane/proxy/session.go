@@ -51,6 +51,7 @@ func (r *request) learn() {
 // application its session.
 func (r *request) tell() {
 	switch {
+	case r.peer.HBONE: // it would not know what that is
 	case r.rec.Inbound:
 		if tag := r.proxy.cfg.Tag; tag != "" {
 			r.reply.Add(FieldTag, tag)

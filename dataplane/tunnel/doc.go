@@ -8,8 +8,11 @@
 // A gateway cannot say goodbye on a connection it cannot read: when it stops, what passes
 // through it breaks.
 //
+// A Server also takes connections of other meshes' proxies, by HBONE: the same handshake and the same
+// bounds, told apart by ALPN.
+//
 // Read Dialer (client side), Server (server side) and Gateway (between); docs/adr/0001 says
-// why places behind a gateway are slots.
+// why places behind a gateway are slots, docs/adr/0031 what HBONE is here.
 package tunnel
 
 import (
@@ -20,6 +23,10 @@ import (
 
 // ALPN is what proxies speak on port 15008: requests and CONNECT streams.
 const ALPN = "isthmus/1"
+
+// HBONE is the ALPN of proxies of other meshes: HTTP/2 whose streams are CONNECT, and nothing else. Who offers both is
+// spoken to as a proxy of ours.
+const HBONE = "h2"
 
 // GatewayName is the server name of a trust domain's gateways themselves, as opposed to
 // what lies behind them: whoever pings a gateway asks for it.

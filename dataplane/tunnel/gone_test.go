@@ -37,9 +37,14 @@ func (p *pipes) Addr() net.Addr { return nil }
 // open shakes hands with a server behind p and asks for something.
 func (p *pipes) open(t *testing.T, m *mesh2, s *trust.SVID) (*http2.ClientConn, message.Stream) {
 	t.Helper()
+	return p.openAs(t, m, s, "0.orders.default."+string(east), tunnel.ALPN)
+}
+
+func (p *pipes) openAs(t *testing.T, m *mesh2, s *trust.SVID, name, protocol string) (*http2.ClientConn, message.Stream) {
+	t.Helper()
 	a, b := net.Pipe()
 	p.conns <- b
-	tc := tls.Client(a, trust.ClientConfig(sourceOf(t, s, m.bundles), trust.AcceptServers(east, orders), "0.orders.default."+string(east), tunnel.ALPN))
+	tc := tls.Client(a, trust.ClientConfig(sourceOf(t, s, m.bundles), trust.AcceptServers(east, orders), name, protocol))
 	if err := tc.Handshake(); err != nil {
 		t.Fatal(err)
 	}

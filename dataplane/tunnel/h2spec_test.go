@@ -16,9 +16,18 @@ import (
 	"github.com/isthmus-mesh/isthmus/trust"
 )
 
-// TestInterProxyH2Spec runs h2spec against the inter-proxy listener. h2spec has no certificate, so
-// it speaks to a relay that has one and carries its octets inside mTLS, unread.
+// TestInterProxyH2Spec runs h2spec against the inter-proxy listener, as a proxy of ours and as one that speaks HBONE. h2spec has
+// no certificate, so it speaks to a relay that has one and carries its octets inside mTLS, unread.
 func TestInterProxyH2Spec(t *testing.T) {
+	for _, protocol := range []string{tunnel.ALPN, tunnel.HBONE} {
+		t.Run(protocol, func(t *testing.T) {
+			t.Parallel()
+			interProxyH2Spec(t, protocol)
+		})
+	}
+}
+
+func interProxyH2Spec(t *testing.T, protocol string) {
 	m := newMesh(t)
 	server, _ := m.server(t, m.east.svid(t, orders, time.Hour), func(ex message.Exchange, _ tunnel.Peer) {
 		if _, err := io.Copy(io.Discard, ex); err != nil {
@@ -31,7 +40,7 @@ func TestInterProxyH2Spec(t *testing.T) {
 	})
 	source := sourceOf(t, m.west.svid(t, shop, time.Hour), m.bundles)
 	name := mesh.SNI{Service: ordersName, TrustDomain: east}
-	cfg := trust.ClientConfig(source, trust.AcceptServers(east, orders), name.String(), tunnel.ALPN)
+	cfg := trust.ClientConfig(source, trust.AcceptServers(east, orders), name.String(), protocol)
 	relay := serve(t, listen(t), func(ctx context.Context, ln net.Listener) error {
 		var conns sync.WaitGroup
 		defer conns.Wait()

@@ -23,6 +23,9 @@ import (
 type Peer struct {
 	Identity mesh.Identity
 	SNI      mesh.SNI
+	// HBONE says that it is no proxy of ours, and is to be believed nothing but its identity. It may have asked
+	// for no name: then SNI is zero.
+	HBONE bool
 }
 
 // ServerConfig is what a Server works with; all fields but MaxConns and Budget are
@@ -56,6 +59,8 @@ const (
 	// every quietMax at the latest.
 	goneAfter = 10 * time.Second
 	goneLook  = 2 * time.Second
+	// askAfter is the silence after which a client of HBONE is asked, which need not ask by itself.
+	askAfter = 4 * time.Second
 )
 
 // Server is the server side of inter-proxy connections.
@@ -87,6 +92,8 @@ type served struct {
 	chain   []*x509.Certificate
 	drain   context.CancelFunc
 	streams atomic.Int64
+	// ask, if set, has the client answer: it speaks HBONE.
+	ask atomic.Pointer[func(uint64)]
 }
 
 // Write is called by the connection's flusher only, one at a time.
@@ -103,8 +110,11 @@ func NewServer(cfg ServerConfig) *Server {
 	s := &Server{cfg: cfg, conns: map[*served]bool{}, epoch: cfg.Now(), offences: &door.Offences{Now: cfg.Now}, allowance: &door.Allowance{}}
 	s.all = &door.Door{Most: cfg.MaxConns, Allowance: s.allowance, Log: cfg.Log, Now: cfg.Now}
 	s.strangers = &door.Door{Most: handshakesMax, Each: handshakesEach, Log: cfg.Log, Now: cfg.Now}
-	s.tls = trust.ServerConfig(cfg.Source, trust.ServerOptions{Accept: trust.AcceptKnownClients(), ALPN: []string{ALPN},
-		Serves: func(name string) bool {
+	s.tls = trust.ServerConfig(cfg.Source, trust.ServerOptions{Accept: trust.AcceptKnownClients(), ALPN: []string{ALPN, HBONE},
+		Serves: func(name, protocol string) bool {
+			if name == "" && protocol == HBONE {
+				return true
+			}
 			sni, err := mesh.ParseSNI(name)
 			return err == nil && cfg.Serves(sni)
 		}})
@@ -187,44 +197,65 @@ func (s *Server) serve(ctx context.Context, raw net.Conn, shaken func()) {
 		s.cfg.Log.Warn("a connection was refused", "remote", raw.RemoteAddr().String(), "reason", string(reasonOf(err)), "error", err)
 		return
 	}
-	state := tc.ConnectionState()
-	id, err := trust.PeerIdentity(state)
-	sni, err2 := mesh.ParseSNI(state.ServerName)
-	if err := errors.Join(err, err2); err != nil {
+	peer, err := peerOf(tc.ConnectionState())
+	if err != nil {
 		raw.Close()
 		s.cfg.Log.Error("a verified connection has no identity or name", "error", err)
 		return
 	}
-	who := door.PeerOf(raw, id)
+	who := door.PeerOf(raw, peer.Identity)
 	if left := s.offences.Left(who); left > 0 {
-		s.turnAway(raw, tc, id, left)
+		s.turnAway(raw, tc, peer.Identity, left)
 		return
 	}
 	s.allowance.Earn(raw, s.cfg.Now())
 	ctx, drain := context.WithCancel(ctx)
 	defer drain()
-	v := &served{Conn: tc, records: records, socket: below, chain: state.PeerCertificates, drain: drain}
+	v := &served{Conn: tc, records: records, socket: below, chain: tc.ConnectionState().PeerCertificates, drain: drain}
 	s.add(v, material)
 	defer s.remove(v)
-	peer := Peer{id, sni}
-	err = http2.ServeConn(ctx, v, http2.Config{ConnectProtocol: true, Budget: s.cfg.Budget, IdleTimeout: serverIdle, DrainTimeout: s.cfg.DrainTime, Now: s.nanos,
+	err = http2.ServeConn(ctx, v, s.engine(v, peer), func(ex message.Exchange) {
+		v.streams.Add(1)
+		defer v.streams.Add(-1)
+		s.cfg.Handle(ex, peer)
+	})
+	s.ended(raw, who, peer, err)
+}
+
+// peerOf reads who is at the other end of a connection that was verified.
+func peerOf(state tls.ConnectionState) (Peer, error) {
+	p := Peer{HBONE: state.NegotiatedProtocol == HBONE}
+	var err, noName error
+	p.Identity, err = trust.PeerIdentity(state)
+	if state.ServerName != "" || !p.HBONE {
+		p.SNI, noName = mesh.ParseSNI(state.ServerName)
+	}
+	return p, errors.Join(err, noName)
+}
+
+// engine bounds a connection's HTTP/2. A client of HBONE may ask for no extended CONNECT, and is told nothing of what has
+// come: it would not know what that is.
+func (s *Server) engine(v *served, peer Peer) http2.Config {
+	return http2.Config{ConnectProtocol: !peer.HBONE, Budget: s.cfg.Budget, IdleTimeout: serverIdle, DrainTimeout: s.cfg.DrainTime, Now: s.nanos,
 		Report: func(send func(uint64)) {
-			if !s.mute {
-				below.report.Store(&send)
+			switch {
+			case peer.HBONE:
+				v.ask.Store(&send)
+			case !s.mute:
+				v.socket.report.Store(&send)
 			}
 		},
 		Stuck: func() {
 			if omitted, ok := s.complaints.room(s.cfg.Now()); ok {
-				s.cfg.Log.Warn("requests of a connection wait: its peer takes no answers", "peer", id.String(), "remote", raw.RemoteAddr().String(),
+				s.cfg.Log.Warn("requests of a connection wait: its peer takes no answers", "peer", peer.Identity.String(), "remote", v.RemoteAddr().String(),
 					"reason", string(mesh.ReasonOverloaded), "omitted", omitted)
 			}
 		},
-		Panic: func(p any) { s.cfg.Log.Error("a request's handler panicked", "panic", p) }},
-		func(ex message.Exchange) {
-			v.streams.Add(1)
-			defer v.streams.Add(-1)
-			s.cfg.Handle(ex, peer)
-		})
+		Panic: func(p any) { s.cfg.Log.Error("a request's handler panicked", "panic", p) }}
+}
+
+// ended says why a connection ended, and remembers who floods.
+func (s *Server) ended(raw net.Conn, who door.Peer, peer Peer, err error) {
 	var fault *http2.ConnError
 	switch {
 	case errors.As(err, &fault) && fault.Code == http2.EnhanceYourCalm && !fault.Remote:
@@ -232,10 +263,10 @@ func (s *Server) serve(ctx context.Context, raw net.Conn, shaken func()) {
 		if fault.Abuse {
 			away = s.offences.Note(who)
 		}
-		s.cfg.Log.Warn("a connection was ended: its peer floods it", "peer", id.String(), "remote", raw.RemoteAddr().String(),
+		s.cfg.Log.Warn("a connection was ended: its peer floods it", "peer", peer.Identity.String(), "remote", raw.RemoteAddr().String(),
 			"reason", string(mesh.ReasonProtocol), "error", err, "turned_away_for", away.String())
 	case err != nil:
-		s.cfg.Log.Debug("a connection ended", "peer", id.String(), "error", err)
+		s.cfg.Log.Debug("a connection ended", "peer", peer.Identity.String(), "error", err)
 	}
 }
 
@@ -311,9 +342,14 @@ func (s *Server) each(f func(*served)) {
 // look gives up a client that has gone, and lets a connection end whose certificate has: the
 // client makes a new one with the certificate it has by then.
 func (s *Server) look(v *served, now int64) {
-	if !s.patient && v.streams.Load() > 0 && time.Duration(now-v.socket.at.Load()) > goneAfter {
-		s.cfg.Log.Warn("a connection is closed: its peer has been silent", "remote", v.RemoteAddr().String())
-		v.NetConn().Close()
+	if silent := time.Duration(now - v.socket.at.Load()); !s.patient && v.streams.Load() > 0 {
+		switch ask := v.ask.Load(); {
+		case silent > goneAfter:
+			s.cfg.Log.Warn("a connection is closed: its peer has been silent", "remote", v.RemoteAddr().String())
+			v.NetConn().Close()
+		case silent > askAfter && ask != nil:
+			(*ask)(0) // a PING, which every peer answers (RFC 9113 §6.7)
+		}
 	}
 	if s.cfg.Now().After(v.chain[0].NotAfter) {
 		v.drain()
