@@ -429,6 +429,7 @@ func (x *explainer) backend(b *ir.Backend, share float64) BackendChoice {
 		return c
 	}
 	x.authorise(&c, b, &head, pick.Endpoint.Cluster)
+	x.lastHop(&c, b.Service, svc, pick.Endpoint.Cluster)
 	if c.Outcome.Answer == Forwarded && !slices.ContainsFunc(c.Candidates, func(k Candidate) bool { return k.Kept }) {
 		c.Outcome.Detail += ", as a last resort: no candidate is left that is wise"
 	}
@@ -456,13 +457,7 @@ func (x *explainer) authorise(c *BackendChoice, b *ir.Backend, head *message.Hea
 		return
 	}
 	path, _, _ := strings.Cut(string(head.Path), "?")
-	req := policy.Request{Caller: x.out.Source.id, Port: c.Port, Method: string(head.Method), Path: path}
-	if svc := x.service; x.verdict == nil {
-		if i := x.portIndex(c.Port); i >= 0 && !svc.Ports[i].Protocol.MayBeHTTP() {
-			req.Method, req.Path = "", "" // a connection
-		}
-	}
-	d := policy.Compile(access, at).Decide(req)
+	d := policy.Compile(access, at).Admit(policy.Request{Caller: x.out.Source.id, Port: c.Port, Method: string(head.Method), Path: path}, x.carriesBytes(c.Port))
 	c.Authorisations = append(c.Authorisations, Authorisation{Cluster: at, Allowed: d.Allowed, Reason: d.Reason, Object: d.Object, Rule: d.Rule,
 		Why: d.Why, Audited: d.Audited, Guess: at != x.view.Cluster})
 	if c.Outcome = (Outcome{Answer: Forwarded, Detail: "to cluster " + string(at)}); !d.Allowed {

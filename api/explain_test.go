@@ -204,6 +204,13 @@ apiVersion: isthmus.dev/v1alpha1
 kind: Workload
 metadata: {name: catalog-0, labels: {app: catalog}}
 spec: {address: 127.11.1.2, serviceAccount: catalog, proxy: "%s"}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {name: catalog, namespace: shop}
+spec:
+  targetRefs: [{group: "", kind: Service, name: catalog}]
+  validation: {hostname: catalog.example.com, wellKnownCACertificates: System}
 `, netip.MustParseAddrPort("127.11.1.1:15008")))
 	q := api.ExplainRequest{Source: "catalog.shop@eu-west", Destination: "http://catalog/items?a=b", Method: "post", Headers: []string{"X-A: b"}}
 	got, err := s.client.Explain(s.context(), q)
@@ -223,6 +230,11 @@ spec: {address: 127.11.1.2, serviceAccount: catalog, proxy: "%s"}
 	}
 	if diff := cmp.Diff(a.String(), b.String()); diff != "" || got.Outcome.Answer != api.Forwarded {
 		t.Errorf("%s\n(-function +http):\n%s", b.String(), diff)
+	}
+	tls := &api.LastHopTLS{Object: "BackendTLSPolicy shop/catalog@eu-west", ServerName: "catalog.example.com", ALPN: []string{"http/1.1"},
+		MustBe: []string{"Hostname catalog.example.com"}, Authorities: []string{"the host's"}}
+	if diff := cmp.Diff(&api.LastHop{Protocol: "HTTP", TLS: tls}, got.Backends[0].Application); diff != "" {
+		t.Errorf("the last hop (-want +got):\n%s", diff)
 	}
 	for _, bad := range []api.ExplainRequest{{Source: "a", Destination: "b"}, {Source: "a@eu-west", Destination: "ftp://x"}, {Source: "a@eu-west", Destination: ":0"},
 		{Source: "spiffe://x", Destination: "b"}, {Source: "a@eu-west", Destination: "b", Headers: []string{"x"}}, {Source: "a@eu-west", Destination: "b", Path: "x"}} {

@@ -91,7 +91,31 @@ type BackendChoice struct {
 	Candidates []Candidate    `json:"candidates,omitempty"`
 	// Authorisations are the verdicts of the clusters that are chosen from.
 	Authorisations []Authorisation `json:"authorisations,omitempty"`
-	Outcome        Outcome         `json:"outcome"`
+	// Application is the last hop, where it is this cluster's: how another's is spoken to is known there alone.
+	Application *LastHop `json:"application,omitempty"`
+	Outcome     Outcome  `json:"outcome"`
+}
+
+// LastHop is how an application's proxy speaks to it.
+type LastHop struct {
+	// Protocol in which it is spoken to.
+	Protocol string `json:"protocol"`
+	// TLS is nil in the clear.
+	TLS *LastHopTLS `json:"tls,omitempty"`
+}
+
+// LastHopTLS is a BackendTLSPolicy at work.
+type LastHopTLS struct {
+	Object string `json:"object"`
+	// ServerName and ALPN are asked for.
+	ServerName string   `json:"serverName,omitempty"`
+	ALPN       []string `json:"alpn,omitempty"`
+	// MustBe are the names of which the certificate must be for one, "Hostname x" or "URI x".
+	MustBe []string `json:"mustBe,omitempty"`
+	// Authorities are those who may have issued it: "the policy's", "the host's".
+	Authorities []string `json:"authorities,omitempty"`
+	// Refused, if not empty, is why the application is not spoken to at all.
+	Refused string `json:"refused,omitempty"`
 }
 
 // ClusterShare is a cluster's part of requests, 0 to 1.
@@ -258,9 +282,25 @@ func (c *BackendChoice) narrate(b *strings.Builder) {
 			fmt.Fprintf(b, "          judged by what is replicated here; %s may have policies that stay home\n", a.Cluster)
 		}
 	}
+	if c.Application != nil && c.Application.TLS != nil {
+		c.Application.TLS.narrate(b, c.Application.Protocol)
+	}
 	if c.Outcome.Answer != Forwarded {
 		fmt.Fprintf(b, "          %s\n", c.Outcome)
 	}
+}
+
+func (t *LastHopTLS) narrate(b *strings.Builder, protocol string) {
+	fmt.Fprintf(b, "  last    %s by TLS: %s\n", protocol, t.Object)
+	if t.Refused != "" {
+		fmt.Fprintf(b, "          the application is not spoken to: %s\n", t.Refused)
+		return
+	}
+	asks := t.ServerName
+	if len(t.ALPN) > 0 {
+		asks += " and " + strings.Join(t.ALPN, ", ")
+	}
+	fmt.Fprintf(b, "          asks for %s; the certificate must be for %s, from authorities that are %s\n", asks, strings.Join(t.MustBe, " or "), strings.Join(t.Authorities, " or "))
 }
 
 // matchText is a match for people.

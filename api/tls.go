@@ -8,6 +8,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/derive"
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/core/world"
+	"github.com/isthmus-mesh/isthmus/dataplane/application"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -85,4 +86,48 @@ func (s *Server) sections(w *world.World, v *mesh.BackendTLSPolicy) []dangle {
 		out = append(out, dangle{fmt.Sprintf("spec.targetRefs[%d]", i), "TargetNotFound", fmt.Sprintf("service %s has no port named %s", n.Service, t.SectionName)})
 	}
 	return append(out, s.authorities(w, v)...)
+}
+
+// lastHop says how the application's own proxy speaks to it, if that is this cluster's to know.
+func (x *explainer) lastHop(c *BackendChoice, s mesh.ServiceName, svc *ir.Service, at mesh.ClusterName) {
+	i := slices.IndexFunc(svc.Ports, func(p ir.Port) bool { return p.Port == c.Port && (p.Protocol == mesh.ProtocolUDP) == x.udp })
+	if i < 0 || at != x.view.Cluster {
+		return
+	}
+	port := ir.InboundPort{Port: c.Port, Protocol: svc.Ports[i].Protocol}
+	if !x.udp {
+		port.TLS = eval(x, compile.BackendTLSOf, compile.ServicePort{Service: s, Port: svc.Ports[i].Name})
+	}
+	spoken := port.Spoken(x.carriesBytes(c.Port))
+	c.Application = &LastHop{Protocol: string(spoken)}
+	terms, ok := application.TermsOf(port, spoken)
+	if !ok {
+		return
+	}
+	t := &LastHopTLS{Object: port.TLS.Object, ServerName: terms.ServerName, ALPN: terms.ALPN, Refused: terms.Refused}
+	for _, n := range terms.MustBe {
+		t.MustBe = append(t.MustBe, string(n.Kind)+" "+n.Value)
+	}
+	if port.TLS.Roots != "" {
+		t.Authorities = append(t.Authorities, "the policy's")
+	}
+	if port.TLS.System {
+		t.Authorities = append(t.Authorities, "the host's")
+	}
+	c.Application.TLS = t
+	if t.Refused != "" && c.Outcome.Answer == Forwarded {
+		c.Outcome = refused(mesh.ReasonTLS, "the application is not spoken to, as %s says: %s", t.Object, t.Refused)
+	}
+}
+
+// carriesBytes reports whether a connection is made to a port, and not a request.
+func (x *explainer) carriesBytes(port uint16) bool {
+	if x.head.IsConnect() {
+		return true
+	}
+	if x.verdict != nil {
+		return false
+	}
+	i := x.portIndex(port)
+	return i >= 0 && !x.service.Ports[i].Protocol.MayBeHTTP()
 }

@@ -259,6 +259,20 @@ func (p InboundPort) Place() string {
 	return p.Target.String() + " by TLS " + DigestOf(p.TLS).String()
 }
 
+// Spoken is the protocol in which the application is spoken to: a connection is bytes; a request goes in the version of HTTP
+// that the port is declared to speak, and in HTTP/1.1 where it is declared to speak none. UDP is itself.
+func (p InboundPort) Spoken(bytes bool) mesh.Protocol {
+	switch {
+	case p.Protocol == mesh.ProtocolUDP:
+		return mesh.ProtocolUDP
+	case bytes:
+		return mesh.ProtocolTCP
+	case !p.Protocol.IsHTTP():
+		return mesh.ProtocolHTTP
+	}
+	return p.Protocol
+}
+
 // BackendTLS is a BackendTLSPolicy in force on a port, its authorities found.
 type BackendTLS struct {
 	Object   string // "BackendTLSPolicy shop/catalog@eu-west"

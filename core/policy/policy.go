@@ -83,6 +83,19 @@ func Compile(a *ir.Access, home mesh.ClusterName) *Checker {
 	return c
 }
 
+// Admit is Decide for a request, or for a connection of bytes, of which nobody sees more than who makes it to which port: see
+// Opaque.
+func (c *Checker) Admit(r Request, bytes bool) Decision {
+	if !bytes {
+		return c.Decide(r)
+	}
+	if object, denies := c.Opaque(r.Port); denies {
+		return denied(object, -1, "a Deny rule looks at methods or paths, which a tunnel hides")
+	}
+	r.Method, r.Path = "", ""
+	return c.Decide(r)
+}
+
 // Opaque reports whether a Deny rule may speak of what a connection to port carries: such
 // a rule looks at methods or paths, and what is inside a connection nobody sees. It then denies, as
 // the rule could otherwise be passed under.

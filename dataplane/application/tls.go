@@ -60,21 +60,20 @@ func (p *places) next(served []ir.Inbound, now func() time.Time) *places {
 
 // secure is how the application at a port is spoken to.
 func secure(p ir.InboundPort, now func() time.Time) *secured {
-	t := &secured{address: p.Target.String(), policy: p.TLS.Object, invalid: p.TLS.Invalid}
-	if t.invalid != "" {
+	roots, invalid := authorities(p.TLS)
+	t := &secured{address: p.Target.String(), policy: p.TLS.Object, invalid: invalid}
+	if invalid != "" {
 		return t
 	}
-	roots := x509.NewCertPool()
 	if p.TLS.System {
-		var err error
-		if roots, err = x509.SystemCertPool(); err != nil {
+		system, err := x509.SystemCertPool()
+		if err != nil {
 			t.invalid = "the authorities that this host trusts cannot be read: " + err.Error()
 			return t
 		}
-	}
-	if p.TLS.Roots != "" && !roots.AppendCertsFromPEM([]byte(p.TLS.Roots)) {
-		t.invalid = "no authority of the policy is a certificate that this proxy can read"
-		return t
+		if roots = system; p.TLS.Roots != "" {
+			roots.AppendCertsFromPEM([]byte(p.TLS.Roots))
+		}
 	}
 	t.config = &tls.Config{ServerName: p.TLS.Hostname, RootCAs: roots, MinVersion: tls.VersionTLS12, Time: now}
 	if names := p.TLS.Names; len(names) > 0 {
@@ -84,6 +83,54 @@ func secure(p ir.InboundPort, now func() time.Time) *secured {
 		t.config.VerifyConnection = func(s tls.ConnectionState) error { return verify(s, roots, names, now()) }
 	}
 	return t
+}
+
+// authorities reads those that a policy names itself, or says why nobody can be verified.
+func authorities(p *ir.BackendTLS) (roots *x509.CertPool, invalid string) {
+	if p.Invalid != "" {
+		return nil, p.Invalid
+	}
+	roots = x509.NewCertPool()
+	if p.Roots != "" && !roots.AppendCertsFromPEM([]byte(p.Roots)) {
+		return nil, "no authority of the policy is a certificate that this proxy can read"
+	}
+	return roots, ""
+}
+
+// Terms are what an application that is spoken to by TLS is asked for, and held against.
+type Terms struct {
+	// ServerName is asked for (SNI), and so is one of ALPN; HTTP/2 is not spoken without it.
+	ServerName string
+	ALPN       []string
+	// MustBe are names of which the certificate must be for one.
+	MustBe []mesh.SubjectName
+	// Refused, if not empty, is why nobody is spoken to.
+	Refused string
+}
+
+// TermsOf are the terms of a port when p is spoken; false if that is in the clear. The authorities that the proxy's host trusts are
+// not looked at.
+func TermsOf(port ir.InboundPort, p mesh.Protocol) (Terms, bool) {
+	if port.TLS == nil {
+		return Terms{}, false
+	}
+	t := Terms{ServerName: port.TLS.Hostname, ALPN: asksFor(p), MustBe: port.TLS.Names}
+	if len(t.MustBe) == 0 {
+		t.MustBe = []mesh.SubjectName{{Kind: mesh.SubjectHostname, Value: t.ServerName}}
+	}
+	_, t.Refused = authorities(port.TLS)
+	return t, true
+}
+
+// asksFor is what a protocol is called in ALPN (RFC 7301 §6, RFC 9113 §3.2); bytes have no name.
+func asksFor(p mesh.Protocol) []string {
+	switch {
+	case p.IsHTTP2():
+		return []string{"h2"}
+	case p.IsHTTP():
+		return []string{"http/1.1"}
+	}
+	return nil
 }
 
 // verify holds the chain of the application's certificate against roots, and what it is for against names, of which one is
@@ -146,12 +193,7 @@ func (t *secured) dial(ctx context.Context, s *Streams, p mesh.Protocol) (net.Co
 		return nil, err // nobody is there: no matter of TLS
 	}
 	config := t.config.Clone()
-	switch { // RFC 7301 §6, RFC 9113 §3.2
-	case p.IsHTTP2():
-		config.NextProtos = []string{"h2"}
-	case p.IsHTTP():
-		config.NextProtos = []string{"http/1.1"}
-	}
+	config.NextProtos = asksFor(p)
 	tc := tls.Client(c, config)
 	err = tc.HandshakeContext(ctx)
 	if err == nil && p.IsHTTP2() && tc.ConnectionState().NegotiatedProtocol != "h2" {

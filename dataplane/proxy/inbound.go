@@ -189,13 +189,7 @@ func (r *request) deliver() *refusal {
 	if ref := r.takeBody(); ref != nil {
 		return ref
 	}
-	switch r.far = r.to.Protocol; {
-	case r.far == mesh.ProtocolUDP:
-	case r.carriesBytes():
-		r.far = mesh.ProtocolTCP
-	case !r.far.IsHTTP(): // a request to a port that nobody said takes any
-		r.far = mesh.ProtocolHTTP
-	}
+	r.far = r.to.Spoken(r.carriesBytes())
 	r.proxy.meter.Begin()
 	defer r.proxy.meter.End()
 	defer r.leaveApp()

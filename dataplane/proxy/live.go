@@ -94,12 +94,7 @@ func (r *request) judge(s *State) {
 
 // admits decides about a request, or about a connection of bytes. It names the policy that decided.
 func (a *Access) admits(ask *policy.Request, bytes bool) (object string, ref *refusal) {
-	if bytes {
-		if object, denies := a.Opaque(ask.Port); denies {
-			return object, refuse(mesh.ReasonDenied, "a Deny rule looks at methods or paths, which a tunnel hides")
-		}
-	}
-	d := a.Decide(*ask)
+	d := a.Admit(*ask, bytes)
 	if !d.Allowed {
 		return d.Object, refuse(d.Reason, d.Why)
 	}

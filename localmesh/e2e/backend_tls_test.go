@@ -90,7 +90,18 @@ func applicationByTLS(t *testing.T, m *meshUnder, dir string) {
 			t.Errorf("exit %d, want the reason %s:\n%s", code, reason, out)
 		}
 	}
+	// What explain says is what the proxy does: both ask the same functions.
+	explains := func(wantCode int, parts ...string) {
+		t.Helper()
+		out, code := m.try("explain", "shell@us-east", "http://secure.demo.svc.clusterset.local/", "-o", "json")
+		for _, part := range parts {
+			if code != wantCode || !strings.Contains(out, part) {
+				t.Errorf("explain: exit %d, want %d and %s in:\n%s", code, wantCode, part, out)
+			}
+		}
+	}
 	becomes(400, "", "HTTP request to an HTTPS server") // what an application says that is spoken to in the clear
+	explains(0, `"protocol": "HTTP"`)
 	apply(`apiVersion: gateway.networking.k8s.io/v1
 kind: BackendTLSPolicy
 metadata: {name: secure, namespace: demo}
@@ -100,9 +111,11 @@ spec:
 `)
 	becomes(503, "tls_failure", "") // it trusts nobody yet
 	says("NoValidCACertificate")
+	explains(1, `"reason": "tls_failure"`, `"refused": "no authority can verify the application`)
 	trust(dir)
 	becomes(200, "", "TLS for "+secureName)
 	says("Accepted")
+	explains(0, `"object": "BackendTLSPolicy demo/secure@us-east"`, `"serverName": "`+secureName+`"`, `"http/1.1"`, `"Hostname `+secureName+`"`)
 	trust(certificates(t)) // somebody else
 	becomes(503, "tls_failure", "")
 	if out, code := m.try("delete", "backendtlspolicy", "secure", "-n", "demo", "--cluster", "us-east"); code != 0 {
