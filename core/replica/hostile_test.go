@@ -112,6 +112,32 @@ func TestHeartbeatRepairsAMissedChange(t *testing.T) {
 	}
 }
 
+// TestAResponseTakenForACopyIsAskedForAgain: sim seed 1 found that a response lost like this kept roots from being
+// compared for as long as the stream lasted.
+func TestAResponseTakenForACopyIsAskedForAgain(t *testing.T) {
+	im, sync, held := opened(t, replica.Limits{})
+	// Somebody said something in the place of the next message, so that the exporter's own is taken for a copy.
+	im.Step(now, 1, &replica.Heartbeat{Seq: 3, Position: at(5), Settled: true, Root: held.Root()})
+	truth := held.With([]*replica.Resource{object("more", 6)}, nil).At(at(6), nil)
+	real := &replica.Response{Seq: 3, Nonce: 2, Sync: sync, Position: at(6), Set: []*replica.Resource{object("more", 6)}, Last: true, Root: truth.Root()}
+	if rd := im.Step(now, 1, real); rd.Edit != nil || len(rd.Send) > 0 {
+		t.Fatalf("a message of a sequence that was heard says something: %+v", rd)
+	}
+	rd := im.Step(now, 1, &replica.Heartbeat{Seq: 4, Position: at(6), Awaiting: 2})
+	if len(rd.Send) != 1 || len(rd.Alarms) != 1 || rd.Alarms[0].Kind != replica.AlarmDiverged {
+		t.Fatalf("a response that is awaited and never came: sent %v, alarms %v; want a subscription and the alarm %s", rd.Send, rd.Alarms, replica.AlarmDiverged)
+	}
+	if _, ok := rd.Send[0].(*replica.Subscribe); !ok {
+		t.Errorf("sent %T, want a subscription", rd.Send[0])
+	}
+	// One whose answer was lost is answered again, and asked for no second time.
+	im, _, _ = opened(t, replica.Limits{})
+	rd = im.Step(now, 1, &replica.Heartbeat{Seq: 3, Position: at(5), Awaiting: 1})
+	if a, ok := rd.Send[0].(*replica.Ack); !ok || a.Nonce != 1 || len(rd.Send) != 1 {
+		t.Errorf("sent %+v, want the answer to response 1 again", rd.Send)
+	}
+}
+
 // TestPassedOnKeepsTheLater: a witness of a sibling is passed on at the later version,
 // though we ourselves knew of an earlier deletion when the history ended.
 func TestPassedOnKeepsTheLater(t *testing.T) {

@@ -724,10 +724,15 @@ func (im *Importer) onHeartbeat(now time.Time, rd *Ready, m *Heartbeat) {
 	if len(m.Report) > 0 && len(m.Report) <= MaxReport {
 		rd.Report = m.Report
 	}
-	if m.Awaiting != 0 && m.Awaiting == im.lastNonce {
+	switch follows := im.phase == phaseFollow && !im.inBatch; {
+	case m.Awaiting != 0 && m.Awaiting == im.lastNonce:
 		rd.Send = append(rd.Send, &Ack{Sync: im.sync, Nonce: im.lastNonce, Refused: im.refusals()})
-	}
-	if im.phase == phaseFollow && !im.inBatch && m.Settled && im.cfg.Without&DefenceDigest == 0 {
+	case m.Awaiting != 0 && follows && im.cfg.Without&DefenceDigest == 0:
+		// A response stood before this heartbeat that never was one here: it was taken for a copy. Its exporter waits for
+		// the answer and will not be settled again, so no root would ever be compared.
+		rd.Alarms = append(rd.Alarms, Alarm{AlarmDiverged, string(im.cfg.Owner), "a response is awaited that did not come"})
+		im.resync(now, rd)
+	case follows && m.Settled && im.cfg.Without&DefenceDigest == 0:
 		im.compare(now, rd, m)
 	}
 	im.witness(now, rd)
