@@ -110,14 +110,14 @@ func NewConn(cfg DialConfig) (*Conn, error) {
 	c := &Conn{clock: cfg.Clock, heard: newHeard(cfg.Clock), address: cfg.Address, seen: cfg.Patience, patience: cfg.Patience.at(cfg.Address)}
 	td := cfg.TrustDomain
 	tlsConfig := trust.ClientConfig(cfg.Source, trust.AcceptServers(td, IdentityOf(td)), ControlPlane+"."+string(td), federationALPN)
-	dialer := &net.Dialer{Timeout: c.patience}
+	dialer := &net.Dialer{}
 	if cfg.Local.IsValid() {
 		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(cfg.Local, 0))
 	}
 	var err error
 	c.conn, err = grpc.NewClient("passthrough:///"+cfg.Address.String(), grpc.WithTransportCredentials(handshake{credentials.NewTLS(tlsConfig), &c.refused}),
 		grpc.WithContextDialer(func(ctx context.Context, target string) (net.Conn, error) {
-			conn, err := dialer.DialContext(ctx, "tcp", target)
+			conn, err := dialAgain(ctx, dialer, target, c.patience)
 			if err != nil {
 				c.refused.Store(&err)
 				return nil, err
