@@ -26,8 +26,10 @@ down: ## end it
 
 test: unit e2e ## everything: unit, race, stories, simulation, the local mesh end to end
 
-unit: ## tests of all packages under the race detector, and without it those that count allocations, and the simulator's calibration
-	$(GO) test -race -timeout 20m $$($(GO) list $(PACKAGES) | grep -v /localmesh/e2e)
+unit: ## tests of all packages under the race detector, and without it those that count allocations, the simulated meshes, and the simulator's calibration
+	$(GO) test -race -timeout 20m $$($(GO) list $(PACKAGES) | grep -v '/localmesh/e2e$$\|/sim$$')
+	$(GO) test -count=1 -timeout 20m ./sim
+	$(GO) test -count=1 -race -run 'TestSameSeedSameRun' ./sim
 	$(GO) test -count=1 -run 'Allocat' $(COUNTED)
 	$(GO) test -count=1 -run 'Calibration' ./sim/traffic
 
@@ -83,8 +85,9 @@ soak: build ## a local mesh under load, churn, renewals, policy swaps and kills 
 	ISTHMUS_E2E=$(CURDIR)/$(BIN)/isthmus $(GO) test -count=1 -timeout 0 -v ./localmesh/e2e -run TestSoak -soak=$(SOAK) -soak-rate=$(RATE)
 
 SEEDS ?= 200
-sim: ## SEEDS=N simulated meshes
-	$(GO) test -count=1 -timeout 60m ./sim -seeds=$(SEEDS) -v -run TestStateAcrossReplicas
+SEED ?= 1
+sim: ## SEEDS=N simulated meshes from seed SEED on; SEEDS=1 SEED=N replays one
+	GOGC=400 $(GO) test -count=1 -timeout 24h ./sim -seed=$(SEED) -seeds=$(SEEDS) -v -run TestStateAcrossReplicas
 
 TIME ?= 30s
 fuzz: ## every fuzz target for TIME each

@@ -131,6 +131,7 @@ var inFolder = map[string][]string{
 	"codec":     {"manifest", "wire"},
 	"internal":  {"story", "golden", "failpoint", "loopback", "parallel", "clock"},
 	"localmesh": {"link", "app"},
+	"sim":       {"catalog", "shape", "facts", "virtual", "traffic"},
 	"bench":     {"dataplane", "controlplane", "traffic", "local", "detection", "report", "rig", "load"},
 }
 

@@ -1,17 +1,29 @@
 package sim
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/core/replica"
+	"github.com/isthmus-mesh/isthmus/core/skew"
+	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/sim/virtual"
 )
 
-// kinds are the faults that come by themselves, at random times. The two that come
+// kinds are the faults that come by themselves, at random times. Those that come
 // with messages, and proxy-moved, are counted where they happen.
 var kinds = []fault{
 	{"kill-replica", (*simMesh).killReplica},
 	{"kill-cluster", (*simMesh).killCluster},
 	{"kill-relay", (*simMesh).killRelay},
+	{"clock-skew", (*simMesh).skewClock},
+	{"version-skew", (*simMesh).skewVersion},
+	{"slow-disk", (*simMesh).slowDisk},
+	{"full-disk", (*simMesh).fillDisk},
+	{"stale-replica", (*simMesh).hangReplica},
+	{"cluster-cut-off", (*simMesh).cutOff},
+	{"corrupted-state", (*simMesh).corrupt},
 	{"relay-disk-lost", (*simMesh).loseRelayDisk},
 	{"restart-without-disk", (*simMesh).restartBlank},
 	{"restore-old-disk", (*simMesh).restoreDisk},
@@ -36,7 +48,10 @@ type fault struct {
 }
 
 // messageFaults happen to messages, each with this chance in 1,000.
-var messageFaults = map[string]int{"lose-in-stream": 3, "miss-change": 10}
+var messageFaults = map[string]int{"lose-in-stream": 3, "miss-change": 10, "duplicate-message": 5, "discovery-stream-cut": 3}
+
+// drillFaults come after all others, once in each seed whose mesh has converged: they have deadlines.
+var drillFaults = []string{"endpoint-deleted-while-cut", "corrupted-in-quiet"}
 
 // Faults are the names of all fault kinds: a run over enough seeds in which one of
 // them never fired proves less than it says.
@@ -45,7 +60,8 @@ func Faults() []string {
 	for _, k := range kinds {
 		out = append(out, k.name)
 	}
-	return append(out, "lose-in-stream", "miss-change")
+	out = append(out, slices.Sorted(maps.Keys(messageFaults))...)
+	return append(out, drillFaults...)
 }
 
 // faulty rolls the dice for a fault of messages.
@@ -61,14 +77,26 @@ func (m *simMesh) seconds(from, to int) time.Duration {
 	return time.Duration(from*1000+m.rng.IntN((to-from)*1000)) * time.Millisecond
 }
 
-// replicaUp picks a living replica, not the relay.
+// replicaUp picks a living replica, not a relay; nil if the one drawn is none.
 func (m *simMesh) replicaUp() *node {
-	n := m.nodes[m.rng.IntN(len(m.nodes)-1)]
+	n := m.nodes[m.rng.IntN(len(m.nodes))]
+	if !n.up || n.relay {
+		return nil
+	}
+	return n
+}
+
+// relayUp picks a living relay; nil if the one drawn is dead.
+func (m *simMesh) relayUp() *node {
+	remotes := m.names[len(m.primaries):]
+	n := m.of(remotes[m.rng.IntN(len(remotes))])[0]
 	if !n.up {
 		return nil
 	}
 	return n
 }
+
+func (m *simMesh) aPrimary() mesh.ClusterName { return m.primaries[m.rng.IntN(len(m.primaries))] }
 
 func (m *simMesh) killReplica() bool {
 	n := m.replicaUp()
@@ -77,52 +105,47 @@ func (m *simMesh) killReplica() bool {
 	}
 	n.kill()
 	m.forgetDeletions(n.cluster)
-	m.clock.after(m.seconds(1, 8), n.boot)
+	m.clock.After(m.seconds(1, 8), n.boot)
 	return true
 }
 
 func (m *simMesh) killCluster() bool {
-	c := primaries[m.rng.IntN(len(primaries))]
+	c := m.aPrimary()
 	for _, n := range m.of(c) {
 		n.kill()
-		m.clock.after(m.seconds(4, 12), n.boot)
+		m.clock.After(m.seconds(4, 12), n.boot)
 	}
 	m.forgetDeletions(c)
 	return true
 }
 
 // forgetDeletions is what the control run without stored deletions does at every restart of an owner.
-func (m *simMesh) forgetDeletions(c clusterName) {
+func (m *simMesh) forgetDeletions(c mesh.ClusterName) {
 	if m.cfg.Without == NoDeletions {
 		m.stores[c].forgetDeletions()
 	}
 }
 
 func (m *simMesh) killRelay() bool {
-	n := m.relay()
-	if !n.up {
+	n := m.relayUp()
+	if n == nil {
 		return false
 	}
 	n.kill()
-	m.clock.after(m.seconds(1, 6), n.boot)
+	m.clock.After(m.seconds(1, 6), n.boot)
 	return true
 }
 
 // loseRelayDisk takes the relay's partition with it: it has no other store.
 func (m *simMesh) loseRelayDisk() bool {
-	n := m.relay()
-	if !n.up || m.rng.IntN(3) > 0 {
+	n := m.relayUp()
+	if n == nil || m.rng.IntN(3) > 0 {
 		return false
 	}
 	n.kill()
-	n.disk = *disk{}.clone()
-	n.disk.saved = map[clusterName]*replica.Saved{}
-	s := m.stores[n.cluster]
-	before := s.part.Position
-	s.part, s.tombs, s.truth = replica.NewPartition(n.cluster), map[replica.Name]stamp{}, map[replica.Name]stamp{}
-	s.epochs += 100
-	s.commit(position{Epoch: s.mint(before.Epoch), Revision: 1}, nil, nil, replica.Lineage{})
-	m.clock.after(m.seconds(1, 4), n.boot)
+	n.disk = disk{saved: map[mesh.ClusterName]*replica.Saved{}}
+	m.stores[n.cluster].lose()
+	m.clock.After(m.seconds(1, 4), n.boot)
 	return true
 }
 
@@ -132,9 +155,9 @@ func (m *simMesh) restartBlank() bool {
 		return false
 	}
 	n.kill()
-	n.disk = disk{saved: map[clusterName]*replica.Saved{}}
+	n.disk = disk{saved: map[mesh.ClusterName]*replica.Saved{}}
 	m.forgetDeletions(n.cluster)
-	m.clock.after(m.seconds(1, 4), n.boot)
+	m.clock.After(m.seconds(1, 4), n.boot)
 	return true
 }
 
@@ -146,51 +169,51 @@ func (m *simMesh) restoreDisk() bool {
 	}
 	n.kill()
 	n.disk = *n.oldDisk.clone()
-	m.clock.after(m.seconds(1, 4), n.boot)
+	m.clock.After(m.seconds(1, 4), n.boot)
 	return true
 }
 
-func (m *simMesh) aDirection() direction {
-	a := clusterNames[m.rng.IntN(len(clusterNames))]
+func (m *simMesh) aDirection() virtual.Direction {
+	a := m.names[m.rng.IntN(len(m.names))]
 	for {
-		if b := clusterNames[m.rng.IntN(len(clusterNames))]; a != b {
-			return direction{a, b}
+		if b := m.names[m.rng.IntN(len(m.names))]; a != b {
+			return virtual.Way(a, b)
 		}
 	}
 }
 
 func (m *simMesh) partition() bool {
 	d := m.aDirection()
-	back := direction{d.to, d.from}
-	if m.net.cut[d] || m.net.cut[back] {
+	back := virtual.Way(d.To, d.From)
+	if m.net.Cut[d] || m.net.Cut[back] {
 		return false
 	}
-	m.net.cut[d], m.net.cut[back] = true, true
-	m.clock.after(m.seconds(2, 25), func() { delete(m.net.cut, d); delete(m.net.cut, back) })
+	m.net.Cut[d], m.net.Cut[back] = true, true
+	m.clock.After(m.seconds(2, 25), func() { delete(m.net.Cut, d); delete(m.net.Cut, back) })
 	return true
 }
 
 func (m *simMesh) partitionOneWay() bool {
 	d := m.aDirection()
-	if m.net.cut[d] {
+	if m.net.Cut[d] {
 		return false
 	}
-	m.net.cut[d] = true
-	m.clock.after(m.seconds(2, 20), func() { delete(m.net.cut, d) })
+	m.net.Cut[d] = true
+	m.clock.After(m.seconds(2, 20), func() { delete(m.net.Cut, d) })
 	return true
 }
 
 func (m *simMesh) lag() bool {
 	d := m.aDirection()
-	m.net.slow[d] = time.Duration(m.rng.IntN(2000)) * time.Millisecond
-	m.clock.after(m.seconds(2, 15), func() { delete(m.net.slow, d) })
+	m.net.Slow[d] = time.Duration(m.rng.IntN(2000)) * time.Millisecond
+	m.clock.After(m.seconds(2, 15), func() { delete(m.net.Slow, d) })
 	return true
 }
 
 func (m *simMesh) reorder() bool {
 	d := m.aDirection()
-	m.net.jitter[d] = time.Second
-	m.clock.after(m.seconds(2, 10), func() { delete(m.net.jitter, d) })
+	m.net.Jitter[d] = time.Second
+	m.clock.After(m.seconds(2, 10), func() { delete(m.net.Jitter, d) })
 	return true
 }
 
@@ -210,7 +233,7 @@ func (m *simMesh) resetLink() bool {
 
 // restoreStore is an operator's: an old backup, declared by a new epoch.
 func (m *simMesh) restoreStore() bool {
-	s := m.stores[primaries[m.rng.IntN(len(primaries))]]
+	s := m.stores[m.aPrimary()]
 	if len(s.old) == 0 || m.rng.IntN(2) > 0 {
 		return false
 	}
@@ -222,12 +245,12 @@ func (m *simMesh) restoreStore() bool {
 // has seen the end of the history is up, and its watch breaks: without any such
 // witness a rollback is not a fault that can be noticed, see ADR 2.
 func (m *simMesh) rollBackStore() bool {
-	s := m.stores[primaries[m.rng.IntN(len(primaries))]]
+	s := m.stores[m.aPrimary()]
 	if len(s.old) == 0 || m.rng.IntN(2) > 0 {
 		return false
 	}
 	for _, n := range m.of(s.owner) {
-		if n.up && n.own.Position == s.part.Position {
+		if n.up && n.own.part.Position == s.part.Position {
 			s.rewind(s.old[m.rng.IntN(len(s.old))], false)
 			n.watch()
 			return true
@@ -239,14 +262,14 @@ func (m *simMesh) rollBackStore() bool {
 // rollBackUnseen puts an old disk under the store while every replica of the cluster
 // is dead and starts blank: only peers and proxies remember.
 func (m *simMesh) rollBackUnseen() bool {
-	s := m.stores[primaries[m.rng.IntN(len(primaries))]]
+	s := m.stores[m.aPrimary()]
 	if len(s.old) == 0 || m.rng.IntN(3) > 0 {
 		return false
 	}
 	for _, n := range m.of(s.owner) {
 		n.kill()
-		n.disk, n.oldDisk = disk{saved: map[clusterName]*replica.Saved{}}, nil
-		m.clock.after(m.seconds(1, 4), n.boot)
+		n.disk, n.oldDisk = disk{saved: map[mesh.ClusterName]*replica.Saved{}}, nil
+		m.clock.After(m.seconds(1, 4), n.boot)
 	}
 	s.rewind(s.old[m.rng.IntN(len(s.old))], false)
 	return true
@@ -273,10 +296,10 @@ func (m *simMesh) restartProxyAlone() bool {
 	}
 	for _, n := range m.of(p.cluster) {
 		n.kill()
-		m.clock.after(m.seconds(3, 8), n.boot)
+		m.clock.After(m.seconds(3, 8), n.boot)
 	}
 	m.downCA(p.cluster)
-	m.clock.after(time.Second, func() {
+	m.clock.After(time.Second, func() {
 		p.boot()
 		m.oracle.booted(p)
 	})
@@ -294,7 +317,7 @@ func (m *simMesh) moveProxy() bool {
 }
 
 func (m *simMesh) stopCA() bool {
-	c := clusterNames[m.rng.IntN(len(clusterNames))]
+	c := m.names[m.rng.IntN(len(m.names))]
 	if m.caDown[c] {
 		return false
 	}
@@ -302,7 +325,84 @@ func (m *simMesh) stopCA() bool {
 	return true
 }
 
-func (m *simMesh) downCA(c clusterName) {
+func (m *simMesh) downCA(c mesh.ClusterName) {
 	m.caDown[c] = true
-	m.clock.after(m.seconds(5, 30), func() { delete(m.caDown, c) })
+	m.clock.After(m.seconds(5, 30), func() { delete(m.caDown, c) })
+}
+
+// builds are what nodes run as: the newest but one, and what it works with. The last is served by most and refused by
+// the first protocol's, three minor versions before it.
+var builds = []skew.Build{{Version: "v1.2.0"}, {Version: "v1.1.0"}, {Version: "v1.0.0", Protocols: skew.Range{Min: replica.ProtocolFirst, Max: replica.ProtocolFirst}},
+	{Version: "v1.3.0"}}
+
+// skewVersion restarts a replica in another version.
+func (m *simMesh) skewVersion() bool {
+	n := m.nodes[m.rng.IntN(len(m.nodes))]
+	if !n.up {
+		return false
+	}
+	n.kill()
+	m.forgetDeletions(n.cluster)
+	n.build = builds[m.rng.IntN(len(builds))]
+	m.clock.After(m.seconds(1, 4), n.boot)
+	return true
+}
+
+// skewClock restarts a replica with a clock that is up to two minutes wrong; between two of them that is less than
+// mesh.MaxStampAhead.
+func (m *simMesh) skewClock() bool {
+	n := m.nodes[m.rng.IntN(len(m.nodes))]
+	if !n.up {
+		return false
+	}
+	n.kill()
+	m.forgetDeletions(n.cluster)
+	n.skew = time.Duration(m.rng.IntN(240)-120) * time.Second
+	m.clock.After(m.seconds(1, 4), n.boot)
+	return true
+}
+
+// slowDisk makes the cache of a node old by ten seconds.
+func (m *simMesh) slowDisk() bool {
+	n := m.nodes[m.rng.IntN(len(m.nodes))]
+	n.slowUntil = m.clock.Now.Add(m.seconds(3, 20))
+	return true
+}
+
+// fillDisk keeps a node from writing its cache.
+func (m *simMesh) fillDisk() bool {
+	n := m.nodes[m.rng.IntN(len(m.nodes))]
+	n.fullUntil = m.clock.Now.Add(m.seconds(3, 20))
+	return true
+}
+
+// hangReplica keeps a replica from hearing of its own store, while it tells peers what it knows.
+func (m *simMesh) hangReplica() bool {
+	n := m.replicaUp()
+	if n == nil {
+		return false
+	}
+	n.hungTil = m.clock.Now.Add(m.seconds(2, 12))
+	return true
+}
+
+// cutOff cuts a cluster from all others, while its endpoints come and go.
+func (m *simMesh) cutOff() bool {
+	m.isolate(m.names[m.rng.IntN(len(m.names))], m.seconds(3, 15))
+	return true
+}
+
+// isolate cuts all links of a cluster for a time.
+func (m *simMesh) isolate(c mesh.ClusterName, d time.Duration) {
+	for _, o := range m.names {
+		if o != c {
+			m.net.Cut[virtual.Way(c, o)], m.net.Cut[virtual.Way(o, c)] = true, true
+		}
+	}
+	m.clock.After(d, func() {
+		for _, o := range m.names {
+			delete(m.net.Cut, virtual.Way(c, o))
+			delete(m.net.Cut, virtual.Way(o, c))
+		}
+	})
 }

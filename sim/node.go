@@ -5,12 +5,17 @@ import (
 	"slices"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/core/derive"
+	"github.com/isthmus-mesh/isthmus/core/liveness"
 	"github.com/isthmus-mesh/isthmus/core/replica"
+	"github.com/isthmus-mesh/isthmus/core/skew"
+	"github.com/isthmus-mesh/isthmus/core/world"
 	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/sim/virtual"
 )
 
-// node is a control-plane replica, or the relay: the driver that package
-// control/peer is in the product, reduced to what matters here.
+// node is a control-plane replica, or the relay of a remote cluster: the driver that packages
+// control/peer, control/loop and control/plane are in the product, reduced to what matters here.
 type node struct {
 	m       *simMesh
 	cluster mesh.ClusterName
@@ -18,23 +23,61 @@ type node struct {
 	relay   bool
 	up      bool
 	life    int // counts starts, so that events of an earlier life find nobody
+	skew    time.Duration
+	build   skew.Build
 
-	own       *replica.Partition // our view of the own store; never goes back
+	own       *view // our view of the own store; never goes back
 	importers map[mesh.ClusterName]*replica.Importer
 	sessions  map[mesh.ClusterName]*session
 	serving   map[uint64]*session
-	redial    map[mesh.ClusterName]time.Time
-	disk      disk
-	oldDisk   *disk
+	redial    map[mesh.ClusterName]redial
+	reached   map[mesh.ClusterName]mesh.Reachability // what is not here is Alive
+	// attached is the primary through which a relay reaches and is reached.
+	attached *node
+	disk     disk
+	oldDisk  *disk
+	// saves wait for the disk, which may be slow or full until an instant.
+	saves              map[mesh.ClusterName]*replica.Saved
+	saving             bool
+	slowUntil          time.Time
+	fullUntil, hungTil time.Time
+
+	settled
 }
+
+// settled is what a node computes of what it knows.
+type settled struct {
+	world    *world.World
+	engine   *derive.Engine
+	settling bool // a settle is due
+	tells    map[mesh.ClusterName]*replica.Partition
+	toldPart *replica.Partition // of the own store, as tells has it
+	pub      *published
+}
+
+// saveEvery is how often a cache is written, as control/peer does.
+const saveEvery = 2 * time.Second
 
 // disk is a replica's cache.
 type disk struct {
-	own   *replica.Partition
+	own   *view
 	saved map[mesh.ClusterName]*replica.Saved
 }
 
 func (d disk) clone() *disk { return &disk{d.own, maps.Clone(d.saved)} }
+
+// now is the node's clock.
+func (n *node) now() time.Time { return n.m.clock.Now.Add(n.skew) }
+
+// later runs do unless the process has ended meanwhile.
+func (n *node) later(d time.Duration, do func()) {
+	life := n.life
+	n.m.clock.After(d, func() {
+		if n.up && n.life == life {
+			do()
+		}
+	})
+}
 
 // boot starts the process from its disk.
 func (n *node) boot() {
@@ -43,29 +86,34 @@ func (n *node) boot() {
 	}
 	n.up = true
 	n.life++
-	n.own = n.disk.own
+	n.own, n.attached = n.disk.own, nil
 	if n.own == nil {
-		n.own = replica.NewPartition(n.cluster)
+		n.own = newView(n.cluster)
 	}
 	n.importers, n.sessions, n.serving = map[mesh.ClusterName]*replica.Importer{}, map[mesh.ClusterName]*session{}, map[uint64]*session{}
-	n.redial = map[mesh.ClusterName]time.Time{}
-	for _, owner := range clusterNames {
-		if owner != n.cluster {
-			n.importers[owner] = replica.NewImporter(n.importerConfig(owner), n.disk.saved[owner])
-			n.m.oracle.started(n, owner)
+	n.reached = map[mesh.ClusterName]mesh.Reachability{}
+	n.redial, n.saves, n.saving = map[mesh.ClusterName]redial{}, map[mesh.ClusterName]*replica.Saved{}, false
+	edits := n.m.changes(n.cluster, newView(n.cluster), n.own)
+	for _, owner := range n.m.names {
+		if owner == n.cluster {
+			continue
 		}
+		im := replica.NewImporter(n.importerConfig(owner), n.disk.saved[owner])
+		n.importers[owner] = im
+		n.m.oracle.started(n, owner)
+		for r := range im.InForce().All() {
+			edits = append(edits, n.stated(owner, r)...)
+		}
+		edits = append(edits, world.Put(reach(n.cluster, owner, mesh.Alive)))
 	}
-	life := n.life
-	n.m.clock.after(n.m.watchLag(), func() { n.tick(life) })
+	n.compute(edits)
+	n.later(n.m.watchLag(), n.tick)
 }
 
 func (n *node) importerConfig(owner mesh.ClusterName) replica.ImporterConfig {
-	cfg := replica.ImporterConfig{Owner: owner, TrustDomain: mesh.TrustDomainOf(owner, mesh.DefaultDomain),
-		Holders: []mesh.ClusterName{n.cluster}, Without: n.m.cfg.Without.defences()}
-	if n.relay {
-		cfg.Holders = primaries
-	}
-	return cfg
+	td := mesh.TrustDomainOf(owner, mesh.DefaultDomain)
+	return replica.ImporterConfig{Owner: owner, TrustDomain: td, Holders: []mesh.ClusterName{n.cluster}, Build: n.build,
+		Check: func(r *replica.Resource) error { return n.m.read(owner, r).err }, Without: n.m.cfg.Without.defences()}
 }
 
 // kill ends the process as kill -9 does.
@@ -76,6 +124,13 @@ func (n *node) kill() {
 	n.up = false
 	for _, s := range n.allSessions() {
 		s.close()
+	}
+	for _, o := range n.m.nodes { // those that it passed on
+		for _, s := range o.allSessions() {
+			if slices.Contains(s.via, n) {
+				s.close()
+			}
+		}
 	}
 }
 
@@ -92,21 +147,25 @@ func (n *node) servingSorted() []*session {
 }
 
 // tick is the driver's timer.
-func (n *node) tick(life int) {
-	if !n.up || n.life != life {
-		return
-	}
+func (n *node) tick() {
 	n.watch()
-	now := n.m.clock.now
-	for _, owner := range clusterNames {
+	now := n.now()
+	for _, owner := range n.m.names {
 		im := n.importers[owner]
 		if im == nil {
 			continue
 		}
-		n.apply(owner, n.sessions[owner], im.Tick(now))
-		if n.sessions[owner] == nil && !now.Before(n.redial[owner]) {
+		s := n.sessions[owner]
+		if s != nil && n.m.clock.Now.Sub(s.heard) >= silentMax {
+			n.m.count("redial-dead-connection")
+			s.close()
+			s = nil
+		}
+		n.apply(owner, s, im.Tick(now))
+		if n.sessions[owner] == nil {
 			n.dial(owner)
 		}
+		n.observe(owner)
 	}
 	for _, s := range n.servingSorted() {
 		if im := n.importers[s.owner]; im != nil {
@@ -114,7 +173,18 @@ func (n *node) tick(life int) {
 		}
 		s.sendDown(s.ex.Tick(now).Send)
 	}
-	n.m.clock.after(250*time.Millisecond+n.m.watchLag(), func() { n.tick(life) })
+	n.later(n.m.between(n.m.shape.Ticks), n.tick)
+}
+
+// observe judges a cluster by its lease and the path to it.
+func (n *node) observe(c mesh.ClusterName) {
+	there, back := virtual.Way(n.cluster, c), virtual.Way(c, n.cluster)
+	st := liveness.State{LeaseLost: n.importers[c].Status().Stale, PathDown: n.m.net.Cut[there] || n.m.net.Cut[back]}
+	if r := st.Reach(); n.reached[c] != r {
+		n.reached[c] = r
+		n.m.made[mesh.KindReach]++
+		n.change([]world.Edit{world.Put(reach(n.cluster, c, r))})
+	}
 }
 
 // watch reads the own store. A store that is behind what we have seen of it was
@@ -123,87 +193,101 @@ func (n *node) tick(life int) {
 // comparison of digests.
 func (n *node) watch() {
 	s := n.m.stores[n.cluster]
-	if s.part.Position.Revision > 1 && !slices.ContainsFunc(n.m.of(n.cluster), func(o *node) bool { return o.up && o.own.Position != mesh.Position{} }) {
+	if n.m.clock.Now.Before(n.hungTil) {
+		return
+	}
+	if s.part.Position.Revision > 1 && !slices.ContainsFunc(n.m.of(n.cluster), func(o *node) bool { return o.up && o.own.part.Position != mesh.Position{} }) {
 		s.restart(s.part.Position, nil)
 		n.m.count("nobody-remembers")
 	}
-	if s.part.Position.Compare(n.own.Position) < 0 {
-		s.restart(n.own.Position, n.own)
+	if s.part.Position.Compare(n.own.part.Position) < 0 {
+		s.restart(n.own.part.Position, n.own.part)
 		n.m.count("rollback-seen-by-replica")
 	}
-	if was := n.own.Position; was.Epoch != s.part.Position.Epoch && was != (mesh.Position{}) && !s.part.Lineage.Knows(was) &&
+	if was := n.own.part.Position; was.Epoch != s.part.Position.Epoch && was != (mesh.Position{}) && !s.part.Lineage.Knows(was) &&
 		n.m.cfg.Without != NoHoldOver {
 		// A new epoch that somebody else began: we are a witness of the old one.
-		s.adopt(&replica.Witness{Crossed: n.own.Lineage.Union(replica.Lineage{was.Epoch: was.Revision}), Orphans: slices.Collect(n.own.All())})
+		s.adopt(&replica.Witness{Crossed: n.own.part.Lineage.Union(replica.Lineage{was.Epoch: was.Revision}), Orphans: slices.Collect(n.own.part.All())})
 	}
-	if s.part.Position.Compare(n.own.Position) > 0 {
-		n.own = s.part
-		n.disk.own = s.part
-		n.publish(n.cluster, s.part)
+	if s.part.Position.Compare(n.own.part.Position) > 0 {
+		edits := n.m.changes(n.cluster, n.own, s.view)
+		n.own, n.disk.own = s.view, s.view
+		n.change(edits)
 	}
 }
 
-func (n *node) publish(owner mesh.ClusterName, p *replica.Partition) {
+// publish offers a newer state of an owner to those who follow it here, of one cluster.
+func (n *node) publish(owner, consumer mesh.ClusterName, p *replica.Partition) {
 	for _, s := range n.servingSorted() {
-		if s.owner == owner {
+		if s.owner == owner && s.client.cluster == consumer {
+			s.newest = p
 			s.sendDown(s.ex.Publish(p).Send)
 		}
 	}
 }
 
-// dial opens a stream for a partition: to its owner, to a sibling that holds it, and
-// for the relay to any primary.
-func (n *node) dial(owner mesh.ClusterName) {
-	n.redial[owner] = n.m.clock.now.Add(time.Duration(200+n.m.rng.IntN(800)) * time.Millisecond)
-	im := n.importers[owner]
-	var to []*node
-	for _, c := range n.m.nodes {
-		direct := c.cluster == owner
-		holds := c.cluster == n.cluster && c != n || n.relay && !c.relay
-		if c.up && (direct || holds && n.m.rng.IntN(3) == 0) {
-			to = append(to, c)
-		}
+// open is a stream that was opened.
+func (n *node) open(owner mesh.ClusterName, server *node, out virtual.Route, via []*node) {
+	rd := n.redial[owner]
+	rd.trying = false
+	n.redial[owner] = rd
+	part, beat := server.tells[n.cluster], int64(0)
+	if server.cluster != owner {
+		part, beat = server.holds(owner)
 	}
-	if len(to) == 0 {
+	if part == nil || n.sessions[owner] != nil { // it does not know its own state yet
+		n.redialSoon(owner, false, false)
 		return
 	}
-	server := to[n.m.rng.IntN(len(to))]
-	out, back := direction{n.cluster, server.cluster}, direction{server.cluster, n.cluster}
-	if n.m.net.cut[out] || n.m.net.cut[back] {
-		return // the handshake times out
-	}
-	part := server.own
-	if server.cluster != owner {
-		part = server.importers[owner].Stated()
-	}
 	n.m.sessionCount++
-	s := &session{m: n.m, id: n.m.sessionCount, client: n, server: server, owner: owner,
-		down: pipe{dir: back}, up: pipe{dir: out}}
-	s.ex = replica.NewExporter(replica.ExporterConfig{Server: server.cluster, Owner: owner,
+	now := n.m.clock.Now
+	s := &session{m: n.m, id: n.m.sessionCount, client: n, server: server, owner: owner, via: via, began: now, heard: now, newest: part,
+		down: n.m.net.NewPipe(out.Back()), up: n.m.net.NewPipe(out)}
+	s.ex = replica.NewExporter(replica.ExporterConfig{Server: server.cluster, Owner: owner, Build: server.build,
 		TrustDomain: mesh.TrustDomainOf(owner, mesh.DefaultDomain), ResponseBytes: 2 << 10}, part)
+	s.ex.SetBeat(beat)
 	n.sessions[owner], server.serving[s.id] = s, s
-	n.apply(owner, s, im.Connect(n.m.clock.now, s.id, server.cluster))
-	s.sendDown(s.ex.Open(n.m.clock.now).Send)
+	n.apply(owner, s, n.importers[owner].Connect(n.now(), s.id, server.cluster))
+	s.sendDown(s.ex.Open(server.now()).Send)
+}
+
+// holds is what a node tells its siblings of an owner: nothing unless it follows that one itself, and has all.
+func (n *node) holds(owner mesh.ClusterName) (*replica.Partition, int64) {
+	im, s := n.importers[owner], n.sessions[owner]
+	if s == nil || s.server.cluster != owner || !im.Status().InSync {
+		return nil, 0
+	}
+	return im.Stated(), im.Beat()
 }
 
 func (n *node) receiveDown(s *session, d replica.Down) {
 	if n.up && n.sessions[s.owner] == s {
+		s.heard = n.m.clock.Now
 		s.checkHandOver(d)
-		n.apply(s.owner, s, n.importers[s.owner].Step(n.m.clock.now, s.id, d))
+		n.apply(s.owner, s, n.importers[s.owner].Step(n.now(), s.id, d))
 	}
 }
 
-// receiveUp is the serving side's driver.
+// receiveUp is what a client said.
 func (n *node) receiveUp(s *session, u replica.Up) {
-	if !n.up {
+	if a, ok := u.(*replica.Ack); ok && a.Sync == s.answers && a.Nonce == s.nonce {
+		s.unanswered = 0
+	}
+	n.step(s, u)
+}
+
+// step is the serving side's driver.
+func (n *node) step(s *session, u replica.Up) {
+	if !n.up || s.closed {
 		return
 	}
 	out := s.ex.Step(u)
+	n.m.oracle.acknowledged(s)
 	s.sendDown(out.Send)
 	if s.owner == n.cluster {
 		st := n.m.stores[n.cluster]
 		if out.Ahead != nil && st.part.Position.Compare(*out.Ahead) < 0 &&
-			out.Ahead.Epoch.StartMillis <= n.m.clock.now.Add(mesh.MaxStampAhead).UnixMilli() {
+			out.Ahead.Epoch.StartMillis <= n.now().Add(mesh.MaxStampAhead).UnixMilli() {
 			st.restart(*out.Ahead, nil)
 			n.m.count("rollback-told-by-peer")
 		}
@@ -211,28 +295,38 @@ func (n *node) receiveUp(s *session, u replica.Up) {
 			st.adopt(out.Witness)
 		}
 		n.watch()
-	} else if out.Witness != nil && (s.client.cluster == n.cluster || s.client.relay) {
+	} else if out.Witness != nil {
 		n.importers[s.owner].Pass(out.Witness)
 	}
 	if out.Close != "" {
-		n.m.oracle.fail("protocol", "exporter closed: %s", out.Close)
+		if fits(n.build, s.client.build) {
+			n.m.oracle.fail("protocol", "exporter closed: %s", out.Close)
+		}
+		n.m.count("refused-for-version")
 		s.close()
 	}
+}
+
+// fits reports whether two builds serve each other.
+func fits(a, b skew.Build) bool {
+	_, common := a.Speaks(replica.Protocols()).Common(b.Speaks(replica.Protocols()))
+	return common && skew.Served(skew.ControlPlane, skew.Parse(a.Version), skew.ControlPlane, skew.Parse(b.Version))
 }
 
 // apply does what an importer's Ready asks for.
 func (n *node) apply(owner mesh.ClusterName, s *session, rd replica.Ready) {
 	if rd.Edit != nil {
 		n.m.oracle.replicaEdit(n, owner, rd.Edit)
-		n.publish(owner, n.importers[owner].Stated())
+		n.bring(owner, rd.Edit)
+		n.publish(owner, n.cluster, n.importers[owner].Stated())
 	}
 	if rd.Save != nil {
-		n.disk.saved[owner] = rd.Save
+		n.save(owner, rd.Save)
 	}
 	for _, a := range rd.Alarms {
 		n.m.count("alarm-" + string(a.Kind))
 	}
-	if s == nil {
+	if s == nil || s.closed {
 		return
 	}
 	for _, u := range rd.Send {
@@ -243,13 +337,34 @@ func (n *node) apply(owner mesh.ClusterName, s *session, rd replica.Ready) {
 	s.sendUp(rd.Send)
 	if rd.Redial != "" {
 		n.m.count("redial-" + string(rd.Redial))
+		s.refused = rd.Redial != "silent" && rd.Redial != "stale-holder" && rd.Redial != replica.Redial(replica.AlarmBehind)
 		s.close()
 	}
 }
 
+// save writes to the cache, late, and to a full disk not at all.
+func (n *node) save(owner mesh.ClusterName, v *replica.Saved) {
+	n.saves[owner] = v
+	if n.saving {
+		return
+	}
+	n.saving = true
+	wait := saveEvery
+	if n.m.clock.Now.Before(n.slowUntil) {
+		wait *= 5
+	}
+	n.later(wait, func() {
+		n.saving = false
+		if !n.m.clock.Now.Before(n.fullUntil) {
+			maps.Copy(n.disk.saved, n.saves)
+		}
+		clear(n.saves)
+	})
+}
+
 // knowledge is how much the node knows, by owner.
 func (n *node) knowledge() knowledge {
-	k := knowledge{n.cluster: {Position: n.own.Position}}
+	k := knowledge{n.cluster: {Position: n.own.part.Position}}
 	for owner, im := range n.importers {
 		k[owner] = im.Knowledge()
 	}
@@ -258,24 +373,20 @@ func (n *node) knowledge() knowledge {
 
 // covers reports whether the node may serve a proxy that shows the knowledge.
 func (n *node) covers(shown knowledge) bool {
+	if n.m.cfg.Without == NoPositions {
+		return true
+	}
 	for owner, k := range shown {
-		if im := n.importers[owner]; im != nil {
-			if !im.Covers(k) {
-				return false
-			}
-			continue
-		}
-		p := k.Position
-		if n.m.cfg.Without != NoPositions && (p.Epoch != n.own.Position.Epoch || p.Revision > n.own.Position.Revision) && !n.own.Lineage.Knows(p) {
+		if im := n.importers[owner]; im != nil && !im.Covers(k) || !n.pub.covers(owner, k) {
 			return false
 		}
 	}
 	return true
 }
 
-// world is everything in force at the node.
-func (n *node) world() map[mesh.ClusterName]*replica.Partition {
-	w := map[mesh.ClusterName]*replica.Partition{n.cluster: n.m.oracle.inForce(n.own)}
+// inForce is everything in force at the node.
+func (n *node) inForce() map[mesh.ClusterName]*replica.Partition {
+	w := map[mesh.ClusterName]*replica.Partition{n.cluster: n.m.oracle.inForce(n.own.part)}
 	for owner, im := range n.importers {
 		w[owner] = im.InForce()
 	}

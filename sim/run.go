@@ -2,74 +2,27 @@ package sim
 
 import (
 	"math/rand/v2"
-	"slices"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/core/replica"
 	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/sim/catalog"
+	"github.com/isthmus-mesh/isthmus/sim/shape"
+	"github.com/isthmus-mesh/isthmus/sim/virtual"
 )
 
-type (
-	clusterName = mesh.ClusterName
-	position    = mesh.Position
-	stamp       = mesh.Stamp
-)
-
-// primaries have three control-plane replicas each; edge has a relay.
-var (
-	primaries    = []mesh.ClusterName{"ap-south", "eu-west", "us-east"}
-	clusterNames = append(slices.Clone(primaries), "edge")
-)
-
-// Control is a defence that a run does without.
-type Control string
-
-// The defences, each the reason for a control run.
-const (
-	All         Control = ""
-	NoPositions Control = "positions" // accept what is older than what is known
-	NoDigests   Control = "digests"   // never compare roots
-	NoSequence  Control = "sequence"  // neither gaps nor roots
-	NoBatches   Control = "batches"   // put each message in force as it comes
-	NoLastGood  Control = "last-good" // drop a peer's facts with its link
-	NoHoldOver  Control = "hold-over" // believe the absences of a new epoch
-	NoEpochs    Control = "epochs"    // never begin a new epoch
-	NoSnapshot  Control = "snapshot"  // proxies start empty
-	NoResume    Control = "resume"    // never say what is held already
-	NoDeletions Control = "deletions" // an owner that restarts forgets which policies it deleted
-)
-
-// Controls are all of them, each with the checker that must miss it.
-func Controls() map[Control]string {
-	return map[Control]string{NoPositions: "regressed", NoDigests: "torn", NoSequence: "torn", NoBatches: "torn", NoLastGood: "lost",
-		NoHoldOver: "loosened", NoEpochs: "loosened", NoSnapshot: "boot", NoResume: "hand-over", NoDeletions: "resurrected"}
-}
-
-// defences are those of the importer that the control run lacks.
-func (c Control) defences() replica.Defence {
-	switch c {
-	case NoPositions:
-		return replica.DefencePosition
-	case NoDigests:
-		return replica.DefenceDigest
-	case NoSequence:
-		return replica.DefenceDigest | replica.DefenceSequence
-	case NoBatches:
-		return replica.DefenceBatch
-	case NoLastGood:
-		return replica.DefenceLastGood
-	case NoHoldOver:
-		return replica.DefenceHoldOver
-	}
-	return 0
-}
+// start is an arbitrary instant; stamps and epochs are real Unix times.
+var start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // Config is one run.
 type Config struct {
 	Seed uint64
-	// Faults is how long faults come, in virtual time; default 60 s.
+	// Clusters is how many; 0 is what the seed says: 50 of one seed in twenty, three to eight of the others.
+	Clusters int
+	// Faults is how long faults come, in virtual time; default 20 s, of a large mesh 12 s.
 	Faults time.Duration
-	// Quiet is how long everything has to converge after the last fault; default 60 s,
+	// Quiet is how long everything may take to converge after the last fault; default 60 s,
 	// for a stream that lost message after message waits up to 40 s to ask again.
 	Quiet time.Duration
 	// Without is the defence that a control run does without.
@@ -81,6 +34,12 @@ type Result struct {
 	Complaints []Complaint
 	// Counts are of faults, alarms and repairs; Checked of what checkers looked at.
 	Counts, Checked map[string]int
+	// Made and Imported count facts by kind: as clusters stated them, and as they came to another.
+	Made, Imported map[mesh.Kind]int
+	// Clusters and Proxies are how many there were.
+	Clusters, Proxies int
+	// Converged is how long after the last fault everybody agreed.
+	Converged time.Duration
 	// Trace is equal for equal runs: a digest over every final state.
 	Trace string
 }
@@ -89,83 +48,92 @@ type Result struct {
 type simMesh struct {
 	cfg          Config
 	rng          *rand.Rand
-	clock        clock
-	net          network
+	clock        virtual.Clock
+	net          virtual.Network
+	shape        shape.Shape
+	names        []mesh.ClusterName // of all clusters, sorted
+	primaries    []mesh.ClusterName
+	catalogs     map[mesh.ClusterName]*catalog.Catalog
 	oracle       *oracle
 	stores       map[mesh.ClusterName]*store
-	nodes        []*node // the relay is the last
+	nodes        []*node
+	byCluster    map[mesh.ClusterName][]*node
 	proxies      []*proxy
 	caDown       map[mesh.ClusterName]bool
+	facts        map[*replica.Resource]readFact
+	refers       map[*ir.Service][]mesh.ServiceName
 	counts       map[string]int
+	made         map[mesh.Kind]int
+	imported     map[mesh.Kind]int
 	sessionCount uint64
 	calm         bool
 }
 
 func (m *simMesh) count(name string) { m.counts[name]++ }
 
-func (m *simMesh) relay() *node { return m.nodes[len(m.nodes)-1] }
+func (m *simMesh) of(c mesh.ClusterName) []*node { return m.byCluster[c] }
 
-func (m *simMesh) of(c mesh.ClusterName) []*node {
-	var out []*node
-	for _, n := range m.nodes {
-		if n.cluster == c {
-			out = append(out, n)
-		}
-	}
-	return out
+// between is a time drawn from a range.
+func (m *simMesh) between(r [2]time.Duration) time.Duration {
+	return r[0] + time.Duration(m.rng.Int64N(int64(r[1]-r[0])+1))
 }
 
-// Run plays one seed from the first fault to quiet.
+// Run plays one seed from the first fault to quiet, and then two drills that have a deadline.
 func Run(cfg Config) Result {
-	if cfg.Faults == 0 {
-		cfg.Faults = 60 * time.Second
-	}
 	if cfg.Quiet == 0 {
 		cfg.Quiet = 60 * time.Second
 	}
 	m := build(cfg)
-	m.clock.runUntil(start.Add(3 * time.Second))
+	m.clock.RunUntil(start.Add(3 * time.Second))
 	m.scheduleFaults()
-	m.clock.runUntil(start.Add(3*time.Second + cfg.Faults))
+	m.clock.RunUntil(start.Add(3*time.Second + m.shape.Chaos))
 	m.heal()
-	m.clock.runUntil(m.clock.now.Add(cfg.Quiet / 2))
-	m.forget()
-	m.clock.runUntil(m.clock.now.Add(cfg.Quiet / 2))
+	took, ok := m.converge()
+	if ok {
+		m.drills()
+	}
 	m.oracle.quiet()
-	return Result{Complaints: m.oracle.faults, Counts: m.counts, Checked: m.oracle.checked, Trace: m.trace()}
+	return Result{Complaints: m.oracle.faults, Counts: m.counts, Checked: m.oracle.checked, Made: m.made, Imported: m.imported,
+		Clusters: len(m.names), Proxies: len(m.proxies), Converged: took, Trace: m.trace()}
 }
 
 func build(cfg Config) *simMesh {
-	m := &simMesh{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x15a3)), clock: clock{now: start},
-		stores: map[mesh.ClusterName]*store{}, caDown: map[mesh.ClusterName]bool{}, counts: map[string]int{}}
-	m.net = network{m: m, cut: map[direction]bool{}, slow: map[direction]time.Duration{}, jitter: map[direction]time.Duration{}}
+	m := &simMesh{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x15a3)), clock: virtual.Clock{Now: start},
+		stores: map[mesh.ClusterName]*store{}, caDown: map[mesh.ClusterName]bool{}, counts: map[string]int{}, byCluster: map[mesh.ClusterName][]*node{},
+		catalogs: map[mesh.ClusterName]*catalog.Catalog{}, facts: map[*replica.Resource]readFact{}, refers: map[*ir.Service][]mesh.ServiceName{},
+		made: map[mesh.Kind]int{}, imported: map[mesh.Kind]int{}}
+	m.net = virtual.NewNetwork(&m.clock, m.rng)
 	m.oracle = newOracle(m)
-	for _, c := range clusterNames {
-		s := newStore(m, c)
-		m.stores[c] = s
-		var set []*replica.Resource
-		for _, n := range names {
-			if m.rng.IntN(2) == 0 {
-				set = append(set, s.put(n))
-			}
-		}
-		s.write(set, nil, replica.Lineage{})
-		replicas := 3
-		if c == "edge" {
-			replicas = 1
-		}
-		for i := range replicas {
-			n := &node{m: m, cluster: c, id: i, relay: c == "edge", disk: disk{saved: map[mesh.ClusterName]*replica.Saved{}}}
+	m.shape = shape.New(cfg.Seed, cfg.Clusters, m.rng)
+	if cfg.Faults > 0 {
+		m.shape.Chaos = cfg.Faults
+	}
+	m.names = m.shape.Names(func(*mesh.Cluster) bool { return true })
+	m.primaries = m.shape.Names(func(c *mesh.Cluster) bool { return c.Role == mesh.RolePrimary })
+	for i, c := range m.shape.Clusters {
+		m.catalogs[c.Name] = catalog.New(ir.View{Cluster: c.Name, Network: c.Network}, m.names)
+		s := newStore(m, i, c)
+		m.stores[c.Name] = s
+		s.write(s.first(), replica.Lineage{})
+	}
+	for _, c := range m.shape.Clusters {
+		for i := range m.shape.Replicas[c.Name] {
+			n := &node{m: m, cluster: c.Name, id: i, relay: c.Role == mesh.RoleRemote, build: builds[0], disk: disk{saved: map[mesh.ClusterName]*replica.Saved{}}}
 			m.nodes = append(m.nodes, n)
-			n.boot()
+			m.byCluster[c.Name] = append(m.byCluster[c.Name], n)
 		}
-		for i := range 2 {
-			p := &proxy{m: m, cluster: c, id: i}
+	}
+	for _, n := range m.nodes {
+		n.boot()
+	}
+	for _, c := range m.names {
+		for i := range m.shape.Whole + m.shape.Plain {
+			p := &proxy{m: m, cluster: c, id: i, whole: i < m.shape.Whole}
 			m.proxies = append(m.proxies, p)
-			m.clock.after(2*time.Second, p.boot)
+			m.clock.After(2*time.Second, p.boot)
 		}
-		m.writeAgain(s)
-		m.backUp(s)
+		m.writeAgain(m.stores[c])
+		m.backUp(m.stores[c])
 	}
 	return m
 }
@@ -173,30 +141,32 @@ func build(cfg Config) *simMesh {
 // writeAgain keeps a cluster changing. A write goes through a living replica, which
 // looks at the store first.
 func (m *simMesh) writeAgain(s *store) {
-	m.clock.after(time.Duration(200+m.rng.IntN(800))*time.Millisecond, func() {
+	m.clock.After(m.between(m.shape.Writes), func() {
 		if m.calm {
 			return
 		}
-		for _, n := range m.of(s.owner) {
-			if n.up {
-				n.watch()
-				s.edit()
-				life := n.life
-				m.clock.after(m.watchLag(), func() {
-					if n.up && n.life == life {
-						n.watch()
-					}
-				})
-				break
-			}
-		}
+		m.throughReplica(s, s.edit)
 		m.writeAgain(s)
 	})
 }
 
+// throughReplica has a living replica write; false if there is none.
+func (m *simMesh) throughReplica(s *store, write func()) bool {
+	for _, n := range m.of(s.owner) {
+		if n.up && !m.clock.Now.Before(n.hungTil) {
+			n.watch()
+			s.skew = n.skew
+			write()
+			n.later(m.watchLag(), n.watch)
+			return true
+		}
+	}
+	return false
+}
+
 // backUp keeps some copies of stores and caches, to be restored later.
 func (m *simMesh) backUp(s *store) {
-	m.clock.after(m.seconds(2, 8), func() {
+	m.clock.After(m.seconds(2, 8), func() {
 		if m.calm {
 			return
 		}
@@ -213,7 +183,7 @@ func (m *simMesh) backUp(s *store) {
 }
 
 func (m *simMesh) scheduleFaults() {
-	m.clock.after(time.Duration(m.rng.IntN(2000))*time.Millisecond, func() {
+	m.clock.After(m.between(m.shape.Faults), func() {
 		if m.calm {
 			return
 		}
@@ -224,15 +194,70 @@ func (m *simMesh) scheduleFaults() {
 	})
 }
 
-// heal ends all faults; pending restarts still happen by themselves.
+// heal ends all faults; pending restarts still happen by themselves. What runs in a version that others refuse is
+// upgraded.
 func (m *simMesh) heal() {
 	m.calm = true
-	clear(m.net.cut)
-	clear(m.net.slow)
-	clear(m.net.jitter)
+	m.net.Heal()
 	for _, n := range m.nodes {
+		n.slowUntil, n.fullUntil, n.hungTil = time.Time{}, time.Time{}, time.Time{}
+		for _, o := range m.nodes {
+			if !fits(n.build, o.build) {
+				n.kill()
+				n.build = builds[0]
+			}
+		}
 		n.boot()
 	}
+}
+
+// converge lets time pass until everybody agrees, or until it has taken too long. After a quarter of that an operator gives his word.
+func (m *simMesh) converge() (took time.Duration, ok bool) {
+	began, agreed, forgot := m.clock.Now, 0, false
+	for m.clock.Now.Sub(began) < m.cfg.Quiet {
+		m.clock.RunUntil(m.clock.Now.Add(500 * time.Millisecond))
+		if took = m.clock.Now.Sub(began); !forgot && took >= m.cfg.Quiet/4 {
+			forgot = true
+			m.forget()
+		}
+		if !m.agreed() {
+			agreed = 0
+			continue
+		}
+		if agreed++; agreed == 4 { // and it stays so
+			return took - 1500*time.Millisecond, true
+		}
+	}
+	return took, false
+}
+
+// agreed reports whether everybody holds what its owner tells; the final check is by what owners ought to tell.
+func (m *simMesh) agreed() bool {
+	for _, n := range m.nodes {
+		if !n.up || n.settling || n.own != m.stores[n.cluster].view || n.pub == nil {
+			return false
+		}
+		for _, owner := range m.names {
+			im := n.importers[owner]
+			if im == nil {
+				continue
+			}
+			for _, o := range m.of(owner) {
+				if told := o.tells[n.cluster]; told == nil || !im.Stated().Equal(told) || im.Stated().Position != told.Position || !im.InForce().Equal(m.oracle.inForce(told)) {
+					return false
+				}
+			}
+			if len(n.reached) > 0 && n.reached[owner] != mesh.Alive {
+				return false
+			}
+		}
+	}
+	for _, p := range m.proxies {
+		if !p.serving() || p.at == nil || p.config.from != p.at.pub {
+			return false
+		}
+	}
+	return true
 }
 
 // forget is an operator's last resort, for a lost history that no living witness can
@@ -243,7 +268,7 @@ func (m *simMesh) forget() {
 		if p.config == nil {
 			continue
 		}
-		for _, owner := range clusterNames {
+		for _, owner := range m.names {
 			s, k := m.stores[owner], p.config.known[owner]
 			shown := k.Crossed.Union(nil)
 			if k.Position != (mesh.Position{}) && k.Position.Epoch != s.part.Position.Epoch {
@@ -254,7 +279,14 @@ func (m *simMesh) forget() {
 			}
 			m.count("operator-forgot")
 			m.oracle.forgiven[owner] = true
-			s.write(nil, nil, s.part.Lineage.Union(shown))
+			was := s.part.Position
+			if !k.Position.Epoch.Newer(was.Epoch) {
+				s.write(change{}, s.part.Lineage.Union(shown))
+				continue
+			}
+			// The history that was lost began after this one, by a clock that was ahead: one more begins after both.
+			s.commit(mesh.Position{Epoch: s.mint(k.Position.Epoch), Revision: was.Revision + 1}, change{},
+				s.part.Lineage.Union(shown).Union(replica.Lineage{was.Epoch: was.Revision}))
 		}
 	}
 }
@@ -262,7 +294,7 @@ func (m *simMesh) forget() {
 // trace names the final states.
 func (m *simMesh) trace() string {
 	out := ""
-	for _, c := range clusterNames {
+	for _, c := range m.names {
 		p := m.stores[c].part
 		out += string(c) + "=" + p.Position.Epoch.String() + ":" + p.Root().String() + " "
 	}

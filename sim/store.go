@@ -7,55 +7,117 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/core/replica"
+	"github.com/isthmus-mesh/isthmus/core/world"
 	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/sim/facts"
 )
 
+// view is a whole state of a store at one position. It is immutable.
+type view struct {
+	// part are the objects that travel, and statements of deletion.
+	part *replica.Partition
+	// local are the facts that stay.
+	local map[mesh.Key]*mesh.Fact
+}
+
+func newView(owner mesh.ClusterName) *view {
+	return &view{replica.NewPartition(owner), map[mesh.Key]*mesh.Fact{}}
+}
+
 // store is the store of one cluster: linearizable, one history, which a fault may
-// rewind. Its partition is what the cluster exports.
+// rewind.
 type store struct {
-	m      *simMesh
-	owner  mesh.ClusterName
-	part   *replica.Partition
+	m     *simMesh
+	owner mesh.ClusterName
+	*view
 	tombs  map[replica.Name]mesh.Stamp // what this history says that it deleted, and when
 	truth  map[replica.Name]mesh.Stamp // what it did delete: the checkers' memory
 	clock  replica.HLC
+	skew   time.Duration // of the clock of who writes
+	make   *facts.Maker
 	epochs int
 	old    []backup
 }
 
 // backup is a copy of a store, as a disk snapshot holds it.
 type backup struct {
-	part         *replica.Partition
+	*view
 	tombs, truth map[replica.Name]mesh.Stamp
 }
 
-func newStore(m *simMesh, owner mesh.ClusterName) *store {
-	s := &store{m: m, owner: owner, part: replica.NewPartition(owner), tombs: map[replica.Name]mesh.Stamp{},
-		truth: map[replica.Name]mesh.Stamp{}, clock: replica.HLC{Origin: owner}}
+// change is what one transaction does.
+type change struct {
+	set     []*replica.Resource
+	removed []replica.Name
+	local   []world.Edit
+}
+
+func newStore(m *simMesh, number int, owner *mesh.Cluster) *store {
+	s := &store{m: m, owner: owner.Name, view: newView(owner.Name), tombs: map[replica.Name]mesh.Stamp{},
+		truth: map[replica.Name]mesh.Stamp{}, clock: replica.HLC{Origin: owner.Name}}
+	s.make = &facts.Maker{Rand: m.rng, Self: owner.Name, Number: number, Clusters: m.shape.Clusters}
 	s.part = s.part.At(mesh.Position{Epoch: s.mint(mesh.Epoch{})}, replica.Lineage{})
 	s.m.oracle.record(s)
 	return s
 }
 
+func (s *store) now() time.Time { return s.m.clock.Now.Add(s.skew) }
+
+// joined are the facts without which a cluster is none of the mesh.
+func (s *store) joined() []world.Edit {
+	var out []world.Edit
+	for _, c := range s.m.shape.Clusters {
+		v := *c
+		if c.Name == s.owner && s.m.rng.IntN(2) == 0 {
+			v.Accepts = []mesh.Accept{{Origin: "*", Kind: "*", Namespace: "*"}}
+		}
+		out = append(out, world.Put(s.make.Cluster(&v)))
+	}
+	return append(out, world.Put(s.make.Make(mesh.KindBundle)))
+}
+
+// first is what a cluster begins with.
+func (s *store) first() change {
+	c := change{local: s.joined()}
+	for _, n := range facts.Services() {
+		if s.m.rng.IntN(3) == 0 {
+			continue
+		}
+		c.local = append(c.local, world.Put(s.make.Service(n)))
+		for i := range s.m.rng.IntN(3) {
+			c.local = append(c.local, world.Put(s.make.Workload(n, i)))
+		}
+		if s.m.rng.IntN(3) > 0 {
+			c.local = append(c.local, world.Put(s.make.Export(n)))
+		}
+	}
+	for _, k := range facts.Kinds() {
+		if s.m.rng.IntN(2) == 0 {
+			s.put(&c, s.make.Make(k))
+		}
+	}
+	return c
+}
+
 // mint makes an epoch after a known one.
 func (s *store) mint(after mesh.Epoch) mesh.Epoch {
 	s.epochs++
-	return mesh.Epoch{StartMillis: max(s.m.clock.now.UnixMilli(), after.StartMillis+1), ID: fmt.Sprintf("e%d", s.epochs)}
+	return mesh.Epoch{StartMillis: max(s.now().UnixMilli(), after.StartMillis+1), ID: fmt.Sprintf("e%d", s.epochs)}
 }
 
-func (s *store) backup() backup { return backup{s.part, maps.Clone(s.tombs), maps.Clone(s.truth)} }
+func (s *store) backup() backup { return backup{s.view, maps.Clone(s.tombs), maps.Clone(s.truth)} }
 
 // write is one transaction; the caller has made sure that its view is not ahead.
-func (s *store) write(set []*replica.Resource, removed []replica.Name, lineage replica.Lineage) {
+func (s *store) write(c change, lineage replica.Lineage) {
 	pos := s.part.Position
 	pos.Revision++
-	s.commit(pos, set, removed, lineage)
+	s.commit(pos, c, lineage)
 }
 
-func (s *store) commit(pos mesh.Position, set []*replica.Resource, removed []replica.Name, lineage replica.Lineage) {
-	var forgotten []replica.Name
-	for _, n := range removed {
-		s.tombs[n] = s.clock.Tick(s.m.clock.now)
+func (s *store) commit(pos mesh.Position, c change, lineage replica.Lineage) {
+	set, forgotten := c.set, []replica.Name(nil)
+	for _, n := range c.removed {
+		s.tombs[n] = s.clock.Tick(s.now())
 		s.truth[n] = s.tombs[n]
 		s.m.oracle.deleted(s.owner, n, s.tombs[n])
 		if replica.Tightens(n.Kind) {
@@ -64,29 +126,39 @@ func (s *store) commit(pos mesh.Position, set []*replica.Resource, removed []rep
 			forgotten = append(forgotten, n)
 		}
 	}
-	removed = forgotten
 	for _, r := range set {
 		if r.Gone {
 			s.tombs[r.Name], s.truth[r.Name] = r.Stamp, r.Stamp
 		}
 	}
-	s.part = s.part.With(set, removed).At(pos, lineage)
+	local := s.local
+	if len(c.local) > 0 {
+		local = maps.Clone(local)
+	}
+	for _, e := range c.local {
+		if e.Fact == nil {
+			delete(local, e.Key)
+			continue
+		}
+		f := *e.Fact
+		f.Position = pos
+		local[e.Key] = &f
+		s.m.made[f.Kind]++
+	}
+	s.view = &view{s.part.With(set, forgotten).At(pos, lineage), local}
 	s.m.oracle.record(s)
 }
 
-// put makes a resource of the owner with random content.
-func (s *store) put(n replica.Name) *replica.Resource {
-	var digest [16]byte
-	for i := range digest {
-		digest[i] = byte(s.m.rng.Uint32())
-	}
-	body := make([]byte, 40+s.m.rng.IntN(200))
-	for i := range body {
-		body[i] = byte('a' + s.m.rng.IntN(26))
+// put adds a fact to a transaction: as an object that travels, or as one that stays.
+func (s *store) put(c *change, f *mesh.Fact) {
+	if !f.Kind.Replicated() || f.Home {
+		c.local = append(c.local, world.Put(f))
+		return
 	}
 	pos := s.part.Position
 	pos.Revision++
-	return replica.NewResource(n, pos, s.clock.Tick(s.m.clock.now), digest, body)
+	c.set = append(c.set, replica.NewResource(replica.NameOf(f.Key), pos, s.clock.Tick(s.now()), f.Digest, f.Raw))
+	s.m.made[f.Kind]++
 }
 
 // restart is what a replica does when it learns that the history was rewound: a new
@@ -103,7 +175,7 @@ func (s *store) restart(known mesh.Position, remembered *replica.Partition) {
 		lineage = lineage.Union(remembered.Lineage).Union(replica.Lineage{remembered.Position.Epoch: remembered.Position.Revision})
 	}
 	pos := mesh.Position{Epoch: s.mint(known.Epoch), Revision: s.part.Position.Revision + 1}
-	s.commit(pos, set, nil, lineage)
+	s.commit(pos, change{set: set}, lineage)
 	s.m.count("epoch-minted")
 }
 
@@ -115,7 +187,7 @@ func (s *store) adopt(w *replica.Witness) {
 	set := s.missing(w.Orphans)
 	s.m.counts["policies-adopted"] += len(set)
 	s.m.count("witness-heard")
-	s.write(set, nil, s.part.Lineage.Union(w.Crossed))
+	s.write(change{set: set}, s.part.Lineage.Union(w.Crossed))
 }
 
 // missing are the policies of a lost history, and its deletions, that this one neither
@@ -137,11 +209,19 @@ func (s *store) missing(rs []*replica.Resource) []*replica.Resource {
 // new epoch; if not, somebody who remembers must notice.
 func (s *store) rewind(b backup, declared bool) {
 	before := s.part.Position
-	s.part, s.tombs, s.truth = b.part, maps.Clone(b.tombs), maps.Clone(b.truth)
+	s.view, s.tombs, s.truth = b.view, maps.Clone(b.tombs), maps.Clone(b.truth)
 	if declared && s.m.cfg.Without != NoEpochs {
 		lineage := b.part.Lineage.Union(replica.Lineage{b.part.Position.Epoch: b.part.Position.Revision})
-		s.commit(mesh.Position{Epoch: s.mint(before.Epoch), Revision: b.part.Position.Revision + 1}, nil, nil, lineage)
+		s.commit(mesh.Position{Epoch: s.mint(before.Epoch), Revision: b.part.Position.Revision + 1}, change{}, lineage)
 	}
+}
+
+// lose takes the disk: a new history begins with nothing but the knowledge of who is in the mesh.
+func (s *store) lose() {
+	before := s.part.Position
+	s.view, s.tombs, s.truth = newView(s.owner), map[replica.Name]mesh.Stamp{}, map[replica.Name]mesh.Stamp{}
+	s.epochs += 100
+	s.commit(mesh.Position{Epoch: s.mint(before.Epoch), Revision: 1}, change{local: s.joined()}, replica.Lineage{})
 }
 
 // forgetDeletions is what an owner does that keeps its statements of deletion in memory only, when
@@ -150,48 +230,73 @@ func (s *store) forgetDeletions() {
 	at := s.part.Position
 	at.Revision++
 	s.tombs = map[replica.Name]mesh.Stamp{}
-	s.part = s.part.Live().At(at, s.part.Lineage)
+	s.view = &view{s.part.Live().At(at, s.part.Lineage), s.local}
 	s.m.oracle.record(s)
 }
 
-// edit is a person or a controller at work: a few objects change at once.
+// edit is a person or a controller at work: a few facts change at once, endpoints most often, policies often.
 func (s *store) edit() {
 	n := 1
 	if s.m.rng.IntN(8) == 0 {
 		n = 10 // a rollout
 	}
-	var set []*replica.Resource
-	var removed []replica.Name
-	touched := map[replica.Name]bool{}
+	var c change
+	touched := map[mesh.Key]bool{}
+	kinds := facts.Kinds()
 	for range n {
-		name := names[s.m.rng.IntN(len(names))]
-		if touched[name] {
+		kind := kinds[s.m.rng.IntN(len(kinds))]
+		switch s.m.rng.IntN(12) {
+		case 0, 1, 2, 3:
+			kind = mesh.KindWorkload
+		case 4, 5:
+			kind = mesh.KindAccessPolicy
+		case 6:
+			kind = mesh.KindResidencyPolicy
+		}
+		f := s.make.Make(kind)
+		if touched[f.Key] {
 			continue
 		}
-		touched[name] = true
-		if have := s.part.Get(name); have != nil && !have.Gone && s.m.rng.IntN(3) == 0 {
-			removed = append(removed, name)
-		} else {
-			set = append(set, s.put(name))
+		touched[f.Key] = true
+		if s.m.rng.IntN(3) > 0 || !s.remove(&c, f) {
+			s.put(&c, f)
 		}
 	}
-	s.write(set, removed, s.part.Lineage)
+	s.write(c, s.part.Lineage)
 }
 
-// names are those that every cluster states objects of.
-var names = func() []replica.Name {
-	var out []replica.Name
-	add := func(k mesh.Kind, n int) {
-		for i := range n {
-			out = append(out, replica.Name{Kind: k, Namespace: "shop", Name: fmt.Sprintf("n%d", i)})
+// remove adds the deletion of what a fact names to a transaction; false if there is nothing to delete, or it may not be.
+func (s *store) remove(c *change, f *mesh.Fact) bool {
+	if f.Kind == mesh.KindCluster || f.Kind == mesh.KindBundle {
+		return false
+	}
+	if s.local[f.Key] != nil {
+		c.local = append(c.local, world.Remove(f.Key))
+		return true
+	}
+	n := replica.NameOf(f.Key)
+	if have := s.part.Get(n); have == nil || have.Gone {
+		return false
+	}
+	c.removed = append(c.removed, n)
+	return true
+}
+
+// facts yields every fact of a view, in order; it is what its cluster's world holds.
+func (v *view) facts(m *simMesh, owner mesh.ClusterName) func(func(*mesh.Fact) bool) {
+	return func(yield func(*mesh.Fact) bool) {
+		for _, k := range slices.SortedFunc(maps.Keys(v.local), mesh.Key.Compare) {
+			if !yield(v.local[k]) {
+				return
+			}
+		}
+		for r := range v.part.All() {
+			if f := m.fact(owner, r); f != nil && !yield(f) {
+				return
+			}
 		}
 	}
-	add(mesh.KindRemoteService, 14)
-	add(mesh.KindAccessPolicy, 6)
-	add(mesh.KindResidencyPolicy, 3)
-	add(mesh.KindHTTPRoute, 5)
-	return out
-}()
+}
 
 // watchLag is how long a replica may hear late of a change in its own store.
 func (m *simMesh) watchLag() time.Duration {

@@ -86,8 +86,13 @@ type Plane struct {
 const slotsMax = 4096
 
 // order of resource types: targets before what refers to them.
-var order = []string{string(ir.TypeBundle), string(ir.TypeCluster), string(ir.TypeEndpoints), string(ir.TypeService),
-	string(ir.TypeAccess), string(ir.TypeSlots), string(ir.TypeName), string(ir.TypeProxy), string(ir.TypeSplit)}
+func order() []string {
+	var out []string
+	for _, t := range ir.Order() {
+		out = append(out, string(t))
+	}
+	return out
+}
 
 // New opens the authority and wires the parts. Nothing listens and nothing runs before
 // Run.
@@ -122,7 +127,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (*Plane, error) {
 		lc.Need = p.addresses.need
 	}
 	p.loop = loop.New(lc)
-	p.xds = xds.NewServer(xds.ServerConfig{Source: source{p.loop}, Identify: identify, Order: order, Now: p.clock.Now, Log: log, Delivered: p.delivered, Joined: p.joined, Build: cfg.Build})
+	p.xds = xds.NewServer(xds.ServerConfig{Source: source{p.loop}, Identify: identify, Order: order(), Now: p.clock.Now, Log: log, Delivered: p.delivered, Joined: p.joined, Build: cfg.Build})
 	p.peers, p.siblings = newPeers(p), p.newSiblings()
 	p.census = p.newCensus()
 	p.load, p.verdicts = p.newLoad(), p.newVerdicts()

@@ -41,6 +41,11 @@ const (
 	TypeSlots Type = "type.isthmus.dev/v1/Slots"
 )
 
+// Order lists the types so that each stands before those that refer to it: additions are sent in this order.
+func Order() []Type {
+	return []Type{TypeBundle, TypeCluster, TypeEndpoints, TypeService, TypeAccess, TypeSlots, TypeName, TypeProxy, TypeSplit}
+}
+
 // View is what matters for the content of a shared resource. Proxies of one view get
 // the same bytes.
 type View struct {

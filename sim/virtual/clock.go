@@ -1,14 +1,15 @@
-package sim
+package virtual
 
 import (
 	"container/heap"
 	"time"
 )
 
-// clock is virtual time and the queue of what happens in it. Events at one instant
-// happen in the order in which they were scheduled.
-type clock struct {
-	now   time.Time
+// Clock is virtual time and the queue of what happens in it. Events at one instant
+// happen in the order in which they were scheduled. It is not safe for concurrent use.
+type Clock struct {
+	// Now is the time; only RunUntil changes it.
+	Now   time.Time
 	queue eventQueue
 	count uint64
 }
@@ -19,23 +20,20 @@ type event struct {
 	do  func()
 }
 
-// start is an arbitrary instant; stamps and epochs are real Unix times.
-var start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-
-// after schedules do; it returns at once.
-func (c *clock) after(d time.Duration, do func()) {
+// After schedules do; it returns at once.
+func (c *Clock) After(d time.Duration, do func()) {
 	c.count++
-	heap.Push(&c.queue, event{c.now.Add(d), c.count, do})
+	heap.Push(&c.queue, event{c.Now.Add(d), c.count, do})
 }
 
-// runUntil lets events happen up to and including an instant.
-func (c *clock) runUntil(t time.Time) {
+// RunUntil lets events happen up to and including an instant.
+func (c *Clock) RunUntil(t time.Time) {
 	for len(c.queue) > 0 && !c.queue[0].at.After(t) {
 		e := heap.Pop(&c.queue).(event)
-		c.now = e.at
+		c.Now = e.at
 		e.do()
 	}
-	c.now = t
+	c.Now = t
 }
 
 type eventQueue []event
