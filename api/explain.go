@@ -110,6 +110,10 @@ func (x *explainer) source(q ExplainRequest) error {
 			return cannotRead("source", q.Source, err.Error(), want)
 		}
 		src.id, cluster = id, id.TrustDomain.Cluster()
+		if x.out.HBONE = x.otherMesh(id); x.out.HBONE {
+			src.Cluster, src.Identity = string(cluster), id.String()
+			return nil
+		}
 	} else {
 		word, at, ok := strings.Cut(q.Source, "@")
 		name, namespace, dotted := strings.Cut(word, ".")
@@ -240,6 +244,10 @@ func refused(r mesh.Reason, format string, args ...any) Outcome {
 
 // run follows the stages of the proxy's outbound side.
 func (x *explainer) run() {
+	if x.out.HBONE {
+		x.out.Outcome = x.byHBONE()
+		return
+	}
 	if o, ok := x.identify(); !ok {
 		x.out.Outcome = o
 		return
@@ -458,14 +466,7 @@ func (x *explainer) authorise(c *BackendChoice, b *ir.Backend, head *message.Hea
 	}
 	path, _, _ := strings.Cut(string(head.Path), "?")
 	d := policy.Compile(access, at).Admit(policy.Request{Caller: x.out.Source.id, Port: c.Port, Method: string(head.Method), Path: path}, x.carriesBytes(c.Port))
-	c.Authorisations = append(c.Authorisations, Authorisation{Cluster: at, Allowed: d.Allowed, Reason: d.Reason, Object: d.Object, Rule: d.Rule,
-		Why: d.Why, Audited: d.Audited, Guess: at != x.view.Cluster})
-	if c.Outcome = (Outcome{Answer: Forwarded, Detail: "to cluster " + string(at)}); !d.Allowed {
-		c.Outcome = refused(d.Reason, "cluster %s: %s", at, d.Why)
-		if d.Object != "" {
-			c.Outcome = refused(d.Reason, "cluster %s by %s: %s", at, d.Object, d.Why)
-		}
-	}
+	x.verdictOf(c, d, at)
 }
 
 // access is who may call a service in a cluster. Of another cluster it is what would hold

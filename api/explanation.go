@@ -14,10 +14,13 @@ type Explanation struct {
 	// Cluster whose proxies' knowledge it is.
 	Cluster mesh.ClusterName `json:"cluster"`
 	Source  Source           `json:"source"`
-	Request Requested        `json:"request"`
-	Name    *Name            `json:"name,omitempty"`
-	Route   *RouteChoice     `json:"route,omitempty"`
-	Traffic *TrafficInForce  `json:"traffic,omitempty"`
+	// HBONE says that the source is of another mesh, and its connection bytes: there is no route, and Backends are the services
+	// at the address, each of which must admit.
+	HBONE   bool            `json:"hbone,omitempty"`
+	Request Requested       `json:"request"`
+	Name    *Name           `json:"name,omitempty"`
+	Route   *RouteChoice    `json:"route,omitempty"`
+	Traffic *TrafficInForce `json:"traffic,omitempty"`
 	// Backends among which the request is drawn.
 	Backends []BackendChoice `json:"backends,omitempty"`
 	// Outcome of the most likely backend; others say their own.
@@ -185,13 +188,16 @@ func (e *Explanation) Narrate(out io.Writer) error {
 	if e.Source.Note != "" {
 		fmt.Fprintf(&b, "  %s\n", e.Source.Note)
 	}
+	if e.HBONE {
+		fmt.Fprintf(&b, "  of another mesh: by HBONE to a workload of cluster %s, as bytes; every service that listens there must admit\n", e.Cluster)
+	}
 	e.narrateName(&b)
 	e.narrateRoute(&b)
 	if e.Traffic != nil {
 		e.Traffic.narrate(&b)
 	}
 	for i := range e.Backends {
-		e.Backends[i].narrate(&b)
+		e.Backends[i].narrate(&b, e.HBONE)
 	}
 	fmt.Fprintf(&b, "\noutcome   %s\n", e.Outcome)
 	_, err := io.WriteString(out, b.String())
@@ -236,8 +242,12 @@ func (e *Explanation) narrateRoute(b *strings.Builder) {
 	}
 }
 
-func (c *BackendChoice) narrate(b *strings.Builder) {
-	fmt.Fprintf(b, "\nbackend   %s:%d, %.4g%% of the requests\n", c.Service, c.Port, 100*c.Share)
+func (c *BackendChoice) narrate(b *strings.Builder, bytes bool) {
+	if bytes {
+		fmt.Fprintf(b, "\nbackend   %s:%d\n", c.Service, c.Port)
+	} else {
+		fmt.Fprintf(b, "\nbackend   %s:%d, %.4g%% of the requests\n", c.Service, c.Port, 100*c.Share)
+	}
 	if c.Path != "" {
 		fmt.Fprintf(b, "          as %s\n", c.Path)
 	}

@@ -319,23 +319,31 @@ func (a *app) proxyConfigCommand() *cobra.Command {
 	return c
 }
 
+// clusterOf is the cluster of a source, as far as it says.
+func clusterOf(source string) string {
+	if id, err := mesh.ParseIdentity(source); err == nil {
+		return string(id.TrustDomain.Cluster())
+	}
+	_, at, _ := strings.Cut(source, "@")
+	return at
+}
+
 func (a *app) explainCommand() *cobra.Command {
 	var q api.ExplainRequest
 	c := &cobra.Command{Use: "explain SRC DST", GroupID: groupLook, Args: cobra.ExactArgs(2), Short: "what would become of a request, and why",
 		Long: "Follows a request hop by hop: name, route, backends, clusters and endpoints with the reason each is kept\n" +
 			"or dropped, and who lets it in; with the object and rule behind each step. The functions that answer are\n" +
 			"those that the proxies run. Exit code 1 when the request would be refused.\n\n" +
-			"SRC is WORKLOAD[.NAMESPACE]@CLUSTER or a SPIFFE ID; DST a URL, HOST[:PORT] or SERVICE[.NAMESPACE].",
+			"SRC is WORKLOAD[.NAMESPACE]@CLUSTER or a SPIFFE ID; DST a URL, HOST[:PORT] or SERVICE[.NAMESPACE]. Of a source\n" +
+			"in another mesh, which calls by HBONE, ask the cluster that is called, with --cluster; DST may be ADDRESS:PORT of a workload there.",
 		Example:           "  isthmus explain frontend.shop@eu-west catalog.shop\n  isthmus explain shell@us-east http://catalog.shop.svc.clusterset.local/items --method POST --header 'x-beta: yes'",
 		ValidArgsFunction: a.completeExplain,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := a.bound(cmd.Context())
 			defer cancel()
 			q.Source, q.Destination = args[0], args[1]
-			if id, err := mesh.ParseIdentity(q.Source); err == nil {
-				a.cluster = string(id.TrustDomain.Cluster())
-			} else if _, at, ok := strings.Cut(q.Source, "@"); ok {
-				a.cluster = at
+			if !cmd.Flags().Changed("cluster") {
+				a.cluster = clusterOf(q.Source)
 			}
 			targets, err := a.targets(ctx, false)
 			if err != nil {
@@ -360,6 +368,7 @@ func (a *app) explainCommand() *cobra.Command {
 	f.StringVar(&q.Path, "path", "", "path, with query (default that of the URL)")
 	f.StringArrayVar(&q.Headers, "header", nil, "header, NAME: VALUE; may be repeated")
 	f.StringVarP(&q.Namespace, "namespace", "n", "default", "namespace of a source that names none")
+	a.clusterFlags(c, false)
 	a.outputFlag(c, "table", "json", "yaml")
 	return c
 }
