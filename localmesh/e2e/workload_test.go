@@ -52,6 +52,9 @@ func workload(which string) error {
 	if dir, ok := strings.CutPrefix(which, "tls:"); ok {
 		return spokenByTLS(ln, dir)
 	}
+	if arg, ok := strings.CutPrefix(which, "governed:"); ok {
+		return newGoverned(arg, os.Getenv("HOST")).serve(ln)
+	}
 	if filepath.IsAbs(which) {
 		return relayTo(ln, which)
 	}
