@@ -179,6 +179,12 @@ func (r *Report) Write(results, docs string) error {
 	return errors.Join(errs...)
 }
 
+// WriteResults writes NAME.json in results, of a report whose table stands elsewhere.
+func (r *Report) WriteResults(results string) error {
+	r.Machine = fmt.Sprintf("%d × %s, %s, load average %s before and %s after", runtime.NumCPU(), processor(), runtime.Version(), r.before, loadAverage())
+	return r.writeJSON(filepath.Join(results, r.Name+".json"))
+}
+
 // loadAverage is that of the last minute, as told by the machine; "unknown" without /proc.
 func loadAverage() string {
 	text, err := os.ReadFile("/proc/loadavg")

@@ -102,18 +102,3 @@ func readsGoOn(t *testing.T, m *meshUnder) {
 		t.Errorf("-o json: exit %d, %v:\n%s", code, err, out)
 	}
 }
-
-// fill makes a file that takes all space there is.
-func fill(t *testing.T, path string) {
-	t.Helper()
-	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	for size := 1 << 20; size >= 1<<12; {
-		if _, err := f.Write(make([]byte, size)); err != nil {
-			size /= 2
-		}
-	}
-}
