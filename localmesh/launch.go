@@ -2,6 +2,7 @@ package localmesh
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -59,13 +60,13 @@ func (l *launcher) command(ctx context.Context, s Spec, out io.Writer) (cmd *exe
 			ended()
 		}
 	}()
-	cmd = exec.Command(l.executable, append(slices.Clone(s.Args), "--config", l.plan.specFile(s.Name))...)
+	cmd = exec.Command(l.executable, append(slices.Clone(s.Args), "--config", cmp.Or(s.ConfigFile, l.plan.specFile(s.Name)))...)
 	cmd.Env = environment(l.environ)
 	cmd.Dir = l.plan.StateDir
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.ExtraFiles = []*os.File{l.parent, l.alive}
 	if s.Sealed {
-		key, err := l.sealKey(s.Name)
+		key, err := l.sealKey(cmp.Or(s.Seals, s.Name))
 		if err != nil {
 			return nil, nil, err
 		}
@@ -163,6 +164,9 @@ func (l *launcher) serveJoin(ctx context.Context, conn net.Conn, s Spec) {
 
 // writeSpec writes the configuration that a process reads.
 func (p *Plan) writeSpec(s Spec) error {
+	if s.ConfigFile != "" { // makeDirs wrote it
+		return nil
+	}
 	text, err := json.MarshalIndent(s.Config, "", "  ")
 	if err == nil {
 		err = writeFile(p.specFile(s.Name), append(text, '\n'))
@@ -177,12 +181,39 @@ func (p *Plan) writeSpec(s Spec) error {
 func (p *Plan) makeDirs() error {
 	dirs := []string{p.StateDir, p.path("keys"), p.path("logs"), p.path("run"), p.path("snapshots"), p.path("clusters")}
 	for _, c := range p.Clusters {
-		dirs = append(dirs, p.clusterDir(c))
+		for i := range c.Planes() {
+			dirs = append(dirs, p.planeDir(c, i))
+		}
 	}
 	for _, dir := range dirs {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("make the state directory: %w", err)
 		}
+	}
+	for _, c := range p.Clusters {
+		if err := p.makeStore(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// makeStore writes what the members of a shared store are told. A store of another kind that is there is not replaced: what it holds,
+// the cluster's authority with it, would be lost.
+func (p *Plan) makeStore(c *Cluster) error {
+	own, shared := filepath.Join(p.clusterDir(c), "store"), p.membersDir(c)
+	other, kept := shared, "replicas: 2 or 3"
+	if c.Planes() > 1 {
+		other, kept = own, "one control plane"
+	}
+	if _, err := os.Stat(other); err == nil {
+		return fmt.Errorf("start the mesh: what cluster %s knows is in %s, of %s, and the mesh file says replicas: %d; write what it was, or give another --state-dir", c.Name, other, kept, c.Planes())
+	}
+	if c.Planes() == 1 {
+		return nil
+	}
+	if err := p.store(c).Write(time.Now()); err != nil {
+		return fmt.Errorf("make the store of cluster %s: %w", c.Name, err)
 	}
 	return nil
 }

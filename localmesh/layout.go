@@ -18,7 +18,11 @@ const (
 	portAdmin      = 15020
 	portDNS        = 15053
 	portAPI        = 15080
-	portGateway    = 15443
+	portStore      = 2379 // of members, for clients
+	portRaft       = 2380 // and for each other
+	// portReplica is between the ports at which a link leads to the replicas of one control plane.
+	portReplica = 100
+	portGateway = 15443
 	// portEndpoints and the number of an instance is where it is reached at the end of a link,
 	// between clusters of one network. Below the ports that the system gives away.
 	portEndpoints = 20000
@@ -32,7 +36,11 @@ const (
 	hostApp      = 2
 	hostPlane    = 2 // in systemNet
 	hostGateway  = 3 // in systemNet
+	hostReplica  = 4 // in systemNet: the second control plane; the third follows
+	hostMember   = 6 // in systemNet: the first of three members of a shared store
 	hostServices = 10
+
+	membersOfStore = 3
 
 	instancesMax = 254
 	servicesMax  = 254 - hostServices + 1
@@ -59,8 +67,24 @@ func (l Layout) Addr(n, net, host int) netip.Addr {
 // Shell is the sidecar for a person's shell.
 func (l Layout) Shell(n int) netip.Addr { return l.Addr(n, systemNet, hostSidecar) }
 
-// ControlPlane is the control plane.
+// ControlPlane is the control plane, the first where there are several.
 func (l Layout) ControlPlane(n int) netip.Addr { return l.Addr(n, systemNet, hostPlane) }
+
+// Replica is control plane i, from 0.
+func (l Layout) Replica(n, i int) netip.Addr {
+	if i == 0 {
+		return l.ControlPlane(n)
+	}
+	return l.Addr(n, systemNet, hostReplica+i-1)
+}
+
+// Member is member i, from 0, of the store that control planes share.
+func (l Layout) Member(n, i int) netip.Addr { return l.Addr(n, systemNet, hostMember+i) }
+
+// Federation is where cluster n reaches control plane i of cluster m.
+func (l Layout) Federation(n, m, i int) netip.AddrPort {
+	return netip.AddrPortFrom(l.LinkEnd(n, m), uint16(portFederation+portReplica*i))
+}
 
 // Gateway is the east-west gateway.
 func (l Layout) Gateway(n int) netip.Addr { return l.Addr(n, systemNet, hostGateway) }

@@ -96,10 +96,17 @@ func (p *Plan) clusterObject(c, other *Cluster, roots [][]byte) fields {
 	if other.Jurisdiction != "" {
 		spec["jurisdiction"] = other.Jurisdiction
 	}
-	gateway, plane := p.Layout.Gateway(c.N), p.Layout.ControlPlane(c.N)
+	gateway := p.Layout.Gateway(c.N)
+	var planes []string
+	for i := range other.Planes() {
+		if other == c {
+			planes = append(planes, at(p.Layout.Replica(c.N, i), portFederation).String())
+		} else {
+			planes = append(planes, p.Layout.Federation(c.N, other.N, i).String())
+		}
+	}
 	if other != c {
 		gateway = p.Layout.LinkEnd(c.N, other.N)
-		plane = gateway
 		// In whole milliseconds: 1.5s is no duration of Gateway API (GEP-2257).
 		if rtt := p.Link(c.Name, other.Name).Shape.RTT.Round(time.Millisecond); rtt > 0 {
 			spec["rtt"] = fmt.Sprintf("%dms", rtt.Milliseconds())
@@ -109,7 +116,7 @@ func (p *Plan) clusterObject(c, other *Cluster, roots [][]byte) fields {
 	if other.Remote() {
 		spec["role"], spec["primaries"] = string(mesh.RoleRemote), other.Primaries
 	} else if other == c || c.Follows(other) {
-		spec["controlPlanes"] = []string{at(plane, portFederation).String()}
+		spec["controlPlanes"] = planes
 	}
 	if len(roots) > 0 {
 		var text bytes.Buffer

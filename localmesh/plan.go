@@ -119,6 +119,9 @@ func (p *Plan) planRoles(topology string) {
 	}
 }
 
+// Planes is how many control planes a cluster has, its relay counted as one.
+func (c *Cluster) Planes() int { return max(1, c.Replicas) }
+
 // Remote reports whether the cluster has a relay in place of a control plane with a store.
 func (c *Cluster) Remote() bool { return c.Role == mesh.RoleRemote }
 
@@ -245,6 +248,17 @@ func (p *Plan) handoverSocket(own netip.Addr) string {
 func (p *Plan) clusterDir(c *Cluster) string {
 	return p.path("clusters", string(c.Name))
 }
+
+// planeDir is the state of control plane i; the first has the cluster's own directory.
+func (p *Plan) planeDir(c *Cluster, i int) string {
+	if i == 0 {
+		return p.clusterDir(c)
+	}
+	return filepath.Join(p.clusterDir(c), fmt.Sprintf("replica-%d", i))
+}
+
+// membersDir is where the members of a shared store keep theirs.
+func (p *Plan) membersDir(c *Cluster) string { return filepath.Join(p.clusterDir(c), "members") }
 
 // storePID is where a control plane writes the process number of its store.
 func (p *Plan) storePID(c *Cluster) string { return filepath.Join(p.clusterDir(c), "store.pid") }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"time"
@@ -18,6 +19,7 @@ import (
 // planeAPI speaks to the API of one control plane. It is safe for concurrent use.
 type planeAPI struct {
 	cluster mesh.ClusterName
+	process string // of one control plane; "" for whichever of the cluster's answers
 	address netip.AddrPort
 	token   trust.Secret
 	client  *http.Client
@@ -27,6 +29,26 @@ const (
 	callTimeout   = 5 * time.Second
 	answerMaxByte = 16 << 20
 )
+
+// dialAny dials the API of a control plane, and where that refuses, that of another replica of it.
+func (p *Plan) dialAny(ctx context.Context, network, address string) (net.Conn, error) {
+	addresses := []string{address}
+	for _, c := range p.Clusters {
+		for i := 1; address == p.api(c).String() && i < c.Planes(); i++ {
+			addresses = append(addresses, at(p.Layout.Replica(c.N, i), portAPI).String())
+		}
+	}
+	var d net.Dialer
+	var faults []error
+	for _, a := range addresses {
+		conn, err := d.DialContext(ctx, network, a)
+		if err == nil {
+			return conn, nil
+		}
+		faults = append(faults, err)
+	}
+	return nil, errors.Join(faults...)
+}
 
 // bundle is what verifies a cluster's identities.
 type bundle struct {

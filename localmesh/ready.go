@@ -101,13 +101,13 @@ func (m *Mesh) failed() []string {
 // partsReady are conditions on control planes, which know their proxies, and applications.
 func (m *Mesh) partsReady() []condition {
 	var out []condition
-	for _, c := range m.plan.Clusters {
-		out = append(out, condition{"control plane of " + string(c.Name), func(ctx context.Context) error {
-			s, err := m.apis[c.Name].status(ctx)
+	for _, a := range m.replicas {
+		out = append(out, condition{"control plane " + a.process, func(ctx context.Context) error {
+			s, err := a.status(ctx)
 			if err != nil {
 				return err
 			}
-			return s.inSync(m.plan, m.proxyIDs(c))
+			return s.inSync(m.plan, m.proxyIDs(m.plan.Cluster(a.cluster)))
 		}})
 	}
 	for _, p := range m.processes {

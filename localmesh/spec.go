@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/internal/members"
 	"github.com/isthmus-mesh/isthmus/localmesh/app"
 	"github.com/isthmus-mesh/isthmus/localmesh/link"
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -17,10 +18,12 @@ import (
 // Role is what a process of the mesh is.
 type Role string
 
-// The roles of processes. A store belongs to its control plane, which starts it.
+// The roles of processes. A store belongs to its control plane, which starts it, but where several share one: then its members are
+// processes of the mesh.
 const (
 	RoleLink         Role = "link"
 	RoleControlPlane Role = "control-plane"
+	RoleStore        Role = "store"
 	RoleRelay        Role = "relay"
 	RoleGateway      Role = "gateway"
 	RoleShell        Role = "shell"
@@ -48,9 +51,12 @@ type Spec struct {
 	// Args follow the executable; --config and the file are added.
 	Args   []string
 	Config any
-	// Sealed processes get a seal key on fdSeal; Identity is whom those that join may be.
-	Sealed   bool
-	Identity mesh.Identity
+	// Sealed processes get a seal key on fdSeal, that of the process Seals where this is not "". ConfigFile is read in place of one that is
+	// written from Config. Identity is whom those that join may be.
+	Sealed     bool
+	Seals      string
+	ConfigFile string
+	Identity   mesh.Identity
 	// Group says that the process has children that a signal must reach as well.
 	Group bool
 }
@@ -69,6 +75,16 @@ type planeConfig struct {
 	TokenFile    string           `json:"tokenFile"`
 	ServiceRange netip.Prefix     `json:"serviceRange"`
 	TTL          time.Duration    `json:"certificateTTL,omitempty"`
+	// Of several replicas.
+	StoreEndpoints []string  `json:"storeEndpoints,omitempty"`
+	StoreTLS       *storeTLS `json:"storeTLS,omitempty"`
+}
+
+// storeTLS is part of planeConfig.
+type storeTLS struct {
+	CA          string `json:"ca"`
+	Certificate string `json:"certificate"`
+	Key         string `json:"key"`
 }
 
 // proxyConfig is what `isthmus proxy --config` reads. Like planeConfig it is written out here
@@ -99,20 +115,23 @@ type proxyConfig struct {
 
 // Specs are all processes, in the order of their start.
 func (p *Plan) Specs() []Spec {
-	var links, planes, proxies, apps []Spec
+	var links, stores, planes, proxies, apps []Spec
 	for _, l := range p.Links {
 		links = append(links, Spec{Name: "link." + l.Name(), Role: RoleLink, Link: l, Args: []string{"link"}, Config: p.linkConfig(l)})
 	}
 	for _, c := range p.Clusters {
-		planes = append(planes, p.planeSpec(c))
+		stores = append(stores, p.storeSpecs(c)...)
+		for i := range c.Planes() {
+			planes = append(planes, p.planeSpec(c, i))
+		}
 		proxies = append(proxies, p.gatewaySpec(c), p.shellSpec(c))
 		for _, i := range c.Instances {
 			proxies = append(proxies, p.sidecarSpec(c, i))
 			apps = append(apps, p.appSpec(c, i))
 		}
 	}
-	// Control planes have the longest way to go.
-	return append(append(append(planes, links...), proxies...), apps...)
+	// Control planes have the longest way to go, and need their store.
+	return slices.Concat(stores, planes, links, proxies, apps)
 }
 
 func at(a netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(a, port) }
@@ -130,9 +149,16 @@ func (p *Plan) linkConfig(l *Link) link.Config {
 		c.Forwards = append(c.Forwards,
 			link.Forward{Name: "gateway", Direction: d.direction, Listen: at(listen, portGateway),
 				Target: at(p.Layout.Gateway(d.to.N), portGateway), Source: source})
-		if d.from.Follows(d.to) {
-			c.Forwards = append(c.Forwards, link.Forward{Name: "federation", Direction: d.direction, Listen: at(listen, portFederation),
-				Target: at(p.Layout.ControlPlane(d.to.N), portFederation), Source: source, Traffic: link.Control})
+		for i := range d.to.Planes() {
+			if !d.from.Follows(d.to) {
+				break
+			}
+			name := "federation"
+			if i > 0 {
+				name = fmt.Sprintf("federation of replica %d", i)
+			}
+			c.Forwards = append(c.Forwards, link.Forward{Name: name, Direction: d.direction, Listen: p.Layout.Federation(d.from.N, d.to.N, i),
+				Target: at(p.Layout.Replica(d.to.N, i), portFederation), Source: source, Traffic: link.Control})
 		}
 		if d.from.Network != d.to.Network {
 			continue
@@ -165,17 +191,56 @@ func (p *Plan) paths(c *Cluster) (translate map[netip.AddrPort]netip.AddrPort, u
 	return translate, unreachable
 }
 
-func (p *Plan) planeSpec(c *Cluster) Spec {
-	own, role := p.Layout.ControlPlane(c.N), c.planeRole()
+// planeSpec is control plane i, from 0, or the relay.
+func (p *Plan) planeSpec(c *Cluster, i int) Spec {
+	own, role := p.Layout.Replica(c.N, i), c.planeRole()
 	config := planeConfig{
-		Cluster: c.Name, Domain: p.Domain, Network: c.Network, StateDir: p.clusterDir(c), SealFD: fdSeal, Local: own,
-		Control: at(own, portControl), API: p.api(c), TokenFile: p.tokenFile(),
+		Cluster: c.Name, Domain: p.Domain, Network: c.Network, StateDir: p.planeDir(c, i), SealFD: fdSeal, Local: own,
+		Control: at(own, portControl), API: at(own, portAPI), TokenFile: p.tokenFile(),
 		ServiceRange: p.Layout.Net(c.N, systemNet), TTL: p.CertificateTTL,
 	}
 	if !c.Remote() {
 		config.Federation = at(own, portFederation)
 	}
-	return Spec{Name: string(c.Name) + "." + string(role), Role: role, Cluster: c, Args: []string{string(role)}, Sealed: true, Config: config}
+	s := Spec{Name: c.planeName(i), Role: role, Cluster: c, Args: []string{string(role)}, Sealed: true}
+	if c.Planes() > 1 { // they are one authority, sealed by one key
+		store := p.store(c)
+		config.StoreEndpoints, config.StoreTLS = store.Endpoints(), &storeTLS{store.CA(), store.Certificate(), store.Key()}
+		s.Seals = c.planeName(0)
+	}
+	s.Config = config
+	return s
+}
+
+// planeName is the process of control plane i.
+func (c *Cluster) planeName(i int) string {
+	name := string(c.Name) + "." + string(c.planeRole())
+	if i > 0 {
+		name += fmt.Sprintf("-%d", i)
+	}
+	return name
+}
+
+// store is the one that several control planes of a cluster share. Its members come from 127.0.0.1 to each other: etcd binds no source.
+func (p *Plan) store(c *Cluster) members.Plan {
+	out := members.Plan{Dir: p.membersDir(c), Token: string(c.Name)}
+	for i := range membersOfStore {
+		a := p.Layout.Member(c.N, i)
+		out.Members = append(out.Members, members.Member{Name: fmt.Sprintf("store-%d", i), Client: at(a, portStore), Peer: at(a, portRaft)})
+	}
+	return out
+}
+
+// storeSpecs are the members of a store that several control planes share; none where one has a store of its own.
+func (p *Plan) storeSpecs(c *Cluster) (out []Spec) {
+	if c.Planes() == 1 {
+		return nil
+	}
+	store := p.store(c)
+	for _, m := range store.Members {
+		out = append(out, Spec{Name: string(c.Name) + "." + m.Name, Role: RoleStore, Cluster: c, Args: []string{"store"}, ConfigFile: store.Config(m)})
+	}
+	return out
 }
 
 // planeRole is what serves the proxies of a cluster.
@@ -186,14 +251,22 @@ func (c *Cluster) planeRole() Role {
 	return RoleControlPlane
 }
 
-// api is where a cluster's control plane answers.
+// api is where a cluster's control plane answers, the first where there are several.
 func (p *Plan) api(c *Cluster) netip.AddrPort { return at(p.Layout.ControlPlane(c.N), portAPI) }
+
+// controlPorts are where the proxies of a cluster follow its control planes.
+func (p *Plan) controlPorts(c *Cluster) (out []netip.AddrPort) {
+	for i := range c.Planes() {
+		out = append(out, at(p.Layout.Replica(c.N, i), portControl))
+	}
+	return out
+}
 
 // proxySpec is what all proxies have in common.
 func (p *Plan) proxySpec(c *Cluster, role Role, name string, workload, account mesh.ServiceName, own netip.Addr) (Spec, *proxyConfig) {
 	config := &proxyConfig{
 		ID: workload.String(), Mode: "sidecar", Cluster: c.Name, TrustDomain: c.TrustDomain, ServiceAccount: account.Name,
-		ControlPlanes: []netip.AddrPort{at(p.Layout.ControlPlane(c.N), portControl)},
+		ControlPlanes: p.controlPorts(c),
 		JoinFD:        fdJoin, SealFD: fdSeal, Snapshot: p.snapshot(name), Handover: p.handoverSocket(own),
 		Local: own, Admin: at(own, portAdmin),
 	}

@@ -29,7 +29,8 @@ type Mesh struct {
 	token     trust.Secret
 	transport *http.Transport
 	apis      map[mesh.ClusterName]*planeAPI
-	processes []*process // in the order of Plan.Specs
+	replicas  []*planeAPI // each control plane, by itself
+	processes []*process  // in the order of Plan.Specs
 	stores    map[mesh.ClusterName]*storeDrill
 	console   net.Listener
 	locks     []*lock
@@ -119,8 +120,14 @@ func (m *Mesh) run(ctx context.Context, manifests []manifestFile) (err error) {
 	if err := errors.Join(m.openToken(), m.plan.forgetSnapshots()); err != nil {
 		return err
 	}
+	m.transport.DialContext = m.plan.dialAny
+	alone := &http.Transport{MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute}
+	defer alone.CloseIdleConnections()
 	for _, c := range m.plan.Clusters {
 		m.apis[c.Name] = &planeAPI{cluster: c.Name, address: m.plan.api(c), token: m.token, client: &http.Client{Transport: m.transport}}
+		for i := range c.Planes() {
+			m.replicas = append(m.replicas, &planeAPI{cluster: c.Name, process: c.planeName(i), address: at(m.plan.Layout.Replica(c.N, i), portAPI), token: m.token, client: &http.Client{Transport: alone}})
+		}
 		m.stores[c.Name] = &storeDrill{pidFile: m.plan.storePID(c), executable: m.cfg.Executable}
 	}
 	return m.supervise(ctx, began, alive, manifests)
@@ -256,7 +263,7 @@ func (m *Mesh) start(c *crew, roles ...Role) {
 				continue
 			}
 			group, ctx := &c.front, c.frontCtx
-			if r == RoleLink || r == RoleControlPlane || r == RoleRelay {
+			if r == RoleLink || r == RoleStore || r == RoleControlPlane || r == RoleRelay {
 				group, ctx = &c.back, c.backCtx
 			}
 			group.Go(func() { p.run(ctx) })
@@ -280,7 +287,7 @@ func (c *crew) stop() {
 func (m *Mesh) bringUp(ctx context.Context, began time.Time, c *crew, manifests []manifestFile) error {
 	limit, cancel := context.WithDeadline(ctx, began.Add(m.cfg.ReadyTimeout))
 	defer cancel()
-	m.start(c, RoleControlPlane, RoleRelay, RoleLink)
+	m.start(c, RoleStore, RoleControlPlane, RoleRelay, RoleLink)
 	err := m.configure(limit)
 	configured := time.Since(began)
 	if err == nil {

@@ -4,6 +4,7 @@ package localmesh
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,6 +43,7 @@ func (e *UnknownTargetError) Error() string {
 //	CLUSTER                          all processes of a cluster, or all its links
 //	CLUSTER--CLUSTER                 a link
 //	control-plane@CLUSTER            store@CLUSTER, gateway@CLUSTER likewise; relay@CLUSTER of a remote one
+//	control-plane/N@CLUSTER          of several one, from 0; store/N@CLUSTER a member of the store that they share
 //	SERVICE[.NAMESPACE]@CLUSTER      every instance: application and sidecar
 //	SERVICE[.NAMESPACE]/N@CLUSTER    one of them, from 0
 //
@@ -71,14 +73,25 @@ func (p *Plan) Target(text string) (Target, error) {
 	if c == nil {
 		return unknown(fmt.Sprintf("no cluster %q", where))
 	}
+	if t, ok := p.oneOfSeveral(c, what); ok && part == "" {
+		return t, nil
+	}
 	switch role := Role(what); {
 	case role == RoleControlPlane && c.Remote(), role == RoleRelay && !c.Remote(), what == "store" && c.Remote():
 		return unknown(fmt.Sprintf("%s is a %s cluster: it has no %s", c.Name, strings.ToLower(string(c.Role)), what))
 	case role != RoleControlPlane && role != RoleRelay && role != RoleGateway && what != "store":
 	case part != "":
 		return unknown("only instances have a sidecar and an app")
-	case what == "store":
+	case what == "store" && c.Planes() == 1:
 		return Target{Stores: []mesh.ClusterName{c.Name}}, nil
+	case c.Planes() > 1 && role != RoleGateway:
+		t := Target{}
+		for _, s := range p.Specs() {
+			if s.Cluster == c && s.Role == role {
+				t.Processes = append(t.Processes, s.Name)
+			}
+		}
+		return t, nil
 	default:
 		return Target{Processes: []string{string(c.Name) + "." + what}}, nil
 	}
@@ -89,11 +102,36 @@ func (p *Plan) Target(text string) (Target, error) {
 	return t, nil
 }
 
+// oneOfSeveral is one control plane, or one member of the store, of a cluster that has several.
+func (p *Plan) oneOfSeveral(c *Cluster, what string) (Target, bool) {
+	for n, s := range p.several(c) {
+		if n == what {
+			return Target{Processes: []string{s}}, true
+		}
+	}
+	return Target{}, false
+}
+
+// several are the processes of which a cluster has several, by target.
+func (p *Plan) several(c *Cluster) map[string]string {
+	out := map[string]string{}
+	if c.Planes() == 1 {
+		return out
+	}
+	for i := range c.Planes() {
+		out[fmt.Sprintf("%s/%d", RoleControlPlane, i)] = c.planeName(i)
+	}
+	for i, s := range p.storeSpecs(c) {
+		out[fmt.Sprintf("%s/%d", RoleStore, i)] = s.Name
+	}
+	return out
+}
+
 // wholeTarget is a cluster or a link.
 func (p *Plan) wholeTarget(name string) (Target, bool) {
 	if c := p.Cluster(mesh.ClusterName(name)); c != nil {
 		t := Target{}
-		if !c.Remote() {
+		if !c.Remote() && c.Planes() == 1 {
 			t.Stores = []mesh.ClusterName{c.Name}
 		}
 		for _, s := range p.Specs() {
@@ -170,7 +208,7 @@ func (p *Plan) Targets() []string {
 		if c.Remote() {
 			whats = []string{"relay", "gateway"}
 		}
-		for _, what := range whats {
+		for _, what := range append(whats, slices.Sorted(maps.Keys(p.several(c)))...) {
 			out = append(out, what+"@"+string(c.Name))
 		}
 		for _, i := range c.Instances {

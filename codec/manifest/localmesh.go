@@ -35,6 +35,8 @@ type LocalCluster struct {
 	// Role is "" where the file does not say; Primaries are those of a remote cluster, all of the mesh unless set.
 	Role      mesh.Role
 	Primaries []mesh.ClusterName
+	// Replicas is how many control planes it has; one has a store of its own, several share one of three members.
+	Replicas int
 }
 
 // LocalLink is the WAN between two clusters, the same in both directions.
@@ -92,6 +94,7 @@ type localMesh struct {
 		Jurisdiction string   `json:"jurisdiction" is:"len=1..63"`
 		Role         string   `json:"role" is:"enum=primary|remote"`
 		Primaries    []string `json:"primaries" is:"label unique=."`
+		Replicas     *int     `json:"replicas" is:"1..3"`
 	} `json:"clusters" is:"required items=1..64 unique=name"`
 	Links     []localLink     `json:"links"`
 	Workloads []localWorkload `json:"workloads"`
@@ -199,6 +202,9 @@ func (s *scope) localMesh(in *localMesh) *LocalMesh {
 		if lc.Network == "" {
 			lc.Network = mesh.Network(c.Name)
 		}
+		if lc.Replicas = 1; c.Replicas != nil {
+			lc.Replicas = *c.Replicas
+		}
 		lc.Role, lc.Primaries = localRoles[c.Role], convert[mesh.ClusterName](c.Primaries)
 		names = append(names, c.Name)
 		out.Clusters = append(out.Clusters, lc)
@@ -228,6 +234,9 @@ func (s *scope) localPrimaries(clusters []LocalCluster) {
 	for i, c := range clusters {
 		if len(c.Primaries) > 0 && c.Role != mesh.RoleRemote {
 			s.fault(at.item(i).field("primaries"), "only a remote cluster has primaries", "write role: remote, or remove them")
+		}
+		if c.Replicas > 1 && c.Role == mesh.RoleRemote {
+			s.fault(at.item(i).field("replicas"), "a remote cluster has one relay", "write 1, or make it primary")
 		}
 		for j, n := range c.Primaries {
 			if role, known := roles[n]; !known || role == mesh.RoleRemote {

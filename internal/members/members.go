@@ -102,6 +102,8 @@ func (p Plan) certify(now time.Time) error {
 			leaf.IPAddresses = append(leaf.IPAddresses, net.IP(a.Addr().AsSlice()))
 		}
 	}
+	// Members hold a certificate against the address that a connection comes from, which on one machine is this, wherever it goes.
+	leaf.IPAddresses = append(leaf.IPAddresses, net.IPv4(127, 0, 0, 1))
 	rootKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
