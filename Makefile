@@ -9,7 +9,7 @@ PACKAGES := ./...
 # Packages with tests that count allocations, which the race detector makes meaningless.
 COUNTED := ./core/balance ./dataplane/... ./internal/failpoint ./telemetry ./xds
 
-.PHONY: soak bench-dataplane bench-controlplane bench-peers bench-local bench-detection bench-traffic help build up down test unit e2e check fmt vet staticcheck generate generated vuln sim fuzz bench clean
+.PHONY: soak bench-partitions bench-dataplane bench-controlplane bench-peers bench-local bench-detection bench-traffic help build up down test unit e2e check fmt vet staticcheck generate generated vuln sim fuzz bench clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,10 @@ bench-controlplane: build ## the control plane with a thousand proxies, beside g
 bench-peers: # rows without a peer say so, where these cannot be installed
 	@if ! command -v haproxy nginx >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq haproxy nginx libnginx-mod-stream || true; fi
+
+ROUNDS ?= 3
+bench-partitions: build ## each kind of partition of a local mesh under load, ROUNDS=3 times, into docs/reliability.md; QUICK=1: once, some kinds, no table
+	ISTHMUS_E2E=$(CURDIR)/$(BIN)/isthmus $(GO) test -count=1 -timeout 0 -v ./localmesh/e2e -run TestPartitions $(if $(QUICK),,-partitions=all -partitions-rounds=$(ROUNDS) -partitions-docs=$(CURDIR)/docs)
 
 bench-detection: ## the curve of detection time against false trips, into docs/
 	$(GO) run ./bench/detection -out docs

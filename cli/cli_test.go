@@ -157,6 +157,8 @@ type ground struct {
 	drills  []string
 	behind  bool   // us-east is not in sync
 	dead    string // this cluster does not answer
+	// replicas says that the control plane of eu-west has three.
+	replicas bool
 }
 
 func newGround(t *testing.T) *ground {
@@ -233,6 +235,14 @@ func (g *ground) addCluster(mux *http.ServeMux, n int, name string) {
 		Peers: func() []api.PeerStatus {
 			other := map[string]mesh.ClusterName{"eu-west": "us-east", "us-east": "eu-west"}[name]
 			return []api.PeerStatus{{Cluster: other, State: "Alive", InSync: !g.behind, RTT: 80 * time.Millisecond}}
+		},
+		Replicas: func() []api.Replica {
+			if !g.replicas || name != "eu-west" {
+				return nil
+			}
+			at := func(i int) netip.AddrPort { return netip.MustParseAddrPort(fmt.Sprintf("127.11.0.%d:15080", i)) }
+			return []api.Replica{{Name: "127.11.0.2-15012", API: at(2), Version: "0.1.0", Self: true, Proxies: 1}, {Name: "127.11.0.4-15012", API: at(4), Version: "0.1.0", Proxies: 1},
+				{Name: "127.11.0.5-15012", API: at(5), Problem: "ask replica 127.11.0.5-15012 at 127.11.0.5:15012 what it sees: it has not answered for 3m0s: connection refused"}}
 		},
 		Verdicts: func() (verdicts []consistency.Verdict, events []consistency.VerdictEvent) {
 			other := map[string]mesh.ClusterName{"eu-west": "us-east", "us-east": "eu-west"}[name]
@@ -377,6 +387,9 @@ func (g *ground) line(b *strings.Builder, command string) {
 	switch command {
 	case "(us-east falls behind)":
 		g.behind = true
+		return
+	case "(eu-west has replicas)":
+		g.replicas = true
 		return
 	case "(us-east dies)":
 		g.dead = "us-east"

@@ -117,6 +117,9 @@ func (a *app) printStatus(rows []clusterStatus, report drift.Report) error {
 		return err
 	}
 	a.verdictLines(rows)
+	if err := a.replicas(rows); err != nil {
+		return err
+	}
 	if a.output == "wide" {
 		if err := a.verdictEvents(rows); err != nil {
 			return err

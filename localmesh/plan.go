@@ -83,6 +83,11 @@ func NewPlan(c Config) (*Plan, error) {
 		p.Clusters = append(p.Clusters, &Cluster{LocalCluster: lc, N: i + 1, TrustDomain: mesh.TrustDomainOf(lc.Name, p.Domain)})
 	}
 	p.planRoles(c.Topology)
+	for _, c := range p.Clusters {
+		if c.Remote() && c.Replicas > 1 {
+			faults = append(faults, fmt.Errorf("cluster %s: it is remote and has replicas: %d; a remote cluster has one relay", c.Name, c.Replicas))
+		}
+	}
 	p.planLinks(c.Mesh.Links)
 	faults = append(faults, p.planWorkloads(c.Mesh.Workloads)...)
 	for _, l := range p.Links {

@@ -66,7 +66,11 @@ func TestAddressesAreThoseOfTheContract(t *testing.T) {
 func TestNoTwoProcessesHaveOneAddress(t *testing.T) {
 	t.Run("networks apart", func(t *testing.T) { addressesDiffer(t, planned(t, nil)) })
 	t.Run("one network", func(t *testing.T) { addressesDiffer(t, planned(t, oneNetwork)) })
+	t.Run("several control planes", func(t *testing.T) { addressesDiffer(t, planned(t, replicated)) })
 }
+
+// replicated gives the first cluster three control planes.
+func replicated(c *Config) { c.Mesh.Clusters[0].Replicas = 3 }
 
 func oneNetwork(c *Config) {
 	for i := range c.Mesh.Clusters {
@@ -103,7 +107,16 @@ func addressesDiffer(t *testing.T, p *Plan) {
 			}
 		}
 	}
-	if want := 3*(1+2+2*5) + 3; len(specs) != want {
+	want := 3*(1+2+2*5) + 3
+	for _, c := range p.Clusters {
+		if c.Planes() > 1 {
+			want += c.Planes() - 1 + membersOfStore
+			for _, m := range p.store(c).Members {
+				taken(m.Name, m.Client, m.Peer)
+			}
+		}
+	}
+	if len(specs) != want {
 		t.Errorf("%d processes besides stores and supervisor, want %d", len(specs), want)
 	}
 }

@@ -35,7 +35,8 @@ type LocalCluster struct {
 	// Role is "" where the file does not say; Primaries are those of a remote cluster, all of the mesh unless set.
 	Role      mesh.Role
 	Primaries []mesh.ClusterName
-	// Replicas is how many control planes it has; one has a store of its own, several share one of three members.
+	// Replicas is how many control planes it has, 0 where the file does not say: one, which has a store of its own. Several share one of
+	// three members.
 	Replicas int
 }
 
@@ -202,7 +203,7 @@ func (s *scope) localMesh(in *localMesh) *LocalMesh {
 		if lc.Network == "" {
 			lc.Network = mesh.Network(c.Name)
 		}
-		if lc.Replicas = 1; c.Replicas != nil {
+		if c.Replicas != nil {
 			lc.Replicas = *c.Replicas
 		}
 		lc.Role, lc.Primaries = localRoles[c.Role], convert[mesh.ClusterName](c.Primaries)

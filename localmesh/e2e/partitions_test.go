@@ -57,6 +57,8 @@ type partition struct {
 	within time.Duration
 	// sees is what each observer must come to say: "eu-west>us-east=Unreachable" is a reachability, "eu-west:us-east=Dead" a verdict.
 	sees []string
+	// replicated says that us-east has three control planes over a store of three members; writes, that it takes writes all the while.
+	replicated, writes bool
 	// deletes has an endpoint of us-east deleted meanwhile.
 	deletes bool
 	// short says that it is tried by default.
@@ -89,6 +91,10 @@ var partitions = []partition{
 	{name: "own-plane-stopped", what: "the client's own control plane hangs (SIGSTOP)", fault: []string{"pause", "control-plane@eu-west"}, remedy: []string{"resume", "control-plane@eu-west"},
 		sees: []string{"us-east>eu-west=StaleServing", "us-east:eu-west=StaleServing"}},
 	{name: "store-lost", what: "its store is dead (kill -9)", fault: []string{"kill", "store@us-east"}, remedy: []string{"resume", "store@us-east"}},
+	{name: "member-lost", what: "of the three members of its store one is dead (kill -9); it takes writes all the while", fault: []string{"kill", "store/0@us-east"},
+		remedy: []string{"resume", "store/0@us-east"}, replicated: true, writes: true, short: true},
+	{name: "replica-killed", what: "of its three control planes one is dead (kill -9); it takes writes all the while", fault: []string{"kill", "control-plane/1@us-east"},
+		remedy: []string{"resume", "control-plane/1@us-east"}, replicated: true, writes: true},
 	{name: "disk-full", what: "the disk of its store is full", fill: true},
 	{name: "killed", what: "all of the cluster is dead (kill -9)", fault: []string{"kill", "us-east"}, remedy: []string{"resume", "us-east"}, moves: true, within: time.Second,
 		sees: []string{"eu-west>us-east=Unreachable", "ap-south>us-east=Unreachable", "eu-west:us-east=Dead"}},
@@ -106,30 +112,47 @@ func TestPartitions(t *testing.T) {
 	})
 	results, r := map[string][]*outcome{}, report.Begin(t.Context(), "partitions")
 	for round := range *partitionRounds {
-		t.Run(fmt.Sprint("round ", round+1), func(t *testing.T) {
-			m := newMesh(t, 235)
-			var filler string
-			if slices.ContainsFunc(tried, func(p partition) bool { return p.fill }) {
-				filler = filepath.Join(m.smallDisk(t, "us-east"), "filler")
+		for _, replicated := range []bool{false, true} {
+			of := slices.DeleteFunc(slices.Clone(tried), func(p partition) bool { return p.replicated != replicated })
+			if len(of) == 0 {
+				continue
 			}
-			m.up("-f", write(t, "mesh.yaml", partitionMesh))
-			m.run("drill", "kill", "web.shop@eu-west")
-			for _, p := range tried {
-				t.Run(p.name, func(t *testing.T) {
-					own := *m
-					own.t = t
-					o := own.try1(t, p, filler)
-					t.Logf("%s: %s", p.what, o)
-					results[p.name] = append(results[p.name], o)
-				})
-			}
-		})
+			t.Run(fmt.Sprintf("round %d, replicas %v", round+1, replicated), func(t *testing.T) {
+				for name, o := range tryAll(t, of, replicated) {
+					results[name] = append(results[name], o)
+				}
+			})
+		}
 	}
 	if *partitionDocs != "" && !t.Failed() {
 		if err := writePartitions(r, *partitionDocs, tried, results); err != nil {
 			t.Error(err)
 		}
 	}
+}
+
+// tryAll tries kinds in one mesh.
+func tryAll(t *testing.T, kinds []partition, replicated bool) map[string]*outcome {
+	m, text := newMesh(t, 235), partitionMesh
+	if replicated {
+		text = strings.Replace(text, "{name: us-east, jurisdiction: US}", "{name: us-east, jurisdiction: US, replicas: 3}", 1)
+	}
+	var filler string
+	if slices.ContainsFunc(kinds, func(p partition) bool { return p.fill }) {
+		filler = filepath.Join(m.smallDisk(t, "us-east"), "filler")
+	}
+	m.up("-f", write(t, "mesh.yaml", text))
+	m.run("drill", "kill", "web.shop@eu-west")
+	out := map[string]*outcome{}
+	for _, p := range kinds {
+		t.Run(p.name, func(t *testing.T) {
+			own := *m
+			own.t = t
+			out[p.name] = own.tryOne(t, p, filler)
+			t.Logf("%s: %s", p.what, out[p.name])
+		})
+	}
+	return out
 }
 
 // outcome is what came of one fault. Times are since it was made, or since it was mended.
@@ -161,8 +184,8 @@ func (o *outcome) String() string {
 // slowAfter is what a request takes that met a fault; it is three times the longest way.
 const slowAfter = 500 * time.Millisecond
 
-// try1 makes one fault and mends it.
-func (m *meshUnder) try1(t *testing.T, p partition, filler string) *outcome {
+// tryOne makes one fault and mends it.
+func (m *meshUnder) tryOne(t *testing.T, p partition, filler string) *outcome {
 	const url = "http://web.shop.svc.clusterset.local/"
 	l, home := m.mixed(0, url, 300), (*load)(nil)
 	defer l.stop()
@@ -188,6 +211,12 @@ func (m *meshUnder) try1(t *testing.T, p partition, filler string) *outcome {
 	}
 	if p.deletes {
 		m.run("delete", "workload", "catalog-1", "-n", "shop", "--cluster", "us-east")
+	}
+	if p.writes {
+		eventually(t, 20*time.Second, "us-east takes writes", func() (string, bool) {
+			out, code := m.apply("us-east", "apiVersion: v1\nkind: Namespace\nmetadata: {name: while-"+p.name+"}\n")
+			return out, code == 0
+		})
 	}
 	<-time.After(*partitionLasts)
 	mended, lasted := time.Now(), time.Since(broken)
