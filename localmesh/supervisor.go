@@ -221,21 +221,32 @@ func (m *Mesh) supervise(ctx context.Context, began time.Time, alive *lock, mani
 	return err
 }
 
-// crew are the processes, in two parts of which the first to be needed ends last: links and
+// crew are the processes, in three parts of which the first to be needed ends last: stores that are shared at the base, links and
 // control planes at the back, proxies and applications at the front.
 type crew struct {
-	back, front       sync.WaitGroup
-	endBack, endFront context.CancelFunc
-	backCtx, frontCtx context.Context
+	base, back, front part
 	logs              []*logFile
+}
+
+// part is one of them.
+type part struct {
+	running sync.WaitGroup
+	ctx     context.Context
+	end     context.CancelFunc
+}
+
+func (p *part) stop() {
+	p.end()
+	p.running.Wait()
 }
 
 // muster prepares every process; none runs yet.
 func (m *Mesh) muster(ctx context.Context, l *launcher) (*crew, error) {
 	c := &crew{}
 	lasting := context.WithoutCancel(ctx) // they end in their order, not when ctx does
-	c.backCtx, c.endBack = context.WithCancel(lasting)
-	c.frontCtx, c.endFront = context.WithCancel(lasting)
+	for _, p := range []*part{&c.base, &c.back, &c.front} {
+		p.ctx, p.end = context.WithCancel(lasting)
+	}
 	slots := make(chan struct{}, startsAtOnce)
 	for _, s := range m.plan.Specs() {
 		if err := m.plan.writeSpec(s); err != nil {
@@ -262,21 +273,23 @@ func (m *Mesh) start(c *crew, roles ...Role) {
 			if p.spec.Role != r {
 				continue
 			}
-			group, ctx := &c.front, c.frontCtx
-			if r == RoleLink || r == RoleStore || r == RoleControlPlane || r == RoleRelay {
-				group, ctx = &c.back, c.backCtx
+			in := &c.front
+			switch r {
+			case RoleStore:
+				in = &c.base
+			case RoleLink, RoleControlPlane, RoleRelay:
+				in = &c.back
 			}
-			group.Go(func() { p.run(ctx) })
+			in.running.Go(func() { p.run(in.ctx) })
 		}
 	}
 }
 
 // stop ends every process and returns when all have ended.
 func (c *crew) stop() {
-	c.endFront()
-	c.front.Wait()
-	c.endBack()
-	c.back.Wait()
+	c.front.stop()
+	c.back.stop()
+	c.base.stop()
 	for _, l := range c.logs {
 		_ = l.Close()
 	}

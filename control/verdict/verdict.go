@@ -104,7 +104,7 @@ func (b *Board) Run(ctx context.Context) error {
 			if e.To == mesh.Alive {
 				level = slog.LevelInfo
 			}
-			b.cfg.Log.Log(ctx, level, "the verdict of a cluster changed", "cluster", e.Cluster, "from", e.From.String(), "to", e.To.String(), "because", e.Cause)
+			b.cfg.Log.Log(ctx, level, "the verdict of a cluster changed", "peer", e.Cluster, "from", e.From.String(), "to", e.To.String(), "because", e.Cause)
 		}
 	}
 }

@@ -112,13 +112,9 @@ func TestPartitions(t *testing.T) {
 	})
 	results, r := map[string][]*outcome{}, report.Begin(t.Context(), "partitions")
 	for round := range *partitionRounds {
-		for _, replicated := range []bool{false, true} {
-			of := slices.DeleteFunc(slices.Clone(tried), func(p partition) bool { return p.replicated != replicated })
-			if len(of) == 0 {
-				continue
-			}
-			t.Run(fmt.Sprintf("round %d, replicas %v", round+1, replicated), func(t *testing.T) {
-				for name, o := range tryAll(t, of, replicated) {
+		for _, kinds := range shareMeshes(tried) {
+			t.Run(fmt.Sprintf("round %d", round+1), func(t *testing.T) {
+				for name, o := range tryAll(t, kinds) {
 					results[name] = append(results[name], o)
 				}
 			})
@@ -131,10 +127,24 @@ func TestPartitions(t *testing.T) {
 	}
 }
 
+// shareMeshes are the kinds that are tried in one mesh, after each other: all that can be; those that were asked for, each in a mesh of its own,
+// in which nothing wavered before.
+func shareMeshes(tried []partition) (out [][]partition) {
+	for _, replicated := range []bool{false, true} {
+		of := slices.DeleteFunc(slices.Clone(tried), func(p partition) bool { return p.replicated != replicated })
+		if *partitionKinds != "" {
+			out = append(out, slices.Collect(slices.Chunk(of, 1))...)
+		} else if len(of) > 0 {
+			out = append(out, of)
+		}
+	}
+	return out
+}
+
 // tryAll tries kinds in one mesh.
-func tryAll(t *testing.T, kinds []partition, replicated bool) map[string]*outcome {
+func tryAll(t *testing.T, kinds []partition) map[string]*outcome {
 	m, text := newMesh(t, 235), partitionMesh
-	if replicated {
+	if kinds[0].replicated {
 		text = strings.Replace(text, "{name: us-east, jurisdiction: US}", "{name: us-east, jurisdiction: US, replicas: 3}", 1)
 	}
 	var filler string
