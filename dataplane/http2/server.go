@@ -373,13 +373,19 @@ func (x *exchange) Respond(h *message.Head, end bool) error {
 
 var errStatus = errors.New("no such status in HTTP/2")
 
-// Room reports whether Write could send something at once. Who has much to write may take a large
-// buffer for it only then.
-func (x *exchange) Room() bool {
+// Room is how many bytes Write could send at once. Who has much to write may take a large buffer only where there is room
+// for it.
+func (x *exchange) Room() int {
 	c := x.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return x.discard || x.sendWin > 0 && c.sendWin > 0 && len(c.out) < c.cfg.SendBuffer
+	switch {
+	case x.discard:
+		return maxWindowSize
+	case len(c.out) >= c.cfg.SendBuffer:
+		return 0
+	}
+	return max(0, min(x.sendWin, c.sendWin))
 }
 
 // Write implements message.Exchange.

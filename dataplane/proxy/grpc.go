@@ -77,8 +77,9 @@ func (r *request) translate(s message.Stream, end bool) *refusal {
 	ref := &refusal{status: r.reply.Status, reason: mesh.Reason(why)}
 	if !end {
 		r.moving()
-		n, _ := io.ReadFull(s, r.small[:grpcMessageMax]) // its text, as far as it came
-		text := bytes.TrimPrefix(r.small[:n], append(why[:len(why):len(why)], ": "...))
+		text := make([]byte, grpcMessageMax)
+		n, _ := io.ReadFull(s, text) // as far as it came
+		text = bytes.TrimPrefix(text[:n], append(why[:len(why):len(why)], ": "...))
 		ref.detail = string(bytes.TrimRight(text, "\n"))
 	}
 	return ref

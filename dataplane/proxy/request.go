@@ -110,9 +110,8 @@ const (
 	copyBuffer = 16 << 10
 	// copyBulk is that of the one for a tunnel that carries bulk, in bytes.
 	copyBulk = 64 << 10
-	// copySmall is that of the one for a client who does not take what it is given, in bytes.
-	copySmall = 1 << 10
-	// copyDribble is that of the one with which a body is waited for of which little comes at a time, in bytes.
+	// copyDribble is that of the one with which a body is waited for of which little comes at a time, or whose client does
+	// not take what it is given, in bytes.
 	copyDribble = 512
 	// replayKeep is the largest body that a request keeps room for between uses, in bytes.
 	replayKeep = 16 << 10
@@ -163,7 +162,6 @@ type request struct {
 	ex      message.Exchange
 	state   *State
 	rec     Record
-	small   [copySmall]byte
 	scratch []byte
 
 	// What is sent on: a copy of the exchange's head, and what was answered.

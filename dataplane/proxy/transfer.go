@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"runtime"
 	"slices"
@@ -258,14 +259,15 @@ func (r *request) pass(end bool) (balance.Outcome, *refusal) {
 		r.clean = r.bodyRead()
 		return outcome, nil
 	}
-	for {
+	for n := 0; ; {
 		if !ready(s) && !soon(s) {
 			if err := flush(r.ex); err != nil {
 				return r.unheard(err)
 			}
 		}
 		r.moving()
-		err, werr := r.piece(s)
+		var err, werr error
+		n, err, werr = r.piece(s, n)
 		switch {
 		case errors.Is(err, errBodyTooLarge):
 			return balance.Failed, oversized(mesh.ReasonBodyTooLarge, "body", r.limits.ResponseBody)
@@ -284,30 +286,33 @@ func (r *request) pass(end bool) (balance.Outcome, *refusal) {
 	}
 }
 
-// piece passes on what one read gives of the answer's body. For a client that has no room for it the
-// buffer is a small one: the read may find the end, and those who take nothing hold little.
-func (r *request) piece(s message.Stream) (read, written error) {
-	buf := r.small[:]
-	has := room(r.ex)
-	if has {
-		pooled := r.proxy.buffers.Get().(*[]byte)
-		defer r.proxy.buffers.Put(pooled)
-		buf = *pooled
+// piece passes on what one read gives of the answer's body, after one that gave last bytes. For a client that has no room
+// for it the buffer is a small one: the read may find the end, and those who take nothing hold little. So it is where
+// nothing has come yet and little came last: streams rest for long. What is read is no more than there is room for, where
+// that is some: who shuts his window in the middle of a large buffer would have us hold it.
+func (r *request) piece(s message.Stream, last int) (n int, read, written error) {
+	has, from := room(r.ex), &r.proxy.dribbles
+	if has >= copyDribble && (last >= copyDribble || ready(s)) {
+		from = &r.proxy.buffers
 	}
-	n, read := s.Read(r.paced(buf))
+	pooled := from.Get().(*[]byte)
+	defer from.Put(pooled)
+	buf := *pooled
+	buf = buf[:min(len(buf), max(has, copyDribble))]
+	n, read = s.Read(r.paced(buf))
 	if r.rec.ResponseBytes += int64(n); r.answerTooLarge(r.rec.ResponseBytes) {
-		return errBodyTooLarge, nil
+		return n, errBodyTooLarge, nil
 	}
 	if n > 0 {
 		r.pace(n)
-		if !has {
+		if has == 0 {
 			settle(s)
 		}
 		r.tenant.Giving()
 		_, written = r.ex.Write(buf[:n])
 		r.tenant.Given()
 	}
-	return read, written
+	return n, read, written
 }
 
 // bodyRead reports whether the request's body had been read to its end by now.
@@ -380,10 +385,12 @@ func flush(ex message.Exchange) error {
 	return nil
 }
 
-// room reports whether ex could send something at once, if it knows (http2).
-func room(ex message.Exchange) bool {
-	r, ok := ex.(interface{ Room() bool })
-	return !ok || r.Room()
+// room is how many bytes ex could send at once, as far as it knows (http2).
+func room(ex message.Exchange) int {
+	if r, ok := ex.(interface{ Room() int }); ok {
+		return r.Room()
+	}
+	return math.MaxInt
 }
 
 // settle has s hold little while the client takes nothing of what it gave, if it can (http1).

@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -120,43 +121,49 @@ func (g *Gateway) Serve(ctx context.Context, ln net.Listener) error {
 			g.refused.Add(1)
 			continue
 		}
+		w := awaitHello(hard, c)
 		conns.Go(func() {
 			defer leave()
-			g.serve(ctx, hard, c)
+			g.serve(ctx, hard, c, w, w.pieces.Gather()) // nothing deeper may call that
 		})
 	}
 }
 
-// serve carries one connection until hard ends; ctx ends when the gateway drains.
-func (g *Gateway) serve(ctx, hard context.Context, c net.Conn) {
+// wait is for a ClientHello. What it takes is readied by whoever accepts: thousands may wait for what never comes, each on a
+// stack that is as small as stacks begin.
+type wait struct {
+	pieces *socket.Whole // a peer that dribbles is waited for, and not listened to
+	border border
+	stop   func() bool // of what closes the connection
+}
+
+// awaitHello readies the wait, which ends when hard does.
+func awaitHello(hard context.Context, c net.Conn) *wait {
+	w := &wait{pieces: socket.NewWhole(c), stop: context.AfterFunc(hard, func() { c.Close() })}
+	w.pieces.Ready(w.border.total)
+	_ = c.SetReadDeadline(time.Now().Add(helloTimeout))
+	return w
+}
+
+// serve carries one connection, of whose first words w waited until err, until hard ends; ctx ends when the gateway drains.
+func (g *Gateway) serve(ctx, hard context.Context, c net.Conn, w *wait, err error) {
 	defer c.Close()
 	defer func() {
 		if v := recover(); v != nil { // a fault of ours costs this connection, not those beside it
 			g.cfg.Log.Error("a connection met a fault of this gateway", "remote", c.RemoteAddr().String(), "panic", v, "stack", string(debug.Stack()))
 		}
 	}()
-	stop := context.AfterFunc(hard, func() { c.Close() })
-	defer stop()
-	raw, name, err := firstWords(c)
+	defer w.stop()
+	raw, name := w.pieces.Gathered(), ""
+	if err == nil {
+		_, name, err = readHello(bytes.NewReader(raw), make([]byte, 0, len(raw)))
+	}
+	w.pieces.Close()
+	_ = c.SetReadDeadline(time.Time{})
 	if err != nil {
 		g.refuse(c, alertUnrecognizedName, name, err)
 		return
 	}
-	g.carry(ctx, hard, c, raw, name)
-}
-
-// firstWords waits for the ClientHello. It calls little: thousands may wait here for what never comes.
-func firstWords(c net.Conn) (raw []byte, name string, err error) {
-	_ = c.SetReadDeadline(time.Now().Add(helloTimeout))
-	pieces := socket.NewWhole(c) // a peer that dribbles is waited for, and not listened to
-	raw, name, err = readHello(pieces, make([]byte, 0, helloFirst))
-	pieces.Close()
-	_ = c.SetReadDeadline(time.Time{})
-	return raw, name, err
-}
-
-// carry passes a connection on to what its server name stands for.
-func (g *Gateway) carry(ctx, hard context.Context, c net.Conn, raw []byte, name string) {
 	if name == GatewayName(g.cfg.Domain()) {
 		g.answer(hard, &replay{Conn: c, first: raw})
 		return

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
-	"slices"
 )
 
 // helloMax bounds a ClientHello, records' headers included, in bytes.
@@ -59,25 +58,49 @@ func readHello(r io.Reader, buf []byte) (raw []byte, name string, err error) {
 	}
 }
 
-// helloFirst is how much of a ClientHello there is room for at first, in bytes. There is more when that has come: who
-// announces 16 KiB and sends none of them holds none.
-const helloFirst = 512
-
 func readMore(r io.Reader, raw []byte, n int) ([]byte, error) {
 	if len(raw)+n > helloMax {
 		return raw, errHelloBig
 	}
-	for n > 0 {
-		at := len(raw)
-		step := min(n, max(cap(raw), helloFirst, 2*at)-at)
-		raw = slices.Grow(raw, step)[:at+step]
-		m, err := io.ReadFull(r, raw[at:])
-		if err != nil {
-			return raw[:at+m], err
+	at := len(raw)
+	raw = append(raw, make([]byte, n)...)
+	m, err := io.ReadFull(r, raw[at:])
+	return raw[:at+m], err
+}
+
+// border finds the end of a ClientHello in what has come of a connection. The zero value is ready for use.
+type border struct {
+	at   int // of a record's header
+	got  int // octets of the handshake message in the records before
+	head [4]byte
+}
+
+// total is how many bytes a connection's beginning is to have for its ClientHello, or what is out of form, to be whole, as far
+// as b tells: no more than len(b) when it is. It never goes beyond the record that holds the end, as readHello does not.
+func (d *border) total(b []byte) int {
+	for len(b) >= d.at+5 {
+		header := b[d.at:]
+		n := int(binary.BigEndian.Uint16(header[3:5]))
+		end := d.at + 5 + n
+		if header[0] != 22 || header[1] != 3 || n == 0 || n > 1<<14 || end > helloMax {
+			return d.at + 5
 		}
-		n -= step
+		if len(b) < end {
+			return end
+		}
+		for i := d.got; i < min(len(d.head), d.got+n); i++ {
+			d.head[i] = header[5+i-d.got]
+		}
+		d.got += n
+		d.at = end
+		if d.got < len(d.head) {
+			continue
+		}
+		if want := 4 + (int(d.head[1])<<16 | int(d.head[2])<<8 | int(d.head[3])); d.head[0] != 1 || want > helloMax || d.got >= want {
+			return end
+		}
 	}
-	return raw, nil
+	return d.at + 5
 }
 
 // serverName finds the one host_name of a ClientHello's body (RFC 8446 §4.1.2, RFC 6066

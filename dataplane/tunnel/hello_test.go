@@ -79,18 +79,6 @@ func TestHelloThatEndsEarly(t *testing.T) {
 	}
 }
 
-// TestAHelloIsGivenRoomAsItComes announces a record of 16,000 bytes and sends a few: there is no room for the rest. The
-// control sends all.
-func TestAHelloIsGivenRoomAsItComes(t *testing.T) {
-	whole := append([]byte{22, 3, 1, 16000 >> 8, 16000 & 0xff, 1, 0, 15996 >> 8, 15996 & 0xff}, make([]byte, 15996)...)
-	for _, tt := range []struct{ sent, least, most int }{{5, 5, 1024}, {700, 700, 2048}, {len(whole), 16000, 32 << 10}} {
-		raw, _, err := readHello(bytes.NewReader(whole[:tt.sent]), nil)
-		if err == nil || len(raw) != tt.sent || cap(raw) < tt.least || cap(raw) > tt.most {
-			t.Errorf("%d bytes sent: %d read, room for %d, want for %d to %d; %v", tt.sent, len(raw), cap(raw), tt.least, tt.most, err)
-		}
-	}
-}
-
 func TestHelloOutOfForm(t *testing.T) {
 	good := clientHello(t, helloName)
 	at := bytes.Index(good, []byte(helloName))
@@ -134,6 +122,20 @@ func FuzzHello(f *testing.F) {
 		raw, name, err := readHello(bytes.NewReader(in), nil)
 		if len(raw) > helloMax || !bytes.HasPrefix(in, raw) {
 			t.Fatalf("kept %d bytes that are not the first read", len(raw))
+		}
+		var d border
+		n := 0
+		for want := d.total(nil); want > n; want = d.total(in[:n]) {
+			if want > helloMax+5 {
+				t.Fatalf("%d bytes are wanted", want)
+			}
+			if n = want; n > len(in) {
+				n = -1 // it ends early
+				break
+			}
+		}
+		if n >= 0 && n != len(raw) && !errors.Is(err, errHelloBig) || n < 0 && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Fatalf("the border is at %d; readHello read %d bytes: %v", n, len(raw), err)
 		}
 		if err != nil {
 			return
