@@ -75,7 +75,9 @@ func (p *pace) later() {
 		p.s.mu.Lock()
 		defer p.s.mu.Unlock()
 		p.rising = false
-		p.grow(p.s.cfg.FirstStreams)
+		if p.s.flusherIdle { // the client takes what there is: it is the application that is slow
+			p.grow(p.s.cfg.FirstStreams)
+		}
 		p.wake()
 	})
 }

@@ -192,3 +192,22 @@ func TestLargeHeadsBeginGently(t *testing.T) {
 		synctest.Wait()
 	})
 }
+
+// TestASettledExchangeHoldsNoHead answers a request whose head was given back.
+func TestASettledExchangeHoldsNoHead(t *testing.T) {
+	p, _ := serverPeer(t, Config{}, func(x message.Exchange) {
+		before := len(x.Request().Path)
+		x.(interface{ Settle() }).Settle()
+		if before != 1 || x.Request().Path != nil {
+			t.Errorf("a path of %d octets, and %q when it was given back", before, x.Request().Path)
+		}
+		_ = x.Respond(&message.Head{Status: 204, Length: 0}, true)
+	})
+	p.hello(true)
+	for i := range uint32(3) { // the exchange is used again
+		p.headers(2*i+1, true, get...)
+		if _, ok := p.until(fmt.Sprintf("HEADERS %d 204 END", 2*i+1)); !ok {
+			t.Fatal("no answer")
+		}
+	}
+}

@@ -388,6 +388,13 @@ func (x *exchange) Room() int {
 	return max(0, min(x.sendWin, c.sendWin))
 }
 
+// Settle gives the request's head back, which its caller asks for no more: he is about to wait for the client.
+func (x *exchange) Settle() {
+	x.c.mu.Lock()
+	defer x.c.mu.Unlock()
+	x.head = message.Head{}
+}
+
 // Write implements message.Exchange.
 func (x *exchange) Write(p []byte) (int, error) { return x.sendData(p) }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/core/balance"
+	"github.com/isthmus-mesh/isthmus/core/policy"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/dataplane/route"
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -249,6 +250,7 @@ func (r *request) pass(end bool) (balance.Outcome, *refusal) {
 	r.spend()
 	r.movingAt(r.now)
 	cork(r.ex)
+	r.lighten()
 	r.tenant.Giving()
 	err := r.ex.Respond(&r.reply, end)
 	r.tenant.Given()
@@ -307,12 +309,35 @@ func (r *request) piece(s message.Stream, last int) (n int, read, written error)
 		r.pace(n)
 		if has == 0 {
 			settle(s)
+			r.lighten()
+			r.reply = message.Head{}
 		}
 		r.tenant.Giving()
 		_, written = r.ex.Write(buf[:n])
 		r.tenant.Given()
 	}
 	return n, read, written
+}
+
+// lightenFrom is how large a head is worth giving back, in bytes.
+const lightenFrom = 1 << 10
+
+// lighten gives back the large head of a request whose answer is about to wait for its client. What it is known by stays: once
+// the answer has begun nothing else is asked for.
+func (r *request) lighten() {
+	if r.upload != nil || r.head.Size() < lightenFrom || room(r.ex) > 0 { // an upload may still make copies of it
+		return
+	}
+	old := r.head
+	r.head = message.Head{HTTP2: old.HTTP2, Length: old.Length, Minor: old.Minor}
+	r.head.Method, r.head.Authority, r.head.Scheme = old.Method, old.Authority, old.Scheme
+	for _, b := range []*[]byte{&r.head.Method, &r.head.Authority, &r.head.Scheme, &r.rec.Method, &r.rec.Host, &r.rec.Path, &r.rec.RequestID} {
+		if *b != nil {
+			*b = r.head.Keep(*b)
+		}
+	}
+	r.asks, r.body.small = policy.Request{}, nil
+	settle(r.ex)
 }
 
 // bodyRead reports whether the request's body had been read to its end by now.
@@ -393,8 +418,9 @@ func room(ex message.Exchange) int {
 	return math.MaxInt
 }
 
-// settle has s hold little while the client takes nothing of what it gave, if it can (http1).
-func settle(s message.Stream) {
+// settle has an end hold little while the client takes nothing, if it can: of what it gave (http1), or of what it asked
+// with (http2).
+func settle(s any) {
 	if h, ok := s.(interface{ Settle() }); ok {
 		h.Settle()
 	}
