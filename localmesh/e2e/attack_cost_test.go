@@ -3,12 +3,9 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -20,13 +17,16 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/trust"
 )
 
 var (
 	// attackTime is how long each attack lasts, in slots between which all is calm for as long. The figures of
 	// docs/security.md are of 60s.
 	attackTime = flag.Duration("attack", 2*time.Second, "how long each attack lasts, without the calm between")
-	attackJSON = flag.String("attack-json", "", "where to write what each attack cost, a JSON object a line")
+	attackJSON = flag.String("attack-json", "", "where to write what each attack cost, as JSON")
+	// attackTable is for docs/security.md.
+	attackTable = flag.String("attack-table", "", "where to write what each attack cost, as a table of Markdown")
 	// attackProfiles is a directory for profiles of the proxy under each attack, of its processor time and its heap.
 	attackProfiles = flag.String("attack-profiles", "", "where to put profiles of the attacked proxy")
 )
@@ -35,44 +35,29 @@ var (
 // what was begun under the attack ends in the calm.
 const slotMost = 2 * time.Second
 
-func guard(slot time.Duration) time.Duration { return slot / 8 }
+// yieldFrom is how long attacks last where figures are wanted.
+const yieldFrom = 8 * time.Second
 
-// cost is what an attack cost the proxy, and the honest client beside it.
-type cost struct {
-	Attack string `json:"attack"`
-	// Made are the attacker's connections, Refused those that the proxy did not take, Ended those that it ended.
-	Made    int `json:"made"`
-	Refused int `json:"refused"`
-	Ended   int `json:"ended"`
-	// Core is the share of a core that the proxy used in the attack, less that of the calm, which is Calm; in percent.
-	Core float64 `json:"core_percent"`
-	Calm float64 `json:"calm_core_percent"`
-	// Memory is how much the resident memory grew at most, in MiB.
-	Memory float64 `json:"memory_mib"`
-	// P50 and P99 are the honest client's latencies under attack, each beside that of the calm, in milliseconds.
-	P50  [2]float64 `json:"p50_ms"`
-	P99  [2]float64 `json:"p99_ms"`
-	Many [2]int     `json:"requests"`
-	// Ratio is that of the 99th percentiles.
-	Ratio float64 `json:"p99_ratio"`
-}
+func guard(slot time.Duration) time.Duration { return slot / 8 }
 
 // TestAttacks runs each attack against a sidecar or a gateway while an honest client goes on
 // beside it: nobody else's request fails, memory is bounded, floods are ended and logged. Attack and calm take turns, so
 // that what else the machine does is the same for both: what the attack does to the honest client's
-// latency, and what it costs, is the difference, which is printed.
+// latency, and what it costs, is the difference, which is printed. In a measurement the attackers are a process that gets only
+// what processor time nobody else wants: the honest client waits for the proxy, and not for them.
 func TestAttacks(t *testing.T) {
 	m := newMesh(t, 130)
 	m.up("-f", write(t, "mesh.yaml", pairMesh))
 	gone := m.join(t, 1, mesh.Identity{TrustDomain: "us-east.isthmus.local", Namespace: "demo", ServiceAccount: "gone-bad"})
+	key, err := gone.PrivateKey.(trust.PrivateKey).Reveal()
+	if err != nil {
+		t.Fatal(err)
+	}
 	sni := mesh.SNI{Service: mesh.ServiceName{Namespace: "demo", Name: "echo"}, TrustDomain: "us-east.isthmus.local"}.String()
-	dial := map[int]func() (net.Conn, error){
-		15008: func() (net.Conn, error) {
-			return tls.DialWithDialer(&net.Dialer{Timeout: 5 * time.Second}, "tcp", m.address(1, 1, 1, 15008), &tls.Config{ServerName: sni,
-				NextProtos: []string{interProxy}, MinVersion: tls.VersionTLS13, InsecureSkipVerify: true, Certificates: []tls.Certificate{gone}})
-		},
-		15001: func() (net.Conn, error) { return net.DialTimeout("tcp", m.address(0, 0, 1, 15001), 5*time.Second) },
-		15443: func() (net.Conn, error) { return net.DialTimeout("tcp", m.address(1, 0, 3, 15443), 5*time.Second) },
+	target := map[int]order{
+		15008: {Address: m.address(1, 1, 1, 15008), SNI: sni, Chain: gone.Certificate, Key: key},
+		15001: {Address: m.address(0, 0, 1, 15001)},
+		15443: {Address: m.address(1, 0, 3, 15443)},
 	}
 	victim := map[int]string{15008: "us-east.demo.echo-0.sidecar", 15001: "eu-west.shell", 15443: "us-east.gateway"}
 	client := m.shell(0)
@@ -81,14 +66,16 @@ func TestAttacks(t *testing.T) {
 			t.Fatal(a)
 		}
 	}
-	for _, a := range attacks {
+	all := newBill()
+	for i, a := range attacks {
 		t.Run(a.name, func(t *testing.T) {
 			name := victim[a.at]
 			past := len(m.log(name))
-			c := m.under(t, a, dial[a.at], name)
-			t.Logf("%d connections made, %d refused, %d ended by the proxy; %.1f %% of a core above the %.1f %% of the calm, memory +%.1f MiB at most; honest p50 %.2f ms (calm %.2f), p99 %.2f ms (calm %.2f): %.2f times",
-				c.Made, c.Refused, c.Ended, c.Core, c.Calm, c.Memory, c.P50[0], c.P50[1], c.P99[0], c.P99[1], c.Ratio)
-			c.write(t)
+			o := target[a.at]
+			o.Attack, o.Yield = i, *attackTime >= yieldFrom
+			c := m.under(t, a, o, name)
+			t.Log(c)
+			all.add(t, c)
 			if c.Memory > 48 {
 				t.Errorf("the proxy grew by %.1f MiB", c.Memory)
 			}
@@ -102,8 +89,8 @@ func TestAttacks(t *testing.T) {
 	}
 }
 
-// under has an attack and calm take turns beside an honest client.
-func (m *meshUnder) under(t *testing.T, a attack, dial func() (net.Conn, error), name string) cost {
+// under has calm and an attack take turns beside an honest client.
+func (m *meshUnder) under(t *testing.T, a attack, o order, name string) cost {
 	pids := m.pids("/" + name)
 	if len(pids) != 1 {
 		t.Fatalf("%d processes of %s", len(pids), name)
@@ -112,21 +99,20 @@ func (m *meshUnder) under(t *testing.T, a attack, dial func() (net.Conn, error),
 	slot := min(slotMost, *attackTime/2)
 	rounds := max(1, int(*attackTime/slot))
 	c := cost{Attack: a.name}
+	against := hire(t, o)
 	profiled := m.profile(t, name, a.name, 2*slot*time.Duration(rounds))
 	l := m.load(0, echo+"/", 100)
-	_, rss := usage(t, pid)
-	most := rss
-	var used [2]time.Duration // in attack and in calm
-	var wall [2]time.Duration
+	// Memory is counted from the most that there was in the first calm on.
+	var most [2]int64
+	var used, wall [2]time.Duration // in calm and in attack
 	var spans [2][][2]time.Duration
-	for range rounds {
-		for calm := range 2 {
+	for round := range rounds {
+		for attacked := range 2 {
 			cpu, _ := usage(t, pid)
 			begin := time.Now()
-			end := begin.Add(slot)
 			over := make(chan struct{})
-			if calm == 0 {
-				go func() { c.attack(a, dial, end); close(over) }()
+			if attacked == 1 {
+				go func() { c.attacked(t, against, slot); close(over) }()
 			} else {
 				time.AfterFunc(slot, func() { close(over) })
 			}
@@ -137,58 +123,22 @@ func (m *meshUnder) under(t *testing.T, a attack, dial func() (net.Conn, error),
 				case <-time.After(50 * time.Millisecond):
 				}
 				_, now := usage(t, pid)
-				most = max(most, now)
+				most[min(1, round+attacked)] = max(most[min(1, round+attacked)], now)
 			}
 			cpu2, _ := usage(t, pid)
-			used[calm] += cpu2 - cpu
-			wall[calm] += time.Since(begin)
-			spans[calm] = append(spans[calm], [2]time.Duration{begin.Add(guard(slot)).Sub(l.begin), time.Since(l.begin)})
+			used[attacked] += cpu2 - cpu
+			wall[attacked] += time.Since(begin)
+			spans[attacked] = append(spans[attacked], [2]time.Duration{begin.Add(guard(slot)).Sub(l.begin), time.Since(l.begin)})
 		}
 	}
 	l.stop().mustNotFail(t)
 	profiled()
-	took := [2][]time.Duration{l.within(spans[0]), l.within(spans[1])}
 	percent := func(i int) float64 { return 100 * used[i].Seconds() / wall[i].Seconds() }
-	c.Calm, c.Core = percent(1), percent(0)-percent(1)
-	c.Memory = float64(most-rss) / (1 << 20)
-	for i, d := range took {
-		c.Many[i], c.P50[i], c.P99[i] = len(d), at(d, 50), at(d, 99)
-	}
-	if c.P99[1] > 0 {
-		c.Ratio = c.P99[0] / c.P99[1]
-	}
+	c.Calm, c.Core = percent(0), percent(1)-percent(0)
+	c.Attacker = 100 * c.attacker.Seconds() / wall[1].Seconds()
+	c.Memory = max(0, float64(most[1]-most[0])/(1<<20))
+	c.latencies(l.within(spans[1]), l.within(spans[0]))
 	return c
-}
-
-// attack attacks until end. One who was thrown out comes back, but not faster than anybody could be let in.
-func (c *cost) attack(a attack, dial func() (net.Conn, error), end time.Time) {
-	var mu sync.Mutex
-	var attackers sync.WaitGroup
-	for range a.conns {
-		attackers.Go(func() {
-			for time.Now().Before(end) {
-				conn, err := dial()
-				if err == nil {
-					_ = conn.SetDeadline(end)
-					a.run(conn)
-					conn.Close()
-				}
-				mu.Lock()
-				switch {
-				case err != nil:
-					c.Refused++
-				case time.Now().Before(end):
-					c.Ended++
-					fallthrough
-				default:
-					c.Made++
-				}
-				mu.Unlock()
-				<-time.After(min(500*time.Millisecond, max(0, time.Until(end))))
-			}
-		})
-	}
-	attackers.Wait()
 }
 
 // profile takes profiles of a proxy for so long; the returned function waits for them.
@@ -233,45 +183,15 @@ func (m *meshUnder) profile(t *testing.T, process, attack string, d time.Duratio
 	return all.Wait
 }
 
-// write appends the cost to the file that was asked for.
-func (c cost) write(t *testing.T) {
-	if *attackJSON == "" {
-		return
-	}
-	b, err := json.Marshal(c)
-	var f *os.File
-	if err == nil {
-		f, err = os.OpenFile(*attackJSON, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	}
-	if err == nil {
-		_, err = f.Write(append(b, '\n'))
-		if cerr := f.Close(); err == nil {
-			err = cerr
-		}
-	}
-	if err != nil {
-		t.Errorf("write what the attack cost: %v", err)
-	}
-}
-
-// within returns the latencies, in order, of the requests that began in one of the spans.
-func (l *load) within(spans [][2]time.Duration) []time.Duration {
-	var out []time.Duration
+// within returns the latencies of the requests that began in each of the spans.
+func (l *load) within(spans [][2]time.Duration) [][]time.Duration {
+	out := make([][]time.Duration, len(spans))
 	for _, s := range l.all {
-		if slices.ContainsFunc(spans, func(span [2]time.Duration) bool { return s.begin >= span[0] && s.begin < span[1] }) {
-			out = append(out, s.took)
+		if i := slices.IndexFunc(spans, func(span [2]time.Duration) bool { return s.begin >= span[0] && s.begin < span[1] }); i >= 0 {
+			out[i] = append(out[i], s.took)
 		}
 	}
-	slices.Sort(out)
 	return out
-}
-
-// at is a percentile of sorted values, in milliseconds.
-func at(sorted []time.Duration, percent int) float64 {
-	if len(sorted) == 0 {
-		return 0
-	}
-	return float64(sorted[min(len(sorted)-1, len(sorted)*percent/100)].Microseconds()) / 1000
 }
 
 // usage is the CPU time that a process has used, and its resident memory in bytes.

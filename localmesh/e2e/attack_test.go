@@ -124,7 +124,7 @@ var attacks = []attack{
 		}
 		_ = f.WriteContinuation(1, false, f.head.Bytes())
 	})},
-	{"zero window", 15008, 4, false, "", func(c net.Conn) {
+	{"zero window", 15008, 4, false, "takes no answers", func(c net.Conn) {
 		f := &h2{c: c, out: bufio.NewWriter(c)}
 		f.Framer = http2.NewFramer(f.out, c)
 		f.enc = hpack.NewEncoder(&f.head)

@@ -24,6 +24,10 @@ import (
 var binary string
 
 func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == attackerArg {
+		attacker()
+		return
+	}
 	if len(os.Args) == 3 && os.Args[1] == workloadArg {
 		if err := workload(os.Args[2]); err != nil {
 			fmt.Fprintln(os.Stderr, err)

@@ -1,0 +1,6 @@
+//go:build !linux
+
+package e2e
+
+// yieldToAll is for Linux only.
+func yieldToAll() {}
