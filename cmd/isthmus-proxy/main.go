@@ -59,6 +59,7 @@ func rules(args []string) {
 }
 
 func run(ctx context.Context, path string, replace bool) error {
+	agent.Thrifty(os.Getenv("GOGC"))
 	f, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("open the configuration (--config): %w", err)

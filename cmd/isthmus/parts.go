@@ -169,6 +169,7 @@ func captureCommand() *cobra.Command {
 }
 
 func proxy(ctx context.Context, config string, replace bool, level *slog.LevelVar, log *slog.Logger) error {
+	agent.Thrifty(os.Getenv("GOGC"))
 	cfg, err := read(config, agent.ReadConfig)
 	if err != nil {
 		return err

@@ -177,7 +177,7 @@ func (m *meshUnder) profile(t *testing.T, process, attack string, d time.Duratio
 	}
 	all.Go(func() { fetch(fmt.Sprintf("profile?seconds=%d", max(1, int(d.Seconds()))), "cpu") })
 	all.Go(func() {
-		<-time.After(min(slotMost, *attackTime/2) * 3 / 4) // late in the first slot of the attack
+		<-time.After(min(slotMost, *attackTime/2) * 7 / 4) // late in the first slot of the attack
 		fetch("heap?gc=1", "heap")
 	})
 	return all.Wait
