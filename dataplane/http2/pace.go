@@ -52,8 +52,8 @@ func (p *pace) wait() *ConnError {
 }
 
 // paceHead is how large heads are, on average, of which there may be so many as there may be streams, in octets as RFC
-// 9113 §6.5.2 counts: a stranger's first 32 heads may be 64 KiB each.
-const paceHead = 2 << 10
+// 9113 §6.5.2 counts: a stranger's first 32 heads are 32 KiB together.
+const paceHead = 1 << 10
 
 // full reports whether no further stream is to be opened for now. mu is held.
 func (p *pace) full() bool {

@@ -47,7 +47,7 @@ func (p *peer) ask(from, n int) { go p.asks(from, n) }
 // asks is ask that waits.
 func (p *peer) asks(from, n int) {
 	for i := from; i < from+n; i++ {
-		block := p.block(with(get, "x-fill: "+strings.Repeat("z", 1000))...)
+		block := p.block(with(get, "x-fill: "+strings.Repeat("z", 700))...)
 		if p.fr.WriteHeaders(xhttp2.HeadersFrameParam{StreamID: uint32(2*i + 1), BlockFragment: block, EndStream: true, EndHeaders: true}) != nil {
 			return
 		}

@@ -71,7 +71,7 @@ func TestWhoTakesNothingIsGivenNoMore(t *testing.T) {
 		bound          int
 		begun, refused int32
 		told           int32
-	}{{"bound", 0, 16, asks - 16 - parkOctets/1212, 1}, {"control: no bound", -1, asks, 0, 0}} { // 1,212 is the size of a head
+	}{{"bound", 0, 16, asks - 16 - parkOctets/912, 1}, {"control: no bound", -1, asks, 0, 0}} { // 912 is the size of a head
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var told atomic.Int32
@@ -181,8 +181,8 @@ func TestLargeHeadsBeginGently(t *testing.T) {
 			}
 		}()
 		synctest.Wait()
-		if n := begun.Load(); n != 7 {
-			t.Errorf("%d requests with heads of 8 KiB were taken up at once, want 7", n)
+		if n := begun.Load(); n != 3 {
+			t.Errorf("%d requests with heads of 8 KiB were taken up at once, want 3", n)
 		}
 		<-time.After(200 * time.Millisecond)
 		if n := begun.Load(); n != 30 {
