@@ -241,9 +241,9 @@ func (f *follower) knowEpoch(ctx context.Context, e store.Events) error {
 	}
 	p := f.plane
 	key := store.Key{Kind: kindEpoch, Name: e.Epoch}
-	now := []byte(strconv.FormatInt(p.clock.Now().UnixMilli(), 10))
+	begins := []byte(strconv.FormatInt(beginning(p.clock.Now(), e), 10))
 	for {
-		_, err := p.store.Put(ctx, store.Object{Key: key, Value: now}, store.MustNotExist())
+		_, err := p.store.Put(ctx, store.Object{Key: key, Value: begins}, store.MustNotExist())
 		if err == nil || errors.Is(err, store.ErrExists) {
 			var o store.Object
 			if o, err = p.store.Get(ctx, key); err == nil {
@@ -260,6 +260,19 @@ func (f *follower) knowEpoch(ctx context.Context, e store.Events) error {
 			return err
 		}
 	}
+}
+
+// beginning is when an epoch begins, in Unix milliseconds: now, but after the epochs that a whole state of the store knows of, or
+// peers would take it for one of the past and refuse it for good. A clock that was set back, or that another replica had ahead, does
+// that. One that lies further ahead than anybody believes was refused itself, and counts for nothing.
+func beginning(now time.Time, e store.Events) int64 {
+	begins, most := now.UnixMilli(), now.Add(mesh.MaxStampAhead).UnixMilli()
+	for _, o := range e.Puts {
+		if ms, err := strconv.ParseInt(string(o.Value), 10, 64); o.Kind == kindEpoch && o.Name != e.Epoch && err == nil && ms < most {
+			begins = max(begins, ms+1)
+		}
+	}
+	return begins
 }
 
 // saveSlots takes a table from the loop; it never waits. A table that does not fit is
