@@ -3,6 +3,7 @@ package sim
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/isthmus-mesh/isthmus/core/ir"
@@ -336,7 +337,7 @@ func (o *oracle) local(n *node, v any) {
 	if !ok {
 		return
 	}
-	want := facts.Serves(eps.Service, n.own.facts(o.m, n.cluster))
+	want := facts.Serves(eps.Service, maps.Values(n.own.local))
 	o.checked["local-endpoint"]++
 	for _, g := range eps.Groups {
 		if g.Cluster != n.cluster {

@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"maps"
 	"slices"
 
 	"github.com/isthmus-mesh/isthmus/control/peer"
@@ -93,16 +92,17 @@ func (m *simMesh) fact(owner mesh.ClusterName, r *replica.Resource) *mesh.Fact {
 // changes are the edits that lead from one view of a store to another.
 func (m *simMesh) changes(owner mesh.ClusterName, from, to *view) []world.Edit {
 	var out []world.Edit
-	for _, k := range slices.SortedFunc(maps.Keys(from.local), mesh.Key.Compare) {
+	for k := range from.local {
 		if to.local[k] == nil {
 			out = append(out, world.Remove(k))
 		}
 	}
-	for _, k := range slices.SortedFunc(maps.Keys(to.local), mesh.Key.Compare) {
-		if from.local[k] != to.local[k] {
-			out = append(out, world.Put(to.local[k]))
+	for k, f := range to.local {
+		if from.local[k] != f {
+			out = append(out, world.Put(f))
 		}
 	}
+	slices.SortFunc(out, func(a, b world.Edit) int { return a.Key.Compare(b.Key) }) // maps have no order
 	set, removed := replica.Diff(from.part, to.part)
 	for _, r := range set {
 		if f := m.fact(owner, r); f != nil {
