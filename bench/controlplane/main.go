@@ -5,7 +5,8 @@
 //
 // Beside it, in the same run, a server over go-control-plane's caches holds as much and is changed in the same way, by a
 // function call rather than through an API and a store. The client counts and acknowledges and keeps nothing; it shares the
-// machine with both. It does not measure proxies, nor several clusters.
+// machine with both. Then without the peer: what a change costs that crosses to another cluster, and the engine with a world of
+// fifty clusters. It does not measure proxies.
 //
 // The figures go to bench/results/controlplane.json and, between two markers, into docs/benchmarks.md. Read run first,
 // then fleet.
@@ -47,6 +48,9 @@ type bench struct {
 	parts []string
 }
 
+// allParts are what a whole run measures.
+var allParts = []string{"first", "changes", "scaling", "clusters", "world"}
+
 // size is how much is measured.
 type size struct {
 	proxies, services, endpoints int
@@ -55,6 +59,7 @@ type size struct {
 	few, many                    int // services, of the row that compares
 	rate                         int // endpoint changes a second
 	steady, idle                 time.Duration
+	world                        worldSize
 }
 
 func main() {
@@ -63,26 +68,31 @@ func main() {
 	out := flag.String("out", "docs", "folder of benchmarks.md; empty: print only")
 	results := flag.String("results", "bench/results", "folder for controlplane.json")
 	quick := flag.Bool("quick", false, "a fifth of everything")
-	parts := flag.String("parts", "first,changes,scaling", "what is measured; with less than all nothing is written")
+	parts := flag.String("parts", strings.Join(allParts, ","), "what is measured; with less than all nothing is written")
 	flag.IntVar(&b.base, "address-base", 95, "address base of the mesh, as of isthmus up")
-	be := flag.String("be", "", "run as a part: peer")
+	be := flag.String("be", "", "run as a part: peer or world")
 	address := flag.String("peer-address", "", "where the peer listens")
-	services := flag.Int("services", 1000, "services of the peer")
-	endpoints := flag.Int("endpoints", 5, "endpoints a service of the peer")
+	services := flag.Int("services", 1000, "services of the peer, or of each cluster of the world")
+	endpoints := flag.Int("endpoints", 5, "endpoints a service of the peer or of the world")
+	clusters := flag.Int("clusters", 50, "clusters of the world")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	b.size = size{proxies: 1000, services: 1000, endpoints: 5, rounds: 21, turns: 5, few: 100, many: 5000, rate: 200, steady: 20 * time.Second, idle: 20 * time.Second}
+	b.size = size{proxies: 1000, services: 1000, endpoints: 5, rounds: 21, turns: 5, few: 100, many: 5000, rate: 200, steady: 20 * time.Second, idle: 20 * time.Second,
+		world: worldSize{50, 200, 10}}
 	if *quick {
-		b.size = size{proxies: 200, services: 200, endpoints: 5, rounds: 7, turns: 3, few: 20, many: 1000, rate: 200, steady: 5 * time.Second, idle: 5 * time.Second}
+		b.size = size{proxies: 200, services: 200, endpoints: 5, rounds: 7, turns: 3, few: 20, many: 1000, rate: 200, steady: 5 * time.Second, idle: 5 * time.Second,
+			world: worldSize{10, 200, 10}}
 	}
 	var err error
 	switch *be {
 	case "peer":
 		err = peerMain(ctx, os.Stdin, os.Stdout, *address, *services, *endpoints)
+	case "world":
+		err = worldMain(ctx, os.Stdout, worldSize{*clusters, *services, *endpoints})
 	case "":
 		b.parts = strings.Split(*parts, ",")
-		if len(b.parts) < 3 {
+		if len(b.parts) < len(allParts) {
 			*out = ""
 		}
 		err = b.measure(ctx, *out, *results)
@@ -127,7 +137,24 @@ type contestant struct {
 	types                map[string]string // of the resource that shows a change, by its kind
 }
 
-func (b *bench) run(ctx context.Context) (err error) {
+func (b *bench) run(ctx context.Context) error {
+	for _, part := range []struct {
+		names []string
+		run   func(context.Context) error
+	}{
+		{[]string{"first", "changes"}, b.beside}, {[]string{"scaling"}, b.scaling}, {[]string{"clusters"}, b.clusters}, {[]string{"world"}, b.world},
+	} {
+		if slices.ContainsFunc(part.names, func(n string) bool { return slices.Contains(b.parts, n) }) {
+			if err := part.run(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// beside is what is measured beside the peer.
+func (b *bench) beside(ctx context.Context) (err error) {
 	b.Say("starting a control plane with %d services, and the peer", b.size.services)
 	p, err := startPlane(ctx, rig.Options{Bin: b.bin, Dir: b.dir, Name: "plane", Base: b.base}, b.size.services, b.size.endpoints)
 	if err != nil {
@@ -149,9 +176,6 @@ func (b *bench) run(ctx context.Context) (err error) {
 		if err := b.changes(ctx, ours, theirs); err != nil {
 			return err
 		}
-	}
-	if slices.Contains(b.parts, "scaling") {
-		return b.scaling(ctx)
 	}
 	return nil
 }

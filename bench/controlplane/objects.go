@@ -35,6 +35,7 @@ const batch = 200
 
 // plane is ours under test.
 type plane struct {
+	name  string // of its cluster
 	m     *rig.Mesh
 	door  *api.Client
 	pid   int   // of the control plane
@@ -45,12 +46,14 @@ type plane struct {
 
 // startPlane starts a mesh of one cluster and gives it services.
 func startPlane(ctx context.Context, o rig.Options, services, endpoints int) (*plane, error) {
-	o.File = meshFile
+	if o.File == "" {
+		o.File = meshFile
+	}
 	m, err := rig.Up(ctx, o)
 	if err != nil {
 		return nil, err
 	}
-	p := &plane{m: m, door: m.API(clusterName), ends: endpoints}
+	p := &plane{name: clusterName, m: m, door: m.API(clusterName), ends: endpoints}
 	if err := p.fill(ctx, services); err != nil {
 		m.Down(&err)
 		return nil, err
@@ -58,11 +61,8 @@ func startPlane(ctx context.Context, o rig.Options, services, endpoints int) (*p
 	return p, nil
 }
 
-func (p *plane) fill(ctx context.Context, services int) (err error) {
-	if p.pids, err = p.m.PlanePIDs(clusterName); err != nil {
-		return err
-	}
-	p.pid = p.pids[0]
+// fill gives the control plane its services.
+func (p *plane) fill(ctx context.Context, services int) error {
 	docs := []string{"apiVersion: v1\nkind: Namespace\nmetadata: {name: bench}\n"}
 	for i := range services {
 		docs = append(docs, serviceYAML(i))
@@ -77,12 +77,21 @@ func (p *plane) fill(ctx context.Context, services int) (err error) {
 		}
 		docs = docs[n:]
 	}
+	return p.enter(ctx, services)
+}
+
+// enter gets what a fleet needs to ask for the services.
+func (p *plane) enter(ctx context.Context, services int) (err error) {
+	if p.pids, err = p.m.PlanePIDs(p.name); err != nil {
+		return err
+	}
+	p.pid = p.pids[0]
 	config, err := p.join(ctx)
 	if err != nil {
 		return err
 	}
 	all := names(services)
-	p.serve = server{addr: p.m.Cluster(clusterName).ControlPlane.String(), tls: config, node: node, interests: []interest{
+	p.serve = server{addr: p.m.Cluster(p.name).ControlPlane.String(), tls: config, node: p.node, interests: []interest{
 		{typ: string(ir.TypeBundle)}, {typ: string(ir.TypeCluster)},
 		{typ: string(ir.TypeName), want: services},
 		{typ: string(ir.TypeEndpoints), names: all, want: services},
@@ -93,18 +102,18 @@ func (p *plane) fill(ctx context.Context, services int) (err error) {
 }
 
 // node is a proxy of namespace bench: its ID, its mode, and that six types follow at once (metadata of package xds).
-func node(i int) []byte {
+func (p *plane) node(i int) []byte {
 	text := func(v string) []byte { return appendField(nil, 3, []byte(v)) }
 	entry := func(k, v string) []byte { return appendField(appendField(nil, 1, []byte(k)), 2, text(v)) }
 	meta := appendField(appendField(nil, 1, entry("isthmus.dev/mode", "sidecar")), 1, entry("isthmus.dev/types", "6"))
 	b := appendField(nil, 1, fmt.Appendf(nil, "bench/proxy-%d", i))
-	b = appendField(b, 2, []byte(clusterName))
+	b = appendField(b, 2, []byte(p.name))
 	return appendField(b, 3, meta)
 }
 
 // join gets a certificate as a proxy does; all proxies of the fleet show it.
 func (p *plane) join(ctx context.Context) (*tls.Config, error) {
-	c := p.m.Cluster(clusterName)
+	c := p.m.Cluster(p.name)
 	id := mesh.Identity{TrustDomain: c.TrustDomain, Namespace: "bench", ServiceAccount: "proxy"}
 	text, err := p.door.NewToken(ctx, id)
 	if err != nil {

@@ -1,0 +1,158 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/bench/report"
+	"github.com/isthmus-mesh/isthmus/bench/rig"
+)
+
+// far is the cluster that is told of what changes in clusterName.
+const far = "us-east"
+
+// Two clusters of one network: each is told the other's endpoints and not only that there are some. The link
+// between them delays a message by half of linkRTT.
+const (
+	linkRTT    = 20 * time.Millisecond
+	meshOfTwo  = "apiVersion: isthmus.dev/v1alpha1\nkind: LocalMesh\nclusters: [{name: eu-west, network: flat}, {name: us-east, network: flat}]\nlinks: [{between: [eu-west, us-east], rtt: 20ms}]\n"
+	groupOfTwo = 20 // changes, whose CPU is counted together
+)
+
+// clusters measures an endpoint change as proxies of its own cluster (L2) and of another (X1) see it, and what the
+// way between costs (X2).
+func (b *bench) clusters(ctx context.Context) (err error) {
+	proxies := b.size.proxies / 5
+	b.Say("two clusters, a link of %v, %d proxies in each", linkRTT, proxies)
+	p, err := startPlane(ctx, rig.Options{Bin: b.bin, Dir: b.dir, Name: "two", Base: b.base + 6, File: meshOfTwo}, b.size.services, b.size.endpoints)
+	if err != nil {
+		return err
+	}
+	defer p.m.Down(&err)
+	if err := p.export(ctx, b.size.services); err != nil {
+		return err
+	}
+	there := &plane{m: p.m, door: p.m.API(far), ends: b.size.endpoints, name: far}
+	if err := there.enter(ctx, b.size.services); err != nil {
+		return err
+	}
+	cpu, err := b.hop(ctx, p, there)
+	if err != nil {
+		return err
+	}
+	b.Add(report.Row{Row: "X2-hop-cpu-ms", Unit: "ms", Title: "X2: CPU of an endpoint change that crosses to a cluster, both control planes, beyond that of one that does not"}.Of(cpu).Within(1))
+	near, err := connect(ctx, p.serve, proxies)
+	if err != nil {
+		return err
+	}
+	defer near.close()
+	away, err := connect(ctx, there.serve, proxies)
+	if err != nil {
+		return err
+	}
+	defer away.close()
+	return b.crossing(ctx, p, near, away)
+}
+
+// crossing changes endpoints and tells when those here and those there have them.
+func (b *bench) crossing(ctx context.Context, p *plane, near, away *fleet) error {
+	var l2, x1, last []float64
+	c := b.ours(ctx, p)
+	version := 1000
+	for round := range 4 * b.size.rounds {
+		version++
+		i := round % b.size.services
+		here, err := near.spread(c.types["endpoint"], name(i), func() error { return c.endpoint(i, version) })
+		if err != nil {
+			return err
+		}
+		version++
+		there, err := away.spread(c.types["endpoint"], name(i), func() error { return c.endpoint(i, version) })
+		if err != nil {
+			return err
+		}
+		l2 = append(l2, report.Milliseconds(report.Quantile(here, 0.99)))
+		x1 = append(x1, report.Milliseconds(report.Quantile(there, 0.5)-report.Quantile(here, 0.5)-linkRTT/2))
+		last = append(last, report.Milliseconds(there[len(there)-1]))
+		if err := rig.Pause(ctx, 100*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	n := len(near.conns)
+	b.Add(report.Row{Row: "L2-endpoint-p99-ms", Unit: "ms", Title: fmt.Sprintf("L2: an endpoint changes → %d proxies, p99", n)}.Of(l2).Within(20))
+	b.Add(report.Row{Row: "X1-crossing-ms", Unit: "ms", Title: fmt.Sprintf("X1: an endpoint changes → %d proxies of another cluster, median, beyond that of its own cluster and the link's delay", n)}.Of(x1).Within(5))
+	b.Add(report.Row{Row: "X1-last-ms", Unit: "ms", Title: fmt.Sprintf("X1: … the last, over a link of %v there and back", linkRTT)}.Of(last))
+	return nil
+}
+
+// hop is what a change costs both control planes beyond what it costs where nobody else is told: services that are exported,
+// and others that are not, in turn, without proxies.
+func (b *bench) hop(ctx context.Context, p, there *plane) ([]float64, error) {
+	if err := p.apply(ctx, local(b.size.services, b.size.endpoints)); err != nil {
+		return nil, err
+	}
+	both := func() (time.Duration, error) {
+		here, err := rig.CPUOf(p.pid)
+		if err != nil {
+			return 0, err
+		}
+		away, err := rig.CPUOf(there.pid)
+		return here.Total() + away.Total(), err
+	}
+	group := func(change func(k int) error) (time.Duration, error) {
+		before, err := both()
+		if err != nil {
+			return 0, err
+		}
+		for k := range groupOfTwo {
+			if err := change(k); err != nil {
+				return 0, err
+			}
+			if err := rig.Pause(ctx, 2*linkRTT); err != nil { // each by itself
+				return 0, err
+			}
+		}
+		after, err := both()
+		return after - before, err
+	}
+	var out []float64
+	for round := range b.size.rounds {
+		crosses, err := group(func(k int) error { return p.apply(ctx, workloadYAML(k, 0, 1+round)) })
+		if err != nil {
+			return nil, err
+		}
+		stays, err := group(func(k int) error { return p.apply(ctx, workloadYAML(b.size.services+k, 0, 1+round)) })
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, report.Milliseconds(crosses-stays)/groupOfTwo)
+	}
+	return out, nil
+}
+
+// local are services that are told to no other cluster.
+func local(from, endpoints int) string {
+	var text string
+	for k := range groupOfTwo {
+		text += serviceYAML(from+k) + "---\n"
+		for e := range endpoints {
+			text += workloadYAML(from+k, e, 0) + "---\n"
+		}
+	}
+	return text
+}
+
+// export tells the other clusters of the services.
+func (p *plane) export(ctx context.Context, services int) error {
+	for from := 0; from < services; from += batch {
+		var text string
+		for i := from; i < min(services, from+batch); i++ {
+			text += fmt.Sprintf("apiVersion: multicluster.x-k8s.io/v1alpha1\nkind: ServiceExport\nmetadata: {name: svc-%d, namespace: bench}\n---\n", i)
+		}
+		if err := p.apply(ctx, text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
