@@ -59,19 +59,13 @@ func (b *bench) clusters(ctx context.Context) (err error) {
 func (b *bench) crossing(ctx context.Context, p *plane, near, away *fleet) error {
 	var l2, x1, last []float64
 	c := b.ours(ctx, p)
-	version := 1000
 	for round := range 4 * b.size.rounds {
-		version++
 		i := round % b.size.services
-		here, err := near.spread(c.types["endpoint"], name(i), func() error { return c.endpoint(i, version) })
+		took, err := spread(c.types["endpoint"], name(i), func() error { return c.endpoint(i, 1000+round) }, near, away)
 		if err != nil {
 			return err
 		}
-		version++
-		there, err := away.spread(c.types["endpoint"], name(i), func() error { return c.endpoint(i, version) })
-		if err != nil {
-			return err
-		}
+		here, there := took[0], took[1]
 		l2 = append(l2, report.Milliseconds(report.Quantile(here, 0.99)))
 		x1 = append(x1, report.Milliseconds(report.Quantile(there, 0.5)-report.Quantile(here, 0.5)-linkRTT/2))
 		last = append(last, report.Milliseconds(there[len(there)-1]))

@@ -327,21 +327,40 @@ func (s *staleness) quantile(q float64) (took time.Duration, n int64) {
 // spread makes a change and waits until every stream was sent the resource: how long it took for each, sorted, from before the
 // change was asked for.
 func (f *fleet) spread(typ, name string, change func() error) ([]time.Duration, error) {
-	n := len(f.conns)
-	a := &arrival{typ: typ, name: name, seen: make([]atomic.Int64, n), began: time.Now(), done: make(chan struct{})}
-	a.left.Store(int64(n))
-	f.waiting.Store(a)
-	defer f.waiting.Store(nil)
+	took, err := spread(typ, name, change, f)
+	if err != nil {
+		return nil, err
+	}
+	return took[0], nil
+}
+
+// spread is a change that several fleets are sent; the times are by fleet.
+func spread(typ, name string, change func() error, fleets ...*fleet) ([][]time.Duration, error) {
+	began := time.Now()
+	var arrivals []*arrival
+	for _, f := range fleets {
+		n := len(f.conns)
+		a := &arrival{typ: typ, name: name, seen: make([]atomic.Int64, n), began: began, done: make(chan struct{})}
+		a.left.Store(int64(n))
+		arrivals = append(arrivals, a)
+		f.waiting.Store(a)
+		defer f.waiting.Store(nil)
+	}
 	if err := change(); err != nil {
 		return nil, err
 	}
-	if err := f.wait(a.done, time.Minute); err != nil {
-		return nil, fmt.Errorf("%s %s to %d proxies, of which %d did not get it: %w", typ, name, n, a.left.Load(), err)
+	var out [][]time.Duration
+	for k, f := range fleets {
+		a := arrivals[k]
+		if err := f.wait(a.done, time.Minute); err != nil {
+			return nil, fmt.Errorf("%s %s to %d proxies, of which %d did not get it: %w", typ, name, len(a.seen), a.left.Load(), err)
+		}
+		took := make([]time.Duration, len(a.seen))
+		for i := range took {
+			took[i] = time.Duration(a.seen[i].Load())
+		}
+		slices.Sort(took)
+		out = append(out, took)
 	}
-	took := make([]time.Duration, n)
-	for i := range took {
-		took[i] = time.Duration(a.seen[i].Load())
-	}
-	slices.Sort(took)
-	return took, nil
+	return out, nil
 }
