@@ -76,8 +76,7 @@ func newFleet(b *testing.B, clients, resources, size int) *fleet {
 	f.Server = xds.NewServer(xds.ServerConfig{Source: f.origin, Order: []string{typeTarget},
 		Identify: func(context.Context) (mesh.Identity, error) { return someone, nil }})
 	f.origin.Watch("all", typeTarget, xds.Wildcard)
-	server := grpc.NewServer(xds.ServerOptions()...)
-	f.Register(server)
+	server := carried(f.Server)
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
@@ -85,7 +84,7 @@ func newFleet(b *testing.B, clients, resources, size int) *fleet {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { f.Run(ctx) })
-	wg.Go(func() { server.Serve(lis) })
+	wg.Go(func() { server.Serve(ctx, lis) })
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), envAddress+"="+lis.Addr().String(), envClients+"="+strconv.Itoa(clients))
 	in, err := cmd.StdinPipe()
@@ -99,7 +98,6 @@ func newFleet(b *testing.B, clients, resources, size int) *fleet {
 		in.Close()
 		cmd.Wait()
 		cancel()
-		server.Stop()
 		wg.Wait()
 	}
 	return f

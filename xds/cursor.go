@@ -340,6 +340,7 @@ func (b *sub) send(ups bool, downsBefore uint64) {
 	s.counters.Responses++
 	s.counters.Resources[b.g.typ] += uint64(len(items))
 	b.st.out <- b.inflight // never blocks: it has room for one response a type
+	b.st.wake()
 }
 
 // answer takes an ACK or NACK of the response in flight.

@@ -23,6 +23,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/xds"
+	"github.com/isthmus-mesh/isthmus/xds/carrier"
 )
 
 func TestMain(m *testing.M) {
@@ -131,7 +132,6 @@ type replica struct {
 	lis       *bufconn.Listener
 	connMu    sync.Mutex
 	conns     []net.Conn
-	grpc      *grpc.Server
 	delivered []xds.Delivery
 	revision  int64
 	stopped   atomic.Bool // see quiet
@@ -151,18 +151,23 @@ func newReplica(edit func(*xds.ServerConfig)) *replica {
 		panic(err)
 	}
 	r.Server = xds.NewServer(cfg)
-	r.grpc = grpc.NewServer(xds.ServerOptions()...)
-	r.Register(r.grpc)
+	carrier := carried(r.Server)
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { r.Run(ctx) })
-	wg.Go(func() { r.grpc.Serve(r.lis) })
+	wg.Go(func() { carrier.Serve(ctx, r.lis) })
 	r.stop = sync.OnceFunc(func() {
 		cancel()
-		r.grpc.Stop()
 		wg.Wait()
 	})
 	return r
+}
+
+// carried is what carries a server's streams in the clear.
+func carried(s *xds.Server) *carrier.Server {
+	c := carrier.New(carrier.Config{Plain: true, MessageMax: xds.MessageMax, PingAfter: xds.PingAfter, Patience: xds.Patience})
+	c.Converse(xds.Method, func(ctx context.Context, wake func()) (carrier.Conversation, error) { return s.Converse(ctx, wake) })
+	return c
 }
 
 // change keeps and publishes one change at the next revision.

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -118,18 +117,6 @@ func NewServer(cfg ServerConfig) *Server {
 		s.rank[t] = i
 	}
 	return s
-}
-
-// Register adds the discovery service to a grpc.Server, which must have been made with
-// ServerOptions.
-func (s *Server) Register(r grpc.ServiceRegistrar) {
-	r.RegisterService(&grpc.ServiceDesc{
-		ServiceName: service,
-		HandlerType: (*any)(nil),
-		Streams: []grpc.StreamDesc{{StreamName: method, ServerStreams: true, ClientStreams: true,
-			Handler: func(_ any, ss grpc.ServerStream) error { return s.serve(ss) }}},
-		Metadata: "envoy/service/discovery/v3/ads.proto",
-	}, s)
 }
 
 // Publish takes changed resources and how much the state they come from knows. All of
@@ -396,6 +383,7 @@ func (s *Server) beat(now time.Time) time.Duration {
 		if st.types > 0 {
 			select {
 			case st.beat <- struct{}{}:
+				st.wake()
 			default: // the last was not sent yet
 			}
 		}

@@ -3,16 +3,13 @@ package xds
 import (
 	"cmp"
 	"context"
-	"errors"
-	"fmt"
-	"io"
 	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
 )
 
@@ -51,44 +48,65 @@ type stream struct {
 	// out holds at most one response a type: it never blocks who sends to it.
 	out  chan *frame
 	beat chan struct{} // a sign of life is due; holds one
+	wake func()        // tells the carrier that there is something in either, or that done is closed
 	once sync.Once
 	done chan struct{} // closed with err set
 	err  error
 }
 
-// serve is the handler of the method: it sends what was queued, while a second
-// goroutine receives. gRPC ends that one when the handler has returned.
-func (s *Server) serve(ss grpc.ServerStream) (err error) {
-	defer s.recovered(&err)
-	id, err := s.cfg.Identify(ss.Context())
+// Conversation is a client's stream, apart from what carries it: see package carrier.
+type Conversation struct {
+	st *stream
+	r  request
+}
+
+// Converse opens a stream of the method Method. wake is called when there is something for Next.
+func (s *Server) Converse(ctx context.Context, wake func()) (*Conversation, error) {
+	id, err := s.cfg.Identify(ctx)
 	if err != nil {
-		return status.Errorf(codes.Unauthenticated, "identify the peer: %v", err)
+		return nil, status.Errorf(codes.Unauthenticated, "identify the peer: %v", err)
 	}
 	st := &stream{s: s, node: Node{Identity: id}, connected: s.cfg.Now(), out: make(chan *frame, maxTypes),
-		beat: make(chan struct{}, 1), done: make(chan struct{})}
+		beat: make(chan struct{}, 1), done: make(chan struct{}), wake: wake}
 	if err := s.open(st); err != nil {
-		return err
+		return nil, err
 	}
-	defer s.close(st)
-	go st.receive(ss)
-	life := &frame{}
-	for {
-		select {
-		case <-st.beat:
-			if err := ss.SendMsg(life); err != nil {
-				return fmt.Errorf("send to node %s: %w", id, err)
-			}
-		case f := <-st.out:
-			if err := ss.SendMsg(f); err != nil {
-				return fmt.Errorf("send to node %s: %w", id, err)
-			}
-		case <-st.done:
-			return st.err
-		case <-ss.Context().Done():
-			return context.Cause(ss.Context())
-		}
+	return &Conversation{st: st}, nil
+}
+
+// Take takes a message of the client. The error is the status that the stream ends with.
+func (c *Conversation) Take(message []byte) (err error) {
+	defer c.st.s.recovered(&err)
+	c.r.reset()
+	if err := c.r.parse(message); err != nil {
+		return status.Errorf(codes.Internal, "a request is not understood: %v", err)
+	}
+	return c.st.s.request(c.st, &c.r)
+}
+
+// Next is the next message to send, nil if there is none now. ended says that there will be none,
+// with the status err.
+func (c *Conversation) Next() (message mem.BufferSlice, ended bool, err error) {
+	select {
+	case <-c.st.done:
+		return nil, true, c.st.err
+	default:
+	}
+	select {
+	case <-c.st.beat:
+		return signOfLife, false, nil
+	case f := <-c.st.out:
+		return f.buffers, false, nil
+	default:
+		return nil, false, nil
 	}
 }
+
+// Close forgets the stream.
+func (c *Conversation) Close() { c.st.s.close(c.st) }
+
+// signOfLife is an empty message.
+var signOfLife = mem.BufferSlice{mem.SliceBuffer(nil)}
 
 // recovered turns a panic into the end of one stream.
 func (s *Server) recovered(err *error) {
@@ -109,25 +127,7 @@ func (st *stream) fail(err error) {
 		st.err = err
 		close(st.done)
 	})
-}
-
-func (st *stream) receive(ss grpc.ServerStream) {
-	var err error
-	defer func() { st.fail(err) }()
-	defer st.s.recovered(&err)
-	var r request
-	for {
-		r.reset()
-		if err = ss.RecvMsg(&r); err != nil {
-			if errors.Is(err, io.EOF) {
-				err = nil
-			}
-			return
-		}
-		if err = st.s.request(st, &r); err != nil {
-			return
-		}
-	}
+	st.wake()
 }
 
 func (s *Server) open(st *stream) error {

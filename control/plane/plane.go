@@ -29,6 +29,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/trust"
 	"github.com/isthmus-mesh/isthmus/xds"
+	"github.com/isthmus-mesh/isthmus/xds/carrier"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 )
@@ -219,11 +220,11 @@ func (p *Plane) serveControl(ctx context.Context, ln net.Listener) error {
 		}
 		return nil, nil
 	}
-	srv := grpc.NewServer(append(xds.ServerOptions(), grpc.Creds(credentials.NewTLS(c)))...)
-	p.xds.Register(srv)
+	srv := carrier.New(carrier.Config{TLS: c, MessageMax: xds.MessageMax, PingAfter: xds.PingAfter, Patience: xds.Patience, Log: p.log})
+	srv.Converse(xds.Method, func(ctx context.Context, wake func()) (carrier.Conversation, error) { return p.xds.Converse(ctx, wake) })
 	wirepb.RegisterIdentityServer(srv, &signer{plane: p})
 	wirepb.RegisterLoadServer(srv, p.load)
-	return serve(ctx, srv, ln)
+	return srv.Serve(ctx, ln)
 }
 
 // JoinName is the server name that first contacts ask for: they have no certificate to
