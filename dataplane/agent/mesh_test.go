@@ -33,9 +33,8 @@ import (
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/trust"
 	"github.com/isthmus-mesh/isthmus/xds"
+	"github.com/isthmus-mesh/isthmus/xds/carrier"
 	"go.uber.org/goleak"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 )
 
 func TestMain(m *testing.M) {
@@ -236,17 +235,17 @@ func (w *world) plane(c mesh.ClusterName) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	opts := append(xds.ServerOptions(), grpc.Creds(credentials.NewTLS(trust.ServerConfig(source, trust.ServerOptions{Accept: trust.AcceptKnownClients(), ALPN: []string{"h2"}}))))
-	srv := grpc.NewServer(opts...)
-	w.script.server.Register(srv)
+	srv := carrier.New(carrier.Config{TLS: trust.ServerConfig(source, trust.ServerOptions{Accept: trust.AcceptKnownClients(), ALPN: []string{"h2"}}), MessageMax: xds.MessageMax})
+	srv.Converse(xds.Method, func(ctx context.Context, wake func()) (carrier.Conversation, error) { return w.script.server.Converse(ctx, wake) })
 	ln, err := net.Listen("tcp", host+":0")
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	w.planes[c] = ln.Addr().(*net.TCPAddr).AddrPort()
+	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	go func() { defer close(done); _ = srv.Serve(ln) }()
-	w.stop[c] = func() { srv.Stop(); <-done }
+	go func() { defer close(done); _ = srv.Serve(ctx, ln) }()
+	w.stop[c] = func() { stop(); <-done }
 }
 
 // member is one running agent.

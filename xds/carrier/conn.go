@@ -450,8 +450,11 @@ func assemble(rest, b []byte, most int, each func(m []byte) error) ([]byte, erro
 		}
 		b = b[messageHead+n:]
 	}
-	if len(b) == 0 {
+	switch {
+	case len(b) == 0:
 		return nil, nil
+	case len(b) == len(rest):
+		return rest, nil // the same message as before, and more of it
 	}
 	return slices.Clone(b), nil
 }
