@@ -123,3 +123,27 @@ func TestAConnectionBeginsGently(t *testing.T) {
 		}
 	})
 }
+
+// TestTimeGivesNoMoreToWhoReadsNothing asks a slow application over a socket that nobody reads: the first requests are taken
+// up, and no more of them as time goes by, until somebody does.
+func TestTimeGivesNoMoreToWhoReadsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hang := make(chan struct{})
+		p, begun := paced(t, Config{}, func(x message.Exchange) {
+			<-hang
+			_ = x.Respond(&message.Head{Status: 204, Length: 0}, true)
+		})
+		p.ask(0, 250)
+		<-time.After(5 * time.Second)
+		if n := begun.Load(); n != 32 {
+			t.Errorf("%d requests were taken up for a client that reads nothing, want 32", n)
+		}
+		p.watch(nil)
+		<-time.After(200 * time.Millisecond)
+		if n := begun.Load(); n != 250 {
+			t.Errorf("%d requests of 250 were taken up when it read", n)
+		}
+		close(hang)
+		synctest.Wait()
+	})
+}
