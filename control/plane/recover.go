@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -30,6 +31,8 @@ const (
 	trustAhead = 10 * time.Minute
 	// aheadMax bounds the histories that peers may make us begin.
 	aheadMax = 3
+	// farBeyond is more than a store is written while it is asked.
+	farBeyond = 1 << 20
 	// askMax bounds the work done for one message of a peer, whose stream waits for it.
 	askMax = 3 * time.Second
 	// batchMax leaves room in a transaction of store.BatchMax.
@@ -64,21 +67,43 @@ func (r *recovery) ahead(ctx context.Context, from mesh.ClusterName, known mesh.
 		return // the store is away, or we lag: the peer asks again
 	}
 	log := p.log.With("peer", from, "known", fmt.Sprint(known), "store", fmt.Sprint(now))
+	beyond := store.Position{Epoch: known.Epoch.ID, Revision: known.Revision}
 	switch {
-	case now.Epoch != known.Epoch.ID:
-		log.Error("a peer knows a later history of our store than the store itself: what is written here will be refused there until the store has begun another one")
 	case p.clock.Now().Sub(r.began) > trustAhead || r.begun >= aheadMax:
 		log.Error("a peer says that our store was rolled back, long after it was started: it is not believed; restart this control plane if it is true")
-	default:
+		return
+	case now.Epoch == known.Epoch.ID:
 		log.Error("our store is behind what a peer knows of it: it was rolled back, and begins another history")
-		r.begun++
-		// A watch from a position that the store has lost makes it begin a new epoch for everybody.
-		heard := errors.New("heard")
-		err := p.store.Watch(ctx, store.Position{Epoch: known.Epoch.ID, Revision: known.Revision}, func(context.Context, store.Events) error { return heard })
-		if !errors.Is(err, heard) {
-			log.Error("the store did not begin another history", "error", err)
+	default:
+		// Ours began by a clock that was behind, in a store that had lost all: it would be refused for good.
+		log.Error("a peer knows a later history of our store than the store itself, which begins another one after that")
+		if err := r.note(ctx, known.Epoch); err != nil {
+			log.Error("the later history could not be noted; the peer will say it again", "error", err)
+			return
 		}
+		beyond = store.Position{Epoch: now.Epoch, Revision: now.Revision + farBeyond}
 	}
+	r.begun++
+	// A watch from a position that the store has lost makes it begin a new epoch for everybody.
+	heard := errors.New("heard")
+	if err := p.store.Watch(ctx, beyond, func(context.Context, store.Events) error { return heard }); !errors.Is(err, heard) {
+		log.Error("the store did not begin another history", "error", err)
+	}
+}
+
+// note writes down when an epoch began that the store does not know, so that the next begins after it (beginning).
+func (r *recovery) note(ctx context.Context, e mesh.Epoch) error {
+	if !mesh.IsLabel(e.ID) {
+		return fmt.Errorf("epoch %q is none", e.ID)
+	}
+	if e.StartMillis >= r.plane.clock.Now().Add(mesh.MaxStampAhead).UnixMilli() {
+		return fmt.Errorf("epoch %s begins further ahead of our clock than is believed", e)
+	}
+	_, err := r.plane.store.Put(ctx, store.Object{Key: store.Key{Kind: kindEpoch, Name: e.ID}, Value: []byte(strconv.FormatInt(e.StartMillis, 10))}, store.MustNotExist())
+	if errors.Is(err, store.ErrExists) {
+		return nil
+	}
+	return err
 }
 
 // witness hears what a peer holds over from a history of ours that was lost. What the peer may loosen

@@ -201,6 +201,34 @@ func TestAHistoryBeginsAfterOneByAClockThatWasAhead(t *testing.T) {
 	}
 }
 
+// TestALaterHistoryThatAPeerKnowsIsFollowedByAnother: of a store that lost all, by a clock that was behind. A peer that knows one
+// beyond what anybody believes is not followed, and long after the start nobody is.
+func TestALaterHistoryThatAPeerKnowsIsFollowedByAnother(t *testing.T) {
+	p := stored(t)
+	at := *p.position.Load()
+	lost := mesh.Position{Epoch: mesh.Epoch{StartMillis: time.Now().Add(time.Minute).UnixMilli(), ID: "lost"}, Revision: 7}
+	wild := mesh.Position{Epoch: mesh.Epoch{StartMillis: time.Now().Add(time.Hour).UnixMilli(), ID: "wild"}, Revision: 7}
+	stays := func(why string) {
+		t.Helper()
+		if now, err := p.store.Now(t.Context()); err != nil || now.Epoch != at.Epoch.ID {
+			t.Fatalf("%s: another history, %v (%v)", why, now, err)
+		}
+	}
+	p.recover.ahead(t.Context(), "us", wild)
+	stays("an epoch of the future")
+	p.recover.ahead(t.Context(), "us", mesh.Position{Epoch: mesh.Epoch{StartMillis: lost.Epoch.StartMillis, ID: "../x"}})
+	stays("an epoch that is none")
+	p.recover.began = p.recover.began.Add(-2 * trustAhead)
+	p.recover.ahead(t.Context(), "us", lost)
+	stays("long after the start")
+	p.recover.began = time.Now()
+	p.recover.ahead(t.Context(), "us", lost)
+	within(t, "in a history after the lost one", func() bool { return p.exports.Position().Compare(lost) > 0 })
+	if got := p.exports.Position().Epoch; got.StartMillis != lost.Epoch.StartMillis+1 {
+		t.Errorf("the history begins at %d, want it after %d, that of the lost one", got.StartMillis, lost.Epoch.StartMillis)
+	}
+}
+
 // TestAnEpochBeginsAfterThoseBeforeIt: whatever the clock says, unless it is beyond what anybody believes. Seed 39 of simulated meshes
 // restored a store by a clock that was behind the one of the history that was lost.
 func TestAnEpochBeginsAfterThoseBeforeIt(t *testing.T) {
