@@ -69,7 +69,8 @@ func (n *node) attach() *node {
 	return n.attached
 }
 
-// dial opens a stream for a partition: to its owner, or to a sibling that holds it.
+// dial opens a stream for a partition: to the first sibling of those that rank before this one for the owner and hold
+// it, as control/sibling does, or else to the owner. One in eight goes to the owner all the same: two holders are harmless.
 func (n *node) dial(owner mesh.ClusterName) {
 	rd := n.redial[owner]
 	if rd.trying {
@@ -77,15 +78,20 @@ func (n *node) dial(owner mesh.ClusterName) {
 	}
 	rd.trying = true
 	n.redial[owner] = rd
-	var to []*node
-	for _, c := range n.m.nodes {
-		direct := c.cluster == owner
-		holds := c.cluster == n.cluster && c != n
-		if direct || holds && c.up && n.m.rng.IntN(3) == 0 {
-			to = append(to, c)
+	owners, siblings := n.m.of(owner), n.m.of(n.cluster)
+	server := owners[n.m.rng.IntN(len(owners))]
+	if n.m.rng.IntN(8) > 0 {
+		for i := range siblings {
+			s := siblings[(i+int(owner[len(owner)-1]))%len(siblings)]
+			if p, _ := s.holds(owner); s == n || s.up && p != nil {
+				if s != n {
+					server = s
+				}
+				break
+			}
 		}
 	}
-	n.connect(owner, to[n.m.rng.IntN(len(to))], n.m.clock.Now)
+	n.connect(owner, server, n.m.clock.Now)
 }
 
 // connect makes a connection: three round trips, or a SYN of another socket, or a refusal. Of a way through primaries

@@ -20,8 +20,6 @@ type Config struct {
 	Seed uint64
 	// Clusters is how many; 0 is what the seed says: 50 of one seed in twenty, three to eight of the others.
 	Clusters int
-	// Faults is how long faults come, in virtual time; default 20 s, of a large mesh 12 s.
-	Faults time.Duration
 	// Quiet is how long everything may take to converge after the last fault; default 60 s,
 	// for a stream that lost message after message waits up to 40 s to ask again.
 	Quiet time.Duration
@@ -105,9 +103,6 @@ func build(cfg Config) *simMesh {
 	m.net = virtual.NewNetwork(&m.clock, m.rng)
 	m.oracle = newOracle(m)
 	m.shape = shape.New(cfg.Seed, cfg.Clusters, m.rng)
-	if cfg.Faults > 0 {
-		m.shape.Chaos = cfg.Faults
-	}
 	m.names = m.shape.Names(func(*mesh.Cluster) bool { return true })
 	m.primaries = m.shape.Names(func(c *mesh.Cluster) bool { return c.Role == mesh.RolePrimary })
 	for i, c := range m.shape.Clusters {

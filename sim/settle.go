@@ -171,7 +171,6 @@ func (n *node) settle() {
 	for _, f := range res.Failed {
 		n.m.oracle.fail("settled", "%s/%d: %s: %v", n.cluster, n.id, f.Root, f.Err)
 	}
-	n.m.oracle.checked["settled"]++
 	cat := n.m.catalogs[n.cluster]
 	pub := &published{of: n, life: n.life, known: n.knowledge(), parts: n.inForce()}
 	if n.pub != nil {

@@ -18,7 +18,7 @@ type Shape struct {
 	Whole, Plain int
 	// Writes, Faults, Settles and Ticks are how far apart these are, at least and at most.
 	Writes, Faults, Settles, Ticks [2]time.Duration
-	// Chaos is for how long faults come.
+	// Chaos is for how long faults come, in virtual time.
 	Chaos time.Duration
 }
 
