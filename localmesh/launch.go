@@ -39,6 +39,9 @@ type launcher struct {
 	log   *slog.Logger
 	// joins are the goroutines that answer proxies.
 	joins sync.WaitGroup
+
+	// keys is held while a seal key is made: several processes may have one in common.
+	keys sync.Mutex
 }
 
 // environment is the caller's, with the descriptor of the pipe.
@@ -56,8 +59,10 @@ func (l *launcher) command(ctx context.Context, s Spec, out io.Writer) (cmd *exe
 		}
 	}
 	defer func() {
-		if err != nil {
-			ended()
+		if err != nil { // which left nothing in ended
+			for _, c := range closers {
+				_ = c.Close()
+			}
 		}
 	}()
 	cmd = exec.Command(l.executable, append(slices.Clone(s.Args), "--config", cmp.Or(s.ConfigFile, l.plan.specFile(s.Name)))...)
@@ -88,6 +93,8 @@ func (l *launcher) command(ctx context.Context, s Spec, out io.Writer) (cmd *exe
 // sealKey returns a pipe that yields the seal key of a process, made at its first start. The
 // process finds the same key as long as the state directory lives.
 func (l *launcher) sealKey(name string) (*os.File, error) {
+	l.keys.Lock()
+	defer l.keys.Unlock()
 	path := l.plan.keyFile(name)
 	key, err := readSmall(path, trust.SealKeyBytes)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -3,10 +3,13 @@ package localmesh
 import (
 	"encoding/json"
 	"fmt"
+	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -128,5 +131,50 @@ func TestAStoreIsNotReplacedByAnother(t *testing.T) {
 		if err := p.makeDirs(); err == nil || !strings.Contains(err.Error(), "write what it was, or give another --state-dir") {
 			t.Errorf("%s: %v", what, err)
 		}
+	}
+}
+
+// TestReplicasHaveOneSealKey: they start at the same time, and the key is made by the first. One that cannot be made is an error and nothing
+// else.
+func TestReplicasHaveOneSealKey(t *testing.T) {
+	p := planned(t, replicated)
+	p.StateDir = t.TempDir()
+	if err := p.makeDirs(); err != nil {
+		t.Fatal(err)
+	}
+	l := &launcher{plan: p, executable: "/nothing", log: slog.New(slog.DiscardHandler)}
+	keys := make([]string, 16)
+	var starting sync.WaitGroup
+	for i := range keys {
+		starting.Go(func() {
+			spec := p.planeSpec(p.Clusters[0], i%3)
+			_, ended, err := l.command(t.Context(), spec, io.Discard)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			ended()
+			f, err := l.sealKey(spec.Seals)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer f.Close()
+			b, err := io.ReadAll(f)
+			if err != nil {
+				t.Error(err)
+			}
+			keys[i] = string(b)
+		})
+	}
+	starting.Wait()
+	for _, k := range keys {
+		if k != keys[0] || len(k) == 0 {
+			t.Fatalf("two replicas have different keys")
+		}
+	}
+	p.StateDir = filepath.Join(p.StateDir, "gone")
+	if cmd, ended, err := l.command(t.Context(), p.planeSpec(p.Clusters[0], 0), io.Discard); err == nil || cmd != nil || ended != nil {
+		t.Errorf("a key that cannot be made: %v, %v", cmd, err)
 	}
 }
