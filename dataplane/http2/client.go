@@ -345,6 +345,9 @@ func (c *ClientConn) onlyDraining() bool {
 	return c.err == nil && !c.peerGoneAway && c.nextID <= maxStreamID
 }
 
+// errUnheard is the end of a wait during which nothing was read.
+var errUnheard = fmt.Errorf("%w: %w", os.ErrDeadlineExceeded, message.ErrUnheard)
+
 // notSent marks the error of a head that was not sent.
 func notSent(err error) error {
 	if _, ok := err.(*StreamError); ok {
@@ -373,6 +376,8 @@ func (s *clientStream) Receive(h *message.Head) (end bool, err error) {
 	defer c.mu.Unlock()
 	for {
 		switch {
+		case s.expired && s.sentHead && c.lastRead.Load() == s.began:
+			return false, errUnheard
 		case s.expired:
 			return false, os.ErrDeadlineExceeded
 		case s.infos > 0:

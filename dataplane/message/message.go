@@ -216,6 +216,10 @@ type Stream interface {
 // (RFC 9113 §8.7), a GOAWAY below the stream, a connection that could not be made.
 var ErrNotExecuted = errors.New("the request was not executed")
 
+// ErrUnheard is wrapped by the error of a request whose time was up while not a byte came over its connection, of
+// whatever, since it was sent: nobody seems to be there, and what is slow is no server that is asked for too much.
+var ErrUnheard = errors.New("nothing came over the connection meanwhile")
+
 // ErrStale is wrapped by the error of a request sent on a pooled connection that the
 // server closed before it sent a byte of a response (RFC 9112 §9.3.1): an idempotent
 // request may be tried again at once.

@@ -226,6 +226,7 @@ type stream struct {
 	// sendErr, receiveErr and readErr fail the step; silent never answers.
 	sendErr, receiveErr, readErr error
 	silent                       bool
+	unheard                      bool          // silent, and nothing else comes either
 	delay                        time.Duration // before the answer
 	interim                      []int
 	status                       int
@@ -280,6 +281,9 @@ func (s *stream) Receive(h *message.Head) (bool, error) {
 	}
 	if s.silent {
 		<-s.wait()
+		if s.unheard {
+			return false, fmt.Errorf("%w: %w", os.ErrDeadlineExceeded, message.ErrUnheard)
+		}
 		return false, os.ErrDeadlineExceeded
 	}
 	if s.delay > 0 {

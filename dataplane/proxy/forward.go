@@ -291,7 +291,14 @@ func (r *request) try(pick *balance.Pick, more bool) attempt {
 	if err != nil {
 		a := r.failed(err, mesh.ReasonReset)
 		if a.outcome == balance.TimedOut {
-			r.target.Live.latency.Observe(r.proxy.cfg.Now().Sub(began))
+			took := r.proxy.cfg.Now().Sub(began)
+			r.target.Live.latency.Observe(took)
+			if took >= tryFloor && a.refusal.again == paid && errors.Is(err, message.ErrUnheard) && r.head.Idempotent() {
+				// A server that lives has answered a PING by then: nobody is there that a free try could overload. While the peer's kernel
+				// acknowledges what it is sent the connection is cut later than this, and all that were asked meanwhile would share
+				// the burst of a budget.
+				a.refusal.again = freely
+			}
 		}
 		return a
 	}

@@ -180,6 +180,41 @@ func TestBudgetEnds(t *testing.T) {
 	}
 }
 
+// TestAPeerThatFellSilentIsLeftByAll: however many requests were with a server of whom nothing is heard any more, each is tried elsewhere; the
+// budget, which is for servers that answer late, does not end it. Of these, the control, it does; so it does where a policy gives a
+// try less than a second, in which a server that lives may be silent; and a POST is not tried again.
+func TestAPeerThatFellSilentIsLeftByAll(t *testing.T) {
+	served := func(try time.Duration, unheard bool, ask func() *exchange) (n int) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, 3, func(s *ir.Service, _ *ir.Endpoints) {
+				s.Traffic.TryTimeout, s.Traffic.Outlier.ConsecutiveFailures = try, 1000
+			})
+			for range 300 {
+				s := answer(0, "")
+				s.silent, s.unheard = true, unheard
+				w.script = []any{s, answer(200, "ok")}
+				ex := ask()
+				w.proxy.Outbound(ex, proxy.Via{})
+				if ex.status == 200 {
+					n++
+				}
+			}
+		})
+		return n
+	}
+	if n := served(time.Second, true, func() *exchange { return get("catalog", "/") }); n != 300 {
+		t.Errorf("%d of 300 requests were served after nothing was heard of the first server", n)
+	}
+	for try, unheard := range map[time.Duration]bool{time.Second: false, 900 * time.Millisecond: true} {
+		if n := served(try, unheard, func() *exchange { return get("catalog", "/") }); n < 100 || n > 100+300/5 {
+			t.Errorf("%d of 300 requests were served after the first server was late by %v, want the burst and a fifth at most", n, try)
+		}
+	}
+	if n := served(time.Second, true, func() *exchange { return post("catalog", "/", "x") }); n != 0 {
+		t.Errorf("%d POSTs were sent again", n)
+	}
+}
+
 func TestTimeouts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 3, nil)
