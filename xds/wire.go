@@ -20,7 +20,7 @@ import (
 
 // The method that carries every stream (envoy/service/discovery/v3/ads.proto).
 const (
-	service = "envoy.service.discovery.v3.AggregatedDiscoveryService"
+	service  = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 	method   = "DeltaAggregatedResources"
 	fullName = "/" + service + "/" + method
 )

@@ -100,20 +100,9 @@ func worldMain(ctx context.Context, out io.Writer, size worldSize) error {
 			}
 		}
 	}()
-	// Names, endpoints and routes of every service, and the clusters. Of what was published before all was
-	// known, the last counts.
-	known := map[string]bool{}
-	for want := 3*services + size.clusters; f.Published < want; {
-		u, err := next(published)
-		if err != nil {
-			return fmt.Errorf("%d of %d resources were published: %w", f.Published, want, err)
-		}
-		for i := range u {
-			if key := u[i].Type + u[i].Name; u[i].Resource != nil && !known[key] {
-				known[key] = true
-				f.Published++
-			}
-		}
+	var err error
+	if f.Published, err = all(published, 3*services+size.clusters); err != nil {
+		return err
 	}
 	f.ColdSeconds = time.Since(began).Seconds()
 	for i := range flips {
@@ -127,7 +116,9 @@ func worldMain(ctx context.Context, out io.Writer, size worldSize) error {
 			if err != nil {
 				return fmt.Errorf("a change of an endpoint of service %d: %w", service, err)
 			}
-			told = slices.ContainsFunc(u, func(u xds.Update) bool { return u.Type == string(ir.TypeEndpoints) && u.Name == size.service(service).String() })
+			told = slices.ContainsFunc(u, func(u xds.Update) bool {
+				return u.Type == string(ir.TypeEndpoints) && u.Name == size.service(service).String()
+			})
 		}
 		f.FlipsMS = append(f.FlipsMS, report.Milliseconds(time.Since(began)))
 	}
@@ -137,6 +128,24 @@ func worldMain(ctx context.Context, out io.Writer, size worldSize) error {
 	}
 	f.RSSMB = kib * 1024 / 1e6
 	return json.NewEncoder(out).Encode(&f)
+}
+
+// all waits for so many resources: names, endpoints and routes of every service, and the clusters. Of what was
+// published before all was known, each counts once.
+func all(published <-chan []xds.Update, want int) (int, error) {
+	known := map[string]bool{}
+	for len(known) < want {
+		u, err := next(published)
+		if err != nil {
+			return 0, fmt.Errorf("%d of %d resources were published: %w", len(known), want, err)
+		}
+		for i := range u {
+			if u[i].Resource != nil {
+				known[u[i].Type+u[i].Name] = true
+			}
+		}
+	}
+	return len(known), nil
 }
 
 // next is what is published next.
