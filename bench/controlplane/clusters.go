@@ -59,9 +59,9 @@ func (b *bench) clusters(ctx context.Context) (err error) {
 func (b *bench) crossing(ctx context.Context, p *plane, near, away *fleet) error {
 	var l2, x1, last []float64
 	c := b.ours(ctx, p)
-	for round := range 4 * b.size.rounds {
+	for round := range 4 * b.size.rounds { // versions of which no address is that of hop's last
 		i := round % b.size.services
-		took, err := spread(c.types["endpoint"], name(i), func() error { return c.endpoint(i, 1000+round) }, near, away)
+		took, err := spread(c.types["endpoint"], name(i), func() error { return c.endpoint(i, 1100+round) }, near, away)
 		if err != nil {
 			return err
 		}
