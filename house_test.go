@@ -1,6 +1,3 @@
-// Package isthmus holds the laws of the house: which floor may lean on which. The
-// floors are folders; imports run downward only; each breach is printed with its
-// reason.
 package isthmus
 
 import (

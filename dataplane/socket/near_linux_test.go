@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/isthmus-mesh/isthmus/dataplane/socket"
+	"github.com/isthmus-mesh/isthmus/internal/loopback"
 )
 
 // congestion is by what a connection sends.
@@ -160,49 +161,9 @@ func isTimeout(err error) bool {
 	return errors.As(err, &n) && n.Timeout()
 }
 
-// full opens a port of which the queue of connections is full, and returns what makes place in it for one.
-func full(t *testing.T) (at netip.AddrPort, accept func()) {
-	t.Helper()
-	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { syscall.Close(fd) })
-	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Listen(fd, 0); err != nil {
-		t.Fatal(err)
-	}
-	name, err := syscall.Getsockname(fd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	at = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(name.(*syscall.SockaddrInet4).Port))
-	for range 8 {
-		c, err := net.DialTimeout("tcp", at.String(), 100*time.Millisecond)
-		if err != nil {
-			if !isTimeout(err) {
-				t.Fatalf("%v, want a timeout", err)
-			}
-			return at, func() {
-				n, _, err := syscall.Accept4(fd, syscall.SOCK_CLOEXEC)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				syscall.Close(n)
-			}
-		}
-		t.Cleanup(func() { c.Close() })
-	}
-	t.Fatal("a queue of none took all")
-	panic("unreachable")
-}
-
 // TestADialEndsWithItsContext: a peer that says nothing, its queue of connections being full.
 func TestADialEndsWithItsContext(t *testing.T) {
-	at, _ := full(t)
+	at, _ := loopback.Full(t)
 	for name, end := range map[string]func() (context.Context, context.CancelFunc){
 		"its deadline": func() (context.Context, context.CancelFunc) {
 			return context.WithTimeout(t.Context(), 100*time.Millisecond)
@@ -225,7 +186,7 @@ func TestADialEndsWithItsContext(t *testing.T) {
 // TestALostSYNIsMadeUpForInTime: the kernel sends its SYN again after a second, and then after ever longer times.
 // Here there is place for a connection only once the second socket asks, which ends the dial long before.
 func TestALostSYNIsMadeUpForInTime(t *testing.T) {
-	at, accept := full(t)
+	at, accept := loopback.Full(t)
 	var asked atomic.Int32
 	ctx, stop := context.WithTimeout(t.Context(), 6*time.Second)
 	defer stop()

@@ -190,13 +190,11 @@ func (s *Server) closeAll() {
 	}
 	s.mu.Unlock()
 	for _, c := range conns {
-		c.fail(errShutdown)
+		c.raw.Close()
 	}
 }
 
-var errShutdown = errors.New("the server ends")
-
-// splitMethod is what the log says of an unknown method.
-func splitMethod(path string) string {
+// shown is a method's path as a status may carry it.
+func shown(path string) string {
 	return strings.ToValidUTF8(path[:min(len(path), 256)], "\uFFFD")
 }

@@ -58,9 +58,6 @@ func newConn(s *Server, raw net.Conn) *conn {
 	return &conn{s: s, raw: raw, streams: map[uint32]*stream{}, credit: idleFrames}
 }
 
-// fail closes the connection and ends everything on it, with no more than a close to be seen.
-func (c *conn) fail(error) { c.raw.Close() }
-
 // run serves the connection until it ends.
 func (c *conn) run(ctx context.Context) {
 	defer c.raw.Close()
@@ -341,7 +338,7 @@ func (c *conn) open(f *http2.MetaHeadersFrame) error {
 	}
 	u, ok := c.s.unary[path]
 	if !ok {
-		return refuse(status.Newf(codes.Unimplemented, "no such method: %s", splitMethod(path)))
+		return refuse(status.Newf(codes.Unimplemented, "no such method: %s", shown(path)))
 	}
 	var timeout time.Duration
 	for _, h := range f.RegularFields() {

@@ -55,7 +55,7 @@ func (w *writer) add(build func(b []byte) []byte) {
 	if w.out == nil {
 		w.out = buffers.Get().(*[]byte)
 	}
-	*w.out = build((*w.out)[:])
+	*w.out = build(*w.out)
 	if w.writing {
 		return
 	}
