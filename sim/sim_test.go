@@ -155,6 +155,16 @@ func TestEveryCheckerHasAControl(t *testing.T) {
 	}
 }
 
+// TestSeedsThatFoundBugs plays what once failed; the stories are in docs/reliability.md. A change of the simulator makes
+// other runs of them, so that each has a test in its package too.
+func TestSeedsThatFoundBugs(t *testing.T) {
+	for _, seed := range []uint64{190, 198} {
+		for _, c := range sim.Run(sim.Config{Seed: seed}).Complaints {
+			t.Errorf("seed %d: %s: %s", seed, c.Checker, c.Detail)
+		}
+	}
+}
+
 // TestSameSeedSameRun keeps failures replayable.
 func TestSameSeedSameRun(t *testing.T) {
 	runs := make(chan sim.Result, 2)

@@ -152,7 +152,9 @@ type Importer struct {
 	inBatch      bool
 	diverged     int // resyncs in a row that ended in another root
 
-	beat, witnessID                     uint64
+	// beat is the owner's newest of this session, 0 for none yet; beatBefore is the last one of a session before.
+	beat, beatBefore                    int64
+	witnessID                           uint64
 	lastFresh, lastMessage, connected   time.Time
 	retryAt, patienceUntil, witnessNext time.Time
 	retry                               time.Duration
@@ -210,8 +212,8 @@ func (im *Importer) InForce() *Partition { return im.inForce }
 // Stated is the partition as its owner stated it: what is re-served to siblings.
 func (im *Importer) Stated() *Partition { return im.stated }
 
-// Beat is the owner's newest beat, to pass on when re-serving.
-func (im *Importer) Beat() int64 { return int64(im.beat) }
+// Beat is the owner's newest beat of this session, to pass on when re-serving; 0 for none yet.
+func (im *Importer) Beat() int64 { return im.beat }
 
 // Refusals says of resources that are stated and not in force why; nil for none.
 func (im *Importer) Refusals() map[Name]string {
@@ -273,6 +275,9 @@ func (im *Importer) knows(p mesh.Position) bool {
 func (im *Importer) Connect(now time.Time, session uint64, server mesh.ClusterName) Ready {
 	var rd Ready
 	im.session, im.server, im.seq = session, server, 0
+	if im.beat != 0 {
+		im.beatBefore, im.beat = im.beat, 0
+	}
 	im.phase, im.inBatch, im.lastNonce, im.diverged = phaseHello, false, 0, 0
 	im.lastMessage, im.connected, im.retry = now, now, retryFirst
 	im.retryAt, im.patienceUntil, im.witnessNext = now.Add(SilentAfter), time.Time{}, now
@@ -712,13 +717,9 @@ func (im *Importer) refusals() []Refusal {
 }
 
 func (im *Importer) onHeartbeat(now time.Time, rd *Ready, m *Heartbeat) {
-	direct := im.server == im.cfg.Owner
 	if m.Beat > now.Add(mesh.MaxStampAhead).UnixMilli() || m.Beat < 0 {
 		rd.Alarms = append(rd.Alarms, Alarm{AlarmFuture, string(im.server), "heartbeat"})
-	} else if direct || uint64(m.Beat) > im.beat {
-		// A beat that comes by way of others must have risen, or two siblings that feed
-		// each other would keep a dead owner fresh.
-		im.beat = uint64(m.Beat)
+	} else if im.risen(m.Beat) {
 		im.fresh(now, rd)
 	}
 	if len(m.Report) > 0 && len(m.Report) <= MaxReport {
@@ -736,6 +737,25 @@ func (im *Importer) onHeartbeat(now time.Time, rd *Ready, m *Heartbeat) {
 		im.compare(now, rd, m)
 	}
 	im.witness(now, rd)
+}
+
+// risen notes a beat, and reports whether it says that the owner lives. One that comes by way of others must have risen,
+// or two siblings that feed each other would keep a dead owner fresh. Beats are compared within a session only, in which
+// they are of one clock: the owner's replicas need not agree on the time, and whoever told the session before may have
+// followed another one. The first of a session counts if it exceeds the last of the one before; if not, those after it do.
+func (im *Importer) risen(beat int64) bool {
+	first, was := im.beat == 0, im.beat
+	if first {
+		was = im.beatBefore
+	}
+	switch {
+	case im.server == im.cfg.Owner:
+		im.beat = beat
+		return true
+	case first || beat > was: // 0 is of a holder that has not heard any in its own session, and none here either
+		im.beat = beat
+	}
+	return beat > was
 }
 
 // compare is the anti-entropy: equal roots let the position move on, unequal ones
