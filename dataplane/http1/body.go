@@ -39,6 +39,7 @@ const (
 func (in *input) startBody(fr framing, length int64) {
 	in.body = body{framing: fr, remaining: length, trailer: in.body.trailer}
 	in.body.done = fr == framingNone || fr == framingLength && length == 0
+	in.drips = 0
 }
 
 // read reads the body. It returns io.EOF with the last bytes

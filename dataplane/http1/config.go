@@ -58,6 +58,8 @@ type Config struct {
 	// Now tells the time; time.Now if nil.
 	Now func() time.Time
 
+	holdMost time.Duration // of tests; holdMost if zero
+
 	buffers sync.Pool // *buffer
 	heads   sync.Pool // *heads
 }

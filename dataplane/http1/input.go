@@ -36,6 +36,7 @@ type input struct {
 	body   body
 	budget time.Duration // what the client may still fall behind Config.ReadRateMin
 	paced  bool
+	drips  uint8 // reads in a row that gave next to nothing; see holdBack
 	failed error // a read failed for good
 }
 
@@ -216,7 +217,9 @@ func (in *input) paceStart() (engine, start time.Time) {
 		return time.Time{}, time.Time{}
 	}
 	start = in.cfg.now()
-	return start.Add(max(in.budget, 0)), start
+	engine = start.Add(max(in.budget, 0))
+	in.holdBack(engine, start, in.cfg.rateGrace()-in.budget)
+	return engine, start
 }
 
 func (in *input) paceEnd(engine, start time.Time, n int, err error) error {
@@ -229,6 +232,7 @@ func (in *input) paceEnd(engine, start time.Time, n int, err error) error {
 		}
 		return err
 	}
+	in.drip(n)
 	in.budget -= in.cfg.now().Sub(start)
 	in.budget += time.Duration(int64(n) * int64(time.Second) / int64(in.cfg.ReadRateMin))
 	in.budget = min(in.budget, in.cfg.rateGrace())
@@ -242,8 +246,10 @@ func (in *input) readHead(h *message.Head, deadline func() time.Time) ([]byte, e
 	var (
 		scan   headScan
 		engine time.Time
+		began  time.Time
 		limit  = in.cfg.headBytesMax()
 	)
+	in.drips = 0
 	for {
 		b := in.buffered()
 		n, perr := scan.scan(b)
@@ -262,11 +268,16 @@ func (in *input) readHead(h *message.Head, deadline func() time.Time) ([]byte, e
 			return block, nil
 		}
 		if engine.IsZero() && deadline != nil {
-			engine = deadline()
+			engine, began = deadline(), in.cfg.now()
+		}
+		if in.drips >= dripReads && !engine.IsZero() {
+			now := in.cfg.now()
+			in.holdBack(engine, now, now.Sub(began))
 		}
 		if err := in.fill(engine, 0); err != nil {
 			return nil, err
 		}
+		in.drip(len(in.buffered()) - len(b))
 	}
 }
 
