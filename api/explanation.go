@@ -90,7 +90,9 @@ type BackendChoice struct {
 	// Path as the server sees it, when filters changed it.
 	Path string `json:"path,omitempty"`
 	// Split is how the cluster's requests are spread by load; none: the nearest come first.
-	Split      []ClusterShare `json:"split,omitempty"`
+	Split []ClusterShare `json:"split,omitempty"`
+	// Planned is how the strategy spreads them by itself, while all that it names can serve.
+	Planned    []ClusterShare `json:"planned,omitempty"`
 	Candidates []Candidate    `json:"candidates,omitempty"`
 	// Authorisations are the verdicts of the clusters that are chosen from.
 	Authorisations []Authorisation `json:"authorisations,omitempty"`
@@ -251,13 +253,8 @@ func (c *BackendChoice) narrate(b *strings.Builder, bytes bool) {
 	if c.Path != "" {
 		fmt.Fprintf(b, "          as %s\n", c.Path)
 	}
-	if len(c.Split) > 0 {
-		parts := make([]string, len(c.Split))
-		for i, s := range c.Split {
-			parts[i] = fmt.Sprintf("%s %.1f %%", s.Cluster, 100*s.Share)
-		}
-		fmt.Fprintf(b, "          by load: %s\n", strings.Join(parts, ", "))
-	}
+	narrateShares(b, "by load", c.Split)
+	narrateShares(b, "by strategy", c.Planned)
 	for _, x := range c.Candidates {
 		mark, what := "+", "cluster "+string(x.Cluster)
 		if x.Endpoint != "" {

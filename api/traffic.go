@@ -37,6 +37,9 @@ func trafficInForce(t *ir.Traffic) *TrafficInForce {
 		out.RequestTimeout = t.RequestTimeout.String()
 	}
 	add := func(format string, args ...any) { out.Details = append(out.Details, fmt.Sprintf(format, args...)) }
+	if text := distributionText(&t.Distribution); text != "" {
+		add("%s", text)
+	}
 	if a := t.Affinity; a != nil {
 		add("%s", affinityText(a))
 	}
@@ -56,6 +59,36 @@ func trafficInForce(t *ir.Traffic) *TrafficInForce {
 		out.Faults = append(out.Faults, faultText(&t.Faults[i]))
 	}
 	return out
+}
+
+// narrateShares writes how requests are spread over clusters.
+func narrateShares(b *strings.Builder, how string, shares []ClusterShare) {
+	if len(shares) == 0 {
+		return
+	}
+	parts := make([]string, len(shares))
+	for i, s := range shares {
+		parts[i] = fmt.Sprintf("%s %.1f %%", s.Cluster, 100*s.Share)
+	}
+	fmt.Fprintf(b, "          %s: %s\n", how, strings.Join(parts, ", "))
+}
+
+// distributionText is what a strategy was told; empty where that is nothing.
+func distributionText(d *mesh.Distribution) string {
+	var parts []string
+	for _, p := range d.Order {
+		parts = append(parts, p.String())
+	}
+	if len(parts) > 0 {
+		return "own region, then " + strings.Join(parts, ", then ")
+	}
+	for _, w := range d.Weights {
+		parts = append(parts, fmt.Sprintf("%d for %s", w.Weight, w.Place))
+	}
+	if len(parts) > 0 {
+		return "weights " + strings.Join(parts, "; ")
+	}
+	return ""
 }
 
 // Summary is what every service has, on one line.

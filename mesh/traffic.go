@@ -20,24 +20,70 @@ const (
 	StrategySpread   Strategy = "Spread"
 )
 
+// Planned reports whether a strategy says by itself where requests go, whatever they wait: no request is then
+// moved for load.
+func (s Strategy) Planned() bool {
+	return s == StrategyNearest || s == StrategyLocal || s == StrategyWeighted || s == StrategySpread
+}
+
+// Place names clusters, or a part of them: what is set must hold. A zone stands with a region or a cluster.
+type Place struct {
+	Region  Region
+	Zone    Zone
+	Cluster ClusterName
+}
+
+// Holds reports whether what is in l is in the place. An endpoint whose zone is not known is in no zone.
+func (p Place) Holds(l Locality) bool {
+	return (p.Region == "" || p.Region == l.Region) && (p.Zone == "" || p.Zone == l.Zone) && (p.Cluster == "" || p.Cluster == l.Cluster)
+}
+
+// String is the place for people: "cluster eu-west, zone a".
+func (p Place) String() string {
+	out := "region " + string(p.Region)
+	if p.Cluster != "" {
+		out = "cluster " + string(p.Cluster)
+	}
+	if p.Zone != "" {
+		out += ", zone " + string(p.Zone)
+	}
+	return out
+}
+
+// PlaceWeight is a place's part of requests, relative to those of the others.
+type PlaceWeight struct {
+	Place  Place
+	Weight uint32
+}
+
+// Distribution is what a strategy is told. The zero value tells it nothing.
+type Distribution struct {
+	// Order is how Nearest goes on beyond the own region, and inside it among clusters as near.
+	Order []Place
+	// Weights are those of Weighted.
+	Weights []PlaceWeight
+}
+
 // TrafficPolicy bounds what the balancer does by itself. The zero value of a field
 // means the default; where several policies reach a service, each field is the most specific
 // one's.
 type TrafficPolicy struct {
 	Namespace, Name string
 	Targets         []TargetRef
-	Strategy        Strategy
-	ConnectTimeout  time.Duration
-	RequestTimeout  time.Duration // negative: none
-	TryTimeout      time.Duration
-	IdleTimeout     time.Duration
-	Balancing       Balancing
-	Affinity        *Affinity
-	Retry           RetryPolicy
-	Outlier         Outlier
-	Health          *HealthCheck
-	Limits          Limits
-	RateLimits      []RateLimit
+	// Strategy and Distribution belong together.
+	Strategy       Strategy
+	Distribution   Distribution
+	ConnectTimeout time.Duration
+	RequestTimeout time.Duration // negative: none
+	TryTimeout     time.Duration
+	IdleTimeout    time.Duration
+	Balancing      Balancing
+	Affinity       *Affinity
+	Retry          RetryPolicy
+	Outlier        Outlier
+	Health         *HealthCheck
+	Limits         Limits
+	RateLimits     []RateLimit
 }
 
 // Algorithm is how an endpoint is chosen among those of a cluster.

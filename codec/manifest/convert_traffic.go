@@ -15,7 +15,8 @@ import (
 
 func (s *scope) trafficPolicy(in *trafficPolicy) *mesh.TrafficPolicy {
 	p := &in.Spec
-	out := &mesh.TrafficPolicy{Namespace: s.namespace, Name: s.name, Targets: s.targets(p.TargetRefs), Strategy: mesh.Strategy(p.Locality.Strategy),
+	out := &mesh.TrafficPolicy{Namespace: s.namespace, Name: s.name, Targets: s.targets(p.TargetRefs),
+		Strategy: mesh.Strategy(p.Locality.Strategy), Distribution: s.distribution(&p.Locality),
 		ConnectTimeout: duration(p.Timeouts.Connect), RequestTimeout: timeout(p.Timeouts.Request), TryTimeout: duration(p.Timeouts.BackendRequest),
 		IdleTimeout: duration(p.Timeouts.Idle), Balancing: s.balancing(&p.LoadBalancing), Retry: s.retryPolicy(&p.Retry),
 		Affinity: s.affinity(p.SessionPersistence, spec("sessionPersistence")),
@@ -30,6 +31,51 @@ func (s *scope) trafficPolicy(in *trafficPolicy) *mesh.TrafficPolicy {
 		s.fault(spec("timeouts", "backendRequest"), "longer than timeouts.request", "write at most "+p.Timeouts.Request)
 	}
 	return out
+}
+
+// distribution reads what a strategy is told, and refuses what another one is.
+func (s *scope) distribution(in *localityPolicy) mesh.Distribution {
+	at, out := spec("locality"), mesh.Distribution{}
+	belongs := func(field string, there bool, to mesh.Strategy) {
+		if there && in.Strategy != string(to) {
+			s.fault(at.field(field), "without strategy "+string(to), "write strategy: "+string(to)+", or remove it")
+		}
+	}
+	belongs("order", in.Order != nil, mesh.StrategyNearest)
+	belongs("weights", in.Weights != nil, mesh.StrategyWeighted)
+	seen := map[mesh.Place]bool{}
+	for i, p := range in.Order {
+		out.Order = append(out.Order, s.place(p, at.field("order").item(i), seen))
+	}
+	clear(seen)
+	sum := uint64(0)
+	for i, w := range in.Weights {
+		p := s.place(servingPlace{w.Region, w.Cluster, w.Zone}, at.field("weights").item(i), seen)
+		out.Weights = append(out.Weights, mesh.PlaceWeight{Place: p, Weight: w.Weight})
+		sum += uint64(w.Weight)
+	}
+	switch {
+	case in.Strategy == string(mesh.StrategyWeighted) && in.Weights == nil:
+		s.fault(at.field("weights"), "missing", "write places and weights, such as weights: [{cluster: eu-west, weight: 3}, {region: us-east-1, weight: 1}]")
+	case len(in.Weights) > 0 && sum == 0:
+		s.fault(at.field("weights"), "all weights are 0", "give one of the places a weight above 0")
+	}
+	return out
+}
+
+// place reads a place that none of those seen is.
+func (s *scope) place(in servingPlace, at *path, seen map[mesh.Place]bool) mesh.Place {
+	p := mesh.Place{Region: mesh.Region(in.Region), Zone: mesh.Zone(in.Zone), Cluster: mesh.ClusterName(in.Cluster)}
+	switch {
+	case in.Region != "" && in.Cluster != "":
+		s.fault(at, "names a region and a cluster, which is in one anyway", "write one of region and cluster")
+	case in.Region == "" && in.Cluster == "":
+		s.fault(at, "names no place", "write region or cluster, and zone beside it if only one is meant")
+	case seen[p]:
+		s.fault(at, "a duplicate of an earlier place", "remove one of the two")
+	}
+	seen[p] = true
+	return p
 }
 
 // above refuses a duration of 0 at a path, where it would mean nothing that could be done.

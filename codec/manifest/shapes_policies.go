@@ -15,11 +15,8 @@ type trafficPolicy struct {
 	Spec   struct {
 		// What the policy is for: Services or ServiceImports of its namespace, its Namespace, or the Mesh.
 		TargetRefs []targetRef `json:"targetRefs" is:"required items=1..16"`
-		// Which clusters serve.
-		Locality struct {
-			// Auto and Nearest take the nearest cluster that can serve, and the next when it cannot; Local never leaves the caller's cluster, not even when nothing there can serve. Default: Auto.
-			Strategy string `json:"strategy" is:"enum=Auto|Nearest|Local"`
-		} `json:"locality"`
+		// Which clusters serve. Its fields are taken together from one policy.
+		Locality localityPolicy `json:"locality"`
 		// How long things may take.
 		Timeouts struct {
 			// To make a connection; where no policy says, a cluster that is far away has as long as six round trips to each of its gateways, up to 5s. Default: 1s.
@@ -47,6 +44,36 @@ type trafficPolicy struct {
 		RateLimits []rateLimit `json:"rateLimits" is:"items=0..32 unique=name"`
 	} `json:"spec" is:"required"`
 	Status anything `json:"status"`
+}
+
+type localityPolicy struct {
+	// Auto takes what answers soonest, the nearest while it has room; Latency does the same and never weighs prices; Nearest goes down a ladder, own zone, own cluster, own region, order, then by distance, and never leaves a rung that serves because it is busy; Weighted follows weights among what serves; Spread uses all clusters evenly, by their lanes where all declare them, else by their endpoints; Local never leaves the caller's cluster, not even when nothing there can serve. See the guide "choosing a strategy". Default: Auto.
+	Strategy string `json:"strategy" is:"enum=Auto|Latency|Nearest|Weighted|Spread|Local"`
+	// With Nearest: places in the order in which they are tried when the own region does not serve; clusters of the own region that are named here are tried in this order too. What is not named comes after, by distance. Default: by distance.
+	Order []servingPlace `json:"order" is:"items=1..64"`
+	// With Weighted, and required there: places and their parts of the requests. A place that cannot serve leaves its part to the others, and when none of them can, what is not named serves, the nearest first. Inside a place that holds several clusters each has its part by what it can serve.
+	Weights []weightedPlace `json:"weights" is:"items=1..64"`
+}
+
+// servingPlace is a region, a cluster, or a zone of one of them.
+type servingPlace struct {
+	// All clusters of a region.
+	Region string `json:"region" is:"len=1..63"`
+	// One cluster.
+	Cluster string `json:"cluster" is:"label"`
+	// What is in this zone of the region or cluster, as far as zones are known: of the own network.
+	Zone string `json:"zone" is:"len=1..63"`
+}
+
+type weightedPlace struct {
+	// All clusters of a region.
+	Region string `json:"region" is:"len=1..63"`
+	// One cluster. It stands before its region.
+	Cluster string `json:"cluster" is:"label"`
+	// What is in this zone of the region or cluster, as far as zones are known: of the own network. It stands before both.
+	Zone string `json:"zone" is:"len=1..63"`
+	// Its part, relative to the sum of all; 0 serves only when nothing with a weight does.
+	Weight uint32 `json:"weight" is:"required 0..1000000"`
 }
 
 type loadBalancing struct {

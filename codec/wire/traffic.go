@@ -18,7 +18,8 @@ func fromTraffic(t ir.Traffic) *wirepb.Traffic {
 			BudgetBurst: int64(t.Retry.BudgetBurst), Backoff: int64(t.Retry.Backoff)},
 		Outlier: &wirepb.Outlier{BaseEjection: int64(t.Outlier.BaseEjection), MaxEjection: int64(t.Outlier.MaxEjection),
 			MaxEjectedPercent: int64(t.Outlier.MaxEjectedPercent), SuccessRateStdev: int64(t.Outlier.SuccessRateStdev)},
-		Limits: fromLimits(t.Limits), RateLimits: each(t.RateLimits, fromRateLimit), Faults: each(t.Faults, fromFault)}
+		Limits: fromLimits(t.Limits), RateLimits: each(t.RateLimits, fromRateLimit), Faults: each(t.Faults, fromFault),
+		Distribution: fromDistribution(t.Distribution)}
 }
 
 func (d *decoder) traffic(m *wirepb.Traffic) ir.Traffic {
@@ -28,7 +29,7 @@ func (d *decoder) traffic(m *wirepb.Traffic) ir.Traffic {
 		IdleTimeout: time.Duration(m.GetIdleTimeout()), Policies: m.GetPolicies(),
 		Balancing: mesh.Balancing{Algorithm: mesh.Algorithm(b.GetAlgorithm()), Table: mesh.HashTable(b.GetTable()),
 			Keys: each(b.GetKeys(), toHashKey), Warmup: time.Duration(b.GetWarmup())},
-		Affinity: toAffinity(m.GetAffinity()),
+		Affinity: toAffinity(m.GetAffinity()), Distribution: toDistribution(m.GetDistribution()),
 		Retry: mesh.RetryPolicy{Attempts: int(m.GetRetries()), On: r.GetOn(), AnyMethod: r.GetAnyMethod(),
 			BudgetPercent: int(r.GetBudgetPercent()), BudgetBurst: int(r.GetBudgetBurst()), Backoff: time.Duration(r.GetBackoff())},
 		Outlier: mesh.Outlier{ConsecutiveFailures: int(m.GetEjectAfter()), BaseEjection: time.Duration(o.GetBaseEjection()),
@@ -43,6 +44,30 @@ func (d *decoder) traffic(m *wirepb.Traffic) ir.Traffic {
 		}
 	}
 	return t
+}
+
+// fromDistribution is nil for one that says nothing, so that it costs services without it nothing.
+func fromDistribution(d mesh.Distribution) *wirepb.Distribution {
+	if len(d.Order) == 0 && len(d.Weights) == 0 {
+		return nil
+	}
+	return &wirepb.Distribution{Order: each(d.Order, fromPlace), Weights: each(d.Weights, func(w mesh.PlaceWeight) *wirepb.PlaceWeight {
+		return &wirepb.PlaceWeight{Place: fromPlace(w.Place), Weight: w.Weight}
+	})}
+}
+
+func toDistribution(m *wirepb.Distribution) mesh.Distribution {
+	return mesh.Distribution{Order: each(m.GetOrder(), toPlace), Weights: each(m.GetWeights(), func(w *wirepb.PlaceWeight) mesh.PlaceWeight {
+		return mesh.PlaceWeight{Place: toPlace(w.Place), Weight: w.Weight}
+	})}
+}
+
+func fromPlace(p mesh.Place) *wirepb.Place {
+	return &wirepb.Place{Region: string(p.Region), Zone: string(p.Zone), Cluster: string(p.Cluster)}
+}
+
+func toPlace(m *wirepb.Place) mesh.Place {
+	return mesh.Place{Region: mesh.Region(m.GetRegion()), Zone: mesh.Zone(m.GetZone()), Cluster: mesh.ClusterName(m.GetCluster())}
 }
 
 func fromHashKey(k mesh.HashKey) *wirepb.HashKey {

@@ -16,7 +16,9 @@ type Candidate struct {
 	// Algorithm is how the cluster's endpoints are drawn from; on a cluster's line only.
 	Algorithm string `json:",omitempty"`
 	Weight    uint32
-	Stats     Stats
+	// Part of requests that the strategy gives the cluster, or the zone of it, while all is well; on their lines only.
+	Part  float64 `json:",omitempty"`
+	Stats Stats
 }
 
 // Explain lists every cluster and endpoint in the order in which Pick considers them,
@@ -24,10 +26,11 @@ type Candidate struct {
 // kept, but that it goes beyond a subset that is crowded, and to another cluster when a request would wait.
 func (v *View) Explain(a *Ask) []Candidate {
 	var out []Candidate
-	served := false
+	served, last := false, mesh.ClusterName("")
 	session := v.stays(a)
+	weighted, spread := false, v.plan != nil && a.Scope != mesh.ScopeCluster
 	for _, g := range v.groups {
-		c := Candidate{Cluster: g.cluster.Name, Detail: g.detail(), Algorithm: v.algorithm(g, a)}
+		c := Candidate{Cluster: g.cluster.Name, Detail: g.detail(), Part: v.part(g), Algorithm: v.algorithm(g, a)}
 		if c.Dropped = g.unlawful(a); c.Dropped == Kept {
 			c.Dropped = g.unwise(a)
 		}
@@ -44,8 +47,15 @@ func (v *View) Explain(a *Ask) []Candidate {
 				c.Dropped = DropSession
 			}
 		}
-		if c.Dropped == Kept && served {
-			c.Dropped = DropFarther
+		if c.Dropped == Kept && served && !(spread && v.part(g) > 0) {
+			switch {
+			case weighted:
+				c.Dropped = DropWeightless
+			case last == g.cluster.Name:
+				c.Dropped = DropOtherZone
+			default:
+				c.Dropped = DropFarther
+			}
 		}
 		out = append(out, c)
 		for i, e := range g.all.endpoints {
@@ -61,7 +71,10 @@ func (v *View) Explain(a *Ask) []Candidate {
 			}
 			out = append(out, line)
 		}
-		served = served || c.Dropped == Kept
+		if c.Dropped == Kept {
+			served, last = true, g.cluster.Name
+			weighted = weighted || spread && c.Part > 0
+		}
 	}
 	return out
 }
@@ -136,11 +149,15 @@ func (v *View) algorithm(g *group, a *Ask) string {
 }
 
 func (g *group) detail() string {
+	where := ""
+	if g.zone != "" {
+		where = ", zone " + string(g.zone)
+	}
 	switch {
 	case g.source.Forbidden != "":
 		return g.source.Forbidden
 	case g.local:
-		return "own cluster"
+		return "own cluster" + where
 	}
-	return fmt.Sprintf("%s, rtt %s", g.cluster.Reach, g.cluster.RTT)
+	return fmt.Sprintf("%s, rtt %s%s", g.cluster.Reach, g.cluster.RTT, where)
 }

@@ -55,7 +55,7 @@ func (v *View) SetSplit(shares []Share, now int64) {
 // spread chooses by the split; nil is nobody: then the nearest is tried first.
 func (v *View) spread(a *Ask) *Endpoint {
 	s := v.split.Load()
-	if s == nil || a.Scope == mesh.ScopeCluster || a.Strategy == mesh.StrategyLocal || a.Strategy == mesh.StrategyNearest {
+	if s == nil || a.Scope == mesh.ScopeCluster || a.Strategy == mesh.StrategyLocal || a.Strategy == mesh.StrategyNearest || v.plan != nil && a.Strategy == mesh.StrategyWeighted {
 		return nil
 	}
 	rand := random(a.Rand ^ splitSalt)
@@ -99,7 +99,7 @@ func (g *group) predict(a *Ask, e *Endpoint, usual float64) float64 {
 // overflow finds a better place for one request that would wait at e; nil if there is none. Only
 // PeakEWMA overflows: other algorithms are asked for because they predict nothing.
 func (v *View) overflow(a *Ask, g *group, e *Endpoint) *Endpoint {
-	if len(v.groups) == 1 || a.Strategy == mesh.StrategyNearest || v.Algorithm != mesh.AlgorithmPeakEWMA {
+	if len(v.groups) == 1 || a.Strategy.Planned() || v.Algorithm != mesh.AlgorithmPeakEWMA {
 		return nil
 	}
 	usual := g.state.usual(a.Now)

@@ -1,7 +1,6 @@
 package balance
 
 import (
-	"cmp"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -17,19 +16,23 @@ type View struct {
 	Service mesh.ServiceName
 	// Algorithm is the one in force.
 	Algorithm mesh.Algorithm
-	groups    []*group // nearest first
+	groups    []*group // in the order in which they are tried: nearest first
 	size      int
 	// names finds the endpoints of sessions; nil where nothing has sessions.
 	names map[uint64]*Endpoint
+	// plan is how the strategy spreads requests by itself; nil where it does not.
+	plan *plan
 	// split is how requests are spread over the groups; nil is the nearest first.
 	split atomic.Pointer[spread]
 }
 
-// group is one cluster's part of a service, with what is known of the cluster.
+// group is one cluster's part of a service, or what of it is in one zone, with what is known of the cluster.
 type group struct {
 	cluster *ir.Cluster
 	source  ir.Group
 	local   bool
+	// zone is that of all its endpoints, where the strategy tells zones apart; else "".
+	zone mesh.Zone
 	// all are the endpoints, and pool those that this proxy draws from.
 	all, pool *pool
 	table     *table // of ConsistentHash
@@ -48,6 +51,11 @@ type Config struct {
 	// where there are many.
 	Cluster mesh.ClusterName
 	Proxy   string
+	// Zone is the proxy's own, "" if unknown.
+	Zone mesh.Zone
+	// Strategy and Distribution say how clusters are chosen; the zero value is the nearest first.
+	Strategy     mesh.Strategy
+	Distribution mesh.Distribution
 	// Balancing and Outlier say how an endpoint is chosen and when it is taken out; zero fields are the
 	// defaults.
 	Balancing mesh.Balancing
@@ -73,13 +81,15 @@ func NewView(c Config) *View {
 	for _, src := range c.Endpoints.Groups {
 		if cluster := c.Clusters(src.Cluster); cluster != nil {
 			total += len(src.Endpoints) + len(src.Slots)
-			v.groups = append(v.groups, &group{cluster: cluster, source: src, local: src.Cluster == c.Cluster, state: new(groupState)})
+			v.groups = append(v.groups, c.parts(src, cluster)...)
 		}
 	}
 	for _, g := range v.groups {
 		weights := g.fill(&c, v.Service)
 		v.arrange(g, &c, weights, total)
-		g.state.frame.Store(&frame{c.Balancing, outlier, g.all.endpoints, c.Ejected})
+	}
+	for _, g := range v.groups {
+		g.state.frame.Store(&frame{c.Balancing, outlier, v.endpointsOf(g), c.Ejected})
 	}
 	v.size = total
 	if c.Sessions {
@@ -90,16 +100,25 @@ func NewView(c Config) *View {
 			}
 		}
 	}
-	slices.SortStableFunc(v.groups, func(a, b *group) int {
-		return cmp.Or(-compareBool(a.local, b.local), cmp.Compare(distance(a.cluster), distance(b.cluster)),
-			cmp.Compare(a.cluster.Name, b.cluster.Name))
-	})
+	v.plan = newPlan(&c, v.groups)
+	v.arrangeGroups(&c)
 	if c.Prev != nil {
 		if s := c.Prev.split.Load(); s != nil {
 			v.SetSplit(s.shares, s.at)
 		}
 	}
 	return v
+}
+
+// endpointsOf are all of the cluster's that a group is a part of.
+func (v *View) endpointsOf(g *group) []*Endpoint {
+	all := g.all.endpoints
+	for _, other := range v.groups {
+		if other != g && other.cluster == g.cluster {
+			all = slices.Concat(all, other.all.endpoints)
+		}
+	}
+	return all
 }
 
 // fill lists the endpoints of a group, those that the view before knew with what was measured, and
@@ -109,17 +128,17 @@ func (g *group) fill(c *Config, service mesh.ServiceName) []uint32 {
 	known := map[Key]*Endpoint{}
 	if old != nil {
 		g.state = old.state
-		for _, e := range old.all.endpoints {
+		for _, e := range c.Prev.endpointsOf(old) {
 			known[e.Key] = e
 		}
-	} else {
+	} else if g.state.changes.Load() == 0 {
 		g.state.changes.Store(1)
 		g.state.turn.Store(mix(hashString(hashSeed, c.Proxy))) // proxies do not go round in step
 	}
 	n := len(g.source.Endpoints) + len(g.source.Slots)
 	weights := make([]uint32, 0, n)
 	g.all = &pool{endpoints: make([]*Endpoint, 0, n)}
-	add := func(k Key, e ir.Endpoint) {
+	add := func(k Key, e ir.Endpoint) { // of known ones, what was measured stays
 		weights = append(weights, max(e.Weight, 1))
 		if o := known[k]; o != nil && o.Proxy == e.Proxy && o.Zone == e.Zone {
 			g.all.endpoints = append(g.all.endpoints, o)
@@ -145,7 +164,7 @@ func (g *group) fill(c *Config, service mesh.ServiceName) []uint32 {
 func (v *View) arrange(g *group, c *Config, weights []uint32, total int) {
 	g.all = newPool(g.all.endpoints, weights, v.Algorithm == mesh.AlgorithmRoundRobin)
 	if v.Algorithm == mesh.AlgorithmConsistentHash {
-		if old := c.Prev.group(g.source.Cluster); old != nil && old.table != nil && c.Balancing.Table == old.state.frame.Load().balancing.Table &&
+		if old := c.Prev.groupIn(g.source.Cluster, g.zone); old != nil && old.table != nil && c.Balancing.Table == old.state.frame.Load().balancing.Table &&
 			slices.Equal(old.all.endpoints, g.all.endpoints) && slices.Equal(old.all.weights, g.all.weights) {
 			g.table = old.table
 		} else {
@@ -170,16 +189,20 @@ func distance(c *ir.Cluster) time.Duration {
 	return c.RTT
 }
 
-func compareBool(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case a:
-		return 1
+// groupIn is the group of a cluster and zone.
+func (v *View) groupIn(n mesh.ClusterName, z mesh.Zone) *group {
+	if v == nil {
+		return nil
 	}
-	return -1
+	for _, g := range v.groups {
+		if g.cluster.Name == n && g.zone == z {
+			return g
+		}
+	}
+	return nil
 }
 
+// group is that of a cluster, or one of them: they have what is known of the cluster in common.
 func (v *View) group(n mesh.ClusterName) *group {
 	if v == nil {
 		return nil
@@ -225,6 +248,7 @@ const (
 	Kept             Dropped = ""
 	DropForbidden    Dropped = "the law forbids it"
 	DropScope        Dropped = "the name asks for the caller's own cluster only"
+	DropLocal        Dropped = "the strategy Local keeps to the caller's own cluster"
 	DropNotExported  Dropped = "the cluster does not export the service"
 	DropUnreachable  Dropped = "the cluster cannot be reached"
 	DropTripped      Dropped = "the cluster was tripped by failures in a row"
@@ -234,6 +258,8 @@ const (
 	DropSilent       Dropped = "its gateways did not answer this request in time"
 	DropSpent        Dropped = "it refused all other tries of this request"
 	DropFarther      Dropped = "a nearer cluster serves"
+	DropOtherZone    Dropped = "a nearer zone of the cluster serves"
+	DropWeightless   Dropped = "it has no weight, and one that has serves"
 	DropAllEndpoints Dropped = "every endpoint is ejected or was tried"
 	DropSubset       Dropped = "another part of the proxies draws from it"
 	DropHash         Dropped = "the request's key belongs to another"
@@ -246,8 +272,10 @@ func (g *group) unlawful(a *Ask) Dropped {
 	switch {
 	case g.source.Forbidden != "":
 		return DropForbidden
-	case !g.local && (a.Scope == mesh.ScopeCluster || a.Strategy == mesh.StrategyLocal):
+	case !g.local && a.Scope == mesh.ScopeCluster:
 		return DropScope
+	case !g.local && a.Strategy == mesh.StrategyLocal:
+		return DropLocal
 	case !g.local && !g.source.Exported:
 		return DropNotExported
 	}
@@ -289,8 +317,8 @@ func (e *Endpoint) ejected(now int64) bool {
 // Size is how many endpoints, and slots of endpoints, there are.
 func (v *View) Size() int { return v.size }
 
-// Pick chooses an endpoint: that of the session if it may be had, else one of the cluster that the split
-// draws, or of the nearest lawful cluster with one that is neither ejected nor tried, by the algorithm;
+// Pick chooses an endpoint: that of the session if it may be had, else one of the cluster that the split or
+// the strategy's own plan draws, or of the nearest lawful cluster with one that is neither ejected nor tried, by the algorithm;
 // unless there it would wait, and elsewhere not (overflow). When nothing wise is
 // left it tries what is merely lawful and not yet tried before it gives up: better a try than a
 // refusal. The reason is empty when an endpoint was chosen. It allocates nothing.
@@ -299,6 +327,9 @@ func (v *View) Pick(a *Ask) (Pick, mesh.Reason) {
 		return a.Session.begin(a), mesh.ReasonNone
 	}
 	if e := v.spread(a); e != nil {
+		return e.begin(a), mesh.ReasonNone
+	}
+	if e := v.planned(a); e != nil {
 		return e.begin(a), mesh.ReasonNone
 	}
 	lawful, forbidden := false, false

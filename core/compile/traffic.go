@@ -49,7 +49,9 @@ func traffic(c *derive.Ctx, s mesh.ServiceName) ir.Traffic {
 // merge lets a policy have its say over wider ones. Lists are taken whole, and so are parts
 // whose fields have no meaning apart: the keys of an algorithm, a session, a health check.
 func merge(t *ir.Traffic, p *mesh.TrafficPolicy) {
-	override(&t.Strategy, p.Strategy)
+	if p.Strategy != "" {
+		t.Strategy, t.Distribution = p.Strategy, p.Distribution
+	}
 	override(&t.ConnectTimeout, p.ConnectTimeout)
 	override(&t.RequestTimeout, p.RequestTimeout)
 	override(&t.TryTimeout, p.TryTimeout)

@@ -32,7 +32,7 @@ func leaves(v reflect.Value, path string, visit func(path string)) {
 			v.SetString("other")
 		case reflect.Bool:
 			v.SetBool(true)
-		case reflect.Uint16:
+		case reflect.Uint16, reflect.Uint32:
 			v.SetUint(77)
 		default:
 			v.SetInt(int64(77 * time.Second))
@@ -73,9 +73,9 @@ func TestEveryFieldOfAPolicyReachesTheProxy(t *testing.T) {
 		return compiled(t, ServiceOf, In{services[0], view}, fact(kind, "eu", "shop", "p", v))
 	}
 
-	p := &mesh.TrafficPolicy{Targets: targets, Health: &mesh.HealthCheck{}, Balancing: mesh.Balancing{Algorithm: mesh.AlgorithmConsistentHash}}
+	p := &mesh.TrafficPolicy{Targets: targets, Health: &mesh.HealthCheck{}, Balancing: mesh.Balancing{Algorithm: mesh.AlgorithmConsistentHash}, Strategy: mesh.StrategyWeighted}
 	none := service(mesh.KindTrafficPolicy, p)
-	for _, part := range []any{&p.Strategy, &p.ConnectTimeout, &p.RequestTimeout, &p.TryTimeout, &p.IdleTimeout, &p.Balancing.Table, &p.Balancing.Keys,
+	for _, part := range []any{&p.Strategy, &p.Distribution, &p.ConnectTimeout, &p.RequestTimeout, &p.TryTimeout, &p.IdleTimeout, &p.Balancing.Table, &p.Balancing.Keys,
 		&p.Balancing.Warmup, &p.Affinity, &p.Retry, &p.Outlier, p.Health, &p.Limits, &p.RateLimits} {
 		leaves(reflect.ValueOf(part).Elem(), reflect.TypeOf(part).String(), func(path string) { check(path, none, service(mesh.KindTrafficPolicy, p)) })
 	}

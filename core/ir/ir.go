@@ -118,6 +118,7 @@ type Backend struct {
 // Traffic is the effective TrafficPolicy, defaults filled in.
 type Traffic struct {
 	Strategy       mesh.Strategy
+	Distribution   mesh.Distribution
 	ConnectTimeout time.Duration // 0: Cluster.ConnectTimeout
 	RequestTimeout time.Duration // 0 none
 	TryTimeout     time.Duration // 0: derived from what was measured

@@ -352,6 +352,7 @@ type built struct {
 	service   *ir.Service
 	endpoints *ir.Endpoints
 	clusters  uint64
+	zone      mesh.Zone
 	made      *proxy.Service
 }
 
@@ -359,7 +360,8 @@ type built struct {
 // refers to is still on its way.
 func (s *store) service(n mesh.ServiceName, svc *ir.Service, old *proxy.State) *proxy.Service {
 	prev, eps := old.Services[n], s.endpoints[n]
-	if b, ok := s.built[n]; ok && b.service == svc && b.endpoints == eps && b.clusters == s.clustersSeen {
+	zone := s.zone()
+	if b, ok := s.built[n]; ok && b.service == svc && b.endpoints == eps && b.clusters == s.clustersSeen && b.zone == zone {
 		return b.made
 	}
 	if !s.whole(n, svc, eps) {
@@ -371,7 +373,7 @@ func (s *store) service(n mesh.ServiceName, svc *ir.Service, old *proxy.State) *
 	}
 	if eps != nil {
 		view = balance.NewView(balance.Config{Prev: before, Endpoints: eps, Clusters: func(c mesh.ClusterName) *ir.Cluster { return s.clusters[c] },
-			Cluster: s.cfg.Cluster, Proxy: s.cfg.ID, Balancing: svc.Traffic.Balancing, Outlier: svc.Traffic.Outlier, Sessions: hasSessions(svc), Ejected: s.ejected, Now: s.now().UnixNano()})
+			Cluster: s.cfg.Cluster, Proxy: s.cfg.ID, Zone: zone, Strategy: svc.Traffic.Strategy, Distribution: svc.Traffic.Distribution, Balancing: svc.Traffic.Balancing, Outlier: svc.Traffic.Outlier, Sessions: hasSessions(svc), Ejected: s.ejected, Now: s.now().UnixNano()})
 	}
 	if split := s.splits[n]; split != nil && view != nil && before == nil {
 		split.apply(view)
@@ -381,8 +383,16 @@ func (s *store) service(n mesh.ServiceName, svc *ir.Service, old *proxy.State) *
 		s.log.Error("a service that was accepted cannot be built", "service", n.String(), "error", err)
 		return prev
 	}
-	s.built[n] = built{svc, eps, s.clustersSeen, out}
+	s.built[n] = built{svc, eps, s.clustersSeen, zone, out}
 	return out
+}
+
+// zone is the proxy's own: as its workload's object says, else as it was started.
+func (s *store) zone() mesh.Zone {
+	if s.self != nil && s.self.Locality.Zone != "" {
+		return s.self.Locality.Zone
+	}
+	return s.cfg.Zone
 }
 
 // hasSessions reports whether a service keeps sessions with endpoints.

@@ -2,6 +2,7 @@ package traffic
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net/netip"
 	"time"
@@ -98,7 +99,17 @@ func (p *product) rebuild(k int32) {
 		eps.Groups = append(eps.Groups, g)
 	}
 	p.proxies[k].view = balance.NewView(balance.Config{Prev: p.proxies[k].view, Endpoints: eps, Clusters: func(n mesh.ClusterName) *ir.Cluster { return clusters[n] },
-		Cluster: mesh.ClusterName(w.regions[home].name), Proxy: fmt.Sprint(k), Now: w.now + 1})
+		Cluster: mesh.ClusterName(w.regions[home].name), Proxy: fmt.Sprint(k), Now: w.now + 1, Strategy: w.scenario.Strategy, Distribution: p.distribution()})
+}
+
+// distribution is what the scenario's strategy is told.
+func (p *product) distribution() (d mesh.Distribution) {
+	for i, weight := range p.w.scenario.Weights {
+		if i < len(p.w.regions) {
+			d.Weights = append(d.Weights, mesh.PlaceWeight{Place: mesh.Place{Cluster: mesh.ClusterName(p.w.regions[i].name)}, Weight: uint32(math.Round(weight * 1000))})
+		}
+	}
+	return d
 }
 
 // addressOf is an endpoint's index as an address, so that a choice is found again.

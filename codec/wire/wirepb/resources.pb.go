@@ -1050,6 +1050,7 @@ type Traffic struct {
 	Limits         *Limits                `protobuf:"bytes,14,opt,name=limits,proto3" json:"limits,omitempty"`
 	RateLimits     []*RateLimit           `protobuf:"bytes,15,rep,name=rate_limits,json=rateLimits,proto3" json:"rate_limits,omitempty"`
 	Faults         []*Fault               `protobuf:"bytes,16,rep,name=faults,proto3" json:"faults,omitempty"`
+	Distribution   *Distribution          `protobuf:"bytes,17,opt,name=distribution,proto3" json:"distribution,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1196,6 +1197,177 @@ func (x *Traffic) GetFaults() []*Fault {
 	return nil
 }
 
+func (x *Traffic) GetDistribution() *Distribution {
+	if x != nil {
+		return x.Distribution
+	}
+	return nil
+}
+
+type Distribution struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Order         []*Place               `protobuf:"bytes,1,rep,name=order,proto3" json:"order,omitempty"`
+	Weights       []*PlaceWeight         `protobuf:"bytes,2,rep,name=weights,proto3" json:"weights,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Distribution) Reset() {
+	*x = Distribution{}
+	mi := &file_isthmus_v1_resources_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Distribution) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Distribution) ProtoMessage() {}
+
+func (x *Distribution) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_resources_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Distribution.ProtoReflect.Descriptor instead.
+func (*Distribution) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Distribution) GetOrder() []*Place {
+	if x != nil {
+		return x.Order
+	}
+	return nil
+}
+
+func (x *Distribution) GetWeights() []*PlaceWeight {
+	if x != nil {
+		return x.Weights
+	}
+	return nil
+}
+
+type Place struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Region        string                 `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"`
+	Zone          string                 `protobuf:"bytes,2,opt,name=zone,proto3" json:"zone,omitempty"`
+	Cluster       string                 `protobuf:"bytes,3,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Place) Reset() {
+	*x = Place{}
+	mi := &file_isthmus_v1_resources_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Place) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Place) ProtoMessage() {}
+
+func (x *Place) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_resources_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Place.ProtoReflect.Descriptor instead.
+func (*Place) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Place) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *Place) GetZone() string {
+	if x != nil {
+		return x.Zone
+	}
+	return ""
+}
+
+func (x *Place) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+type PlaceWeight struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Place         *Place                 `protobuf:"bytes,1,opt,name=place,proto3" json:"place,omitempty"`
+	Weight        uint32                 `protobuf:"varint,2,opt,name=weight,proto3" json:"weight,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlaceWeight) Reset() {
+	*x = PlaceWeight{}
+	mi := &file_isthmus_v1_resources_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlaceWeight) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlaceWeight) ProtoMessage() {}
+
+func (x *PlaceWeight) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_resources_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlaceWeight.ProtoReflect.Descriptor instead.
+func (*PlaceWeight) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *PlaceWeight) GetPlace() *Place {
+	if x != nil {
+		return x.Place
+	}
+	return nil
+}
+
+func (x *PlaceWeight) GetWeight() uint32 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
 type Balancing struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Algorithm     string                 `protobuf:"bytes,1,opt,name=algorithm,proto3" json:"algorithm,omitempty"`
@@ -1208,7 +1380,7 @@ type Balancing struct {
 
 func (x *Balancing) Reset() {
 	*x = Balancing{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[14]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1220,7 +1392,7 @@ func (x *Balancing) String() string {
 func (*Balancing) ProtoMessage() {}
 
 func (x *Balancing) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[14]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1233,7 +1405,7 @@ func (x *Balancing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Balancing.ProtoReflect.Descriptor instead.
 func (*Balancing) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{14}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Balancing) GetAlgorithm() string {
@@ -1276,7 +1448,7 @@ type HashKey struct {
 
 func (x *HashKey) Reset() {
 	*x = HashKey{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[15]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1288,7 +1460,7 @@ func (x *HashKey) String() string {
 func (*HashKey) ProtoMessage() {}
 
 func (x *HashKey) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[15]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1301,7 +1473,7 @@ func (x *HashKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashKey.ProtoReflect.Descriptor instead.
 func (*HashKey) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{15}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *HashKey) GetHeader() string {
@@ -1344,7 +1516,7 @@ type Affinity struct {
 
 func (x *Affinity) Reset() {
 	*x = Affinity{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[16]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1356,7 +1528,7 @@ func (x *Affinity) String() string {
 func (*Affinity) ProtoMessage() {}
 
 func (x *Affinity) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[16]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1369,7 +1541,7 @@ func (x *Affinity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Affinity.ProtoReflect.Descriptor instead.
 func (*Affinity) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{16}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Affinity) GetKind() string {
@@ -1413,7 +1585,7 @@ type RetryPolicy struct {
 
 func (x *RetryPolicy) Reset() {
 	*x = RetryPolicy{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[17]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1425,7 +1597,7 @@ func (x *RetryPolicy) String() string {
 func (*RetryPolicy) ProtoMessage() {}
 
 func (x *RetryPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[17]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1438,7 +1610,7 @@ func (x *RetryPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryPolicy.ProtoReflect.Descriptor instead.
 func (*RetryPolicy) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{17}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RetryPolicy) GetOn() []string {
@@ -1488,7 +1660,7 @@ type Outlier struct {
 
 func (x *Outlier) Reset() {
 	*x = Outlier{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[18]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1500,7 +1672,7 @@ func (x *Outlier) String() string {
 func (*Outlier) ProtoMessage() {}
 
 func (x *Outlier) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[18]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1513,7 +1685,7 @@ func (x *Outlier) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outlier.ProtoReflect.Descriptor instead.
 func (*Outlier) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{18}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Outlier) GetBaseEjection() int64 {
@@ -1562,7 +1734,7 @@ type HealthCheck struct {
 
 func (x *HealthCheck) Reset() {
 	*x = HealthCheck{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[19]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1574,7 +1746,7 @@ func (x *HealthCheck) String() string {
 func (*HealthCheck) ProtoMessage() {}
 
 func (x *HealthCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[19]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1587,7 +1759,7 @@ func (x *HealthCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthCheck.ProtoReflect.Descriptor instead.
 func (*HealthCheck) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{19}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *HealthCheck) GetKind() string {
@@ -1670,7 +1842,7 @@ type StatusRange struct {
 
 func (x *StatusRange) Reset() {
 	*x = StatusRange{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[20]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1682,7 +1854,7 @@ func (x *StatusRange) String() string {
 func (*StatusRange) ProtoMessage() {}
 
 func (x *StatusRange) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[20]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1695,7 +1867,7 @@ func (x *StatusRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRange.ProtoReflect.Descriptor instead.
 func (*StatusRange) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{20}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *StatusRange) GetFirst() int32 {
@@ -1729,7 +1901,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[21]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1741,7 +1913,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[21]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1754,7 +1926,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{21}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Limits) GetConnections() int64 {
@@ -1834,7 +2006,7 @@ type RateLimit struct {
 
 func (x *RateLimit) Reset() {
 	*x = RateLimit{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[22]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1846,7 +2018,7 @@ func (x *RateLimit) String() string {
 func (*RateLimit) ProtoMessage() {}
 
 func (x *RateLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[22]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1859,7 +2031,7 @@ func (x *RateLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RateLimit.ProtoReflect.Descriptor instead.
 func (*RateLimit) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{22}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RateLimit) GetName() string {
@@ -1916,7 +2088,7 @@ type RateKey struct {
 
 func (x *RateKey) Reset() {
 	*x = RateKey{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[23]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1928,7 +2100,7 @@ func (x *RateKey) String() string {
 func (*RateKey) ProtoMessage() {}
 
 func (x *RateKey) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[23]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1941,7 +2113,7 @@ func (x *RateKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RateKey.ProtoReflect.Descriptor instead.
 func (*RateKey) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{23}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RateKey) GetIdentity() bool {
@@ -1983,7 +2155,7 @@ type RequestMatch struct {
 
 func (x *RequestMatch) Reset() {
 	*x = RequestMatch{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[24]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1995,7 +2167,7 @@ func (x *RequestMatch) String() string {
 func (*RequestMatch) ProtoMessage() {}
 
 func (x *RequestMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[24]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2008,7 +2180,7 @@ func (x *RequestMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestMatch.ProtoReflect.Descriptor instead.
 func (*RequestMatch) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{24}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RequestMatch) GetMethods() []string {
@@ -2053,7 +2225,7 @@ type Fault struct {
 
 func (x *Fault) Reset() {
 	*x = Fault{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[25]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2065,7 +2237,7 @@ func (x *Fault) String() string {
 func (*Fault) ProtoMessage() {}
 
 func (x *Fault) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[25]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2078,7 +2250,7 @@ func (x *Fault) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fault.ProtoReflect.Descriptor instead.
 func (*Fault) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{25}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Fault) GetObject() string {
@@ -2169,7 +2341,7 @@ type Endpoints struct {
 
 func (x *Endpoints) Reset() {
 	*x = Endpoints{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[26]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2181,7 +2353,7 @@ func (x *Endpoints) String() string {
 func (*Endpoints) ProtoMessage() {}
 
 func (x *Endpoints) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[26]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2194,7 +2366,7 @@ func (x *Endpoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoints.ProtoReflect.Descriptor instead.
 func (*Endpoints) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{26}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Endpoints) GetService() *ServiceName {
@@ -2228,7 +2400,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[27]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2240,7 +2412,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[27]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2253,7 +2425,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{27}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Cluster) GetName() string {
@@ -2327,7 +2499,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[28]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2339,7 +2511,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[28]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2352,7 +2524,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{28}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Group) GetCluster() string {
@@ -2417,7 +2589,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[29]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2429,7 +2601,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[29]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2442,7 +2614,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{29}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Endpoint) GetTag() string {
@@ -2499,7 +2671,7 @@ type Proxy struct {
 
 func (x *Proxy) Reset() {
 	*x = Proxy{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[30]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2511,7 +2683,7 @@ func (x *Proxy) String() string {
 func (*Proxy) ProtoMessage() {}
 
 func (x *Proxy) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[30]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2524,7 +2696,7 @@ func (x *Proxy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proxy.ProtoReflect.Descriptor instead.
 func (*Proxy) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{30}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Proxy) GetId() string {
@@ -2609,7 +2781,7 @@ type Telemetry struct {
 
 func (x *Telemetry) Reset() {
 	*x = Telemetry{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[31]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2621,7 +2793,7 @@ func (x *Telemetry) String() string {
 func (*Telemetry) ProtoMessage() {}
 
 func (x *Telemetry) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[31]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2634,7 +2806,7 @@ func (x *Telemetry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Telemetry.ProtoReflect.Descriptor instead.
 func (*Telemetry) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{31}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Telemetry) GetAccessLog() string {
@@ -2675,7 +2847,7 @@ type Inbound struct {
 
 func (x *Inbound) Reset() {
 	*x = Inbound{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[32]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2687,7 +2859,7 @@ func (x *Inbound) String() string {
 func (*Inbound) ProtoMessage() {}
 
 func (x *Inbound) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[32]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2700,7 +2872,7 @@ func (x *Inbound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inbound.ProtoReflect.Descriptor instead.
 func (*Inbound) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{32}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Inbound) GetService() *ServiceName {
@@ -2729,7 +2901,7 @@ type InboundPort struct {
 
 func (x *InboundPort) Reset() {
 	*x = InboundPort{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[33]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2741,7 +2913,7 @@ func (x *InboundPort) String() string {
 func (*InboundPort) ProtoMessage() {}
 
 func (x *InboundPort) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[33]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2754,7 +2926,7 @@ func (x *InboundPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InboundPort.ProtoReflect.Descriptor instead.
 func (*InboundPort) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{33}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *InboundPort) GetPort() uint32 {
@@ -2800,7 +2972,7 @@ type BackendTLS struct {
 
 func (x *BackendTLS) Reset() {
 	*x = BackendTLS{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[34]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2812,7 +2984,7 @@ func (x *BackendTLS) String() string {
 func (*BackendTLS) ProtoMessage() {}
 
 func (x *BackendTLS) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[34]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2825,7 +2997,7 @@ func (x *BackendTLS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackendTLS.ProtoReflect.Descriptor instead.
 func (*BackendTLS) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{34}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *BackendTLS) GetObject() string {
@@ -2880,7 +3052,7 @@ type SubjectName struct {
 
 func (x *SubjectName) Reset() {
 	*x = SubjectName{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[35]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2892,7 +3064,7 @@ func (x *SubjectName) String() string {
 func (*SubjectName) ProtoMessage() {}
 
 func (x *SubjectName) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[35]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2905,7 +3077,7 @@ func (x *SubjectName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubjectName.ProtoReflect.Descriptor instead.
 func (*SubjectName) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{35}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SubjectName) GetKind() string {
@@ -2938,7 +3110,7 @@ type Access struct {
 
 func (x *Access) Reset() {
 	*x = Access{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[36]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2950,7 +3122,7 @@ func (x *Access) String() string {
 func (*Access) ProtoMessage() {}
 
 func (x *Access) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[36]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2963,7 +3135,7 @@ func (x *Access) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Access.ProtoReflect.Descriptor instead.
 func (*Access) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{36}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Access) GetService() *ServiceName {
@@ -3023,7 +3195,7 @@ type AccessEntry struct {
 
 func (x *AccessEntry) Reset() {
 	*x = AccessEntry{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[37]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3035,7 +3207,7 @@ func (x *AccessEntry) String() string {
 func (*AccessEntry) ProtoMessage() {}
 
 func (x *AccessEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[37]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3048,7 +3220,7 @@ func (x *AccessEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessEntry.ProtoReflect.Descriptor instead.
 func (*AccessEntry) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{37}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *AccessEntry) GetObject() string {
@@ -3112,7 +3284,7 @@ type TargetRef struct {
 
 func (x *TargetRef) Reset() {
 	*x = TargetRef{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[38]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3124,7 +3296,7 @@ func (x *TargetRef) String() string {
 func (*TargetRef) ProtoMessage() {}
 
 func (x *TargetRef) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[38]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3137,7 +3309,7 @@ func (x *TargetRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TargetRef.ProtoReflect.Descriptor instead.
 func (*TargetRef) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{38}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *TargetRef) GetKind() string {
@@ -3179,7 +3351,7 @@ type AccessRule struct {
 
 func (x *AccessRule) Reset() {
 	*x = AccessRule{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[39]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3191,7 +3363,7 @@ func (x *AccessRule) String() string {
 func (*AccessRule) ProtoMessage() {}
 
 func (x *AccessRule) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[39]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3204,7 +3376,7 @@ func (x *AccessRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessRule.ProtoReflect.Descriptor instead.
 func (*AccessRule) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{39}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *AccessRule) GetFrom() []*AccessSource {
@@ -3243,7 +3415,7 @@ type AccessSource struct {
 
 func (x *AccessSource) Reset() {
 	*x = AccessSource{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[40]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3255,7 +3427,7 @@ func (x *AccessSource) String() string {
 func (*AccessSource) ProtoMessage() {}
 
 func (x *AccessSource) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[40]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3268,7 +3440,7 @@ func (x *AccessSource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessSource.ProtoReflect.Descriptor instead.
 func (*AccessSource) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{40}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *AccessSource) GetIdentities() []string {
@@ -3331,7 +3503,7 @@ type AccessOperation struct {
 
 func (x *AccessOperation) Reset() {
 	*x = AccessOperation{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[41]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3343,7 +3515,7 @@ func (x *AccessOperation) String() string {
 func (*AccessOperation) ProtoMessage() {}
 
 func (x *AccessOperation) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[41]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3356,7 +3528,7 @@ func (x *AccessOperation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessOperation.ProtoReflect.Descriptor instead.
 func (*AccessOperation) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{41}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *AccessOperation) GetMethods() []string {
@@ -3391,7 +3563,7 @@ type Caller struct {
 
 func (x *Caller) Reset() {
 	*x = Caller{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[42]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3403,7 +3575,7 @@ func (x *Caller) String() string {
 func (*Caller) ProtoMessage() {}
 
 func (x *Caller) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[42]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3416,7 +3588,7 @@ func (x *Caller) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Caller.ProtoReflect.Descriptor instead.
 func (*Caller) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{42}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Caller) GetTrustDomain() string {
@@ -3452,7 +3624,7 @@ type Bundle struct {
 
 func (x *Bundle) Reset() {
 	*x = Bundle{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[43]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3464,7 +3636,7 @@ func (x *Bundle) String() string {
 func (*Bundle) ProtoMessage() {}
 
 func (x *Bundle) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[43]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3477,7 +3649,7 @@ func (x *Bundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bundle.ProtoReflect.Descriptor instead.
 func (*Bundle) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{43}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Bundle) GetTrustDomain() string {
@@ -3515,7 +3687,7 @@ type Slots struct {
 
 func (x *Slots) Reset() {
 	*x = Slots{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[44]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3527,7 +3699,7 @@ func (x *Slots) String() string {
 func (*Slots) ProtoMessage() {}
 
 func (x *Slots) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[44]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3540,7 +3712,7 @@ func (x *Slots) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Slots.ProtoReflect.Descriptor instead.
 func (*Slots) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{44}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Slots) GetService() *ServiceName {
@@ -3590,7 +3762,7 @@ type Split struct {
 
 func (x *Split) Reset() {
 	*x = Split{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[45]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3602,7 +3774,7 @@ func (x *Split) String() string {
 func (*Split) ProtoMessage() {}
 
 func (x *Split) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[45]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3615,7 +3787,7 @@ func (x *Split) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Split.ProtoReflect.Descriptor instead.
 func (*Split) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{45}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Split) GetService() *ServiceName {
@@ -3649,7 +3821,7 @@ type Share struct {
 
 func (x *Share) Reset() {
 	*x = Share{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[46]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3661,7 +3833,7 @@ func (x *Share) String() string {
 func (*Share) ProtoMessage() {}
 
 func (x *Share) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[46]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3674,7 +3846,7 @@ func (x *Share) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Share.ProtoReflect.Descriptor instead.
 func (*Share) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{46}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Share) GetCluster() string {
@@ -3781,7 +3953,7 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x16\n" +
 	"\x06weight\x18\x03 \x01(\rR\x06weight\x12,\n" +
 	"\afilters\x18\x04 \x03(\v2\x12.isthmus.v1.FilterR\afilters\x12\x18\n" +
-	"\amissing\x18\x05 \x01(\tR\amissing\"\x97\x05\n" +
+	"\amissing\x18\x05 \x01(\tR\amissing\"\xd5\x05\n" +
 	"\aTraffic\x12\x1a\n" +
 	"\bstrategy\x18\x01 \x01(\tR\bstrategy\x12'\n" +
 	"\x0fconnect_timeout\x18\x02 \x01(\x03R\x0econnectTimeout\x12'\n" +
@@ -3802,7 +3974,18 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"\x06limits\x18\x0e \x01(\v2\x12.isthmus.v1.LimitsR\x06limits\x126\n" +
 	"\vrate_limits\x18\x0f \x03(\v2\x15.isthmus.v1.RateLimitR\n" +
 	"rateLimits\x12)\n" +
-	"\x06faults\x18\x10 \x03(\v2\x11.isthmus.v1.FaultR\x06faults\"\x80\x01\n" +
+	"\x06faults\x18\x10 \x03(\v2\x11.isthmus.v1.FaultR\x06faults\x12<\n" +
+	"\fdistribution\x18\x11 \x01(\v2\x18.isthmus.v1.DistributionR\fdistribution\"j\n" +
+	"\fDistribution\x12'\n" +
+	"\x05order\x18\x01 \x03(\v2\x11.isthmus.v1.PlaceR\x05order\x121\n" +
+	"\aweights\x18\x02 \x03(\v2\x17.isthmus.v1.PlaceWeightR\aweights\"M\n" +
+	"\x05Place\x12\x16\n" +
+	"\x06region\x18\x01 \x01(\tR\x06region\x12\x12\n" +
+	"\x04zone\x18\x02 \x01(\tR\x04zone\x12\x18\n" +
+	"\acluster\x18\x03 \x01(\tR\acluster\"N\n" +
+	"\vPlaceWeight\x12'\n" +
+	"\x05place\x18\x01 \x01(\v2\x11.isthmus.v1.PlaceR\x05place\x12\x16\n" +
+	"\x06weight\x18\x02 \x01(\rR\x06weight\"\x80\x01\n" +
 	"\tBalancing\x12\x1c\n" +
 	"\talgorithm\x18\x01 \x01(\tR\talgorithm\x12\x14\n" +
 	"\x05table\x18\x02 \x01(\tR\x05table\x12'\n" +
@@ -4030,7 +4213,7 @@ func file_isthmus_v1_resources_proto_rawDescGZIP() []byte {
 	return file_isthmus_v1_resources_proto_rawDescData
 }
 
-var file_isthmus_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_isthmus_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_isthmus_v1_resources_proto_goTypes = []any{
 	(*ServiceName)(nil),     // 0: isthmus.v1.ServiceName
 	(*Name)(nil),            // 1: isthmus.v1.Name
@@ -4046,39 +4229,42 @@ var file_isthmus_v1_resources_proto_goTypes = []any{
 	(*Retry)(nil),           // 11: isthmus.v1.Retry
 	(*Backend)(nil),         // 12: isthmus.v1.Backend
 	(*Traffic)(nil),         // 13: isthmus.v1.Traffic
-	(*Balancing)(nil),       // 14: isthmus.v1.Balancing
-	(*HashKey)(nil),         // 15: isthmus.v1.HashKey
-	(*Affinity)(nil),        // 16: isthmus.v1.Affinity
-	(*RetryPolicy)(nil),     // 17: isthmus.v1.RetryPolicy
-	(*Outlier)(nil),         // 18: isthmus.v1.Outlier
-	(*HealthCheck)(nil),     // 19: isthmus.v1.HealthCheck
-	(*StatusRange)(nil),     // 20: isthmus.v1.StatusRange
-	(*Limits)(nil),          // 21: isthmus.v1.Limits
-	(*RateLimit)(nil),       // 22: isthmus.v1.RateLimit
-	(*RateKey)(nil),         // 23: isthmus.v1.RateKey
-	(*RequestMatch)(nil),    // 24: isthmus.v1.RequestMatch
-	(*Fault)(nil),           // 25: isthmus.v1.Fault
-	(*Endpoints)(nil),       // 26: isthmus.v1.Endpoints
-	(*Cluster)(nil),         // 27: isthmus.v1.Cluster
-	(*Group)(nil),           // 28: isthmus.v1.Group
-	(*Endpoint)(nil),        // 29: isthmus.v1.Endpoint
-	(*Proxy)(nil),           // 30: isthmus.v1.Proxy
-	(*Telemetry)(nil),       // 31: isthmus.v1.Telemetry
-	(*Inbound)(nil),         // 32: isthmus.v1.Inbound
-	(*InboundPort)(nil),     // 33: isthmus.v1.InboundPort
-	(*BackendTLS)(nil),      // 34: isthmus.v1.BackendTLS
-	(*SubjectName)(nil),     // 35: isthmus.v1.SubjectName
-	(*Access)(nil),          // 36: isthmus.v1.Access
-	(*AccessEntry)(nil),     // 37: isthmus.v1.AccessEntry
-	(*TargetRef)(nil),       // 38: isthmus.v1.TargetRef
-	(*AccessRule)(nil),      // 39: isthmus.v1.AccessRule
-	(*AccessSource)(nil),    // 40: isthmus.v1.AccessSource
-	(*AccessOperation)(nil), // 41: isthmus.v1.AccessOperation
-	(*Caller)(nil),          // 42: isthmus.v1.Caller
-	(*Bundle)(nil),          // 43: isthmus.v1.Bundle
-	(*Slots)(nil),           // 44: isthmus.v1.Slots
-	(*Split)(nil),           // 45: isthmus.v1.Split
-	(*Share)(nil),           // 46: isthmus.v1.Share
+	(*Distribution)(nil),    // 14: isthmus.v1.Distribution
+	(*Place)(nil),           // 15: isthmus.v1.Place
+	(*PlaceWeight)(nil),     // 16: isthmus.v1.PlaceWeight
+	(*Balancing)(nil),       // 17: isthmus.v1.Balancing
+	(*HashKey)(nil),         // 18: isthmus.v1.HashKey
+	(*Affinity)(nil),        // 19: isthmus.v1.Affinity
+	(*RetryPolicy)(nil),     // 20: isthmus.v1.RetryPolicy
+	(*Outlier)(nil),         // 21: isthmus.v1.Outlier
+	(*HealthCheck)(nil),     // 22: isthmus.v1.HealthCheck
+	(*StatusRange)(nil),     // 23: isthmus.v1.StatusRange
+	(*Limits)(nil),          // 24: isthmus.v1.Limits
+	(*RateLimit)(nil),       // 25: isthmus.v1.RateLimit
+	(*RateKey)(nil),         // 26: isthmus.v1.RateKey
+	(*RequestMatch)(nil),    // 27: isthmus.v1.RequestMatch
+	(*Fault)(nil),           // 28: isthmus.v1.Fault
+	(*Endpoints)(nil),       // 29: isthmus.v1.Endpoints
+	(*Cluster)(nil),         // 30: isthmus.v1.Cluster
+	(*Group)(nil),           // 31: isthmus.v1.Group
+	(*Endpoint)(nil),        // 32: isthmus.v1.Endpoint
+	(*Proxy)(nil),           // 33: isthmus.v1.Proxy
+	(*Telemetry)(nil),       // 34: isthmus.v1.Telemetry
+	(*Inbound)(nil),         // 35: isthmus.v1.Inbound
+	(*InboundPort)(nil),     // 36: isthmus.v1.InboundPort
+	(*BackendTLS)(nil),      // 37: isthmus.v1.BackendTLS
+	(*SubjectName)(nil),     // 38: isthmus.v1.SubjectName
+	(*Access)(nil),          // 39: isthmus.v1.Access
+	(*AccessEntry)(nil),     // 40: isthmus.v1.AccessEntry
+	(*TargetRef)(nil),       // 41: isthmus.v1.TargetRef
+	(*AccessRule)(nil),      // 42: isthmus.v1.AccessRule
+	(*AccessSource)(nil),    // 43: isthmus.v1.AccessSource
+	(*AccessOperation)(nil), // 44: isthmus.v1.AccessOperation
+	(*Caller)(nil),          // 45: isthmus.v1.Caller
+	(*Bundle)(nil),          // 46: isthmus.v1.Bundle
+	(*Slots)(nil),           // 47: isthmus.v1.Slots
+	(*Split)(nil),           // 48: isthmus.v1.Split
+	(*Share)(nil),           // 49: isthmus.v1.Share
 }
 var file_isthmus_v1_resources_proto_depIdxs = []int32{
 	0,  // 0: isthmus.v1.Name.service:type_name -> isthmus.v1.ServiceName
@@ -4091,7 +4277,7 @@ var file_isthmus_v1_resources_proto_depIdxs = []int32{
 	7,  // 7: isthmus.v1.Route.filters:type_name -> isthmus.v1.Filter
 	12, // 8: isthmus.v1.Route.backends:type_name -> isthmus.v1.Backend
 	11, // 9: isthmus.v1.Route.retry:type_name -> isthmus.v1.Retry
-	16, // 10: isthmus.v1.Route.affinity:type_name -> isthmus.v1.Affinity
+	19, // 10: isthmus.v1.Route.affinity:type_name -> isthmus.v1.Affinity
 	6,  // 11: isthmus.v1.Match.headers:type_name -> isthmus.v1.ValueMatch
 	6,  // 12: isthmus.v1.Match.query:type_name -> isthmus.v1.ValueMatch
 	9,  // 13: isthmus.v1.Filter.set:type_name -> isthmus.v1.HeaderValue
@@ -4102,45 +4288,49 @@ var file_isthmus_v1_resources_proto_depIdxs = []int32{
 	7,  // 18: isthmus.v1.RouteBackend.filters:type_name -> isthmus.v1.Filter
 	0,  // 19: isthmus.v1.Backend.service:type_name -> isthmus.v1.ServiceName
 	7,  // 20: isthmus.v1.Backend.filters:type_name -> isthmus.v1.Filter
-	14, // 21: isthmus.v1.Traffic.balancing:type_name -> isthmus.v1.Balancing
-	16, // 22: isthmus.v1.Traffic.affinity:type_name -> isthmus.v1.Affinity
-	17, // 23: isthmus.v1.Traffic.retry:type_name -> isthmus.v1.RetryPolicy
-	18, // 24: isthmus.v1.Traffic.outlier:type_name -> isthmus.v1.Outlier
-	19, // 25: isthmus.v1.Traffic.health:type_name -> isthmus.v1.HealthCheck
-	21, // 26: isthmus.v1.Traffic.limits:type_name -> isthmus.v1.Limits
-	22, // 27: isthmus.v1.Traffic.rate_limits:type_name -> isthmus.v1.RateLimit
-	25, // 28: isthmus.v1.Traffic.faults:type_name -> isthmus.v1.Fault
-	15, // 29: isthmus.v1.Balancing.keys:type_name -> isthmus.v1.HashKey
-	20, // 30: isthmus.v1.HealthCheck.statuses:type_name -> isthmus.v1.StatusRange
-	23, // 31: isthmus.v1.RateLimit.keys:type_name -> isthmus.v1.RateKey
-	24, // 32: isthmus.v1.RateLimit.match:type_name -> isthmus.v1.RequestMatch
-	6,  // 33: isthmus.v1.RequestMatch.headers:type_name -> isthmus.v1.ValueMatch
-	24, // 34: isthmus.v1.Fault.match:type_name -> isthmus.v1.RequestMatch
-	40, // 35: isthmus.v1.Fault.sources:type_name -> isthmus.v1.AccessSource
-	0,  // 36: isthmus.v1.Endpoints.service:type_name -> isthmus.v1.ServiceName
-	28, // 37: isthmus.v1.Endpoints.groups:type_name -> isthmus.v1.Group
-	29, // 38: isthmus.v1.Group.endpoints:type_name -> isthmus.v1.Endpoint
-	32, // 39: isthmus.v1.Proxy.inbound:type_name -> isthmus.v1.Inbound
-	31, // 40: isthmus.v1.Proxy.telemetry:type_name -> isthmus.v1.Telemetry
-	0,  // 41: isthmus.v1.Inbound.service:type_name -> isthmus.v1.ServiceName
-	33, // 42: isthmus.v1.Inbound.ports:type_name -> isthmus.v1.InboundPort
-	34, // 43: isthmus.v1.InboundPort.tls:type_name -> isthmus.v1.BackendTLS
-	35, // 44: isthmus.v1.BackendTLS.names:type_name -> isthmus.v1.SubjectName
-	0,  // 45: isthmus.v1.Access.service:type_name -> isthmus.v1.ServiceName
-	37, // 46: isthmus.v1.Access.policies:type_name -> isthmus.v1.AccessEntry
-	42, // 47: isthmus.v1.Access.clusters:type_name -> isthmus.v1.Caller
-	38, // 48: isthmus.v1.AccessEntry.targets:type_name -> isthmus.v1.TargetRef
-	39, // 49: isthmus.v1.AccessEntry.rules:type_name -> isthmus.v1.AccessRule
-	40, // 50: isthmus.v1.AccessRule.from:type_name -> isthmus.v1.AccessSource
-	41, // 51: isthmus.v1.AccessRule.to:type_name -> isthmus.v1.AccessOperation
-	0,  // 52: isthmus.v1.Slots.service:type_name -> isthmus.v1.ServiceName
-	0,  // 53: isthmus.v1.Split.service:type_name -> isthmus.v1.ServiceName
-	46, // 54: isthmus.v1.Split.shares:type_name -> isthmus.v1.Share
-	55, // [55:55] is the sub-list for method output_type
-	55, // [55:55] is the sub-list for method input_type
-	55, // [55:55] is the sub-list for extension type_name
-	55, // [55:55] is the sub-list for extension extendee
-	0,  // [0:55] is the sub-list for field type_name
+	17, // 21: isthmus.v1.Traffic.balancing:type_name -> isthmus.v1.Balancing
+	19, // 22: isthmus.v1.Traffic.affinity:type_name -> isthmus.v1.Affinity
+	20, // 23: isthmus.v1.Traffic.retry:type_name -> isthmus.v1.RetryPolicy
+	21, // 24: isthmus.v1.Traffic.outlier:type_name -> isthmus.v1.Outlier
+	22, // 25: isthmus.v1.Traffic.health:type_name -> isthmus.v1.HealthCheck
+	24, // 26: isthmus.v1.Traffic.limits:type_name -> isthmus.v1.Limits
+	25, // 27: isthmus.v1.Traffic.rate_limits:type_name -> isthmus.v1.RateLimit
+	28, // 28: isthmus.v1.Traffic.faults:type_name -> isthmus.v1.Fault
+	14, // 29: isthmus.v1.Traffic.distribution:type_name -> isthmus.v1.Distribution
+	15, // 30: isthmus.v1.Distribution.order:type_name -> isthmus.v1.Place
+	16, // 31: isthmus.v1.Distribution.weights:type_name -> isthmus.v1.PlaceWeight
+	15, // 32: isthmus.v1.PlaceWeight.place:type_name -> isthmus.v1.Place
+	18, // 33: isthmus.v1.Balancing.keys:type_name -> isthmus.v1.HashKey
+	23, // 34: isthmus.v1.HealthCheck.statuses:type_name -> isthmus.v1.StatusRange
+	26, // 35: isthmus.v1.RateLimit.keys:type_name -> isthmus.v1.RateKey
+	27, // 36: isthmus.v1.RateLimit.match:type_name -> isthmus.v1.RequestMatch
+	6,  // 37: isthmus.v1.RequestMatch.headers:type_name -> isthmus.v1.ValueMatch
+	27, // 38: isthmus.v1.Fault.match:type_name -> isthmus.v1.RequestMatch
+	43, // 39: isthmus.v1.Fault.sources:type_name -> isthmus.v1.AccessSource
+	0,  // 40: isthmus.v1.Endpoints.service:type_name -> isthmus.v1.ServiceName
+	31, // 41: isthmus.v1.Endpoints.groups:type_name -> isthmus.v1.Group
+	32, // 42: isthmus.v1.Group.endpoints:type_name -> isthmus.v1.Endpoint
+	35, // 43: isthmus.v1.Proxy.inbound:type_name -> isthmus.v1.Inbound
+	34, // 44: isthmus.v1.Proxy.telemetry:type_name -> isthmus.v1.Telemetry
+	0,  // 45: isthmus.v1.Inbound.service:type_name -> isthmus.v1.ServiceName
+	36, // 46: isthmus.v1.Inbound.ports:type_name -> isthmus.v1.InboundPort
+	37, // 47: isthmus.v1.InboundPort.tls:type_name -> isthmus.v1.BackendTLS
+	38, // 48: isthmus.v1.BackendTLS.names:type_name -> isthmus.v1.SubjectName
+	0,  // 49: isthmus.v1.Access.service:type_name -> isthmus.v1.ServiceName
+	40, // 50: isthmus.v1.Access.policies:type_name -> isthmus.v1.AccessEntry
+	45, // 51: isthmus.v1.Access.clusters:type_name -> isthmus.v1.Caller
+	41, // 52: isthmus.v1.AccessEntry.targets:type_name -> isthmus.v1.TargetRef
+	42, // 53: isthmus.v1.AccessEntry.rules:type_name -> isthmus.v1.AccessRule
+	43, // 54: isthmus.v1.AccessRule.from:type_name -> isthmus.v1.AccessSource
+	44, // 55: isthmus.v1.AccessRule.to:type_name -> isthmus.v1.AccessOperation
+	0,  // 56: isthmus.v1.Slots.service:type_name -> isthmus.v1.ServiceName
+	0,  // 57: isthmus.v1.Split.service:type_name -> isthmus.v1.ServiceName
+	49, // 58: isthmus.v1.Split.shares:type_name -> isthmus.v1.Share
+	59, // [59:59] is the sub-list for method output_type
+	59, // [59:59] is the sub-list for method input_type
+	59, // [59:59] is the sub-list for extension type_name
+	59, // [59:59] is the sub-list for extension extendee
+	0,  // [0:59] is the sub-list for field type_name
 }
 
 func init() { file_isthmus_v1_resources_proto_init() }
@@ -4154,7 +4344,7 @@ func file_isthmus_v1_resources_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_isthmus_v1_resources_proto_rawDesc), len(file_isthmus_v1_resources_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   47,
+			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
