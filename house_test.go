@@ -122,6 +122,7 @@ var exceptions = map[string]string{
 // inFolder is the committed order of imports inside a folder: a package may import those
 // listed after it.
 var inFolder = map[string][]string{
+	"cli":       {"outlook", "table"},
 	"core":      {"compile", "replica", "world", "derive", "policy", "balance", "split", "admission", "limit", "liveness", "health", "ir", "drift", "skew"},
 	"dataplane": {"agent", "admin", "handover", "dns", "capture", "sniff", "downstream", "probe", "healthcheck", "load", "application", "proxy", "hbone", "quota", "tenancy", "route", "trace", "tunnel", "door", "http2", "http1", "raw", "datagram", "socket", "message"},
 	"control":   {"plane", "census", "load", "verdict", "sibling", "loop", "relay", "peer", "probe", "ca", "address", "object", "filestore", "store", "storeserver"},

@@ -16,6 +16,7 @@ import (
 	"strings"
 
 	"github.com/isthmus-mesh/isthmus/api/consistency"
+	"github.com/isthmus-mesh/isthmus/api/forecast"
 	"github.com/isthmus-mesh/isthmus/codec/manifest"
 	"github.com/isthmus-mesh/isthmus/core/drift"
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -245,6 +246,12 @@ func (c *Client) Explain(ctx context.Context, q ExplainRequest) (*Explanation, e
 	}
 	out := &Explanation{}
 	return out, c.get(ctx, "/v1/explain?"+v.Encode(), out)
+}
+
+// Forecast returns what the loss of clusters or regions would do; users are forecast.UsersMove or UsersGone.
+func (c *Client) Forecast(ctx context.Context, lost []string, users string) (*forecast.Answer, error) {
+	out := &forecast.Answer{}
+	return out, c.get(ctx, "/v1/forecast?"+url.Values{"lost": {strings.Join(lost, ",")}, "users": {users}}.Encode(), out)
 }
 
 // Version returns the control plane's version.

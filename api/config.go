@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/api/consistency"
+	"github.com/isthmus-mesh/isthmus/api/forecast"
 	"github.com/isthmus-mesh/isthmus/control/address"
 	"github.com/isthmus-mesh/isthmus/control/store"
 	"github.com/isthmus-mesh/isthmus/core/ir"
@@ -43,6 +44,8 @@ type Config struct {
 	Proxies func() []xds.ClientStatus
 	// Digests is what other clusters are told and what is held of them.
 	Digests consistency.Source
+	// Forecast answers what would become of services if clusters were lost.
+	Forecast forecast.Source
 	// OwnProxies are those that follow this process, where Proxies are those of all replicas; nil is Proxies.
 	OwnProxies func() []xds.ClientStatus
 	// Replicas are the processes of this control plane.

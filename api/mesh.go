@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
@@ -9,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/isthmus-mesh/isthmus/api/consistency"
+	"github.com/isthmus-mesh/isthmus/api/forecast"
+	"github.com/isthmus-mesh/isthmus/core/world"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/xds"
 )
@@ -153,6 +156,37 @@ func (s *Server) digestObjects(w http.ResponseWriter, r *http.Request) error {
 		return &Error{Status: http.StatusNotFound, Op: "read the digests of", Object: cluster, Problem: err.Error(), Remedy: "see isthmus get clusters"}
 	}
 	return reply(w, http.StatusOK, out)
+}
+
+// forecast answers what the loss of clusters or regions ("lost", comma-separated) would do.
+func (s *Server) forecast(w http.ResponseWriter, r *http.Request) error {
+	query := r.URL.Query()
+	refuse := func(status int, problem, remedy string) error {
+		return &Error{Status: status, Op: "foresee the loss of", Object: query.Get("lost"), Problem: problem, Remedy: remedy}
+	}
+	if s.cfg.Forecast == nil {
+		return refuse(http.StatusNotImplemented, "this control plane spreads no load", "")
+	}
+	users := cmp.Or(query.Get("users"), forecast.UsersMove)
+	if users != forecast.UsersMove && users != forecast.UsersGone {
+		return refuse(http.StatusBadRequest, fmt.Sprintf("users %q is not known", users), "write move or gone")
+	}
+	lost, err := forecast.Resolve(s.places(), strings.Split(query.Get("lost"), ","))
+	if err != nil {
+		return refuse(http.StatusBadRequest, err.Error(), "")
+	}
+	return reply(w, http.StatusOK, forecast.Ask(s.cfg.Cluster, s.cfg.Forecast, lost, users))
+}
+
+// places are the clusters as this one knows them.
+func (s *Server) places() (out []forecast.Place) {
+	w := s.cfg.World()
+	for _, k := range w.Members(world.Small(mesh.KindCluster)) {
+		if f, ok := w.Get(k); ok && k.Origin == s.cfg.Cluster {
+			out = append(out, forecast.Place{Cluster: mesh.ClusterName(k.Name), Region: f.Value.(*mesh.Cluster).Region})
+		}
+	}
+	return out
 }
 
 func (s *Server) version(w http.ResponseWriter, _ *http.Request) error {

@@ -58,6 +58,7 @@ func NewServer(cfg Config) (*Server, error) {
 		"GET /v1/proxies":                               s.proxies,
 		"GET /v1/proxies/{namespace}/{workload}/config": s.proxyConfig,
 		"GET /v1/explain":                               s.explain,
+		"GET /v1/forecast":                              s.forecast,
 		"GET /v1/status":                                s.status,
 		"GET /v1/version":                               s.version,
 		"GET /v1/digests":                               s.digests,

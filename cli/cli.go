@@ -145,7 +145,7 @@ func (a *app) root() *cobra.Command {
 		Example:     "  isthmus up --detach\n  isthmus status\n  isthmus explain frontend.shop@eu-west catalog.shop",
 		Annotations: map[string]string{cobra.CommandDisplayNameAnnotation: name},
 		PersistentPreRunE: func(c *cobra.Command, _ []string) error {
-			err := c.ValidateRequiredFlags()
+			err := errors.Join(c.ValidateRequiredFlags(), c.ValidateFlagGroups())
 			a.understood = err == nil
 			a.timeoutGiven = c.Flags().Changed("timeout")
 			return err

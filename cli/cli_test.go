@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -25,9 +26,11 @@ import (
 	"github.com/isthmus-mesh/isthmus/api/consistency"
 	"github.com/isthmus-mesh/isthmus/cli"
 	"github.com/isthmus-mesh/isthmus/control/address"
+	"github.com/isthmus-mesh/isthmus/control/load"
 	"github.com/isthmus-mesh/isthmus/control/object"
 	"github.com/isthmus-mesh/isthmus/control/store"
 	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/core/split"
 	"github.com/isthmus-mesh/isthmus/core/world"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/xds"
@@ -244,6 +247,7 @@ func (g *ground) addCluster(mux *http.ServeMux, n int, name string) {
 			return []api.Replica{{Name: "127.11.0.2-15012", API: at(2), Version: "0.1.0", Self: true, Proxies: 1}, {Name: "127.11.0.4-15012", API: at(4), Version: "0.1.0", Proxies: 1},
 				{Name: "127.11.0.5-15012", API: at(5), Problem: "ask replica 127.11.0.5-15012 at 127.11.0.5:15012 what it sees: it has not answered for 3m0s: connection refused"}}
 		},
+		Forecast: foresees{},
 		Verdicts: func() (verdicts []consistency.Verdict, events []consistency.VerdictEvent) {
 			other := map[string]mesh.ClusterName{"eu-west": "us-east", "us-east": "eu-west"}[name]
 			v := consistency.Verdict{Cluster: other, State: "Alive", AgeSeconds: 90, Cause: "1 of 1 observer reaches its gateways, 1 of 1 hear its control plane"}
@@ -273,6 +277,24 @@ func (g *ground) addCluster(mux *http.ServeMux, n int, name string) {
 		}
 		http.StripPrefix("/v1/clusters/"+name, server).ServeHTTP(w, r)
 	})
+}
+
+// foresees is a loop of load of one service, whose every request goes to us-east once anything is lost.
+type foresees struct{}
+
+func (foresees) Foresee(lost map[mesh.ClusterName]bool, stay bool) []load.Foreseen {
+	if lost["ap-south"] {
+		return nil
+	}
+	at := func(eu, us, shed float64) split.Forecast {
+		return split.Forecast{Clusters: []mesh.ClusterName{"eu-west", "us-east"}, Demand: []float64{100, 50}, Refused: []float64{0, 0}, Law: []bool{false, false},
+			Mean: []float64{0.02, math.NaN()}, Load: []float64{eu, us}, Capacity: []float64{200, 100}, Shed: []float64{0, shed}}
+	}
+	after := at(0, 150, 50)
+	if after.Capacity[0] = 0; stay {
+		after = at(0, 50, 0)
+	}
+	return []load.Foreseen{{Service: mesh.ServiceName{Namespace: "shop", Name: "catalog"}, Strategy: mesh.StrategyAuto, Before: at(100, 50, 0), After: after}}
 }
 
 // zeros is randomness for stories.

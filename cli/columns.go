@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/api"
+	"github.com/isthmus-mesh/isthmus/cli/table"
 )
 
 // shown is an object as the API shows it, as far as tables look.
@@ -211,19 +212,19 @@ func pairs(m map[string]string) string {
 }
 
 // tableOf lays out objects of one kind.
-func (a *app) tableOf(all []found, s scope) *table {
+func (a *app) tableOf(all []found, s scope) *table.Table {
 	kind := all[0].kind
 	columns := slices.DeleteFunc(columnsOf(kind.Kind), func(c column) bool { return c.wide && a.output != "wide" })
-	t := &table{}
+	t := &table.Table{}
 	if a.allClusters {
-		t.head = append(t.head, "CLUSTER")
+		t.Head = append(t.Head, "CLUSTER")
 	}
 	if s.all && kind.Namespaced {
-		t.head = append(t.head, "NAMESPACE")
+		t.Head = append(t.Head, "NAMESPACE")
 	}
-	t.head = append(t.head, "NAME")
+	t.Head = append(t.Head, "NAME")
 	for _, c := range columns {
-		t.head = append(t.head, c.head)
+		t.Head = append(t.Head, c.head)
 	}
 	for _, f := range all {
 		o := read(f.text)
@@ -238,29 +239,13 @@ func (a *app) tableOf(all []found, s scope) *table {
 		for _, c := range columns {
 			row = append(row, c.cell(a, o))
 		}
-		t.add(row...)
+		t.Add(row...)
 	}
 	return t
 }
 
 func (a *app) printKind(all []found, s scope) error {
-	return a.tableOf(all, s).print(a.Out, a.colour())
-}
-
-// printRow prints the head once and then rows as they come: columns are as wide as in the
-// first row, or the head.
-func (t *table) printRow(w io.Writer, colour bool, head *bool) error {
-	if *head {
-		*head = false
-		return t.print(w, colour)
-	}
-	var b strings.Builder
-	if err := t.print(&b, colour); err != nil {
-		return err
-	}
-	_, rest, _ := strings.Cut(b.String(), "\n")
-	_, err := io.WriteString(w, rest)
-	return err
+	return a.tableOf(all, s).Print(a.Out, a.colour())
 }
 
 // describe shows one object whole.

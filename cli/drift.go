@@ -10,6 +10,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/api"
 	"github.com/isthmus-mesh/isthmus/api/consistency"
+	"github.com/isthmus-mesh/isthmus/cli/table"
 	"github.com/isthmus-mesh/isthmus/core/drift"
 )
 
@@ -118,7 +119,7 @@ func (a *app) printDrift(r drift.Report) error {
 		return a.printValue(r)
 	}
 	fmt.Fprintln(a.Out, r.Line())
-	pairs := &table{head: []string{"ORIGIN", "CLUSTER", "STATE", "INTENDED", "STORED", "HEARD"}}
+	pairs := &table.Table{Head: []string{"ORIGIN", "CLUSTER", "STATE", "INTENDED", "STORED", "HEARD"}}
 	for _, p := range r.Pairs {
 		if p.State == drift.Equal && a.output != "wide" {
 			continue
@@ -127,11 +128,11 @@ func (a *app) printDrift(r drift.Report) error {
 		if p.State != drift.Equal {
 			state = red + state
 		}
-		pairs.add(p.Origin, p.Cluster, state, digestText(p.Intended), digestText(p.Stored), heardText(p.Stored))
+		pairs.Add(p.Origin, p.Cluster, state, digestText(p.Intended), digestText(p.Stored), heardText(p.Stored))
 	}
-	if len(pairs.rows) > 0 {
+	if len(pairs.Rows) > 0 {
 		fmt.Fprintln(a.Out)
-		if err := pairs.print(a.Out, a.colour()); err != nil {
+		if err := pairs.Print(a.Out, a.colour()); err != nil {
 			return err
 		}
 		for _, p := range r.Pairs {
@@ -144,19 +145,19 @@ func (a *app) printDrift(r drift.Report) error {
 		return nil
 	}
 	fmt.Fprintln(a.Out)
-	t := &table{head: []string{"ORIGIN", "CLUSTER", "OBJECT", "INTENDED", "STORED", "PROXY", "REASON", "REMEDY"}}
+	t := &table.Table{Head: []string{"ORIGIN", "CLUSTER", "OBJECT", "INTENDED", "STORED", "PROXY", "REASON", "REMEDY"}}
 	for _, d := range r.Differences {
 		object := d.Kind + " " + d.Name
 		if d.Namespace != "" {
 			object = d.Kind + " " + d.Namespace + "/" + d.Name
 		}
 		if d.Proxy != "" {
-			t.add(d.Origin, d.Cluster, object, "-", "-", d.Proxy, d.Reason, d.Remedy)
+			t.Add(d.Origin, d.Cluster, object, "-", "-", d.Proxy, d.Reason, d.Remedy)
 			continue
 		}
-		t.add(d.Origin, d.Cluster, object, cmp.Or(d.Intended, "absent"), cmp.Or(d.Stored, "absent"), "-", d.Reason, d.Remedy)
+		t.Add(d.Origin, d.Cluster, object, cmp.Or(d.Intended, "absent"), cmp.Or(d.Stored, "absent"), "-", d.Reason, d.Remedy)
 	}
-	return t.print(a.Out, a.colour())
+	return t.Print(a.Out, a.colour())
 }
 
 func digestText(s *drift.Summary) string {

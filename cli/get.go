@@ -298,9 +298,9 @@ func (a *app) watch(ctx context.Context, wants []wanted, s scope) error {
 			return err
 		}
 		tab := a.tableOf([]found{f}, s)
-		tab.head = append([]string{"EVENT"}, tab.head...)
-		tab.rows[0] = append([]string{e.Type}, tab.rows[0]...)
-		return tab.printRow(a.Out, a.colour(), &head)
+		tab.Head = append([]string{"EVENT"}, tab.Head...)
+		tab.Rows[0] = append([]string{e.Type}, tab.Rows[0]...)
+		return tab.PrintRow(a.Out, a.colour(), &head)
 	}
 	errs := make(chan error, len(targets))
 	for _, t := range targets {

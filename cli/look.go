@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/isthmus-mesh/isthmus/api"
+	"github.com/isthmus-mesh/isthmus/cli/table"
 	"github.com/isthmus-mesh/isthmus/core/drift"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
@@ -101,16 +102,16 @@ func (a *app) printStatus(rows []clusterStatus, report drift.Report) error {
 	if a.output == "json" || a.output == "yaml" {
 		return a.printValue(rows)
 	}
-	t := &table{head: []string{"CLUSTER", "REACHABLE", "IN SYNC", "PEERS", "PROXIES", "VERSION", "CERTIFICATES", "GATEWAYS", "ROLE", "VERDICT"}}
+	t := &table.Table{Head: []string{"CLUSTER", "REACHABLE", "IN SYNC", "PEERS", "PROXIES", "VERSION", "CERTIFICATES", "GATEWAYS", "ROLE", "VERDICT"}}
 	for _, r := range rows {
 		if r.Status == nil {
-			t.add(r.Cluster, red+"no", red+"unknown", "-", "-", "-", "-", "-", "-", verdictText(verdictsOf(rows, r.Cluster)))
+			t.Add(r.Cluster, red+"no", red+"unknown", "-", "-", "-", "-", "-", "-", verdictText(verdictsOf(rows, r.Cluster)))
 			continue
 		}
-		t.add(r.Cluster, "yes", yesNo(r.InSync), peersText(r.Status.Peers), proxiesText(r.Status.Proxies), r.Status.Version,
+		t.Add(r.Cluster, "yes", yesNo(r.InSync), peersText(r.Status.Peers), proxiesText(r.Status.Proxies), r.Status.Version,
 			certificatesText(r.Status.Certificates), gatewaysText(r.Status.Proxies), roleText(r.Status.Uplink), verdictText(verdictsOf(rows, r.Cluster)))
 	}
-	if err := t.print(a.Out, a.colour()); err != nil {
+	if err := t.Print(a.Out, a.colour()); err != nil {
 		return err
 	}
 	if err := a.matrix(rows); err != nil {
@@ -238,9 +239,9 @@ func (a *app) printProxies(all []api.Proxy) error {
 	if a.output == "json" || a.output == "yaml" {
 		return a.printValue(all)
 	}
-	t := &table{head: []string{"CLUSTER", "PROXY", "MODE", "ZONE", "IN SYNC", "SENT", "ACCEPTED", "REFUSED", "VERSION"}}
+	t := &table.Table{Head: []string{"CLUSTER", "PROXY", "MODE", "ZONE", "IN SYNC", "SENT", "ACCEPTED", "REFUSED", "VERSION"}}
 	if a.output == "wide" {
-		t.head = append(t.head, "TYPE", "DIGEST SENT", "DIGEST ACCEPTED")
+		t.Head = append(t.Head, "TYPE", "DIGEST SENT", "DIGEST ACCEPTED")
 	}
 	var refused []string
 	for _, p := range all {
@@ -256,12 +257,12 @@ func (a *app) printProxies(all []api.Proxy) error {
 		if a.output == "wide" {
 			row = append(row, "all", "-", "-")
 		}
-		t.add(row...)
+		t.Add(row...)
 		for _, y := range p.Types {
 			if a.output == "wide" {
-				t.add("", "", "", "", yesNo(y.InSync), fmt.Sprint(y.Sent), fmt.Sprint(y.Acked), fmt.Sprint(len(y.Refused)), "-", y.Type, y.SentDigest, y.AckedDigest)
+				t.Add("", "", "", "", yesNo(y.InSync), fmt.Sprint(y.Sent), fmt.Sprint(y.Acked), fmt.Sprint(len(y.Refused)), "-", y.Type, y.SentDigest, y.AckedDigest)
 				for i := range 4 {
-					t.rows[len(t.rows)-1][i] = "\u00b7"
+					t.Rows[len(t.Rows)-1][i] = "\u00b7"
 				}
 			}
 			for _, r := range y.Refused {
@@ -269,7 +270,7 @@ func (a *app) printProxies(all []api.Proxy) error {
 			}
 		}
 	}
-	if err := t.print(a.Out, a.colour()); err != nil {
+	if err := t.Print(a.Out, a.colour()); err != nil {
 		return err
 	}
 	for _, r := range refused {

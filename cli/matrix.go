@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/api"
+	"github.com/isthmus-mesh/isthmus/cli/table"
 )
 
 // matrix is how each cluster sees each other: a row who looks, a column who is looked at.
@@ -12,21 +13,21 @@ func (a *app) matrix(rows []clusterStatus) error {
 	if len(rows) < 2 {
 		return nil
 	}
-	t := &table{head: []string{"FROM \\ TO"}}
+	t := &table.Table{Head: []string{"FROM \\ TO"}}
 	for _, r := range rows {
-		t.head = append(t.head, r.Cluster)
+		t.Head = append(t.Head, r.Cluster)
 	}
 	for _, r := range rows {
 		cells := []string{r.Cluster}
 		for _, to := range rows {
 			cells = append(cells, cell(r, to.Cluster))
 		}
-		t.add(cells...)
+		t.Add(cells...)
 	}
 	if _, err := fmt.Fprintln(a.Out); err != nil {
 		return err
 	}
-	return t.print(a.Out, a.colour())
+	return t.Print(a.Out, a.colour())
 }
 
 // cell is how one cluster sees another. What the one does not say is not known, whatever the other says.

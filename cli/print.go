@@ -4,59 +4,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"strings"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/cli/table"
 	"github.com/isthmus-mesh/isthmus/codec/manifest"
 )
 
-// table is rows under a head, aligned as they are printed.
-type table struct {
-	head []string
-	rows [][]string
-}
-
-func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
-
-// red marks a cell as bad: shown in colour where there is any. It takes no width.
-const red = "\x00"
-
-// print writes the table; cells that are empty show as <none>.
-func (t *table) print(w io.Writer, colour bool) error {
-	width := make([]int, len(t.head))
-	for i, h := range t.head {
-		width[i] = len(h)
-	}
-	for _, r := range t.rows {
-		for i, c := range r {
-			if c == "" || c == red {
-				r[i] = "<none>"
-			}
-			width[i] = max(width[i], len([]rune(strings.TrimPrefix(r[i], red))))
-		}
-	}
-	var b strings.Builder
-	line := func(cells []string) {
-		for i, c := range cells {
-			text, bad := strings.CutPrefix(c, red)
-			pad := width[i] - len([]rune(text)) + 3
-			if bad && colour {
-				text = "\x1b[31m" + text + "\x1b[0m"
-			}
-			b.WriteString(text)
-			if i < len(cells)-1 {
-				b.WriteString(strings.Repeat(" ", pad))
-			}
-		}
-		b.WriteByte('\n')
-	}
-	line(t.head)
-	for _, r := range t.rows {
-		line(r)
-	}
-	_, err := io.WriteString(w, b.String())
-	return err
-}
+// red marks a cell as bad.
+const red = table.Red
 
 func (a *app) colour() bool {
 	return a.Terminal && !a.noColor && a.Getenv("NO_COLOR") == ""

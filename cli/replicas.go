@@ -3,11 +3,13 @@ package cli
 import (
 	"cmp"
 	"fmt"
+
+	"github.com/isthmus-mesh/isthmus/cli/table"
 )
 
 // replicas lists the processes of control planes that have several, and how many proxies follow each.
 func (a *app) replicas(rows []clusterStatus) error {
-	t := &table{head: []string{"CLUSTER", "REPLICA", "API", "VERSION", "PROXIES", "STATE"}}
+	t := &table.Table{Head: []string{"CLUSTER", "REPLICA", "API", "VERSION", "PROXIES", "STATE"}}
 	for _, r := range rows {
 		if r.Status == nil {
 			continue
@@ -21,14 +23,14 @@ func (a *app) replicas(rows []clusterStatus) error {
 			if x.API.IsValid() {
 				at = x.API.String()
 			}
-			t.add(r.Cluster, x.Name, at, cmp.Or(x.Version, "-"), proxies, state)
+			t.Add(r.Cluster, x.Name, at, cmp.Or(x.Version, "-"), proxies, state)
 		}
 	}
-	if len(t.rows) == 0 {
+	if len(t.Rows) == 0 {
 		return nil
 	}
 	if _, err := fmt.Fprintln(a.Out); err != nil {
 		return err
 	}
-	return t.print(a.Out, a.colour())
+	return t.Print(a.Out, a.colour())
 }

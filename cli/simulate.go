@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/isthmus-mesh/isthmus/api/forecast"
 	"github.com/isthmus-mesh/isthmus/codec/manifest"
 )
 
@@ -20,18 +21,29 @@ type SimulateOptions struct {
 }
 
 func (a *app) simulateCommand() *cobra.Command {
-	var files, policies []string
+	var files, policies, lost []string
 	var seeds int
+	var users string
 	var o SimulateOptions
-	c := &cobra.Command{Use: "simulate -f SCENARIO", GroupID: groupLook, Args: cobra.NoArgs, Short: "run a scenario of traffic on virtual time",
-		Long: "Runs a scenario (kind: Simulation) on the balancer, the split, the breakers and the budgets that proxies\n" +
+	c := &cobra.Command{Use: "simulate -f SCENARIO | --fail CLUSTER|REGION", GroupID: groupLook, Args: cobra.NoArgs, Short: "what would happen: a scenario on virtual time, or the loss of clusters",
+		Long: "With --fail, asks a control plane what the loss of clusters or regions would do, from its newest load reports and by\n" +
+			"the code that makes splits: for each service that is asked for, what each cluster would serve, how full it would be,\n" +
+			"how long its callers would wait, what would be shed, and what residency would refuse. Nothing is changed or sent.\n" +
+			"Exit code 1 where requests would be shed or refused. What is not exported only its own cluster knows (--cluster).\n\n" +
+			"With -f, runs a scenario (kind: Simulation) on the balancer, the split, the breakers and the budgets that proxies\n" +
 			"and control planes run, beside the policies of others and two oracles, in virtual time: nothing is sent. A\n" +
 			"scenario with faults is refused as a whole, and every fault is listed with file, line and field.\n\n" +
 			"Policies: isthmus, round-robin, local, istio, l3, p2c, waterfall (0.8 of the capacity, waterfall-0.6,\n" +
 			"waterfall-0.95), oracle-fluid, oracle-queue. Ratios are to the better oracle that was run.",
-		Example: "  isthmus simulate -f scenario.yaml\n  isthmus simulate -f scenario.yaml --policy isthmus --policy istio --seeds 10\n" +
+		Example: "  isthmus simulate --fail eu-west\n  isthmus simulate --fail us-east-1 --users gone -o json\n  isthmus simulate -f scenario.yaml\n  isthmus simulate -f scenario.yaml --policy isthmus --policy istio --seeds 10\n" +
 			"  isthmus simulate -f scenario.yaml -o json --csv raw.csv --svg plot.svg",
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if len(lost) > 0 {
+				return a.foresee(cmd.Context(), lost, users)
+			}
+			if a.output == "yaml" {
+				return errors.New("a scenario's figures are printed as a table or JSON; write -o json")
+			}
 			scenario, err := a.readScenario(files)
 			if err != nil {
 				return err
@@ -51,13 +63,21 @@ func (a *app) simulateCommand() *cobra.Command {
 	f := c.Flags()
 	f.StringSliceVarP(&files, "filename", "f", nil, "the scenario, or - for standard input")
 	_ = c.MarkFlagFilename("filename", "yaml", "yml", "json")
-	_ = c.MarkFlagRequired("filename")
+	f.StringSliceVar(&lost, "fail", nil, "a cluster or region of the live mesh to take for lost; may be repeated")
+	_ = c.RegisterFlagCompletionFunc("fail", a.completeClusters)
+	f.StringVar(&users, "users", forecast.UsersMove, "what becomes of the users of a cluster that is lost: move (they come in by the nearest) or gone")
+	_ = c.RegisterFlagCompletionFunc("users", cobra.FixedCompletions([]string{forecast.UsersMove, forecast.UsersGone}, cobra.ShellCompDirectiveNoFileComp))
 	f.StringSliceVar(&policies, "policy", nil, "a policy to run instead of the scenario's; may be repeated")
 	f.IntVar(&seeds, "seeds", 0, "how many seeds, instead of the scenario's")
 	f.BoolVar(&o.Events, "events", false, "print what control planes did in the first seed")
 	f.StringVar(&o.CSV, "csv", "", "file for raw figures, by policy, seed and second")
 	f.StringVar(&o.SVG, "svg", "", "file for a plot of p99 and errors over time")
-	a.outputFlag(c, "table", "json")
+	c.MarkFlagsOneRequired("filename", "fail")
+	for _, name := range []string{"filename", "policy", "seeds", "events", "csv", "svg"} {
+		c.MarkFlagsMutuallyExclusive("fail", name)
+	}
+	a.outputFlag(c, "table", "json", "yaml")
+	a.clusterFlags(c, false)
 	return c
 }
 

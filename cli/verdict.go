@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/api/consistency"
+	"github.com/isthmus-mesh/isthmus/cli/table"
 )
 
 // spoken is what some clusters say of another: those that are of one mind are one.
@@ -99,10 +100,10 @@ func (a *app) verdictEvents(rows []clusterStatus) error {
 		return nil
 	}
 	slices.SortStableFunc(all, func(x, y event) int { return x.At.Compare(y.At) })
-	t := &table{head: []string{"AT", "SAYS", "CLUSTER", "FROM", "TO", "CAUSE"}}
+	t := &table.Table{Head: []string{"AT", "SAYS", "CLUSTER", "FROM", "TO", "CAUSE"}}
 	for _, e := range all {
-		t.add(e.At.UTC().Format(time.RFC3339), e.by, string(e.Cluster), e.From, e.To, e.Cause)
+		t.Add(e.At.UTC().Format(time.RFC3339), e.by, string(e.Cluster), e.From, e.To, e.Cause)
 	}
 	fmt.Fprintln(a.Out)
-	return t.print(a.Out, a.colour())
+	return t.Print(a.Out, a.colour())
 }

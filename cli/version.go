@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/isthmus-mesh/isthmus/api"
+	"github.com/isthmus-mesh/isthmus/cli/table"
 	"github.com/isthmus-mesh/isthmus/core/skew"
 )
 
@@ -134,18 +135,18 @@ func (a *app) printVersions(v versions) error {
 		_, err := fmt.Fprintln(a.Out, v.Version)
 		return err
 	}
-	t := &table{head: []string{"PART", "ROLE", "VERSION", "SKEW"}}
+	t := &table.Table{Head: []string{"PART", "ROLE", "VERSION", "SKEW"}}
 	for _, p := range v.Parts {
 		state := string(p.State)
 		if p.State == skew.Unsupported {
 			state = red + state
 		}
-		t.add(p.Part, string(p.Role), p.Version, state)
+		t.Add(p.Part, string(p.Role), p.Version, state)
 	}
 	for _, c := range v.Unknown {
-		t.add("control-plane@"+c, string(skew.ControlPlane), red+"no answer", string(skew.Unknown))
+		t.Add("control-plane@"+c, string(skew.ControlPlane), red+"no answer", string(skew.Unknown))
 	}
-	if err := t.print(a.Out, a.colour()); err != nil {
+	if err := t.Print(a.Out, a.colour()); err != nil {
 		return err
 	}
 	for _, p := range v.Parts {

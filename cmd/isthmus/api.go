@@ -32,7 +32,7 @@ func serveWithAPI(ctx context.Context, cfg plane.Config, p *plane.Plane, log *sl
 	}
 	server, err := api.NewServer(api.Config{Cluster: cfg.Cluster, Objects: p.Objects(), World: p.World, View: p.View(), Vector: p.Vector,
 		Proxies: p.Census().Proxies, OwnProxies: p.Proxies, Replicas: func() []api.Replica { return replicas(p) }, Peers: func() []api.PeerStatus { return peers(p) }, Bundle: p.Bundle, NewToken: p.NewToken, Stamp: p.Stamp, Ready: p.Ready,
-		Digests: p,
+		Digests: p, Forecast: p,
 		Verdicts: func() ([]consistency.Verdict, []consistency.VerdictEvent) {
 			return consistency.Judged(p.Verdicts(), time.Now())
 		},

@@ -80,6 +80,14 @@ type peer struct {
 	at       time.Time
 }
 
+func newPeer(paths []split.Path, now time.Time) *peer {
+	p := &peer{paths: make(map[mesh.ClusterName]split.Path, len(paths)), services: map[mesh.ServiceName]*split.ServiceReport{}, at: now}
+	for _, path := range paths {
+		p.paths[path.Cluster] = path
+	}
+	return p
+}
+
 // New returns a Balancer of a cluster that knows nothing.
 func New(self mesh.ClusterName) *Balancer {
 	return &Balancer{self: self, services: map[mesh.ServiceName]*service{}, nodes: map[string]*node{}, peers: map[mesh.ClusterName]*peer{}}
@@ -143,10 +151,7 @@ func (b *Balancer) Sampled(id string, namespace string, samples []split.Sample, 
 
 // Heard takes a peer's report; it replaces the one before.
 func (b *Balancer) Heard(n mesh.ClusterName, r *split.ClusterReport, now time.Time) {
-	p := &peer{paths: make(map[mesh.ClusterName]split.Path, len(r.Paths)), services: make(map[mesh.ServiceName]*split.ServiceReport, len(r.Services)), at: now}
-	for _, path := range r.Paths {
-		p.paths[path.Cluster] = path
-	}
+	p := newPeer(r.Paths, now)
 	for i := range r.Services {
 		p.services[r.Services[i].Service] = &r.Services[i]
 	}
@@ -193,10 +198,7 @@ func (b *Balancer) Tick(paths []split.Path, now time.Time) []Change {
 	b.last = now
 	b.expire(now)
 	measured := b.measure(now)
-	own := &peer{paths: map[mesh.ClusterName]split.Path{}, at: now}
-	for _, p := range paths {
-		own.paths[p.Cluster] = p
-	}
+	own := newPeer(paths, now)
 	var out []Change
 	for _, n := range slices.SortedFunc(maps.Keys(b.services), mesh.ServiceName.Compare) {
 		s := b.services[n]

@@ -29,3 +29,8 @@ func (p *Plane) newLoad() *load.Driver {
 			return serves
 		}})
 }
+
+// Foresee answers what the loss of clusters would do to each service; see load.Balancer.
+func (p *Plane) Foresee(lost map[mesh.ClusterName]bool, stay bool) []load.Foreseen {
+	return p.load.Foresee(lost, stay)
+}

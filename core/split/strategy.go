@@ -27,12 +27,14 @@ func (t *tick) target() (Flow, int) {
 }
 
 // planned reports whether the target is a policy's word, which is followed whether it gains or not.
-func (t *tick) planned() bool {
-	switch t.Strategy {
+func (t *tick) planned() bool { return t.Free || planned(t.Strategy) }
+
+func planned(s mesh.Strategy) bool {
+	switch s {
 	case mesh.StrategyNearest, mesh.StrategyWeighted, mesh.StrategySpread, mesh.StrategyLocal:
 		return true
 	}
-	return t.Free
+	return false
 }
 
 // proportional spreads each source over what it may use by a weight. Where all weights of what is left are

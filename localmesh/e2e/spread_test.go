@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/api"
+	"github.com/isthmus-mesh/isthmus/api/forecast"
 )
 
 // laneMesh is two clusters that can serve 80 requests a second each, of 100 ms.
@@ -52,6 +53,8 @@ func TestLoadIsSpreadOverClusters(t *testing.T) {
 	}
 	spread := median(l.samples(from, l.now()))
 
+	foreseen(t, m)
+
 	m.run("drill", "partition", "eu-west--us-east")
 	eventually(t, 20*time.Second, "nothing is meant for a cluster that cannot be reached", func() (string, bool) {
 		got := away()
@@ -77,6 +80,23 @@ func TestLoadIsSpreadOverClusters(t *testing.T) {
 		t.Errorf("with the nearest first half of all requests take %v, and %v where the load is spread: the control shows nothing", waited, spread)
 	}
 	l.stop()
+}
+
+// foreseen: whoever asks what the loss of us-east would do reads that eu-west alone cannot serve what it is asked for.
+func foreseen(t *testing.T, m *meshUnder) {
+	t.Helper()
+	out, _, code := m.apart("simulate", "--fail", "us-east", "-o", "json")
+	var f forecast.Answer
+	if err := json.NewDecoder(strings.NewReader(string(out))).Decode(&f); err != nil || len(f.Services) != 1 || code != 1 {
+		t.Fatalf("simulate --fail us-east: exit %d, %v: %s", code, err, out)
+	}
+	for _, c := range f.Services[0].Clusters {
+		switch {
+		case c.Cluster == "us-east" && (c.Before.Load == 0 || c.After.Load != 0),
+			c.Cluster == "eu-west" && (c.Before.Shed > 0 || c.After.Shed == 0 || c.After.Utilisation == nil || *c.After.Utilisation < 1):
+			t.Errorf("foreseen for %s: %+v, then %+v", c.Cluster, c.Before, c.After)
+		}
+	}
 }
 
 // share is the part of eu-west's requests to echo that is meant for us-east, in percent; -1 where load does not decide.
