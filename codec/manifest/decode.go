@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // decoder fills structs from values. Field names come from the tag json; the tag is
@@ -24,7 +25,6 @@ import (
 // On lists and maps, words that speak of text or numbers hold for each element.
 // Unknown members are reported through unknown, everything else through fault.
 type decoder struct {
-	plans   map[reflect.Type]*structPlan
 	fault   func(at place, p *path, problem, remedy string)
 	unknown func(at place, p *path, name string, known []string)
 	// hide keeps values out of messages.
@@ -55,17 +55,20 @@ type fieldPlan struct {
 }
 
 func (d *decoder) plan(t reflect.Type) *structPlan {
-	if p, ok := d.plans[t]; ok {
-		return p
+	if p, ok := plans().Load(t); ok {
+		return p.(*structPlan)
 	}
 	p := &structPlan{}
 	p.add(t, nil)
 	for _, f := range p.fields {
 		p.keys = append(p.keys, f.key)
 	}
-	d.plans[t] = p
+	plans().Store(t, p)
 	return p
 }
+
+// plans has the plan of each shape that was read: what a type's tags say does not change.
+var plans = sync.OnceValue(func() *sync.Map { return new(sync.Map) })
 
 func (p *structPlan) add(t reflect.Type, index []int) {
 	for i := range t.NumField() {

@@ -1,7 +1,9 @@
 package manifest
 
 import (
+	"slices"
 	"strings"
+	"sync"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
@@ -86,8 +88,13 @@ const KindSimulation = "Simulation"
 // isFile reports whether objects of the kind are files of a command and never stored.
 func isFile(kind string) bool { return kind == KindLocalMesh || kind == KindSimulation }
 
-// Kinds lists the kinds in the order of writes.
-func Kinds() []Kind {
+// Kinds lists the kinds in the order of writes. The list is the caller's.
+func Kinds() []Kind { return slices.Clone(allKinds()) }
+
+// allKinds is the same, for whom does not change it: every object that is read asks.
+var allKinds = sync.OnceValue(makeKinds)
+
+func makeKinds() []Kind {
 	beta := gatewayGroup + "/v1beta1"
 	alpha2, alpha3 := gatewayGroup+"/v1alpha2", gatewayGroup+"/v1alpha3"
 	mcsBeta := []string{mcsGroup + "/v1beta1"}
@@ -130,10 +137,22 @@ func Kinds() []Kind {
 // KindNamed finds the kind a user means by a plural, a singular, a short name or a
 // kind, in any case.
 func KindNamed(word string) (Kind, bool) {
-	for _, k := range Kinds() {
-		if contains(k.Names(), strings.ToLower(word)) {
-			return k, true
+	k, ok := kindsByName()[word]
+	if !ok {
+		k, ok = kindsByName()[strings.ToLower(word)]
+	}
+	return k, ok
+}
+
+// kindsByName has each kind by its names, and as it is written in objects.
+var kindsByName = sync.OnceValue(func() map[string]Kind {
+	byName := map[string]Kind{}
+	for _, k := range allKinds() {
+		for _, n := range append(k.Names(), k.Kind) {
+			if _, taken := byName[n]; !taken {
+				byName[n] = k
+			}
 		}
 	}
-	return Kind{}, false
-}
+	return byName
+})

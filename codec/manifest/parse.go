@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"reflect"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -68,7 +67,7 @@ func Parse(file string, text []byte, o Options) Result {
 		file = Stdin
 	}
 	o.Namespace = cmp.Or(o.Namespace, "default")
-	p := &parser{file: file, options: o, kinds: Kinds(), plans: map[reflect.Type]*structPlan{}, seen: map[mesh.Key]place{}}
+	p := &parser{file: file, options: o, kinds: allKinds(), seen: map[mesh.Key]place{}}
 	p.input(text)
 	byPlace := func(a, b Fault) int { return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column)) }
 	slices.SortStableFunc(p.result.Faults, byPlace)
@@ -108,7 +107,6 @@ type parser struct {
 	file     string
 	options  Options
 	kinds    []Kind
-	plans    map[reflect.Type]*structPlan
 	seen     map[mesh.Key]place
 	expanded int
 	broken   bool // the document is: its objects are checked and not returned

@@ -34,7 +34,7 @@ func (p *parser) newScope(k Kind, root *value) *scope {
 	if k.File && s.name == "" {
 		s.name = "local"
 	}
-	s.decoder = decoder{plans: p.plans, fault: s.faultAt, unknown: s.unknown, hide: k.Kind == "Secret"}
+	s.decoder = decoder{fault: s.faultAt, unknown: s.unknown, hide: k.Kind == "Secret"}
 	return s
 }
 

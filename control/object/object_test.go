@@ -126,3 +126,23 @@ func TestSecretIsNoFact(t *testing.T) {
 		t.Errorf("fact %v, object %v, error %v", f, got, err)
 	}
 }
+
+func BenchmarkDecode(b *testing.B) {
+	text := []byte(`{"apiVersion":"isthmus.dev/v1alpha1","kind":"Workload","metadata":{"name":"svc-1-0","namespace":"bench","labels":{"app":"svc-1"}},` +
+		`"spec":{"address":"10.0.1.0","locality":{"zone":"a"},"ports":[{"name":"http","port":8080}],"proxy":"10.0.1.0:15008","serviceAccount":"svc"}}`)
+	r := manifest.Parse("bench", text, manifest.Options{})
+	if len(r.Objects) != 1 {
+		b.Fatal(r.Faults)
+	}
+	value, err := object.Encode(r.Objects[0], object.Meta{UID: "u", Created: time.Unix(0, 0)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	s := store.Object{Key: object.Key(r.Objects[0]), Value: value}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, _, _, err := object.Decode(s, "eu", mesh.Epoch{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
