@@ -88,14 +88,7 @@ func (b *bench) hop(ctx context.Context, p, there *plane) ([]float64, error) {
 	if err := p.apply(ctx, local(b.size.services, b.size.endpoints)); err != nil {
 		return nil, err
 	}
-	both := func() (time.Duration, error) {
-		here, err := rig.CPUOf(p.pid)
-		if err != nil {
-			return 0, err
-		}
-		away, err := rig.CPUOf(there.pid)
-		return here.Total() + away.Total(), err
-	}
+	both := func() (time.Duration, error) { return rig.Spent(p.pid, there.pid) }
 	group := func(change func(k int) error) (time.Duration, error) {
 		before, err := both()
 		if err != nil {
