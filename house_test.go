@@ -127,7 +127,7 @@ var inFolder = map[string][]string{
 	"dataplane": {"agent", "admin", "handover", "dns", "capture", "sniff", "downstream", "probe", "healthcheck", "load", "application", "proxy", "hbone", "quota", "tenancy", "route", "trace", "tunnel", "door", "http2", "http1", "raw", "datagram", "socket", "message"},
 	"control":   {"plane", "census", "load", "verdict", "sibling", "loop", "relay", "peer", "probe", "ca", "address", "object", "filestore", "store", "storeserver"},
 	"codec":     {"manifest", "wire"},
-	"internal":  {"story", "golden", "failpoint", "loopback", "parallel", "clock"},
+	"internal":  {"story", "golden", "failpoint", "loopback", "parallel", "direct", "clock"},
 	"localmesh": {"link", "app"},
 	"sim":       {"catalog", "shape", "facts", "virtual", "traffic"},
 	"bench":     {"dataplane", "controlplane", "traffic", "local", "detection", "report", "rig", "load"},

@@ -1,9 +1,6 @@
 package xds
 
-import (
-	"math"
-	"slices"
-)
+import "slices"
 
 // sub is one stream's subscription to one type: what it asked for and how far it is.
 // It holds no resource, only the sum of what was sent of each name. Guarded by the
@@ -11,6 +8,7 @@ import (
 type sub struct {
 	st *stream
 	g  *group
+	no uint32 // among the group's
 
 	wild       bool
 	named      int  // names asked for
@@ -28,7 +26,7 @@ type sub struct {
 
 	inflight *frame
 	oldest   uint64   // publish of the oldest addition in flight; none if there is no addition
-	prev     []uint64 // sums before the items of inflight
+	prev     []uint64 // sums before the items of inflight; none if they were all sumNone, as of a first configuration
 
 	held    uint64 // sum of sums sent
 	heldN   int
@@ -56,67 +54,6 @@ const (
 type refused struct {
 	sum              uint64
 	version, message string
-}
-
-const none = math.MaxUint64
-
-// queue is a first-in-first-out queue of names with the publish that made them due.
-type queue struct {
-	items []due
-	head  int
-}
-
-// due is a name that the stream must be told of. seq is the publish that made it what
-// it is now, an addition or a removal; since is the one from which on the stream holds
-// something else than what is.
-type due struct {
-	e          *entry
-	seq, since uint64
-}
-
-func (q *queue) len() int { return len(q.items) - q.head }
-
-func (q *queue) push(d due) { q.items = append(q.items, d) }
-
-// first is the publish of the head, or none.
-func (q *queue) first() uint64 {
-	if q.len() == 0 {
-		return none
-	}
-	return q.items[q.head].seq
-}
-
-// oldest is the least since of all, or none.
-func (q *queue) oldest() uint64 {
-	least := uint64(none)
-	for _, d := range q.items[q.head:] {
-		least = min(least, d.since)
-	}
-	return least
-}
-
-func (q *queue) pop() {
-	q.items[q.head] = due{}
-	q.head++
-	if q.head == len(q.items) {
-		q.items, q.head = q.items[:0], 0
-		if cap(q.items) > 64 {
-			q.items = nil
-		}
-	}
-}
-
-// take takes an entry out and returns since when it was due.
-func (q *queue) take(e *entry) (since uint64) {
-	since = none
-	q.items = slices.DeleteFunc(q.items[q.head:], func(d due) bool {
-		if d.e == e {
-			since = min(since, d.since)
-		}
-		return d.e == e
-	})
-	q.head = 0
-	return since
 }
 
 func (b *sub) find(id uint32) (int, bool) {
@@ -148,7 +85,7 @@ func (b *sub) mark(e *entry) int {
 func (b *sub) forget(i int, e *entry) {
 	m := b.marks[i]
 	if m.flags&inDowns != 0 {
-		b.downs.take(e)
+		b.downs.take(e.id)
 	}
 	b.set(i, sumNone)
 	b.accept(e)
@@ -221,20 +158,20 @@ func (b *sub) touch(e *entry, seq uint64) {
 	}
 	if n != needUp && m.flags&inUps != 0 {
 		m.flags &^= inUps
-		since = min(since, b.ups.take(e))
+		since = min(since, b.ups.take(e.id))
 	}
 	if n != needDown && m.flags&inDowns != 0 {
 		m.flags &^= inDowns
-		since = min(since, b.downs.take(e))
+		since = min(since, b.downs.take(e.id))
 	}
 	switch {
 	case n == needUp && m.flags&inUps == 0:
 		m.flags |= inUps
-		b.ups.push(due{e, seq, since})
+		b.ups.push(due{e.id, seq, since})
 		b.compact()
 	case n == needDown && m.flags&inDowns == 0:
 		m.flags |= inDowns
-		b.downs.push(due{e, seq, since})
+		b.downs.push(due{e.id, seq, since})
 	case n == needNothing && m.sum == sumNone && m.flags == 0:
 		b.forget(i, e)
 	}
@@ -246,13 +183,12 @@ func (b *sub) compact() {
 		return
 	}
 	seen := make(map[uint32]bool, len(b.marks))
-	b.ups.items = slices.DeleteFunc(b.ups.items[b.ups.head:], func(d due) bool {
-		i, ok := b.find(d.e.id)
-		gone := !ok || b.marks[i].flags&inUps == 0 || seen[d.e.id]
-		seen[d.e.id] = true
-		return gone
+	b.ups.filter(func(d due) bool {
+		i, ok := b.find(d.id)
+		keep := ok && b.marks[i].flags&inUps != 0 && !seen[d.id]
+		seen[d.id] = true
+		return keep
 	})
-	b.ups.head = 0
 }
 
 // accept forgets that the client refused a version of the entry.
@@ -277,27 +213,23 @@ func (b *sub) send(ups bool, downsBefore uint64) {
 	s := b.st.s
 	items, size := s.scratch[:0], s.headerSize(b.g.typ)
 	b.oldest, b.prev = none, b.prev[:0]
-	take := func(i int, e *entry, sum uint64) {
-		items = append(items, item{e, e.cur})
-		b.prev = append(b.prev, b.marks[i].sum)
-		b.set(i, sum)
-	}
 	for ups && b.ups.len() > 0 {
-		d := b.ups.items[b.ups.head]
-		i, ok := b.find(d.e.id)
+		d := b.ups.peek()
+		i, ok := b.find(d.id)
 		if !ok || b.marks[i].flags&inUps == 0 {
 			b.ups.pop()
 			continue
 		}
-		if b.need(d.e, b.marks[i]) != needUp {
+		e := b.g.byID[d.id]
+		if b.need(e, b.marks[i]) != needUp {
 			b.ups.pop()
 			b.marks[i].flags &^= inUps
-			b.touch(d.e, d.seq)
+			b.touch(e, d.seq)
 			continue
 		}
-		n, sum := removedSize(d.e.name), uint64(sumAbsent)
-		if d.e.cur != nil {
-			n, sum = d.e.cur.size, d.e.cur.sum
+		n, sum := removedSize(e.name), uint64(sumAbsent)
+		if e.cur != nil {
+			n, sum = e.cur.size, e.cur.sum
 		}
 		if size+n > MaxMessage && len(items) > 0 {
 			break
@@ -306,22 +238,23 @@ func (b *sub) send(ups bool, downsBefore uint64) {
 		b.ups.pop()
 		b.marks[i].flags &^= inUps
 		b.oldest = min(b.oldest, d.since)
-		take(i, d.e, sum)
+		items = b.give(items, i, e, sum)
 	}
 	for b.downs.first() < downsBefore {
-		d := b.downs.items[b.downs.head]
-		n := removedSize(d.e.name)
+		d := b.downs.peek()
+		e := b.g.byID[d.id]
+		n := removedSize(e.name)
 		if size+n > MaxMessage && len(items) > 0 {
 			break
 		}
 		size += n
 		b.downs.pop()
-		i, _ := b.find(d.e.id) // in downs only while marked
+		i, _ := b.find(d.id) // in downs only while marked
 		b.marks[i].flags &^= inDowns
-		take(i, d.e, sumAbsent)
-		b.accept(d.e)
+		items = b.give(items, i, e, sumAbsent)
+		b.accept(e)
 		if b.marks[i].flags&isNamed == 0 {
-			b.forget(i, d.e)
+			b.forget(i, e)
 		}
 	}
 	s.scratch = items
@@ -339,8 +272,18 @@ func (b *sub) send(ups bool, downsBefore uint64) {
 	clear(s.scratch)
 	s.counters.Responses++
 	s.counters.Resources[b.g.typ] += uint64(len(items))
+	b.st.told = s.cfg.Now()
 	b.st.out <- b.inflight // never blocks: it has room for one response a type
 	b.st.wake()
+}
+
+// give adds what the stream is to be told of an entry to a response, and moves its mark, at i, to sum.
+func (b *sub) give(items []item, i int, e *entry, sum uint64) []item {
+	if was := b.marks[i].sum; was != sumNone || len(b.prev) > 0 {
+		b.prev = append(append(b.prev, make([]uint64, len(items)-len(b.prev))...), was)
+	}
+	b.set(i, sum)
+	return append(items, item{e, e.cur})
 }
 
 // answer takes an ACK or NACK of the response in flight.
@@ -395,7 +338,11 @@ func (b *sub) reject(f *frame, r *request) {
 		}
 		b.refused[it.e.id] = x
 		b.st.s.report(b.g, it.e.name, x, 1)
-		b.set(k, b.prev[i])
+		was := uint64(sumNone)
+		if i < len(b.prev) {
+			was = b.prev[i]
+		}
+		b.set(k, was)
 		b.touch(it.e, b.st.s.seq)
 	}
 }

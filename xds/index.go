@@ -23,12 +23,13 @@ type group struct {
 	list    []*entry // by ID; may hold entries that were dropped
 	nextID  uint32
 
-	subs     int    // of streams
-	wilds    []*sub // subscribers of everything
-	watched  bool   // the source watches everything
-	complete bool   // everything has been published
-	idle     uint64 // changes whenever wilds does; tells a linger that it is stale
-	lingers  bool   // it is queued in Server.lingers
+	members  map[uint32]*sub // subscriptions of streams that are open, by number
+	lastNo   uint32          // of them; none is used again
+	wilds    []*sub          // subscribers of everything
+	watched  bool            // the source watches everything
+	complete bool            // everything has been published
+	idle     uint64          // changes whenever wilds does; tells a linger that it is stale
+	lingers  bool            // it is queued in Server.lingers
 }
 
 const unordered = -1
@@ -41,9 +42,9 @@ type entry struct {
 	known   bool   // the source has spoken of it since it watches the name
 	watched bool   // the source watches the name
 	dropped bool
-	refs    int    // marks of streams
-	live    int    // subscribers by name
-	subs    []*sub // the same, and some that have gone
+	refs    int      // marks of streams
+	live    int      // subscribers by name
+	subs    []uint32 // their numbers, and some of those that have gone: half of what pointers take, and nothing for the collector
 	idle    uint64
 	lingers bool
 }
@@ -122,7 +123,7 @@ func (g *group) release(e *entry) {
 func (e *entry) subscribed(b *sub) {
 	e.live++
 	e.idle++
-	e.subs = append(e.subs, b)
+	e.subs = append(e.subs, b.no)
 }
 
 // unsubscribed takes b away. A closed stream's b stays in the list until enough of it
@@ -131,14 +132,23 @@ func (e *entry) unsubscribed(b *sub) {
 	e.live--
 	e.idle++
 	if !b.st.closed {
-		if i := slices.Index(e.subs, b); i >= 0 {
+		if i := slices.Index(e.subs, b.no); i >= 0 {
 			e.subs = slices.Delete(e.subs, i, i+1)
 		}
 	}
 	if len(e.subs) > 2*e.live+8 || e.live == 0 {
-		e.subs = slices.DeleteFunc(e.subs, func(b *sub) bool { return b.st.closed })
+		e.subs = slices.DeleteFunc(e.subs, func(no uint32) bool { return b.g.members[no] == nil })
 	}
 }
+
+// join makes b one of the group's, leave none of them.
+func (g *group) join(b *sub) {
+	g.lastNo++
+	b.no = g.lastNo
+	g.members[b.no] = b
+}
+
+func (g *group) leave(b *sub) { delete(g.members, b.no) }
 
 func (g *group) addWild(b *sub) {
 	g.idle++

@@ -68,6 +68,7 @@ type Server struct {
 	frames     map[frameKey]*frame
 	scratch    []item
 	affected   []*stream
+	waves      waves
 	counters   Counters
 	closed     bool
 	// refusedNodes are not served for their version, by ID.
@@ -122,7 +123,7 @@ func NewServer(cfg ServerConfig) *Server {
 // Publish takes changed resources and how much the state they come from knows. All of
 // them are one change: a stream is sent additions before what refers to them. Updates of
 // names that nobody watches are ignored. Publish is called by one goroutine; it
-// does not wait for streams.
+// does not wait for streams. What is published without end is sent in waves, the first at once (see push).
 func (s *Server) Publish(v mesh.Vector, updates []Update) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -144,12 +145,7 @@ func (s *Server) Publish(v mesh.Vector, updates []Update) {
 		}
 		return covered
 	})
-	for _, st := range s.affected {
-		st.affected = false
-		st.pump()
-	}
-	clear(s.affected)
-	s.affected = s.affected[:0]
+	s.push()
 }
 
 // covers reports whether the server knows at least as much as a node, of the clusters
@@ -197,8 +193,8 @@ func (s *Server) apply(g *group, u Update) {
 	if !s.change(g, e, u.Resource) {
 		return
 	}
-	for _, b := range e.subs {
-		if !b.st.closed {
+	for _, no := range e.subs {
+		if b := g.members[no]; b != nil {
 			b.touch(e, s.seq)
 			s.affect(b)
 		}
@@ -217,9 +213,10 @@ func (s *Server) change(g *group, e *entry, r *Resource) bool {
 	changed := false
 	if !e.known {
 		e.known, changed = true, true
-		for _, b := range e.subs {
-			if !b.st.closed {
+		for _, no := range e.subs {
+			if b := g.members[no]; b != nil {
 				b.unanswered--
+				b.st.awaits = true
 			}
 		}
 	}
@@ -256,7 +253,7 @@ func (s *Server) group(k groupKey) *group {
 		if !ok {
 			rank = unordered
 		}
-		g = &group{groupKey: k, rank: rank, entries: map[string]*entry{}, byID: map[uint32]*entry{}}
+		g = &group{groupKey: k, rank: rank, members: map[uint32]*sub{}, entries: map[string]*entry{}, byID: map[uint32]*entry{}}
 		s.groups[k] = g
 	}
 	return g
@@ -360,7 +357,7 @@ func (s *Server) expire() (time.Duration, []Delivery) {
 		}
 		s.configured(st)
 	}
-	next = min(next, s.beat(now))
+	next = min(next, s.release(now), s.beat(now))
 	var deliveries []Delivery
 	if !s.reportAt.IsZero() {
 		if wait := s.reportAt.Sub(now); wait > 0 {
@@ -372,23 +369,25 @@ func (s *Server) expire() (time.Duration, []Delivery) {
 	return next, deliveries
 }
 
-// beat gives all clients that expect it a sign of life when it is time, and returns how
-// long it is to the next.
+// beat gives clients that expect it a sign of life when they were sent nothing else for a while, and returns how
+// long it is until it is to be called again.
 func (s *Server) beat(now time.Time) time.Duration {
 	if wait := s.beatAt.Sub(now); wait > 0 {
 		return wait
 	}
-	s.beatAt = now.Add(beatEvery)
+	s.beatAt = now.Add(beatLook)
 	for st := range s.streams {
-		if st.types > 0 {
-			select {
-			case st.beat <- struct{}{}:
-				st.wake()
-			default: // the last was not sent yet
-			}
+		if st.types == 0 || now.Sub(st.told) < beatAfter {
+			continue
+		}
+		st.told = now
+		select {
+		case st.beat <- struct{}{}:
+			st.wake()
+		default: // the last was not sent yet
 		}
 	}
-	return beatEvery
+	return beatLook
 }
 
 // linger ends the watch of a name, or with a nil entry of all of a group, after a
@@ -444,7 +443,7 @@ func (s *Server) unwatch(l linger) {
 
 // forgetGroup drops a group of which nothing is left.
 func (s *Server) forgetGroup(g *group) {
-	if len(g.entries) == 0 && !g.watched && g.subs == 0 {
+	if len(g.entries) == 0 && !g.watched && len(g.members) == 0 {
 		delete(s.groups, g.groupKey)
 	}
 }

@@ -37,12 +37,15 @@ type stream struct {
 	s         *Server
 	node      Node
 	connected time.Time
+	told      time.Time // when it was sent something last
 	state     state
 	deadline  time.Time // of stateBehind and stateFirst
 	subs      []*sub    // by rank, unordered ones last
 	types     int       // that the node said it would ask for first
 	names     int
 	affected  bool
+	held      bool // what is due waits for the next wave
+	awaits    bool // the source has spoken of what it asked for; until it is affected
 	closed    bool
 
 	// out holds at most one response a type: it never blocks who sends to it.
@@ -55,10 +58,10 @@ type stream struct {
 }
 
 // Conversation is a client's stream, apart from what carries it: see package carrier.
-type Conversation struct {
-	st *stream
-	r  request
-}
+type Conversation struct{ st *stream }
+
+// requests are read into these: the names of a first one take room that a stream does not need again.
+var requests = sync.Pool{New: func() any { return new(request) }}
 
 // Converse opens a stream of the method Method. wake is called when there is something for Next.
 func (s *Server) Converse(ctx context.Context, wake func()) (*Conversation, error) {
@@ -66,7 +69,8 @@ func (s *Server) Converse(ctx context.Context, wake func()) (*Conversation, erro
 	if err != nil {
 		return nil, status.Errorf(codes.Unauthenticated, "identify the peer: %v", err)
 	}
-	st := &stream{s: s, node: Node{Identity: id}, connected: s.cfg.Now(), out: make(chan *frame, maxTypes),
+	now := s.cfg.Now()
+	st := &stream{s: s, node: Node{Identity: id}, connected: now, told: now, out: make(chan *frame, maxTypes),
 		beat: make(chan struct{}, 1), done: make(chan struct{}), wake: wake}
 	if err := s.open(st); err != nil {
 		return nil, err
@@ -77,11 +81,13 @@ func (s *Server) Converse(ctx context.Context, wake func()) (*Conversation, erro
 // Take takes a message of the client. The error is the status that the stream ends with.
 func (c *Conversation) Take(message []byte) (err error) {
 	defer c.st.s.recovered(&err)
-	c.r.reset()
-	if err := c.r.parse(message); err != nil {
+	r := requests.Get().(*request)
+	defer requests.Put(r)
+	defer r.reset() // what it holds is the stream's, or nobody's
+	if err := r.parse(message); err != nil {
 		return status.Errorf(codes.Internal, "a request is not understood: %v", err)
 	}
-	return c.st.s.request(c.st, &c.r)
+	return c.st.s.request(c.st, r)
 }
 
 // Next is the next message to send, nil if there is none now. ended says that there will be none,
@@ -154,6 +160,7 @@ func (s *Server) close(st *stream) {
 	s.waiting = slices.DeleteFunc(s.waiting, is)
 	s.queued = slices.DeleteFunc(s.queued, is)
 	for _, b := range st.subs {
+		b.g.leave(b)
 		b.downs = queue{} // so that forgetting a mark does not search them
 		for i := len(b.marks) - 1; i >= 0; i-- {
 			e := b.g.byID[b.marks[i].id]
@@ -161,7 +168,6 @@ func (s *Server) close(st *stream) {
 			b.forget(i, e)
 		}
 		s.dropWild(b)
-		b.g.subs--
 		s.forgetGroup(b.g)
 	}
 	s.configured(st)
@@ -201,6 +207,7 @@ func (s *Server) request(st *stream, r *request) error {
 		b.answer(r)
 	}
 	if len(r.unsubscribe)+len(r.subscribe)+len(r.initial) > 0 {
+		st.held = false // who asks does not wait
 		if err := s.resubscribe(b, r); err != nil {
 			return err
 		}
@@ -243,7 +250,7 @@ func (st *stream) sub(r *request) (*sub, error) {
 		return nil, status.Errorf(codes.PermissionDenied, "read %s: %v", r.typ, err)
 	}
 	b := &sub{st: st, g: st.s.group(groupKey{scope, r.typ}), oldest: none, fresh: true}
-	b.g.subs++
+	b.g.join(b)
 	st.subs = append(st.subs, b)
 	slices.SortStableFunc(st.subs, func(x, y *sub) int { return cmp.Compare(uint(x.g.rank), uint(y.g.rank)) })
 	if len(r.subscribe)+len(r.unsubscribe) == 0 {
@@ -298,6 +305,7 @@ func (s *Server) subscribeAll(b *sub, initial map[string]string) {
 		}
 	}
 	b.owes = true
+	b.marks = slices.Grow(b.marks, max(len(g.list)-len(b.marks), 0))
 	for name, version := range initial {
 		b.set(b.mark(g.entry(name)), sumOf(name, version))
 	}
@@ -408,7 +416,7 @@ func (st *stream) settled() bool {
 //     answered: until then something may refer to it. It also waits for such removals of
 //     types of higher rank to be sent.
 func (st *stream) pump() {
-	if (st.state != stateFirst && st.state != stateServing) || st.closed || len(st.subs) < st.types {
+	if (st.state != stateFirst && st.state != stateServing) || st.closed || st.held || len(st.subs) < st.types {
 		return
 	}
 	defer st.caught()

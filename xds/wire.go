@@ -75,19 +75,9 @@ type request struct {
 
 func (r *request) reset() {
 	// The type stays, so that the next request of the same type needs no copy of it.
-	*r = request{typ: r.typ, subscribe: emptied(r.subscribe), unsubscribe: emptied(r.unsubscribe)}
-}
-
-// keptNames is how many names a stream keeps room for between requests: most name a few.
-const keptNames = 64
-
-// emptied holds on to no name, and to no room that only a first request needs.
-func emptied(names []string) []string {
-	if cap(names) > keptNames {
-		return nil
-	}
-	clear(names)
-	return names[:0]
+	clear(r.subscribe)
+	clear(r.unsubscribe)
+	*r = request{typ: r.typ, subscribe: r.subscribe[:0], unsubscribe: r.unsubscribe[:0]}
 }
 
 // response is a DeltaDiscoveryResponse as a client reads it.

@@ -230,7 +230,7 @@ func FuzzConversation(f *testing.F) {
 					t.Fatalf("entry %+v is held by a stream that was closed", e)
 				}
 			}
-			if g.subs != 0 || len(g.wilds) != 0 {
+			if len(g.members) != 0 || len(g.wilds) != 0 {
 				t.Fatalf("group %+v is held by a stream that was closed", g)
 			}
 		}

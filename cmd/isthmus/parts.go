@@ -130,6 +130,7 @@ func relay(ctx context.Context, config string, log *slog.Logger) error {
 
 // runPlane runs a control plane, or a relay, with its API.
 func runPlane(ctx context.Context, cfg plane.Config, log *slog.Logger) error {
+	agent.Thrifty(os.Getenv("GOGC"))
 	log = log.With("cluster", cfg.Cluster)
 	cfg.Build = skew.Build{Version: version, Protocols: skew.ParseRange(protocols)}
 	p, err := plane.New(ctx, cfg, log)

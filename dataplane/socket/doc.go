@@ -1,9 +1,6 @@
-// Package socket reads and writes TCP and Unix connections for the engines. Its one idea is
-// that a call on a socket that does not block needs no scheduler: package net tells the
-// runtime of every read and write, which wakes its monitor, which takes the processor away
-// from a call that lasts longer than 20 µs, as a write to a neighbour on the same machine does;
-// then threads are woken and put to sleep for each request. Here the kernel is asked
-// directly, and only waiting is left to the runtime's poller.
+// Package socket is what the engines know of their sockets. Its one idea is that what the kernel can tell and do need not
+// be guessed or copied: how much waits on either side, what the peer's kernel acknowledged, who of one machine is at the other end,
+// and bytes from one connection into another. Reads and writes are package direct's, past the scheduler.
 //
 // It accepts and closes no connection. Read Conn first; Dial and ListenConfig make those within one machine cheap, Pipe
 // is splice(2) between two of them, and Read and Write are for engines that hold the descriptor themselves.

@@ -1,6 +1,6 @@
 //go:build !race
 
-package socket
+package direct
 
 import (
 	"syscall"

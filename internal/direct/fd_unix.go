@@ -1,6 +1,6 @@
 //go:build unix && (!linux || race)
 
-package socket
+package direct
 
 // The race detector takes what package syscall sends and receives for an order between
 // goroutines, as tests with both ends in one process do.

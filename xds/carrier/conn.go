@@ -20,6 +20,8 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+
+	"github.com/isthmus-mesh/isthmus/internal/direct"
 )
 
 const (
@@ -64,9 +66,9 @@ func (c *conn) run(ctx context.Context) {
 	c.ctx, c.stop = context.WithCancel(ctx)
 	defer c.stop()
 	p := &peer.Peer{Addr: c.raw.RemoteAddr(), LocalAddr: c.raw.LocalAddr()}
-	conn := c.raw
+	conn := direct.New(c.raw)
 	if !c.s.cfg.Plain {
-		tc := tls.Server(c.raw, c.s.cfg.TLS)
+		tc := tls.Server(conn, c.s.cfg.TLS)
 		shaking, stop := context.WithTimeout(ctx, handshakeTime)
 		err := tc.HandshakeContext(shaking)
 		stop()
