@@ -230,7 +230,7 @@ func (n *node) tellPeers(exported map[mesh.ClusterName][]compile.Export) {
 				all = append(all[:len(all):len(all)], r)
 			}
 		}
-		next := was.With(all, gone).At(n.own.part.Position, n.own.part.Lineage)
+		next := was.Next(all, gone, n.own.part.Position, n.own.part.Lineage)
 		if next.Position == was.Position && next.Root() == was.Root() {
 			continue
 		}

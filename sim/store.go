@@ -145,7 +145,7 @@ func (s *store) commit(pos mesh.Position, c change, lineage replica.Lineage) {
 		local[e.Key] = &f
 		s.m.made[f.Kind]++
 	}
-	s.view = &view{s.part.With(set, forgotten).At(pos, lineage), local}
+	s.view = &view{s.part.Next(set, forgotten, pos, lineage), local}
 	s.m.oracle.record(s)
 }
 

@@ -86,7 +86,7 @@ func (x *Exports) share(set []*replica.Resource, removed []replica.Name) {
 
 // change replaces the partition of t. The caller holds mu.
 func (x *Exports) change(t *told, set []*replica.Resource, removed []replica.Name) {
-	t.partition = t.partition.With(set, removed).At(x.at, x.lineage)
+	t.partition = t.partition.Next(set, removed, x.at, x.lineage)
 	close(t.changed)
 	t.changed = make(chan struct{})
 }
@@ -99,7 +99,7 @@ func (x *Exports) peer(n mesh.ClusterName) *told {
 		for _, r := range x.shared {
 			all = append(all, r)
 		}
-		t = &told{partition: replica.NewPartition(x.self).With(all, nil).At(x.at, x.lineage), changed: make(chan struct{})}
+		t = &told{partition: replica.NewPartition(x.self).Next(all, nil, x.at, x.lineage), changed: make(chan struct{})}
 		x.peers[n] = t
 	}
 	return t

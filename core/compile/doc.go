@@ -59,12 +59,5 @@ var (
 
 // fn declares a function whose values are compared by their canonical digest.
 func fn[K comparable, V any](name string, eval func(*derive.Ctx, K) *V) *derive.Func[K, *V] {
-	return derive.NewFunc(name, equal[V], eval)
-}
-
-func equal[V any](a, b *V) bool {
-	if a == nil || b == nil {
-		return a == b
-	}
-	return ir.DigestOf(a) == ir.DigestOf(b)
+	return derive.NewFunc(name, ir.Equal[V], eval)
 }

@@ -92,6 +92,8 @@ type memo[K comparable, V any] struct {
 	old    V // of a root: the value at the last report
 	hadOld bool
 	moved  bool // old is set
+	// differs says that value was found to differ from old already: it came right after it.
+	differs bool
 }
 
 func (f *Func[K, V]) node(k K) *node {
@@ -105,9 +107,11 @@ func (m *memo[K, V]) compute(c *Ctx) (changed, ok bool) {
 	if !ok {
 		return false, false
 	}
-	if m.known && m.failed == nil && m.fn.equal(m.value, v) {
+	compared := m.known && m.failed == nil
+	if compared && m.fn.equal(m.value, v) {
 		return false, true
 	}
+	m.differs = compared && m.watches > 0 && !m.moved
 	if m.watches > 0 && !m.moved {
 		m.old, m.hadOld, m.moved = m.value, m.known, true
 	}
@@ -136,7 +140,7 @@ func (m *memo[K, V]) report() (Change, bool) {
 	ch := Change{Root: m.ref(), New: m.value, First: m.fresh || !m.hadOld}
 	unchanged := false
 	if !ch.First {
-		ch.Old, unchanged = m.old, m.fn.equal(m.old, m.value)
+		ch.Old, unchanged = m.old, !m.differs && m.fn.equal(m.old, m.value)
 	}
 	m.forget()
 	return ch, !unchanged
@@ -144,7 +148,7 @@ func (m *memo[K, V]) report() (Change, bool) {
 
 func (m *memo[K, V]) forget() {
 	var none V
-	m.old, m.hadOld, m.moved, m.fresh = none, false, false, false
+	m.old, m.hadOld, m.moved, m.differs, m.fresh = none, false, false, false, false
 }
 
 // table holds the nodes of one family. The lock is for workers that look up and create nodes during a wave.

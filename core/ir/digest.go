@@ -34,7 +34,13 @@ func DigestOf(v any) Digest {
 // share an encoding. Protobuf bytes are not used because their order is not promised
 // between versions.
 func AppendCanonical(b []byte, v any) []byte {
-	return appendValue(b, reflect.ValueOf(v))
+	r := reflect.ValueOf(v)
+	if r.IsValid() {
+		if p := plans[r.Type()]; p != nil {
+			return p.append(b, r)
+		}
+	}
+	return appendValue(b, r)
 }
 
 var (
@@ -115,12 +121,12 @@ func isEmpty(v reflect.Value) bool {
 }
 
 func appendMap(b []byte, v reflect.Value) []byte {
-	type entry struct{ key, value []byte }
+	type entry struct{ key, value string }
 	entries := make([]entry, 0, v.Len())
 	for iter := v.MapRange(); iter.Next(); {
-		entries = append(entries, entry{appendValue(nil, iter.Key()), appendValue(nil, iter.Value())})
+		entries = append(entries, entry{string(appendValue(nil, iter.Key())), string(appendValue(nil, iter.Value()))})
 	}
-	slices.SortFunc(entries, func(x, y entry) int { return strings.Compare(string(x.key), string(y.key)) })
+	slices.SortFunc(entries, func(x, y entry) int { return strings.Compare(x.key, y.key) })
 	b = binary.AppendUvarint(b, uint64(len(entries)))
 	for _, e := range entries {
 		b = append(append(b, e.key...), e.value...)

@@ -531,7 +531,7 @@ func (im *Importer) stage(m *Response) (AlarmKind, string) {
 // stated; otherwise something was missed, and digests find it.
 func (im *Importer) commit(now time.Time, rd *Ready, m *Response) {
 	set, removed := im.stagedLists()
-	next := im.stated.With(set, removed).At(m.Position, m.Lineage)
+	next := im.stated.Next(set, removed, m.Position, m.Lineage)
 	if im.cfg.Without&DefenceDigest == 0 && next.Root() != m.Root && (m.Last || im.cfg.Without&DefenceBatch == 0) {
 		rd.Alarms = append(rd.Alarms, Alarm{AlarmDiverged, string(im.cfg.Owner), fmt.Sprintf("root %s, stated %s", next.Root(), m.Root)})
 		if im.diverged++; im.diverged > 2 {
@@ -587,7 +587,7 @@ func (im *Importer) replace(now time.Time, rd *Ready, next *Partition) {
 		delete(im.refused, n)
 		gone = append(gone, n)
 	}
-	im.inForce = old.With(set, gone).At(next.Position, next.Lineage)
+	im.inForce = old.Next(set, gone, next.Position, next.Lineage)
 	im.release(now, rd)
 	im.emit(rd, old)
 }

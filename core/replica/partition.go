@@ -105,70 +105,105 @@ func (p *Partition) Digests() [Buckets]Digest {
 }
 
 // At is the same content at another point of the owner's history.
-func (p *Partition) At(pos mesh.Position, l Lineage) *Partition {
+func (p *Partition) At(pos mesh.Position, l Lineage) *Partition { return p.Next(nil, nil, pos, l) }
+
+// With is the state after some resources were stated and some names removed. Of
+// several resources of one name the last counts; a name both set and removed is removed.
+// What changes nothing gives p itself.
+func (p *Partition) With(set []*Resource, removed []Name) *Partition {
+	return p.Next(set, removed, p.Position, p.Lineage)
+}
+
+// Next is With and At in one step. One that is stated again in the version that is here stays the one that is here.
+func (p *Partition) Next(set []*Resource, removed []Name, pos mesh.Position, l Lineage) *Partition {
+	changes := p.changes(set, removed)
+	same := maps.Equal(l, p.Lineage)
+	if len(changes) == 0 && same && pos == p.Position {
+		return p
+	}
 	q := *p
 	q.Position, q.Lineage = pos, l
-	if !maps.Equal(l, p.Lineage) {
+	for len(changes) > 0 {
+		n := 1
+		for n < len(changes) && changes[n].bucket == changes[0].bucket {
+			n++
+		}
+		q.replace(changes[0].bucket, changes[:n])
+		changes = changes[n:]
+	}
+	if q.buckets != p.buckets || !same {
 		q.root = q.sum()
 	}
 	return &q
 }
 
-// With is the state after some resources were stated and some names removed. Of
-// several resources of one name the last counts; a name both set and removed is removed.
-func (p *Partition) With(set []*Resource, removed []Name) *Partition {
-	if len(set) == 0 && len(removed) == 0 {
-		return p
-	}
-	changes := make(map[uint8]map[Name]*Resource, min(len(set)+len(removed), Buckets))
-	put := func(n Name, r *Resource) {
-		b := n.bucket()
-		if changes[b] == nil {
-			changes[b] = map[Name]*Resource{}
-		}
-		changes[b][n] = r
-	}
-	for _, r := range set {
-		put(r.Name, r)
-	}
-	for _, n := range removed {
-		put(n, nil)
-	}
-	q := *p
-	for i, c := range changes {
-		q.replace(i, c)
-	}
-	q.root = q.sum()
-	return &q
+// edit is what becomes of a name; nil is its removal.
+type edit struct {
+	bucket   uint8
+	name     Name
+	resource *Resource
 }
 
-// replace swaps bucket i for one with the changes; nil removes.
-func (p *Partition) replace(i uint8, changes map[Name]*Resource) {
-	old := p.buckets[i]
-	if old == nil {
-		old = &bucket{}
+// changes are the edits that change something, sorted by bucket and name, one for each name.
+func (p *Partition) changes(set []*Resource, removed []Name) []edit {
+	if len(set) == 0 && len(removed) == 0 {
+		return nil
 	}
-	items := make([]*Resource, 0, len(old.items)+len(changes))
-	for _, r := range old.items {
-		if _, touched := changes[r.Name]; touched {
-			p.count--
-			p.bytes -= r.size()
+	all := make([]edit, 0, len(set)+len(removed))
+	for _, r := range set {
+		all = append(all, edit{r.Name.bucket(), r.Name, r})
+	}
+	for _, n := range removed {
+		all = append(all, edit{n.bucket(), n, nil})
+	}
+	slices.SortStableFunc(all, func(a, b edit) int { return cmp.Or(cmp.Compare(a.bucket, b.bucket), a.name.Compare(b.name)) })
+	kept := all[:0]
+	for i, e := range all {
+		if i+1 < len(all) && all[i+1].name == e.name {
 			continue
 		}
-		items = append(items, r)
+		if have := p.Get(e.name); have == nil && e.resource == nil || have != nil && e.resource != nil && have.Version == e.resource.Version {
+			continue
+		}
+		kept = append(kept, e)
 	}
-	for _, r := range changes {
-		if r != nil {
+	return kept
+}
+
+// replace swaps bucket i for one with the edits, which are sorted by name.
+func (p *Partition) replace(i uint8, edits []edit) {
+	var old []*Resource
+	if b := p.buckets[i]; b != nil {
+		old = b.items
+	}
+	items := make([]*Resource, 0, len(old)+len(edits))
+	for len(old) > 0 || len(edits) > 0 {
+		c := -1
+		if len(old) == 0 {
+			c = 1
+		} else if len(edits) > 0 {
+			c = old[0].Name.Compare(edits[0].name)
+		}
+		if c < 0 {
+			items, old = append(items, old[0]), old[1:]
+			continue
+		}
+		if c == 0 {
+			p.count--
+			p.bytes -= old[0].size()
+			old = old[1:]
+		}
+		if r := edits[0].resource; r != nil {
 			p.count++
 			p.bytes += r.size()
 			items = append(items, r)
 		}
+		edits = edits[1:]
 	}
 	if len(items) == 0 {
 		p.buckets[i] = nil
 		return
 	}
-	slices.SortFunc(items, func(a, b *Resource) int { return a.Name.Compare(b.Name) })
 	h := sha256.New()
 	for _, r := range items {
 		h.Write(r.Version[:])
