@@ -90,8 +90,11 @@ soak: build ## a local mesh under load, churn, renewals, policy swaps and kills 
 
 SEEDS ?= 200
 SEED ?= 1
-sim: ## SEEDS=N simulated meshes from seed SEED on; SEEDS=1 SEED=N replays one
-	GOGC=400 $(GO) test -count=1 -timeout 24h ./sim -seed=$(SEED) -seeds=$(SEEDS) -v -run TestStateAcrossReplicas
+SUMMARY ?=
+PIECES ?=
+sim: ## SEEDS=N simulated meshes from seed SEED on; SEEDS=1 SEED=N replays one; SUMMARY=file keeps the sum and goes on where it was; SEEDS=0 PIECES="file file" adds up
+	GOGC=400 $(GO) test -count=1 -timeout 24h ./sim -seed=$(SEED) -seeds=$(SEEDS) -summary=$(abspath $(SUMMARY)) -pieces="$(abspath $(PIECES))" \
+		-build=$$(git describe --always --dirty) -v -run TestStateAcrossReplicas
 
 TIME ?= 30s
 fuzz: ## every fuzz target for TIME each

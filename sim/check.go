@@ -155,9 +155,9 @@ func (o *oracle) proxyUpdate(p *proxy, from, to *config) {
 	if from == nil {
 		return
 	}
-	who := fmt.Sprintf("proxy %s/%d", p.cluster, p.id)
-	for _, owner := range o.m.names {
-		was, is := from.parts[owner], to.parts[owner]
+	who := p.name()
+	for i, owner := range o.m.names {
+		was, is := from.parts[i], to.parts[i]
 		switch {
 		case was == is || was == nil:
 		case is == nil:

@@ -10,7 +10,6 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/replica"
 	"github.com/isthmus-mesh/isthmus/core/world"
 	"github.com/isthmus-mesh/isthmus/mesh"
-	"github.com/isthmus-mesh/isthmus/sim/facts"
 )
 
 // Deadlines of the drills.
@@ -48,7 +47,7 @@ func (m *simMesh) drillDeleted() {
 func (m *simMesh) anEndpoint() (mesh.ClusterName, *mesh.Workload) {
 	for range 20 {
 		c := m.names[m.rng.IntN(len(m.names))]
-		all := facts.Services()
+		all := m.services
 		s := all[m.rng.IntN(len(all))]
 		local := m.stores[c].local
 		if local[mesh.Key{Kind: mesh.KindService, Origin: c, Namespace: s.Namespace, Name: s.Name}] == nil ||

@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/core/replica"
-	"github.com/isthmus-mesh/isthmus/core/skew"
 	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/sim/shape"
 	"github.com/isthmus-mesh/isthmus/sim/virtual"
 )
 
@@ -330,11 +330,6 @@ func (m *simMesh) downCA(c mesh.ClusterName) {
 	m.clock.After(m.seconds(5, 30), func() { delete(m.caDown, c) })
 }
 
-// builds are what nodes run as: the newest but one, and what it works with. The last is served by most and refused by
-// the first protocol's, three minor versions before it.
-var builds = []skew.Build{{Version: "v1.2.0"}, {Version: "v1.1.0"}, {Version: "v1.0.0", Protocols: skew.Range{Min: replica.ProtocolFirst, Max: replica.ProtocolFirst}},
-	{Version: "v1.3.0"}}
-
 // skewVersion restarts a replica in another version.
 func (m *simMesh) skewVersion() bool {
 	n := m.nodes[m.rng.IntN(len(m.nodes))]
@@ -343,7 +338,7 @@ func (m *simMesh) skewVersion() bool {
 	}
 	n.kill()
 	m.forgetDeletions(n.cluster)
-	n.build = builds[m.rng.IntN(len(builds))]
+	n.build = shape.Builds()[m.rng.IntN(len(shape.Builds()))]
 	m.clock.After(m.seconds(1, 4), n.boot)
 	return true
 }

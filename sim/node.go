@@ -11,6 +11,8 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/skew"
 	"github.com/isthmus-mesh/isthmus/core/world"
 	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/sim/facts"
+	"github.com/isthmus-mesh/isthmus/sim/shape"
 	"github.com/isthmus-mesh/isthmus/sim/virtual"
 )
 
@@ -104,7 +106,7 @@ func (n *node) boot() {
 		for r := range im.InForce().All() {
 			edits = append(edits, n.stated(owner, r)...)
 		}
-		edits = append(edits, world.Put(reach(n.cluster, owner, mesh.Alive)))
+		edits = append(edits, world.Put(facts.Reach(n.cluster, owner, mesh.Alive)))
 	}
 	n.compute(edits)
 	n.later(n.m.watchLag(), n.tick)
@@ -183,7 +185,7 @@ func (n *node) observe(c mesh.ClusterName) {
 	if r := st.Reach(); n.reached[c] != r {
 		n.reached[c] = r
 		n.m.made[mesh.KindReach]++
-		n.change([]world.Edit{world.Put(reach(n.cluster, c, r))})
+		n.change([]world.Edit{world.Put(facts.Reach(n.cluster, c, r))})
 	}
 }
 
@@ -299,18 +301,12 @@ func (n *node) step(s *session, u replica.Up) {
 		n.importers[s.owner].Pass(out.Witness)
 	}
 	if out.Close != "" {
-		if fits(n.build, s.client.build) {
+		if shape.Fits(n.build, s.client.build) {
 			n.m.oracle.fail("protocol", "exporter closed: %s", out.Close)
 		}
 		n.m.count("refused-for-version")
 		s.close()
 	}
-}
-
-// fits reports whether two builds serve each other.
-func fits(a, b skew.Build) bool {
-	_, common := a.Speaks(replica.Protocols()).Common(b.Speaks(replica.Protocols()))
-	return common && skew.Served(skew.ControlPlane, skew.Parse(a.Version), skew.ControlPlane, skew.Parse(b.Version))
 }
 
 // apply does what an importer's Ready asks for.
@@ -385,10 +381,14 @@ func (n *node) covers(shown knowledge) bool {
 }
 
 // inForce is everything in force at the node.
-func (n *node) inForce() map[mesh.ClusterName]*replica.Partition {
-	w := map[mesh.ClusterName]*replica.Partition{n.cluster: n.m.oracle.inForce(n.own.part)}
-	for owner, im := range n.importers {
-		w[owner] = im.InForce()
+func (n *node) inForce() []*replica.Partition {
+	w := make([]*replica.Partition, len(n.m.names))
+	for i, owner := range n.m.names {
+		if im := n.importers[owner]; im != nil {
+			w[i] = im.InForce()
+		} else {
+			w[i] = n.m.oracle.inForce(n.own.part)
+		}
 	}
 	return w
 }

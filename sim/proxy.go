@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -8,7 +9,6 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/replica"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/sim/catalog"
-	"github.com/isthmus-mesh/isthmus/sim/facts"
 )
 
 // certLife is the model's certificate life: renewal at 40 % leaves 60 % for a CA to
@@ -21,6 +21,7 @@ type proxy struct {
 	m       *simMesh
 	cluster mesh.ClusterName
 	id      int
+	called  string
 	// whole proxies hold everything, and what it was made of; the others a few services and what those refer to.
 	whole    bool
 	up       bool
@@ -40,9 +41,9 @@ type knowledge map[mesh.ClusterName]replica.Knowledge
 type config struct {
 	from    *published
 	known   knowledge
-	parts   map[mesh.ClusterName]*replica.Partition
-	entries []catalog.Entry // by catalog; of what it did not ask for, none
-	expires time.Time       // of the certificate
+	parts   []*replica.Partition // by owner, as simMesh.names has them
+	entries []catalog.Entry      // by catalog; of what it did not ask for, none. It is immutable
+	expires time.Time            // of the certificate
 	issued  time.Time
 }
 
@@ -56,6 +57,14 @@ func (p *proxy) boot() {
 	}
 	life := p.life
 	p.m.clock.After(p.m.watchLag(), func() { p.tick(life) })
+}
+
+// name is for complaints.
+func (p *proxy) name() string {
+	if p.called == "" {
+		p.called = fmt.Sprintf("proxy %s/%d", p.cluster, p.id)
+	}
+	return p.called
 }
 
 // serving reports whether requests would be served now.
@@ -118,21 +127,31 @@ func (p *proxy) update() {
 // receive takes the difference message by message, each in force as it comes; false if the stream ended before the
 // last. A message that came stays in force.
 func (p *proxy) receive(next *config) bool {
-	cat := p.m.catalogs[p.cluster]
-	next.entries = make([]catalog.Entry, len(cat.Resources))
+	have := p.m.nothing[:len(p.m.catalogs[p.cluster].Resources)]
 	if p.config != nil {
-		copy(next.entries, p.config.entries)
+		have = p.config.entries
+		if was := p.config.from.entries; len(was) > 0 && &was[0] == &next.from.entries[0] {
+			next.entries = have // nothing differs from what it took before
+			return true
+		}
 	}
 	p.ask(next)
-	for _, batch := range p.batches(next) {
+	batches := p.batches(have, next)
+	if len(batches) == 0 {
+		next.entries = have
+		return true
+	}
+	entries := append(p.m.workspace[:0], have...)
+	p.m.workspace = entries
+	for _, batch := range batches {
 		for _, i := range batch {
-			next.entries[i] = next.from.entries[i]
+			entries[i] = next.from.entries[i]
 		}
-		p.m.oracle.references(p, next.entries)
+		p.m.oracle.references(p, entries)
 		if p.m.faulty("discovery-stream-cut") {
 			if c := p.config; c != nil {
 				torn := *c
-				torn.entries = next.entries
+				torn.entries = slices.Clone(entries)
 				torn.from = &published{of: c.from.of, life: c.from.life - 1} // it is not what anybody published
 				p.config, p.snapshot = &torn, &torn
 			}
@@ -140,12 +159,15 @@ func (p *proxy) receive(next *config) bool {
 			return false
 		}
 	}
+	if next.entries = next.from.entries; !p.whole {
+		next.entries = slices.Clone(entries)
+	}
 	return true
 }
 
 // batches are the differences in the order of the server: additions of what is referred to first, removals in the
 // reverse order, a message for each type.
-func (p *proxy) batches(next *config) [][]int {
+func (p *proxy) batches(from []catalog.Entry, next *config) [][]int {
 	cat := p.m.catalogs[p.cluster]
 	var ups, downs [][]int
 	add := func(to [][]int, i int) [][]int {
@@ -156,9 +178,9 @@ func (p *proxy) batches(next *config) [][]int {
 		return append(to, []int{i})
 	}
 	for i, want := range next.from.entries {
-		have := next.entries[i]
+		have := from[i]
 		switch {
-		case !p.wants(&cat.Resources[i]) || have.Version == want.Version:
+		case have.Version == want.Version || !p.wants(&cat.Resources[i]):
 		case want.Value != nil:
 			ups = add(ups, i)
 		default:
@@ -194,7 +216,7 @@ func (p *proxy) ask(next *config) {
 	}
 	if p.asked == nil {
 		p.asked = map[mesh.ServiceName]bool{}
-		all := facts.Services()
+		all := p.m.services
 		for range 1 + p.m.rng.IntN(3) {
 			p.asked[all[p.m.rng.IntN(len(all))]] = true
 		}
@@ -202,7 +224,7 @@ func (p *proxy) ask(next *config) {
 	cat := p.m.catalogs[p.cluster]
 	for more := true; more; {
 		more = false
-		for _, s := range facts.Services() {
+		for _, s := range p.m.services {
 			if !p.asked[s] {
 				continue
 			}
@@ -224,27 +246,8 @@ func (m *simMesh) backends(v any) []mesh.ServiceName {
 	if known, ok := m.refers[svc]; ok {
 		return known
 	}
-	var out []mesh.ServiceName
-	mirrors := func(fs []mesh.RouteFilter) {
-		for _, f := range fs {
-			if f.Kind == mesh.FilterMirror && f.Backend != nil {
-				out = append(out, f.Backend.Service)
-			}
-		}
-	}
-	for _, r := range svc.Routes {
-		mirrors(r.Filters)
-		for _, b := range r.Backends {
-			mirrors(b.Filters)
-			if b.Missing == "" {
-				out = append(out, b.Service)
-			}
-		}
-	}
-	slices.SortFunc(out, mesh.ServiceName.Compare)
-	out = slices.Compact(out)
-	m.refers[svc] = out
-	return out
+	m.refers[svc] = catalog.Backends(svc)
+	return m.refers[svc]
 }
 
 // move goes to another replica of the cluster, or to the only one again.

@@ -43,7 +43,7 @@ func (m *simMesh) scratch() scratch {
 		for _, o := range m.names {
 			if o != c {
 				edits = append(edits, objects[o]...)
-				edits = append(edits, world.Put(reach(c, o, mesh.Alive)))
+				edits = append(edits, world.Put(facts.Reach(c, o, mesh.Alive)))
 			}
 		}
 		worlds[c], _ = world.New(c).Edit(edits)
@@ -81,7 +81,7 @@ func (m *simMesh) tell(c mesh.ClusterName, w *world.World, told map[tale]*replic
 			continue
 		}
 		var set []*replica.Resource
-		for _, name := range facts.Services() {
+		for _, name := range m.services {
 			if r := m.remoteService(c, e, compile.Export{Service: name, Peer: to}); r != nil {
 				set = append(set, r)
 			}

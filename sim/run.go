@@ -8,6 +8,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/replica"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/sim/catalog"
+	"github.com/isthmus-mesh/isthmus/sim/facts"
 	"github.com/isthmus-mesh/isthmus/sim/shape"
 	"github.com/isthmus-mesh/isthmus/sim/virtual"
 )
@@ -57,6 +58,10 @@ type simMesh struct {
 	nodes        []*node
 	byCluster    map[mesh.ClusterName][]*node
 	proxies      []*proxy
+	services     []mesh.ServiceName
+	index        map[mesh.ClusterName]int // of a cluster in names
+	nothing      []catalog.Entry          // what a new proxy has: as long as a catalog
+	workspace    []catalog.Entry
 	caDown       map[mesh.ClusterName]bool
 	facts        map[*replica.Resource]readFact
 	refers       map[*ir.Service][]mesh.ServiceName
@@ -99,21 +104,26 @@ func build(cfg Config) *simMesh {
 	m := &simMesh{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x15a3)), clock: virtual.Clock{Now: start},
 		stores: map[mesh.ClusterName]*store{}, caDown: map[mesh.ClusterName]bool{}, counts: map[string]int{}, byCluster: map[mesh.ClusterName][]*node{},
 		catalogs: map[mesh.ClusterName]*catalog.Catalog{}, facts: map[*replica.Resource]readFact{}, refers: map[*ir.Service][]mesh.ServiceName{},
-		made: map[mesh.Kind]int{}, imported: map[mesh.Kind]int{}}
+		made: map[mesh.Kind]int{}, imported: map[mesh.Kind]int{}, index: map[mesh.ClusterName]int{}}
 	m.net = virtual.NewNetwork(&m.clock, m.rng)
 	m.oracle = newOracle(m)
 	m.shape = shape.New(cfg.Seed, cfg.Clusters, m.rng)
 	m.names = m.shape.Names(func(*mesh.Cluster) bool { return true })
+	m.services = facts.Services()
+	for i, c := range m.names {
+		m.index[c] = i
+	}
 	m.primaries = m.shape.Names(func(c *mesh.Cluster) bool { return c.Role == mesh.RolePrimary })
 	for i, c := range m.shape.Clusters {
 		m.catalogs[c.Name] = catalog.New(ir.View{Cluster: c.Name, Network: c.Network}, m.names)
+		m.nothing = make([]catalog.Entry, max(len(m.nothing), len(m.catalogs[c.Name].Resources)))
 		s := newStore(m, i, c)
 		m.stores[c.Name] = s
 		s.write(s.first(), replica.Lineage{})
 	}
 	for _, c := range m.shape.Clusters {
 		for i := range m.shape.Replicas[c.Name] {
-			n := &node{m: m, cluster: c.Name, id: i, relay: c.Role == mesh.RoleRemote, build: builds[0], disk: disk{saved: map[mesh.ClusterName]*replica.Saved{}}}
+			n := &node{m: m, cluster: c.Name, id: i, relay: c.Role == mesh.RoleRemote, build: shape.Builds()[0], disk: disk{saved: map[mesh.ClusterName]*replica.Saved{}}}
 			m.nodes = append(m.nodes, n)
 			m.byCluster[c.Name] = append(m.byCluster[c.Name], n)
 		}
@@ -197,9 +207,9 @@ func (m *simMesh) heal() {
 	for _, n := range m.nodes {
 		n.slowUntil, n.fullUntil, n.hungTil = time.Time{}, time.Time{}, time.Time{}
 		for _, o := range m.nodes {
-			if !fits(n.build, o.build) {
+			if !shape.Fits(n.build, o.build) {
 				n.kill()
-				n.build = builds[0]
+				n.build = shape.Builds()[0]
 			}
 		}
 		n.boot()

@@ -12,7 +12,6 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/world"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/sim/catalog"
-	"github.com/isthmus-mesh/isthmus/sim/facts"
 )
 
 // watchAll watches what proxies and peers of a cluster can be told.
@@ -20,7 +19,7 @@ func (m *simMesh) watchAll(c mesh.ClusterName, e *derive.Engine) {
 	for _, r := range m.catalogs[c].Resources {
 		r.Watch(e)
 	}
-	for _, s := range facts.Services() {
+	for _, s := range m.services {
 		compile.ReadyOf.Watch(e, s)
 		for _, peer := range m.names {
 			if peer != c {
@@ -36,13 +35,13 @@ type published struct {
 	life    int
 	entries []catalog.Entry // by catalog
 	known   knowledge
-	parts   map[mesh.ClusterName]*replica.Partition
+	parts   []*replica.Partition // by owner, as simMesh.names has them
 }
 
 // covers reports whether what is published takes into account all that somebody with the knowledge may have held; see
 // replica.Importer.Covers.
 func (p *published) covers(owner mesh.ClusterName, shown replica.Knowledge) bool {
-	mine, part := p.known[owner], p.parts[owner]
+	mine, part := p.known[owner], p.parts[p.of.m.index[owner]]
 	knows := func(at mesh.Position) bool {
 		return at == mesh.Position{} || at.Epoch == mine.Position.Epoch && at.Revision <= mine.Position.Revision || part.Lineage.Knows(at) || mine.Crossed.Knows(at)
 	}
@@ -52,12 +51,6 @@ func (p *published) covers(owner mesh.ClusterName, shown replica.Knowledge) bool
 		}
 	}
 	return knows(shown.Position)
-}
-
-// reach is what a cluster observes of another.
-func reach(self, other mesh.ClusterName, r mesh.Reachability) *mesh.Fact {
-	v := &mesh.Reach{Cluster: other, State: r}
-	return &mesh.Fact{Key: mesh.Key{Kind: mesh.KindReach, Origin: self, Name: string(other)}, Value: v, Digest: ir.DigestOf(v)}
 }
 
 // readFact is a resource as the product reads it.
@@ -267,7 +260,7 @@ func (m *simMesh) remoteService(self mesh.ClusterName, e *derive.Engine, k compi
 func (n *node) cover() {
 	s := n.m.stores[n.cluster]
 	var edits []world.Edit
-	for _, name := range facts.Services() {
+	for _, name := range n.m.services {
 		ready, ok := compile.ReadyOf.Value(n.engine, name)
 		if !ok || ready == nil {
 			continue

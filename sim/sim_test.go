@@ -9,90 +9,124 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/sim"
 	"github.com/isthmus-mesh/isthmus/sim/facts"
+	"github.com/isthmus-mesh/isthmus/sim/tally"
 )
 
 var (
 	seeds   = flag.Int("seeds", 20, "how many seeds to run")
 	first   = flag.Uint64("seed", 1, "the first seed; with -seeds=1 it replays one")
 	control = flag.String("control", "", "the defence that a replayed control run does without")
+	summary = flag.String("summary", "", "a file to keep the sum in: a run that was ended goes on after the seeds that are in it")
+	build   = flag.String("build", "", "what is run, to be noted in the summary")
+	pieces  = flag.String("pieces", "", "summaries to add to the sum, separated by spaces; -seeds=0 runs nothing")
 )
 
 // TestStateAcrossReplicas plays seeds of whole meshes, of which one in twenty is large, prints what happened how often, and fails on
 // any complaint and on a fault kind or a checker that never came to anything.
 func TestStateAcrossReplicas(t *testing.T) {
-	total := newTotal()
-	play(*first, *seeds, func(seed uint64, r sim.Result) {
-		total.add(r)
+	total, began, n := tally.New(), *first, *seeds
+	if *summary != "" {
+		var err error
+		if total, err = tally.Load(*summary); err != nil {
+			t.Fatal(err)
+		}
+		began = total.Next(*first)
+		n -= int(min(began-*first, uint64(n)))
+	}
+	save := func() {
+		if *summary == "" {
+			return
+		}
+		if err := total.Save(*summary); err != nil {
+			t.Fatal(err)
+		}
+	}
+	play(began, n, func(seed uint64, r sim.Result) {
+		if err := total.Add(*build, run(seed, r)); err != nil {
+			t.Fatal(err)
+		}
 		for _, c := range r.Complaints {
 			t.Errorf("seed %d (%d clusters): %s: %s", seed, r.Clusters, c.Checker, c.Detail)
 		}
 		if len(r.Complaints) > 0 {
 			t.Errorf("replay: go test ./sim -run TestStateAcrossReplicas -seed=%d -seeds=1", seed)
 		}
+		if seed%20 == 0 {
+			save()
+		}
 	})
-	t.Logf("seeds %d to %d: %d clusters, %d proxies, converged after %v at worst", *first, *first+uint64(*seeds)-1, total.clusters, total.proxies, total.worst)
-	total.print(t)
-	if *seeds < 20 {
+	save()
+	for _, file := range strings.Fields(*pieces) {
+		piece, err := tally.Load(file)
+		if err == nil {
+			err = total.Merge(piece)
+		}
+		if err != nil {
+			t.Fatalf("add %s: %v", file, err)
+		}
+	}
+	judge(t, total)
+}
+
+// run is a result as it is added up.
+func run(seed uint64, r sim.Result) tally.Run {
+	out := tally.Run{Seed: seed, Clusters: r.Clusters, Proxies: r.Proxies, Counts: r.Counts, Checked: r.Checked, Made: named(r.Made), Imported: named(r.Imported),
+		Converged: r.Converged, Trace: r.Trace}
+	for _, c := range r.Complaints {
+		out.Complaints = append(out.Complaints, c.Checker+": "+c.Detail)
+	}
+	return out
+}
+
+func named(m map[mesh.Kind]int) map[string]int {
+	out := map[string]int{}
+	for k, n := range m {
+		out[string(k)] = n
+	}
+	return out
+}
+
+// judge prints a sum and fails on what is missing in it.
+func judge(t *testing.T, s *tally.Tally) {
+	for _, p := range s.Pieces {
+		t.Logf("seeds   %d to %d %s", p.First, p.Last, p.Build)
+	}
+	t.Logf("%d seeds: %d clusters, %d proxies, converged after %v at worst (seed %d); traces %.16s", s.Seeds, s.Clusters, s.Proxies, s.Worst, s.WorstSeed, s.Traces)
+	faults := sim.Faults()
+	for _, k := range faults {
+		t.Logf("fault   %-28s %8d", k, s.Counts[k])
+	}
+	for _, k := range slices.Sorted(maps.Keys(s.Counts)) {
+		if !slices.Contains(faults, k) {
+			t.Logf("seen    %-28s %8d", k, s.Counts[k])
+		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(s.Checked)) {
+		t.Logf("checked %-28s %8d", k, s.Checked[k])
+	}
+	if len(s.Failing) > 0 {
+		t.Errorf("%d seeds failed: %v", len(s.Failing), slices.Sorted(maps.Keys(s.Failing)))
+	}
+	if s.Seeds < 20 {
 		return
 	}
-	for _, k := range sim.Faults() {
-		if total.counts[k] == 0 {
-			t.Errorf("fault %s never fired in %d seeds", k, *seeds)
+	for _, k := range faults {
+		if s.Counts[k] == 0 {
+			t.Errorf("fault %s never fired in %d seeds", k, s.Seeds)
 		}
 	}
 	for k := range sim.Checkers() {
-		if total.checked[k] == 0 {
-			t.Errorf("checker %s never looked in %d seeds", k, *seeds)
+		if s.Checked[k] == 0 {
+			t.Errorf("checker %s never looked in %d seeds", k, s.Seeds)
 		}
-	}
-}
-
-// total is what several runs saw.
-type total struct {
-	counts, checked   map[string]int
-	made, imported    map[mesh.Kind]int
-	clusters, proxies int
-	worst             time.Duration
-}
-
-func newTotal() *total {
-	return &total{counts: map[string]int{}, checked: map[string]int{}, made: map[mesh.Kind]int{}, imported: map[mesh.Kind]int{}}
-}
-
-func (s *total) add(r sim.Result) {
-	sum(s.counts, r.Counts)
-	sum(s.checked, r.Checked)
-	sum(s.made, r.Made)
-	sum(s.imported, r.Imported)
-	s.clusters, s.proxies, s.worst = s.clusters+r.Clusters, s.proxies+r.Proxies, max(s.worst, r.Converged)
-}
-
-func sum[K comparable](into, from map[K]int) {
-	for k, v := range from {
-		into[k] += v
-	}
-}
-
-func (s *total) print(t *testing.T) {
-	faults := sim.Faults()
-	for _, k := range faults {
-		t.Logf("fault   %-28s %8d", k, s.counts[k])
-	}
-	for _, k := range slices.Sorted(maps.Keys(s.counts)) {
-		if !slices.Contains(faults, k) {
-			t.Logf("seen    %-28s %8d", k, s.counts[k])
-		}
-	}
-	for _, k := range slices.Sorted(maps.Keys(s.checked)) {
-		t.Logf("checked %-28s %8d", k, s.checked[k])
 	}
 }
 
@@ -180,17 +214,21 @@ func TestSameSeedSameRun(t *testing.T) {
 // TestEveryKindOfFactIsMade reads the kinds off the source of package mesh, so that one that is added there is missed
 // here: clusters must state it, and what travels must arrive.
 func TestEveryKindOfFactIsMade(t *testing.T) {
-	total := newTotal()
-	play(1, 4, func(_ uint64, r sim.Result) { total.add(r) })
+	total := tally.New()
+	play(1, 4, func(seed uint64, r sim.Result) {
+		if err := total.Add("", run(seed, r)); err != nil {
+			t.Fatal(err)
+		}
+	})
 	made, computed := facts.Kinds(), facts.Computed()
 	for _, k := range kindsOfMesh(t) {
 		if computed[k] == "" && !slices.Contains(made, k) {
 			t.Errorf("facts of kind %s are neither made by sim/facts nor named as computed by the mesh", k)
 		}
-		if total.made[k] == 0 {
+		if total.Made[string(k)] == 0 {
 			t.Errorf("no cluster stated a fact of kind %s in 4 seeds", k)
 		}
-		if travels := k.Replicated() || k == mesh.KindRemoteService || k == mesh.KindBundle; travels && total.imported[k] == 0 {
+		if travels := k.Replicated() || k == mesh.KindRemoteService || k == mesh.KindBundle; travels && total.Imported[string(k)] == 0 {
 			t.Errorf("no fact of kind %s came to another cluster in 4 seeds", k)
 		}
 	}

@@ -1,6 +1,8 @@
 package catalog
 
 import (
+	"slices"
+
 	"github.com/isthmus-mesh/isthmus/core/compile"
 	"github.com/isthmus-mesh/isthmus/core/derive"
 	"github.com/isthmus-mesh/isthmus/core/ir"
@@ -91,4 +93,27 @@ func EntryOf(v any) Entry {
 		return Entry{}
 	}
 	return Entry{ir.DigestOf(v), v}
+}
+
+// Backends lists what a service's routes refer to and may use, sorted.
+func Backends(svc *ir.Service) []mesh.ServiceName {
+	var out []mesh.ServiceName
+	mirrors := func(fs []mesh.RouteFilter) {
+		for _, f := range fs {
+			if f.Kind == mesh.FilterMirror && f.Backend != nil {
+				out = append(out, f.Backend.Service)
+			}
+		}
+	}
+	for _, r := range svc.Routes {
+		mirrors(r.Filters)
+		for _, b := range r.Backends {
+			mirrors(b.Filters)
+			if b.Missing == "" {
+				out = append(out, b.Service)
+			}
+		}
+	}
+	slices.SortFunc(out, mesh.ServiceName.Compare)
+	return slices.Compact(out)
 }

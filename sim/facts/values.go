@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -166,4 +167,10 @@ func Serves(s mesh.ServiceName, own iter.Seq[*mesh.Fact]) []netip.AddrPort {
 	}
 	slices.SortFunc(out, netip.AddrPort.Compare)
 	return out
+}
+
+// Reach is what a cluster observes of another.
+func Reach(self, other mesh.ClusterName, r mesh.Reachability) *mesh.Fact {
+	v := &mesh.Reach{Cluster: other, State: r}
+	return &mesh.Fact{Key: mesh.Key{Kind: mesh.KindReach, Origin: self, Name: string(other)}, Value: v, Digest: ir.DigestOf(v)}
 }
