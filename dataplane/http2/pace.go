@@ -15,6 +15,7 @@ type pace struct {
 	turn    sync.Cond
 	waiting bool
 	most    int // handlers at once, for now
+	heads   int // and octets of their heads
 	timer   *time.Timer
 	rising  bool // it is set
 }
@@ -28,7 +29,7 @@ func (p *pace) init(s *server) {
 	p.begin()
 }
 
-func (p *pace) begin() { p.most = p.s.cfg.FirstStreams }
+func (p *pace) begin() { p.most, p.heads = p.s.cfg.FirstStreams, p.s.cfg.FirstStreams*paceHead }
 
 // wait waits until another stream may be opened. mu is held, and let go meanwhile.
 func (p *pace) wait() *ConnError {
@@ -39,7 +40,7 @@ func (p *pace) wait() *ConnError {
 			return nil
 		case len(s.out) >= s.cfg.SendBuffer: // the flusher gets on within WriteTimeout, or the connection ends
 			p.begin()
-		case p.full() && p.most < s.cfg.MaxConcurrentStreams:
+		case s.running >= p.most && p.most < s.cfg.MaxConcurrentStreams, s.running > 0 && s.heads+s.parser.size > p.heads:
 			p.later()
 		default:
 			return nil
@@ -52,14 +53,9 @@ func (p *pace) wait() *ConnError {
 }
 
 // paceHead is how large heads are, on average, of which there may be so many as there may be streams, in octets as RFC
-// 9113 §6.5.2 counts: a stranger's first 32 heads are 32 KiB together.
-const paceHead = 1 << 10
-
-// full reports whether no further stream is to be opened for now. mu is held.
-func (p *pace) full() bool {
-	s := p.s
-	return s.running >= p.most || s.running > 0 && s.heads+s.parser.size > p.most*paceHead
-}
+// 9113 §6.5.2 counts: a stranger's first 32 heads are 32 KiB together. Beyond what that makes of all streams time allows
+// paceHeavy at once: large heads to a slow application would all be here before it shows that nobody takes its answers.
+const paceHead, paceHeavy = 1 << 10, 8 << 10
 
 // later has the bound rise although nothing ends.
 func (p *pace) later() {
@@ -75,14 +71,20 @@ func (p *pace) later() {
 		p.s.mu.Lock()
 		defer p.s.mu.Unlock()
 		p.rising = false
+		octets := p.s.cfg.FirstStreams * paceHead
+		if p.heads >= p.s.cfg.MaxConcurrentStreams*paceHead {
+			octets = paceHeavy
+		}
 		if p.s.flusherIdle { // the client takes what there is: it is the application that is slow
-			p.grow(p.s.cfg.FirstStreams)
+			p.grow(p.s.cfg.FirstStreams, octets)
 		}
 		p.wake()
 	})
 }
 
-func (p *pace) grow(n int) { p.most = min(p.most+n, p.s.cfg.MaxConcurrentStreams) }
+func (p *pace) grow(n, octets int) {
+	p.most, p.heads = min(p.most+n, p.s.cfg.MaxConcurrentStreams), p.heads+octets
+}
 
 // wake lets the reader look again.
 func (p *pace) wake() {

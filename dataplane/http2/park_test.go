@@ -193,6 +193,53 @@ func TestLargeHeadsBeginGently(t *testing.T) {
 	})
 }
 
+// TestManyLargeHeadsWaitForASlowApplication: it has not answered yet, so that nothing shows whether their client takes answers. They
+// come by and by, as clients that are honest need; those of a connection that has had many answers come at once, and so do
+// small heads, which is the control.
+func TestManyLargeHeadsWaitForASlowApplication(t *testing.T) {
+	for _, tt := range []struct {
+		name        string
+		had, fill   int
+		most, later int32 // begun at 250 ms, and at 5 s
+	}{{"large heads", 0, 8000, 39, 240}, {"control: small heads", 0, 700, 240, 240}, {"control: a well-known client", 2000, 8000, 240, 240}} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				hang := make(chan struct{})
+				p, begun := paced(t, Config{}, func(x message.Exchange) {
+					if !strings.HasPrefix(string(x.Request().Path), "/quick") {
+						<-hang
+					}
+					_ = x.Respond(&message.Head{Status: 204, Length: 0}, true)
+				})
+				p.watch(nil)
+				id := uint32(1)
+				for ; id < uint32(2*tt.had); id += 2 {
+					p.headers(id, true, ":method: GET", ":scheme: https", ":authority: a", ":path: /quick")
+				}
+				synctest.Wait()
+				had := begun.Load()
+				go func() {
+					for range 240 {
+						p.headers(id, true, with(get, "x-fill: "+strings.Repeat("z", tt.fill), fmt.Sprintf("x-n: %d", id))...)
+						id += 2
+					}
+				}()
+				<-time.After(250 * time.Millisecond)
+				synctest.Wait()
+				if n := begun.Load() - had; n > tt.most || n < min(tt.most, 28) {
+					t.Errorf("%d requests were taken up within 250 ms, want %d", n, tt.most)
+				}
+				<-time.After(5 * time.Second)
+				if n := begun.Load() - had; n != tt.later {
+					t.Errorf("%d requests were taken up in the end, want %d", n, tt.later)
+				}
+				close(hang)
+				synctest.Wait()
+			})
+		})
+	}
+}
+
 // TestASettledExchangeHoldsNoHead answers a request whose head was given back.
 func TestASettledExchangeHoldsNoHead(t *testing.T) {
 	p, _ := serverPeer(t, Config{}, func(x message.Exchange) {

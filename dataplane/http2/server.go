@@ -183,7 +183,7 @@ func (s *server) ended(st *stream) {
 	}
 	s.parkedMayBegin()
 	if st.reusable() {
-		s.pace.grow(1)
+		s.pace.grow(1, paceHead)
 	}
 	if s.idleTimer != nil && s.streams.n == 0 {
 		s.quietSince = s.cfg.Now()

@@ -382,6 +382,7 @@ func (r *request) refuse(ref *refusal) {
 	if r.matched != nil && r.matched.CORS != nil { // else a page is not told why
 		route.Share(h, r.ex.Request(), r.matched.CORS)
 	}
+	r.lighten()
 	r.ex.SetDeadline(r.proxy.cfg.Now().Add(answerTime)) // the request's own may have passed
 	if err := r.ex.Respond(h, false); err != nil {
 		r.ex.Abort(err)
