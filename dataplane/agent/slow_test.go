@@ -271,7 +271,7 @@ func TestSlowClients(t *testing.T) {
 		if len(failed) > 0 {
 			t.Errorf("%d of %d honest requests failed: %s", len(failed), len(took), failed[0])
 		}
-		for what, most := range map[string]int64{"a slow head": 32 << 10, "a slow body": 128 << 10, "an answer that is not read": 768 << 10, "a stream without a window": 384 << 10} {
+		for what, most := range map[string]int64{"a slow head": 32 << 10, "a slow body": 128 << 10, "an answer that is not read": 384 << 10, "a stream without a window": 384 << 10} {
 			if got := slow.cost[what]; got > most {
 				t.Errorf("%s costs %d KiB in the sidecars and the application, want at most %d", what, got>>10, most>>10)
 			}

@@ -37,6 +37,9 @@ type Config struct {
 	// MaxWindow bounds, in bytes, what a window may grow to as the measured product of
 	// bandwidth and delay asks for it. Default 16 MiB.
 	MaxWindow int
+	// Near says that a round trip to the peer costs little: a stream's window is then never larger than what its reader has
+	// taken in all, as TCP begins (RFC 5681 §3.1), so that who stops reading holds no more than he took.
+	Near bool
 	// ConnBuffer bounds received bytes that nobody has read yet, over all streams of
 	// the connection, beside what Budget granted. While it is not exhausted a reader
 	// that does not drain stops its own stream only. Default 3 MiB.

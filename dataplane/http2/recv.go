@@ -531,8 +531,13 @@ func (c *conn) consumed(s *stream, n int) {
 // giveBack returns n octets of the stream's window, in portions of half of it. mu is held.
 func (c *conn) giveBack(s *stream, n int) {
 	s.consumed += n
+	s.taken += n
 	if s.inTable && !s.recvEnd && s.consumed >= s.window/2 {
-		if more := c.window - s.window; more > 0 && (c.cfg.Budget == nil || c.cfg.Budget.Take(more)) {
+		most := c.window
+		if c.cfg.Near {
+			most = min(most, s.taken)
+		}
+		if more := most - s.window; more > 0 && (c.cfg.Budget == nil || c.cfg.Budget.Take(more)) {
 			s.window += more
 			s.extra += more
 			s.consumed += more

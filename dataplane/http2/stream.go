@@ -32,6 +32,7 @@ type stream struct {
 	window    int   // what the peer may have outstanding
 	extra     int   // of window, from the budget
 	consumed  int   // read, and not given back yet
+	taken     int   // read in all
 	expect    int64 // octets of body still to come, or -1
 	gotHead   bool  // a head, be it informational
 	gotFinal  bool
@@ -102,7 +103,7 @@ func (s *stream) recycle() {
 	s.trailers.Reset()
 	s.id, s.err, s.onBreak = 0, nil, nil
 	s.headReady, s.headEnd, s.infos = false, false, 0
-	s.recvWin, s.window, s.consumed, s.expect = c.cfg.InitialWindow, c.cfg.InitialWindow, 0, -1
+	s.recvWin, s.window, s.consumed, s.taken, s.expect = c.cfg.InitialWindow, c.cfg.InitialWindow, 0, 0, -1
 	s.gotHead, s.gotFinal, s.recvEnd, s.isHead, s.isConnect = false, false, false, false, false
 	s.sendWin, s.left = 0, -1
 	s.begun, s.parked, s.given = false, false, 0

@@ -1,6 +1,7 @@
 package socket
 
 import (
+	"math"
 	"net"
 	"syscall"
 	"time"
@@ -54,6 +55,22 @@ func Acknowledged(c net.Conn) (a Acks, ok bool) {
 		}
 	})
 	return a, ok && err == nil
+}
+
+// RoundTrip is the shortest that the kernel has measured on the path of c (tcp(7), TCP_INFO). It is false where Queues is, and
+// before there is one.
+func RoundTrip(c net.Conn) (d time.Duration, ok bool) {
+	raw := rawUnder(c)
+	if raw == nil {
+		return 0, false
+	}
+	err := raw.Control(func(fd uintptr) {
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		if ok = err == nil && info.Min_rtt != math.MaxUint32; ok {
+			d = time.Duration(info.Min_rtt) * time.Microsecond
+		}
+	})
+	return d, ok && err == nil
 }
 
 // rawUnder is the descriptor under the connections that c is made of; nil if there is none.

@@ -29,6 +29,9 @@ func TestQueuesTellWhatLiesUnread(t *testing.T) {
 	if unread, out, ok := socket.Queues(wrapped); unread != 0 || out != 0 || !ok {
 		t.Errorf("of a new connection: %d, %d, %v", unread, out, ok)
 	}
+	if _, ok := socket.RoundTrip(wrapped); !ok {
+		t.Error("the round trip of a connection that was made is not known")
+	}
 	if _, err := b.Write([]byte("seven..")); err != nil {
 		t.Fatal(err)
 	}
@@ -69,6 +72,9 @@ func TestQueuesTellWhatLiesUnread(t *testing.T) {
 	a.Close()
 	if _, ok := socket.Acknowledged(wrapped); ok {
 		t.Error("a closed connection has acknowledgements")
+	}
+	if _, ok := socket.RoundTrip(wrapped); ok {
+		t.Error("a closed connection has a round trip")
 	}
 	if _, ok := socket.Unsent(wrapped); ok {
 		t.Error("a closed connection has something unsent")

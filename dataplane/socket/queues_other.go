@@ -2,7 +2,10 @@
 
 package socket
 
-import "net"
+import (
+	"net"
+	"time"
+)
 
 // Queues cannot be asked for here.
 func Queues(net.Conn) (unread, unacknowledged int, ok bool) { return 0, 0, false }
@@ -12,3 +15,6 @@ func Unsent(net.Conn) (n int, ok bool) { return 0, false }
 
 // Acknowledged cannot be asked for here.
 func Acknowledged(net.Conn) (Acks, bool) { return Acks{}, false }
+
+// RoundTrip is not known here.
+func RoundTrip(net.Conn) (time.Duration, bool) { return 0, false }

@@ -1,5 +1,13 @@
 package tunnel
 
+import (
+	"net"
+	"net/netip"
+)
+
+// Near is what the dialer takes for near.
+func (d *Dialer) Near(raw net.Conn, addr netip.AddrPort, w *Want) bool { return d.near(raw, addr, w) }
+
 // Mute makes a server that says nothing of what has come: the control run of tests of slow links.
 func (s *Server) Mute() { s.mute = true }
 

@@ -1,6 +1,7 @@
 package tunnel_test
 
 import (
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -30,4 +31,37 @@ func TestServersAreReachedWhereTheyAreTranslatedTo(t *testing.T) {
 		t.Errorf("where no path leads: %v, want a refusal that says so", err)
 	}
 	mustGet(t, d, want(srv.addr, 0)) // anywhere else: as ever
+}
+
+// TestWhatIsBehindAGatewayOrALinkIsNotNear, however short the way to those is; nor is what the kernel knows nothing of.
+func TestWhatIsBehindAGatewayOrALinkIsNotNear(t *testing.T) {
+	t.Parallel()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	c, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	pipe, other := net.Pipe()
+	defer pipe.Close()
+	defer other.Close()
+	here, linked := netip.MustParseAddrPort(ln.Addr().String()), netip.MustParseAddrPort("127.9.3.1:15008")
+	d, _ := newMesh(t).dialer(t, func(c *tunnel.DialerConfig) {
+		c.Paths = tunnel.Paths{Translate: map[netip.AddrPort]netip.AddrPort{linked: here}}
+	})
+	for _, tt := range []struct {
+		name    string
+		conn    net.Conn
+		addr    netip.AddrPort
+		gateway bool
+		want    bool
+	}{{"a proxy", c, here, false, true}, {"a gateway", c, here, true, false}, {"a link", c, linked, false, false}, {"no socket", pipe, here, false, false}} {
+		if got := d.Near(tt.conn, tt.addr, &tunnel.Want{Gateway: tt.gateway}); got != tt.want {
+			t.Errorf("%s is near: %v, want %v", tt.name, got, tt.want)
+		}
+	}
 }
