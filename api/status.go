@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/isthmus-mesh/isthmus/api/attachments"
 	"github.com/isthmus-mesh/isthmus/api/consistency"
 	"github.com/isthmus-mesh/isthmus/codec/manifest"
 	"github.com/isthmus-mesh/isthmus/core/compile"
@@ -61,6 +62,9 @@ func (st *statuses) of(it item) any {
 		return st.service(v)
 	case *mesh.Route:
 		return st.route(it, v)
+	case *mesh.Gateway:
+		c := st.conditions(it, nil, "", mesh.ServiceName{Namespace: v.Namespace, Name: v.Name})
+		return attachments.Gateway(st.world, st.server.cfg.View, it.fact, c[0], c[2], st.proxies)
 	case *mesh.TrafficPolicy:
 		return st.policy(it, v.Targets, "")
 	case *mesh.FaultPolicy:
@@ -184,7 +188,7 @@ func (st *statuses) route(it item, v *mesh.Route) *RouteStatus {
 		})
 		out.Parents = append(out.Parents, Attachment{ParentRef: refTo(p.Kind, p.Namespace, p.Name, p.Port), ControllerName: controllerName,
 			Conditions: st.conditions(it, mine, "", mesh.ServiceName{Namespace: p.Namespace, Name: p.Name})})
-		if reason, message := st.unattached(it.fact, mesh.ServiceName{Namespace: p.Namespace, Name: p.Name}); reason != "" {
+		if reason, message := st.unattached(it.fact, i); reason != "" {
 			if c := &out.Parents[i].Conditions[0]; c.Type == accepted && c.Status == isTrue {
 				c.Status, c.Reason, c.Message = isFalse, reason, message
 			}
@@ -193,8 +197,13 @@ func (st *statuses) route(it item, v *mesh.Route) *RouteStatus {
 	return out
 }
 
-// unattached says why a route that is in force takes no request of a service that exists.
-func (st *statuses) unattached(f *mesh.Fact, at mesh.ServiceName) (reason, message string) {
+// unattached says why a route that is in force takes no request of a parent that exists.
+func (st *statuses) unattached(f *mesh.Fact, parent int) (reason, message string) {
+	p := f.Value.(*mesh.Route).Parents[parent]
+	if p.Kind == string(mesh.KindGateway) {
+		return attachments.Unattached(st.world, st.server.cfg.View, f, parent)
+	}
+	at := mesh.ServiceName{Namespace: p.Namespace, Name: p.Name}
 	svc, err := derive.Eval(st.world, compile.ServiceOf, compile.In{Service: at, View: st.server.cfg.View})
 	name := mesh.Key{Kind: f.Kind, Namespace: f.Namespace, Name: f.Name}.String() // several origins may state it alike
 	if err != nil || svc == nil || len(f.Value.(*mesh.Route).Rules) == 0 ||
@@ -389,21 +398,9 @@ func (s *Server) exists(w *world.World, n mesh.ServiceName) *ir.Name {
 	return v
 }
 
-func (s *Server) parents(w *world.World, v *mesh.Route) []dangle {
-	var out []dangle
-	for i, p := range v.Parents {
-		field := fmt.Sprintf("spec.parentRefs[%d]", i)
-		if p.Kind != "Service" && p.Kind != "ServiceImport" {
-			out = append(out, dangle{field, "InvalidKind", "the mesh attaches no routes to " + p.Kind})
-			continue
-		}
-		n := s.exists(w, mesh.ServiceName{Namespace: p.Namespace, Name: p.Name})
-		switch {
-		case n == nil:
-			out = append(out, dangle{field, "ParentNotFound", "service " + p.Namespace + "/" + p.Name + " does not exist in any cluster of the mesh"})
-		case p.Port != 0 && !slices.ContainsFunc(n.Ports, func(x ir.Port) bool { return x.Port == p.Port }):
-			out = append(out, dangle{field, "ParentNotFound", fmt.Sprintf("service %s/%s has no port %d", p.Namespace, p.Name, p.Port)})
-		}
+func (s *Server) parents(w *world.World, v *mesh.Route) (out []dangle) {
+	for _, d := range attachments.Parents(w, s.cfg.View, v) {
+		out = append(out, dangle{d.Field, d.Reason, d.Problem})
 	}
 	return out
 }

@@ -4,7 +4,7 @@ package api
 
 import (
 	"encoding/json"
-	"fmt"
+	"github.com/isthmus-mesh/isthmus/api/attachments"
 	"net/netip"
 	"strings"
 	"time"
@@ -247,12 +247,4 @@ type VersionInfo struct {
 
 // Condition is one condition of an object's status. It is computed when asked for, so there
 // is no time of transition.
-type Condition struct {
-	Type               string `json:"type"`
-	Status             string `json:"status"` // "True", "False", "Unknown"
-	Reason             string `json:"reason"`
-	Message            string `json:"message,omitempty"`
-	ObservedGeneration int64  `json:"observedGeneration,omitempty"`
-}
-
-func (c Condition) String() string { return fmt.Sprintf("%s=%s (%s)", c.Type, c.Status, c.Reason) }
+type Condition = attachments.Condition

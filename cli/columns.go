@@ -1,3 +1,5 @@
+//house:exempt a table: the columns of each kind
+
 package cli
 
 import (
@@ -38,6 +40,12 @@ type shown struct {
 		Hostnames     []string
 		Action        string
 		Jurisdictions []string
+		// Gateway
+		GatewayClassName string
+		Listeners        []struct {
+			Name, Hostname, Protocol string
+			Port                     int
+		}
 		// Cluster
 		Region, Network, Jurisdiction string
 		// Workload
@@ -55,6 +63,8 @@ type shown struct {
 		Policies   []string
 		Conditions []api.Condition
 		Reach, RTT string
+		Addresses  []struct{ Value string } // of a Gateway
+		Listeners  []struct{ AttachedRoutes int }
 		Sync       *api.Peer
 	}
 }
@@ -119,6 +129,14 @@ func columnsOf(kind string) []column {
 				return yesNo(s.Status.Sync.InSync)
 			}}, objectAge,
 		}
+	case "Gateway":
+		return []column{
+			{"CLASS", false, func(_ *app, s shown) string { return s.Spec.GatewayClassName }},
+			{"ADDRESS", false, func(_ *app, s shown) string { return doors(s) }},
+			{"ACCEPTED", false, func(_ *app, s shown) string { return stateOf(s.Status.Conditions, "Accepted") }},
+			{"PROGRAMMED", false, func(_ *app, s shown) string { return stateOf(s.Status.Conditions, "Programmed") }},
+			{"LISTENERS", true, func(_ *app, s shown) string { return listeners(s) }}, objectAge, origin,
+		}
 	case "Workload":
 		return []column{
 			{"ADDRESS", false, func(_ *app, s shown) string { return s.Spec.Address }},
@@ -130,6 +148,40 @@ func columnsOf(kind string) []column {
 		}
 	}
 	return []column{objectAge, {"LABELS", true, func(_ *app, s shown) string { return pairs(s.Metadata.Labels) }}}
+}
+
+// doors are the addresses of a Gateway.
+func doors(s shown) string {
+	var out []string
+	for _, a := range s.Status.Addresses {
+		out = append(out, a.Value)
+	}
+	return strings.Join(out, ",")
+}
+
+// listeners are those of a Gateway with the routes attached to each.
+func listeners(s shown) string {
+	var out []string
+	for i, l := range s.Spec.Listeners {
+		text := fmt.Sprintf("%s %s/%d", l.Name, l.Protocol, l.Port)
+		if l.Hostname != "" {
+			text += " " + l.Hostname
+		}
+		if i < len(s.Status.Listeners) {
+			text += fmt.Sprintf(" (%d routes)", s.Status.Listeners[i].AttachedRoutes)
+		}
+		out = append(out, text)
+	}
+	return strings.Join(out, ", ")
+}
+
+func stateOf(list []api.Condition, name string) string {
+	for _, c := range list {
+		if c.Type == name {
+			return c.Status
+		}
+	}
+	return ""
 }
 
 // worst is the state of a condition over all things that the object attaches to.

@@ -150,7 +150,7 @@ func (a *app) completeDrills(cmd *cobra.Command, args []string, _ string) ([]str
 	var out []string
 	services := a.services(cmd)
 	for i, t := range all {
-		out = append(out, t.cluster, "control-plane@"+t.cluster, "store@"+t.cluster, "gateway@"+t.cluster)
+		out = append(out, t.cluster, "control-plane@"+t.cluster, "store@"+t.cluster, "gateway@"+t.cluster, "ingress@"+t.cluster)
 		for _, other := range all[i+1:] {
 			out = append(out, t.cluster+"--"+other.cluster)
 		}

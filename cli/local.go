@@ -86,7 +86,7 @@ type drillOptions struct {
 func (a *app) drillCommand() *cobra.Command {
 	c := &cobra.Command{Use: "drill", GroupID: groupMesh, Short: "break the local mesh on purpose",
 		Long: "Kills, stops and cuts parts of the local mesh, and tells the mesh nothing of it. Targets are\n" +
-			"CLUSTER, CLUSTER--CLUSTER, control-plane@CLUSTER, store@CLUSTER, gateway@CLUSTER,\n" +
+			"CLUSTER, CLUSTER--CLUSTER, control-plane@CLUSTER, store@CLUSTER, gateway@CLUSTER, ingress@CLUSTER,\n" +
 			"control-plane/N@CLUSTER and store/N@CLUSTER where a cluster has several (replicas in mesh.yaml),\n" +
 			"SERVICE[.NAMESPACE]@CLUSTER and SERVICE[.NAMESPACE]/N@CLUSTER; sidecar: or app: in front names one of the two.",
 		Example: "  isthmus drill kill catalog.shop@eu-west\n  isthmus drill partition eu-west--us-east\n  isthmus drill resume catalog.shop@eu-west"}

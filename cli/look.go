@@ -191,7 +191,7 @@ func share(n, of int) string {
 func gatewaysText(proxies []api.Proxy) string {
 	var gateways []api.Proxy
 	for _, p := range proxies {
-		if p.Mode == "gateway" {
+		if p.Mode == "gateway" || p.Mode == "ingress" {
 			gateways = append(gateways, p)
 		}
 	}

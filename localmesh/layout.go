@@ -20,6 +20,8 @@ const (
 	portAPI        = 15080
 	portStore      = 2379 // of members, for clients
 	portRaft       = 2380 // and for each other
+	// ingressOffset is added to ports of listeners below 1024, which need privilege to be opened: 80 is 8080.
+	ingressOffset = 8000
 	// portReplica is between the ports at which a link leads to the replicas of one control plane.
 	portReplica = 100
 	portGateway = 15443
@@ -38,6 +40,7 @@ const (
 	hostGateway  = 3 // in systemNet
 	hostReplica  = 4 // in systemNet: the second control plane; the third follows
 	hostMember   = 6 // in systemNet: the first of three members of a shared store
+	hostIngress  = 9 // in systemNet
 	hostServices = 10
 
 	membersOfStore = 3
@@ -88,6 +91,9 @@ func (l Layout) Federation(n, m, i int) netip.AddrPort {
 
 // Gateway is the east-west gateway.
 func (l Layout) Gateway(n int) netip.Addr { return l.Addr(n, systemNet, hostGateway) }
+
+// Ingress is the ingress gateway.
+func (l Layout) Ingress(n int) netip.Addr { return l.Addr(n, systemNet, hostIngress) }
 
 // LinkEnd is cluster n's end of its link to cluster m: at it, n reaches m.
 func (l Layout) LinkEnd(n, m int) netip.Addr { return l.Addr(n, linkNet, m) }

@@ -55,6 +55,9 @@ func (p *Plan) Objects(c *Cluster, roots map[mesh.ClusterName][][]byte) ([]byte,
 		object("v1", "ServiceAccount", systemNamespace, "gateway", nil),
 		object("v1", "ServiceAccount", "default", "shell", nil),
 	}
+	if c.Ingress {
+		list = append(list, object("v1", "ServiceAccount", systemNamespace, "ingress", nil))
+	}
 	for _, other := range p.Clusters {
 		list = append(list, p.clusterObject(c, other, roots[other.Name]))
 	}
@@ -113,6 +116,9 @@ func (p *Plan) clusterObject(c, other *Cluster, roots [][]byte) fields {
 		}
 	}
 	spec["gateways"] = []string{at(gateway, portGateway).String()}
+	if other.Ingress { // clients outside the mesh reach it past the links
+		spec["ingresses"] = []string{p.Layout.Ingress(other.N).String()}
+	}
 	if other.Remote() {
 		spec["role"], spec["primaries"] = string(mesh.RoleRemote), other.Primaries
 	} else if other == c || c.Follows(other) {

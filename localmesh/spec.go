@@ -26,6 +26,7 @@ const (
 	RoleStore        Role = "store"
 	RoleRelay        Role = "relay"
 	RoleGateway      Role = "gateway"
+	RoleIngress      Role = "ingress"
 	RoleShell        Role = "shell"
 	RoleSidecar      Role = "sidecar"
 	RoleApp          Role = "app"
@@ -108,6 +109,8 @@ type proxyConfig struct {
 	Outbound       netip.AddrPort                    `json:"outbound,omitzero"`
 	Inbound        netip.AddrPort                    `json:"inbound,omitzero"`
 	Gateway        netip.AddrPort                    `json:"gateway,omitzero"`
+	Ingress        netip.Addr                        `json:"ingress,omitzero"`
+	IngressOffset  uint16                            `json:"ingressOffset,omitempty"`
 	Admin          netip.AddrPort                    `json:"admin"`
 	DNS            netip.AddrPort                    `json:"dns,omitzero"`
 	ServiceNet     netip.Prefix                      `json:"serviceNet,omitzero"`
@@ -125,6 +128,9 @@ func (p *Plan) Specs() []Spec {
 			planes = append(planes, p.planeSpec(c, i))
 		}
 		proxies = append(proxies, p.gatewaySpec(c), p.shellSpec(c))
+		if c.Ingress {
+			proxies = append(proxies, p.ingressSpec(c))
+		}
 		for _, i := range c.Instances {
 			proxies = append(proxies, p.sidecarSpec(c, i))
 			apps = append(apps, p.appSpec(c, i))
@@ -281,6 +287,14 @@ func (p *Plan) gatewaySpec(c *Cluster) Spec {
 	s, config := p.proxySpec(c, RoleGateway, string(c.Name)+".gateway", mesh.ServiceName{Namespace: namespace, Name: "gateway-0"},
 		mesh.ServiceName{Namespace: namespace, Name: "gateway"}, own)
 	config.Mode, config.Gateway = "gateway", at(own, portGateway)
+	return s
+}
+
+func (p *Plan) ingressSpec(c *Cluster) Spec {
+	own := p.Layout.Ingress(c.N)
+	s, config := p.proxySpec(c, RoleIngress, string(c.Name)+".ingress", mesh.ServiceName{Namespace: systemNamespace, Name: "ingress-0"},
+		mesh.ServiceName{Namespace: systemNamespace, Name: "ingress"}, own)
+	config.Mode, config.Ingress, config.IngressOffset = "ingress", own, ingressOffset
 	return s
 }
 

@@ -52,6 +52,7 @@ type ClusterSummary struct {
 	DNS          netip.AddrPort    `json:"dns"`
 	ControlPlane netip.AddrPort    `json:"controlPlane"`
 	Gateway      netip.AddrPort    `json:"gateway"`
+	Ingress      netip.Addr        `json:"ingress,omitzero"`
 	Instances    []InstanceSummary `json:"instances,omitempty"`
 }
 
@@ -88,6 +89,9 @@ func (p *Plan) summary() Summary {
 			Name: c.Name, Role: c.Role, Region: c.Region, Jurisdiction: c.Jurisdiction, TrustDomain: c.TrustDomain, API: "http://" + p.api(c).String(),
 			Shell: at(p.Layout.Shell(c.N), portOutbound), DNS: at(p.Layout.Shell(c.N), portDNS),
 			ControlPlane: at(p.Layout.ControlPlane(c.N), portControl), Gateway: at(p.Layout.Gateway(c.N), portGateway),
+		}
+		if c.Ingress {
+			cs.Ingress = p.Layout.Ingress(c.N)
 		}
 		for _, i := range c.Instances {
 			cs.Instances = append(cs.Instances, InstanceSummary{Namespace: i.Workload.Namespace, Name: i.Name(), Zone: i.Zone,
@@ -139,6 +143,15 @@ func (s Summary) Print(w io.Writer) error {
 	}
 	if len(links) > 0 {
 		say("\nLinks (round trip): %s\n", strings.Join(links, ", "))
+	}
+	var doors []string
+	for _, c := range s.Clusters {
+		if c.Ingress.IsValid() {
+			doors = append(doors, string(c.Name)+" "+c.Ingress.String())
+		}
+	}
+	if len(doors) > 0 {
+		say("Ingress gateways (port 80 of a Gateway is 8080, 443 is 8443): %s\n", strings.Join(doors, ", "))
 	}
 	say("Console: %s\n", s.Console)
 	if commands := s.commands(); len(commands) > 0 {

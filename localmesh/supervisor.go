@@ -304,7 +304,7 @@ func (m *Mesh) bringUp(ctx context.Context, began time.Time, c *crew, manifests 
 	err := m.configure(limit)
 	configured := time.Since(began)
 	if err == nil {
-		m.start(c, RoleGateway, RoleShell, RoleSidecar, RoleApp)
+		m.start(c, RoleGateway, RoleIngress, RoleShell, RoleSidecar, RoleApp)
 		err = m.applyManifests(limit, manifests)
 	}
 	if err == nil {

@@ -42,7 +42,7 @@ func (e *UnknownTargetError) Error() string {
 //
 //	CLUSTER                          all processes of a cluster, or all its links
 //	CLUSTER--CLUSTER                 a link
-//	control-plane@CLUSTER            store@CLUSTER, gateway@CLUSTER likewise; relay@CLUSTER of a remote one
+//	control-plane@CLUSTER            store@CLUSTER, gateway@CLUSTER and ingress@CLUSTER likewise; relay@CLUSTER of a remote one
 //	control-plane/N@CLUSTER          of several one, from 0; store/N@CLUSTER a member of the store that they share
 //	SERVICE[.NAMESPACE]@CLUSTER      every instance: application and sidecar
 //	SERVICE[.NAMESPACE]/N@CLUSTER    one of them, from 0
@@ -79,12 +79,14 @@ func (p *Plan) Target(text string) (Target, error) {
 	switch role := Role(what); {
 	case role == RoleControlPlane && c.Remote(), role == RoleRelay && !c.Remote(), what == "store" && c.Remote():
 		return unknown(fmt.Sprintf("%s is a %s cluster: it has no %s", c.Name, strings.ToLower(string(c.Role)), what))
-	case role != RoleControlPlane && role != RoleRelay && role != RoleGateway && what != "store":
+	case role == RoleIngress && !c.Ingress:
+		return unknown(fmt.Sprintf("%s has no ingress gateway: write ingress: true in the mesh file", c.Name))
+	case role != RoleControlPlane && role != RoleRelay && role != RoleGateway && role != RoleIngress && what != "store":
 	case part != "":
 		return unknown("only instances have a sidecar and an app")
 	case what == "store" && c.Planes() == 1:
 		return Target{Stores: []mesh.ClusterName{c.Name}}, nil
-	case c.Planes() > 1 && role != RoleGateway:
+	case c.Planes() > 1 && role != RoleGateway && role != RoleIngress:
 		t := Target{}
 		for _, s := range p.Specs() {
 			if s.Cluster == c && s.Role == role {
@@ -207,6 +209,9 @@ func (p *Plan) Targets() []string {
 		whats := []string{"control-plane", "store", "gateway"}
 		if c.Remote() {
 			whats = []string{"relay", "gateway"}
+		}
+		if c.Ingress {
+			whats = append(whats, "ingress")
 		}
 		for _, what := range append(whats, slices.Sorted(maps.Keys(p.several(c)))...) {
 			out = append(out, what+"@"+string(c.Name))

@@ -28,6 +28,8 @@ type Cluster struct {
 	TrustDomain  TrustDomain
 	// Gateways are the addresses of the cluster's east-west gateways.
 	Gateways []netip.AddrPort
+	// Ingresses are the addresses of its ingress gateways, as clients outside the mesh reach them.
+	Ingresses []netip.Addr
 	// ControlPlanes are the addresses of its federation port.
 	ControlPlanes []netip.AddrPort
 	// RTT is the declared round-trip time from the origin of the fact; 0 is unknown

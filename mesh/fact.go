@@ -30,6 +30,7 @@ const (
 	KindTLSRoute        Kind = "TLSRoute"        // *Route
 	KindUDPRoute        Kind = "UDPRoute"        // *Route
 	KindReferenceGrant  Kind = "ReferenceGrant"  // *ReferenceGrant
+	KindGateway         Kind = "Gateway"         // *Gateway
 	KindAccessPolicy    Kind = "AccessPolicy"    // *AccessPolicy
 	KindResidencyPolicy Kind = "ResidencyPolicy" // *ResidencyPolicy
 	KindTrafficPolicy   Kind = "TrafficPolicy"   // *TrafficPolicy
@@ -55,7 +56,7 @@ const (
 // to every cluster unless labelled to stay home.
 func (k Kind) Replicated() bool {
 	switch k {
-	case KindHTTPRoute, KindGRPCRoute, KindTCPRoute, KindTLSRoute, KindUDPRoute, KindReferenceGrant,
+	case KindHTTPRoute, KindGRPCRoute, KindTCPRoute, KindTLSRoute, KindUDPRoute, KindReferenceGrant, KindGateway,
 		KindAccessPolicy, KindResidencyPolicy, KindTrafficPolicy, KindFaultPolicy, KindTelemetryPolicy:
 		return true
 	}

@@ -37,6 +37,11 @@ func (s *scope) cluster(in *cluster) *mesh.Cluster {
 		s.fault(spec("trustDomain"), quote(c.TrustDomain)+" is not a trust domain of this cluster", "write "+s.name+".MESH-DOMAIN")
 	}
 	out.Gateways, out.ControlPlanes = addrPorts(c.Gateways), addrPorts(c.ControlPlanes)
+	for _, t := range c.Ingresses {
+		if a, err := netip.ParseAddr(t); err == nil {
+			out.Ingresses = append(out.Ingresses, a)
+		}
+	}
 	out.Roots = s.roots(c.TrustBundle)
 	for _, a := range c.Accepts {
 		out.Accepts = append(out.Accepts, mesh.Accept{Origin: mesh.ClusterName(a.Origin), Kind: orAny(a.Kind), Namespace: orAny(a.Namespace)})

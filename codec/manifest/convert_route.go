@@ -43,7 +43,7 @@ func (s *scope) route(in routeParents, hostnames []string) *mesh.Route {
 // this group, else GROUP/KIND, which resolves to nothing. Such a reference is accepted
 // with a warning, as the Gateway API wants.
 func (s *scope) reference(group, kind string, at *path, known ...string) string {
-	groups := map[string]string{"Gateway": gatewayGroup, "Service": "", "ServiceImport": mcsGroup}
+	groups := map[string]string{"Gateway": gatewayGroup, "Service": "", "ServiceImport": mcsGroup, "Secret": ""}
 	g, ok := groups[kind]
 	ok = ok && contains(known, kind)
 	if ok && g == group {

@@ -117,7 +117,7 @@ func makeKinds() []Kind {
 		{Kind: "EndpointSlice", APIVersion: discoveryVersion, Plural: "endpointslices", Namespaced: true},
 		{Kind: "ServiceExport", APIVersion: mcsVersion, Also: mcsBeta, Plural: "serviceexports", Short: []string{"svcex"}, Namespaced: true},
 		{Kind: "ServiceImport", APIVersion: mcsVersion, Also: mcsBeta, Plural: "serviceimports", Short: []string{"svcim"}, Namespaced: true},
-		{Kind: "Gateway", APIVersion: gatewayVersion, Also: []string{beta}, Plural: "gateways", Short: []string{"gtw"}, Namespaced: true, Kept: true},
+		{Kind: "Gateway", APIVersion: gatewayVersion, Also: []string{beta}, Plural: "gateways", Short: []string{"gtw"}, Namespaced: true},
 		{Kind: "HTTPRoute", APIVersion: gatewayVersion, Also: []string{beta}, Plural: "httproutes", Namespaced: true},
 		{Kind: "GRPCRoute", APIVersion: gatewayVersion, Also: []string{alpha2}, Plural: "grpcroutes", Namespaced: true},
 		{Kind: "TLSRoute", APIVersion: gatewayVersion, Also: []string{alpha2, alpha3}, Plural: "tlsroutes", Namespaced: true},

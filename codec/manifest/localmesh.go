@@ -38,6 +38,8 @@ type LocalCluster struct {
 	// Replicas is how many control planes it has, 0 where the file does not say: one, which has a store of its own. Several share one of
 	// three members.
 	Replicas int
+	// Ingress says that it has an ingress gateway.
+	Ingress bool
 }
 
 // LocalLink is the WAN between two clusters, the same in both directions.
@@ -96,6 +98,7 @@ type localMesh struct {
 		Role         string   `json:"role" is:"enum=primary|remote"`
 		Primaries    []string `json:"primaries" is:"label unique=."`
 		Replicas     *int     `json:"replicas" is:"1..3"`
+		Ingress      bool     `json:"ingress"`
 	} `json:"clusters" is:"required items=1..64 unique=name"`
 	Links     []localLink     `json:"links"`
 	Workloads []localWorkload `json:"workloads"`
@@ -203,6 +206,7 @@ func (s *scope) localMesh(in *localMesh) *LocalMesh {
 		if lc.Network == "" {
 			lc.Network = mesh.Network(c.Name)
 		}
+		lc.Ingress = c.Ingress
 		if c.Replicas != nil {
 			lc.Replicas = *c.Replicas
 		}

@@ -233,7 +233,7 @@ func (s *scope) value() any {
 	case KindSimulation:
 		return s.simulation(into[simulation](s))
 	case "Gateway":
-		into[gateway](s)
+		return s.gateway(into[gateway](s))
 	case "BackendTLSPolicy":
 		return s.backendTLSPolicy(into[backendTLSPolicy](s))
 	case "FaultPolicy":

@@ -306,8 +306,15 @@ type listener struct {
 }
 
 type namespacesFrom struct {
-	From     *string   `json:"from" is:"enum=All|Selector|Same|None"`
-	Selector *anything `json:"selector"`
+	From     *string `json:"from" is:"enum=All|Selector|Same|None"`
+	Selector *struct {
+		MatchLabels      map[string]string `json:"matchLabels"`
+		MatchExpressions []struct {
+			Key      string   `json:"key" is:"required"`
+			Operator string   `json:"operator" is:"required enum=In|NotIn|Exists|DoesNotExist"`
+			Values   []string `json:"values"`
+		} `json:"matchExpressions"`
+	} `json:"selector"`
 }
 
 type backendTLSPolicy struct {

@@ -26,6 +26,7 @@ type cluster struct {
 		Primaries     []string `json:"primaries" is:"label unique=."`
 		TrustDomain   string   `json:"trustDomain" is:"subdomain"`
 		Gateways      []string `json:"gateways" is:"addrport unique=."`
+		Ingresses     []string `json:"ingresses" is:"ip unique=."`
 		ControlPlanes []string `json:"controlPlanes" is:"addrport unique=."`
 		RTT           string   `json:"rtt" is:"duration"`
 		EgressPerGiB  decimal  `json:"egressPricePerGiB"`

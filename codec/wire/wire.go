@@ -19,7 +19,7 @@ import (
 )
 
 // Encode returns the type and the bytes of a resource: an *ir.Name, *ir.Service,
-// *ir.Endpoints, *ir.Cluster, *ir.Proxy, *ir.Access, *ir.Slots, *mesh.Split or *mesh.Bundle. Any other value is a broken
+// *ir.Endpoints, *ir.Cluster, *ir.Proxy, *ir.Access, *ir.Slots, *ir.Gateway, *mesh.Split or *mesh.Bundle. Any other value is a broken
 // invariant of the caller and panics.
 func Encode(v any) (ir.Type, []byte) {
 	t, m := message(v)
@@ -51,6 +51,8 @@ func message(v any) (ir.Type, proto.Message) {
 			Slots: each(v.Table.Slots, fromAddrPort), Moved: v.Table.Moved, TrustDomain: string(v.TrustDomain)}
 	case *ir.Cluster:
 		return ir.TypeCluster, fromCluster(v)
+	case *ir.Gateway:
+		return ir.TypeGateway, fromGateway(v)
 	case *mesh.Split:
 		return ir.TypeSplit, fromSplit(v)
 	case *mesh.Bundle:
@@ -126,6 +128,8 @@ func (d *decoder) decode(t ir.Type, b []byte) (any, error) {
 			return nil, err
 		}
 		return d.cluster(m), nil
+	case ir.TypeGateway:
+		return d.gateway(b)
 	case ir.TypeSplit:
 		m := &wirepb.Split{}
 		if err := proto.Unmarshal(b, m); err != nil {

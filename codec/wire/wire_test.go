@@ -17,7 +17,7 @@ import (
 
 // resources are one value of each resource type, the work list of every law.
 func resources() []any {
-	return []any{&ir.Name{}, &ir.Service{}, &ir.Endpoints{}, &ir.Proxy{}, &ir.Access{}, &ir.Slots{}, &ir.Cluster{}, &mesh.Bundle{}, &mesh.Split{}}
+	return []any{&ir.Name{}, &ir.Service{}, &ir.Endpoints{}, &ir.Proxy{}, &ir.Access{}, &ir.Slots{}, &ir.Cluster{}, &mesh.Bundle{}, &mesh.Split{}, &ir.Gateway{}}
 }
 
 // fill sets every exported field at any depth, so that a field that ir grows and wire
@@ -159,7 +159,7 @@ func FuzzDecode(f *testing.F) {
 		_, b := Encode(v)
 		f.Add(i, b)
 	}
-	types := []ir.Type{ir.TypeName, ir.TypeService, ir.TypeEndpoints, ir.TypeProxy, ir.TypeAccess, ir.TypeSlots, ir.TypeCluster, ir.TypeBundle}
+	types := []ir.Type{ir.TypeName, ir.TypeService, ir.TypeEndpoints, ir.TypeProxy, ir.TypeAccess, ir.TypeSlots, ir.TypeCluster, ir.TypeBundle, ir.TypeGateway}
 	f.Fuzz(func(t *testing.T, i int, b []byte) {
 		if i < 0 || i >= len(types) {
 			return

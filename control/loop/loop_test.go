@@ -192,6 +192,9 @@ func TestScopeKeepsNodesApart(t *testing.T) {
 		{node("eu.isthmus.local", "shop", "catalog", "shop/catalog-0"), ir.TypeService, true}, // of what it calls, and of what it serves
 		{node("eu.isthmus.local", "shop", "catalog", "shop/catalog-0"), ir.TypeSlots, false},
 		{node("eu.isthmus.local", SystemNamespace, "gateway", SystemNamespace+"/gateway-0"), ir.TypeSlots, true},
+		{node("eu.isthmus.local", SystemNamespace, "gateway", SystemNamespace+"/gateway-0"), ir.TypeGateway, false},
+		{node("eu.isthmus.local", "shop", IngressAccount, "shop/ingress-0"), ir.TypeGateway, false},
+		{node("eu.isthmus.local", SystemNamespace, IngressAccount, SystemNamespace+"/ingress-0"), ir.TypeGateway, true},
 		{node("eu.isthmus.local", "shop", "catalog", "shop/catalog-0"), "type.example/Other", false},
 	}
 	for _, tt := range tests {

@@ -3,6 +3,7 @@ package loop
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/isthmus-mesh/isthmus/codec/wire"
 	"github.com/isthmus-mesh/isthmus/core/compile"
@@ -16,8 +17,11 @@ import (
 // SystemNamespace is the namespace of the mesh's own parts.
 const SystemNamespace = "isthmus-system"
 
+// IngressAccount is the service account of ingress gateways.
+const IngressAccount = "ingress"
+
 // Scope authorises a node (xds.Source): an identity of this cluster reads the cluster's
-// resources and its own proxy's; slot tables are for gateways.
+// resources and its own proxy's; slot tables are for gateways, and Gateways for ingress gateways.
 func (l *Loop) Scope(n xds.Node, typ string) (string, error) {
 	if n.Identity.TrustDomain.Cluster() != l.cfg.Self {
 		return "", fmt.Errorf("identity %s is not of cluster %s", n.Identity, l.cfg.Self)
@@ -32,6 +36,11 @@ func (l *Loop) Scope(n xds.Node, typ string) (string, error) {
 	case ir.TypeSlots:
 		if n.Identity.Namespace != SystemNamespace {
 			return "", errors.New("slot tables are for the gateways of namespace " + SystemNamespace)
+		}
+		return string(l.cfg.Self), nil
+	case ir.TypeGateway:
+		if n.Identity.Namespace != SystemNamespace || n.Identity.ServiceAccount != IngressAccount {
+			return "", errors.New("gateways are for the ingress gateways: service account " + IngressAccount + " of namespace " + SystemNamespace)
 		}
 		return string(l.cfg.Self), nil
 	case ir.TypeProxy:
@@ -149,6 +158,8 @@ func memberTypes(key mesh.Key, self mesh.ClusterName) []ir.Type {
 		return []ir.Type{ir.TypeName}
 	case mesh.KindBundle:
 		return []ir.Type{ir.TypeBundle}
+	case mesh.KindGateway:
+		return []ir.Type{ir.TypeGateway}
 	}
 	if key.Origin == self {
 		switch key.Kind {
@@ -228,14 +239,14 @@ func (w *watches) update(k watched) xds.Update {
 
 // hasFacts reports whether any fact could still bring the member into being.
 func (w *watches) hasFacts(k watched) bool {
-	ns, name := "", k.name
+	ns, name, namespaced := strings.Cut(k.name, "/")
+	if !namespaced {
+		ns, name = "", k.name
+	}
 	if k.typ == ir.TypeBundle && len(w.loop.World().Members(world.Named(mesh.KindCluster, "", string(mesh.TrustDomain(k.name).Cluster())))) > 0 {
 		return true
 	}
-	if n, err := mesh.ParseServiceName(k.name); err == nil {
-		ns, name = n.Namespace, n.Name
-	}
-	for _, kind := range []mesh.Kind{mesh.KindRemoteService, mesh.KindBundle, mesh.KindService, mesh.KindCluster, mesh.KindSlotTable, mesh.KindServiceExport} {
+	for _, kind := range []mesh.Kind{mesh.KindRemoteService, mesh.KindBundle, mesh.KindService, mesh.KindCluster, mesh.KindSlotTable, mesh.KindServiceExport, mesh.KindGateway} {
 		for _, key := range w.loop.World().Members(world.Named(kind, ns, name)) {
 			for _, typ := range memberTypes(key, w.loop.cfg.Self) {
 				if typ == k.typ {
@@ -279,6 +290,13 @@ func (w *watches) root(k watched) (root, bool) {
 			return root{}, false
 		}
 		return rootFor(compile.ProxyOf, compile.ProxyKey{ID: k.name, Identity: id, View: view})
+	}
+	if k.typ == ir.TypeGateway { // whose name may have dots
+		ns, name, ok := strings.Cut(k.name, "/")
+		if !ok {
+			return root{}, false
+		}
+		return rootFor(compile.GatewayOf, compile.GatewayKey{Namespace: ns, Name: name, View: view})
 	}
 	s, err := mesh.ParseServiceName(k.name)
 	if err != nil {

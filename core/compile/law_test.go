@@ -100,8 +100,20 @@ func drawFact(t *rapid.T) *mesh.Fact {
 				r.Rules[i].Backends = append(r.Rules[i].Backends, mesh.RouteBackend{Kind: "Service", Service: drawService(t), Port: 80, Weight: int32(small("weight"))})
 			}
 			r.Kind, r.Namespace = string(kind), drawService(t).Namespace
-			r.Parents = []mesh.ParentRef{{Kind: "Service", Namespace: s.Namespace, Name: s.Name, Port: rapid.SampledFrom([]uint16{0, 80, 81}).Draw(t, "parent port")}}
+			r.Parents = []mesh.ParentRef{{Kind: "Service", Namespace: s.Namespace, Name: s.Name, Port: rapid.SampledFrom([]uint16{0, 80, 81}).Draw(t, "parent port")},
+				{Kind: "Gateway", Namespace: drawService(t).Namespace, Name: fmt.Sprintf("gw%d", small("gateway")), SectionName: rapid.SampledFrom([]string{"", "l0"}).Draw(t, "section")}}
+			r.Hostnames = rapid.SampledFrom([][]string{nil, {"a.example"}, {"*.example"}}).Draw(t, "hostnames")
 			return fact(kind, origin, r.Namespace, fmt.Sprintf("r%d", small("route")), r)
+		case mesh.KindGateway:
+			g := &mesh.Gateway{Namespace: s.Namespace, Name: fmt.Sprintf("gw%d", small("gateway")), Class: mesh.GatewayClass}
+			for i := range small("listeners") {
+				g.Listeners = append(g.Listeners, mesh.Listener{Name: fmt.Sprintf("l%d", i), Port: 80 + uint16(small("port")), Protocol: mesh.ListenerHTTP,
+					Hostname: rapid.SampledFrom([]string{"", "a.example", "*.example"}).Draw(t, "hostname"), From: rapid.SampledFrom([]mesh.RoutesFrom{mesh.FromSame, mesh.FromAll, mesh.FromSelector}).Draw(t, "from"),
+					Selector: mesh.LabelSelector{{Key: "team", Values: []string{"t1"}}}})
+			}
+			return fact(kind, origin, g.Namespace, g.Name, g)
+		case mesh.KindNamespace:
+			return fact(kind, "eu", "", s.Namespace, &mesh.NamespaceObject{Name: s.Namespace, Labels: map[string]string{"team": fmt.Sprintf("t%d", small("team"))}})
 		case mesh.KindReferenceGrant:
 			return fact(kind, origin, s.Namespace, "g", &mesh.ReferenceGrant{Namespace: s.Namespace, Name: "g",
 				From: []mesh.GrantFrom{{Group: "gateway.networking.k8s.io", Kind: string(rapid.SampledFrom(kindsOfRoutes[:]).Draw(t, "grants")), Namespace: drawService(t).Namespace}}, To: []mesh.GrantTo{{Kind: "Service"}}})
@@ -168,7 +180,7 @@ func drawFact(t *rapid.T) *mesh.Fact {
 
 var kinds = []mesh.Kind{mesh.KindCluster, mesh.KindService, mesh.KindServiceExport, mesh.KindWorkload, mesh.KindEndpointSlice,
 	mesh.KindHTTPRoute, mesh.KindGRPCRoute, mesh.KindTLSRoute, mesh.KindTCPRoute, mesh.KindUDPRoute,
-	mesh.KindReferenceGrant, mesh.KindAccessPolicy, mesh.KindResidencyPolicy, mesh.KindTrafficPolicy, mesh.KindFaultPolicy, mesh.KindTelemetryPolicy, mesh.KindBackendTLSPolicy, mesh.KindConfigMap, mesh.KindMesh, mesh.KindBundle,
+	mesh.KindGateway, mesh.KindNamespace, mesh.KindReferenceGrant, mesh.KindAccessPolicy, mesh.KindResidencyPolicy, mesh.KindTrafficPolicy, mesh.KindFaultPolicy, mesh.KindTelemetryPolicy, mesh.KindBackendTLSPolicy, mesh.KindConfigMap, mesh.KindMesh, mesh.KindBundle,
 	mesh.KindRemoteService, mesh.KindSlotTable, mesh.KindServiceAddress, mesh.KindServiceImport, mesh.KindReach, mesh.KindSplit}
 
 // watchAll watches every resource that the universe can have.
@@ -185,6 +197,11 @@ func watchAll(e *derive.Engine) {
 		NeedOf.Watch(e, s)
 		ExportOf.Watch(e, Export{s, "us"})
 		ExportOf.Watch(e, Export{s, "in"})
+	}
+	for _, ns := range []string{"shop", "bank"} {
+		for _, n := range []string{"gw0", "gw1", "gw2"} {
+			GatewayOf.Watch(e, GatewayKey{ns, n, view})
+		}
 	}
 	for _, n := range clusters {
 		ClusterOf.Watch(e, n)
@@ -221,6 +238,12 @@ func image(e *derive.Engine) map[string]string {
 		for _, p := range []mesh.ClusterName{"us", "in"} {
 			v7, ok := ExportOf.Value(e, Export{s, p})
 			add("export "+s.String()+string(p), v7, ok)
+		}
+	}
+	for _, ns := range []string{"shop", "bank"} {
+		for _, n := range []string{"gw0", "gw1", "gw2"} {
+			v, ok := GatewayOf.Value(e, GatewayKey{ns, n, view})
+			add("gateway "+ns+"/"+n, v, ok)
 		}
 	}
 	for _, n := range clusters {

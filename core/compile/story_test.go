@@ -355,7 +355,7 @@ func (s *telling) told(here, there *site) []world.Edit {
 	return edits
 }
 
-// watch reads "CLUSTER RESOURCE NAME" with the resources name, service, endpoints, access, slots,
+// watch reads "CLUSTER RESOURCE NAME" with the resources name, service, gateway, report (of a Gateway), endpoints, access, slots,
 // export SERVICE to PEER, proxy WORKLOAD as ACCOUNT, cluster and bundle.
 func (s *telling) watch(line string) {
 	words := strings.Fields(line)
@@ -372,6 +372,10 @@ func (s *telling) watch(line string) {
 		look(at, line, compile.BundleOf, mesh.TrustDomain(words[2]))
 	case err != nil:
 		s.Fatalf("watch %q: %v", line, err)
+	case what == "gateway":
+		look(at, line, compile.GatewayOf, compile.GatewayKey{Namespace: n.Namespace, Name: n.Name, View: at.view})
+	case what == "report":
+		look(at, line, compile.GatewayReportOf, compile.GatewayKey{Namespace: n.Namespace, Name: n.Name, View: at.view})
 	case what == "name":
 		look(at, line, compile.NameOf, in)
 	case what == "service":

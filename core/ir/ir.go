@@ -39,11 +39,13 @@ const (
 	TypeSplit Type = "type.isthmus.dev/v1/Split"
 	// TypeSlots: "namespace/name", gateways only; wildcard.
 	TypeSlots Type = "type.isthmus.dev/v1/Slots"
+	// TypeGateway: "namespace/name" of a Gateway, ingress gateways only; wildcard.
+	TypeGateway Type = "type.isthmus.dev/v1/Gateway"
 )
 
 // Order lists the types so that each stands before those that refer to it: additions are sent in this order.
 func Order() []Type {
-	return []Type{TypeBundle, TypeCluster, TypeEndpoints, TypeService, TypeAccess, TypeSlots, TypeName, TypeProxy, TypeSplit}
+	return []Type{TypeBundle, TypeCluster, TypeEndpoints, TypeService, TypeAccess, TypeSlots, TypeName, TypeProxy, TypeSplit, TypeGateway}
 }
 
 // View is what matters for the content of a shared resource. Proxies of one view get

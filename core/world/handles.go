@@ -27,14 +27,14 @@ type IndexName string
 const (
 	// ByName: facts of one kind, namespace and name over all origins.
 	ByName IndexName = "by-name"
-	// ByKind: all facts of a kind that is small by nature: Cluster, Reach, Mesh, Bundle.
+	// ByKind: all facts of a kind that is small by nature: Cluster, Reach, Mesh, Bundle, Gateway.
 	ByKind IndexName = "by-kind"
 	// ByLabel: workloads by namespace and one label; services by namespace and the first
 	// pair of their selector.
 	ByLabel IndexName = "by-label"
 	// ByService: EndpointSlices, and addresses, by their service.
 	ByService IndexName = "by-service"
-	// ByParent: routes by the service they attach to.
+	// ByParent: routes by the service they attach to, or the Gateway where C says so.
 	ByParent IndexName = "by-parent"
 	// ByTarget: policies by target; A is the target's kind.
 	ByTarget IndexName = "by-target"
@@ -80,6 +80,11 @@ func AttachedTo(kind mesh.Kind, s mesh.ServiceName) Bucket {
 	return Bucket{Index: ByParent, Kind: kind, A: s.Namespace, B: s.Name}
 }
 
+// AttachedToGateway is the bucket of the routes of a kind that name a Gateway.
+func AttachedToGateway(kind mesh.Kind, namespace, name string) Bucket {
+	return Bucket{Index: ByParent, Kind: kind, A: namespace, B: name, C: string(mesh.KindGateway)}
+}
+
 // Targeting is the bucket of the policies of a kind that target something.
 func Targeting(kind mesh.Kind, targetKind, namespace, name string) Bucket {
 	return Bucket{Index: ByTarget, Kind: kind, A: targetKind, B: namespace, C: name}
@@ -97,7 +102,7 @@ func bucketsOf(f *mesh.Fact) []Bucket {
 	}
 	out := []Bucket{Named(f.Kind, f.Namespace, f.Name)}
 	switch v := f.Value.(type) {
-	case *mesh.Cluster, *mesh.Reach, *mesh.Settings, *mesh.Bundle:
+	case *mesh.Cluster, *mesh.Reach, *mesh.Settings, *mesh.Bundle, *mesh.Gateway:
 		out = append(out, Small(f.Kind))
 	case *mesh.Workload:
 		for k, val := range v.Labels {
@@ -113,8 +118,11 @@ func bucketsOf(f *mesh.Fact) []Bucket {
 		out = append(out, AddressesOf(v.Service))
 	case *mesh.Route:
 		for _, p := range v.Parents {
-			if p.Kind == "Service" || p.Kind == "ServiceImport" {
+			switch p.Kind {
+			case "Service", "ServiceImport":
 				out = appendNew(out, AttachedTo(f.Kind, mesh.ServiceName{Namespace: p.Namespace, Name: p.Name}))
+			case string(mesh.KindGateway):
+				out = appendNew(out, AttachedToGateway(f.Kind, p.Namespace, p.Name))
 			}
 		}
 	case *mesh.AccessPolicy:

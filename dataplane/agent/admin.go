@@ -174,7 +174,7 @@ func (a *Agent) keptOut(e *exposition.Writer) {
 		n             int64
 	}{
 		{"mesh", "full", s.Refused}, {"mesh", "flooded", s.TurnedAway}, {"gateway", "full", a.gate.KeptOut()},
-		{"application", "full", a.front.own.Refused()}, {"captured", "full", a.front.strangers.Refused()},
+		{"application", "full", a.front.own.Refused()}, {"captured", "full", a.front.strangers.Refused()}, {"ingress", "full", a.outside.door.Refused()},
 	} {
 		e.Value(float64(refused.n), exposition.Label{Name: "listener", Value: refused.listener}, exposition.Label{Name: "why", Value: refused.why})
 	}

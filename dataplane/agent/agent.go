@@ -46,6 +46,7 @@ type Agent struct {
 	gate      *tunnel.Gateway
 	front     *front
 	datagrams *datagrams
+	outside   *outside
 	passing   passing
 	up        *upstream
 	seen      *observer
@@ -116,6 +117,9 @@ func New(cfg Config, log *slog.Logger, o Options) (*Agent, error) {
 	a.client.Subscribe(string(ir.TypeName), "*")
 	if cfg.Mode == ModeGateway {
 		a.client.Subscribe(string(ir.TypeSlots), "*")
+	}
+	if cfg.Mode == ModeIngress {
+		a.client.Subscribe(string(ir.TypeGateway), "*")
 	}
 	a.build()
 	return a, nil

@@ -24,7 +24,7 @@ import (
 type Config struct {
 	// ID is "namespace/workload".
 	ID string `json:"id"`
-	// Mode is "sidecar" or "gateway".
+	// Mode is "sidecar", "gateway" (east-west) or "ingress" (north-south).
 	Mode    string           `json:"mode"`
 	Cluster mesh.ClusterName `json:"cluster"`
 	Zone    mesh.Zone        `json:"zone,omitempty"`
@@ -57,6 +57,10 @@ type Config struct {
 	Gateway  netip.AddrPort `json:"gateway,omitzero"`
 	Admin    netip.AddrPort `json:"admin,omitzero"`
 	DNS      netip.AddrPort `json:"dns,omitzero"`
+	// Ingress is the address at which the listeners of Gateways are served, for mode ingress; the unspecified one is every
+	// address. Ports of listeners below 1024 are opened IngressOffset higher.
+	Ingress       netip.Addr `json:"ingress,omitzero"`
+	IngressOffset uint16     `json:"ingressOffset,omitempty"`
 	// Capture says that Outbound also takes connections that nftables redirects to it; package capture
 	// makes the rules. Then only this host may use it.
 	Capture bool `json:"capture,omitempty"`
@@ -91,6 +95,7 @@ func (c *Config) drainTime() time.Duration {
 const (
 	ModeSidecar = "sidecar"
 	ModeGateway = "gateway"
+	ModeIngress = "ingress"
 )
 
 // ReadConfig reads a configuration; a field that does not exist is a fault.
@@ -139,8 +144,11 @@ func (c *Config) Validate() error {
 	if _, err := mesh.ParseServiceName(c.ID); err != nil {
 		fault("id: %w", err)
 	}
-	if c.Mode != ModeSidecar && c.Mode != ModeGateway {
-		fault("mode: %q: want %q or %q", c.Mode, ModeSidecar, ModeGateway)
+	if c.Mode != ModeSidecar && c.Mode != ModeGateway && c.Mode != ModeIngress {
+		fault("mode: %q: want %q, %q or %q", c.Mode, ModeSidecar, ModeGateway, ModeIngress)
+	}
+	if (c.Mode == ModeIngress) != c.Ingress.IsValid() {
+		fault("ingress: an address belongs to mode %q, and that to it", ModeIngress)
 	}
 	if !mesh.IsLabel(string(c.Cluster)) {
 		fault("cluster: %q: want a DNS label", c.Cluster)

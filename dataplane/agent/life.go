@@ -164,8 +164,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		opened: map[netip.AddrPort]*listener{}, failed: map[netip.AddrPort]string{}}
 	a.front.doors(a.clock.Now)
 	a.front.http = &downstream.Server{HTTP1: a.frontHTTP1(), HTTP2: a.frontHTTP2(), Refused: a.seen.refused, Log: a.log, Go: a.front.start}
-	defer a.front.http.End(accept, hard, func() time.Duration { return time.Duration(a.front.grace.Load()) })()
-	a.datagrams = a.newDatagrams(a.front)
+	defer a.front.http.End(accept, hard, a.front.patience)()
+	a.datagrams, a.outside = a.newDatagrams(a.front), a.newOutside(a.front)
+	defer a.outside.http.End(accept, hard, a.front.patience)()
 	defer context.AfterFunc(accept, a.apps.Drain)()
 	p := &parts{agent: a, stop: stop, accept: accept, shown: shown, base: base}
 	p.lean("certificates", renewer.Run)
@@ -250,6 +251,7 @@ func (a *Agent) begin(ctx context.Context, p *parts, taken *handover.Taken, list
 		}
 		a.front.follow(a.store.state.Load())
 		a.datagrams.follow(a.store.state.Load())
+		a.outside.follow(a.store.state.Load())
 	}
 	for _, l := range listeners {
 		if l.name == "admin" || l.name == "dns" {
@@ -382,6 +384,7 @@ func (a *Agent) rest(ctx context.Context) error {
 // follow keeps the service listeners in step with the names.
 func (a *Agent) follow(ctx context.Context) error {
 	defer a.front.close()
+	defer a.outside.close()
 	for {
 		a.store.mu.Lock()
 		changed := a.store.changed
@@ -389,6 +392,7 @@ func (a *Agent) follow(ctx context.Context) error {
 		state := a.store.state.Load()
 		a.front.follow(state)
 		a.datagrams.follow(state)
+		a.outside.follow(state)
 		select {
 		case <-changed:
 		case <-ctx.Done():

@@ -154,6 +154,9 @@ func (f *front) doors(now func() time.Time) {
 	f.strangers = door.Door{Most: strangersMax, Each: strangerMax, Log: f.log, Now: now}
 }
 
+// patience is how long an idle connection may still send a request once ctx has ended.
+func (f *front) patience() time.Duration { return time.Duration(f.grace.Load()) }
+
 // start goes on with a connection of the own application on another goroutine.
 func (f *front) start(c net.Conn, fn func()) { f.run(c, f.own.Hold(c), fn) }
 

@@ -222,4 +222,4 @@ func (s *store) restore(c content, v mesh.Vector) {
 }
 
 // applyOrder is targets before what refers to them.
-var applyOrder = []ir.Type{ir.TypeBundle, ir.TypeCluster, ir.TypeEndpoints, ir.TypeService, ir.TypeAccess, ir.TypeSlots, ir.TypeName, ir.TypeProxy, ir.TypeSplit}
+var applyOrder = []ir.Type{ir.TypeBundle, ir.TypeCluster, ir.TypeEndpoints, ir.TypeService, ir.TypeAccess, ir.TypeSlots, ir.TypeName, ir.TypeProxy, ir.TypeSplit, ir.TypeGateway}

@@ -57,6 +57,7 @@ type store struct {
 	slots     map[mesh.ServiceName]*ir.Slots
 	splits    map[mesh.ServiceName]*spread
 	bundles   map[mesh.TrustDomain]*mesh.Bundle
+	gateways  *gateways
 	self      *ir.Proxy
 	vector    mesh.Vector
 	// clustersSeen grows with every change of clusters; built is what was made of what.
@@ -75,7 +76,7 @@ func newStore(cfg *Config, source *trust.Source, now func() time.Time, log *slog
 		endpoints: map[mesh.ServiceName]*ir.Endpoints{}, clusters: map[mesh.ClusterName]*ir.Cluster{},
 		access: map[mesh.ServiceName]*proxy.Access{}, slots: map[mesh.ServiceName]*ir.Slots{}, splits: map[mesh.ServiceName]*spread{},
 		refused: map[ir.Type]map[string]error{}, built: map[mesh.ServiceName]built{},
-		bundles: map[mesh.TrustDomain]*mesh.Bundle{}, vector: mesh.Vector{}, changed: make(chan struct{})}
+		bundles: map[mesh.TrustDomain]*mesh.Bundle{}, vector: mesh.Vector{}, gateways: newGateways(cfg.IngressOffset), changed: make(chan struct{})}
 	s.state.Store(&proxy.State{})
 	return s
 }
@@ -147,6 +148,8 @@ func (s *store) put(name string, v any) error {
 		s.access[v.Service] = proxy.NewAccess(v, s.cfg.Cluster)
 	case *ir.Slots:
 		s.slots[v.Table.Service] = v
+	case *ir.Gateway:
+		return s.gateways.put(name, v)
 	case *mesh.Split:
 		s.spread(v.Service, &spread{shares: v.Shares, at: s.now().UnixNano()})
 	case *ir.Proxy:
@@ -198,6 +201,8 @@ func (s *store) remove(t ir.Type, name string) {
 		delete(s.access, n)
 	case ir.TypeSlots:
 		delete(s.slots, n)
+	case ir.TypeGateway:
+		s.gateways.remove(name)
 	case ir.TypeSplit:
 		s.spread(n, nil)
 	case ir.TypeProxy:
@@ -231,6 +236,11 @@ func (s *store) prefetch() {
 		if !s.asked[n] {
 			continue // it is served here, and not called
 		}
+		for _, n := range backends(svc) {
+			s.ask(n)
+		}
+	}
+	for _, svc := range s.gateways.tables.Services() {
 		for _, n := range backends(svc) {
 			s.ask(n)
 		}
@@ -305,6 +315,10 @@ func (s *store) build() {
 		if built := s.service(n, svc, old); built != nil {
 			next.Services[n] = built
 		}
+	}
+	if s.cfg.Mode == ModeIngress {
+		next.Ingress = s.gateways.tables
+		maps.Copy(next.Services, s.gateways.services)
 	}
 	if s.self != nil {
 		s.served(s.self.Inbound) // before requests know of it
@@ -425,8 +439,11 @@ func (s *store) ready(next *proxy.State) bool {
 	if s.self == nil || !s.complete[ir.TypeName] || !s.complete[ir.TypeCluster] || !s.complete[ir.TypeBundle] {
 		return false
 	}
-	if s.cfg.Mode == ModeGateway {
+	switch {
+	case s.cfg.Mode == ModeGateway:
 		return s.complete[ir.TypeSlots]
+	case s.cfg.Mode == ModeIngress && !s.complete[ir.TypeGateway]:
+		return false
 	}
 	if s.restored {
 		return true // it was when it was written; what it lacks is asked for on first use

@@ -15,6 +15,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/health"
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/core/limit"
+	"github.com/isthmus-mesh/isthmus/dataplane/ingress"
 	"github.com/isthmus-mesh/isthmus/dataplane/quota"
 	"github.com/isthmus-mesh/isthmus/dataplane/route"
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -42,6 +43,8 @@ type State struct {
 	Inbound map[mesh.ServiceName]*Inbound
 	// Slots is a gateway's routing table.
 	Slots map[mesh.ServiceName]*ir.Slots
+	// Ingress is where requests from outside the mesh belong.
+	Ingress *ingress.Tables
 	// Vector is how much the state knows.
 	Vector mesh.Vector
 }

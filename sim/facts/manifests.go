@@ -28,6 +28,11 @@ var manifests = map[mesh.Kind]func(*Maker) string{
 	mesh.KindTLSRoute: func(m *Maker) string {
 		return m.connections(mesh.KindTLSRoute, "gateway.networking.k8s.io/v1", fmt.Sprintf("hostnames: [%s.example.com], ", m.numbered("db", 3)), 5432)
 	},
+	mesh.KindGateway: func(m *Maker) string {
+		return m.object("gateway.networking.k8s.io/v1", mesh.KindGateway, m.service().Namespace, "web", fmt.Sprintf(
+			"gatewayClassName: isthmus, listeners: [{name: http, port: 80, protocol: HTTP, hostname: %s.example.com, allowedRoutes: {namespaces: {from: %s}}}]",
+			m.numbered("h", 3), pick(m, []string{"Same", "All", "None"})))
+	},
 	mesh.KindReferenceGrant: func(m *Maker) string {
 		s := m.service()
 		kind := pick(m, []mesh.Kind{mesh.KindHTTPRoute, mesh.KindGRPCRoute, mesh.KindTCPRoute, mesh.KindTLSRoute, mesh.KindUDPRoute})

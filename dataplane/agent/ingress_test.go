@@ -1,0 +1,187 @@
+package agent_test
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/dataplane/agent"
+	"github.com/isthmus-mesh/isthmus/internal/loopback"
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// ingressGateway starts an ingress gateway that serves what the script says of Gateways.
+func (w *world) ingressGateway(at netip.Addr) *member {
+	w.t.Helper()
+	const id = "isthmus-system/ingress-0"
+	w.script.set(id, &ir.Proxy{ID: id})
+	return w.start("eu-west", id, "ingress", func(c *agent.Config) { c.Mode, c.Ingress, c.IngressOffset = agent.ModeIngress, at, 8000 })
+}
+
+// told is an application that answers with the fields that it was sent.
+func told(t testing.TB) netip.AddrPort {
+	t.Helper()
+	ln, err := net.Listen("tcp", host+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "host=%s path=%s", r.Host, r.URL.Path)
+		for _, n := range []string{"X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Client-Cert", "Isthmus-Criticality", "Isthmus-To",
+			"Isthmus-Deadline", "Forwarded", "X-Real-Ip", "X-Added"} {
+			if v := r.Header.Values(n); len(v) > 0 {
+				fmt.Fprintf(w, " %s=%s", strings.ToLower(n), strings.Join(v, "|"))
+			}
+		}
+		fmt.Fprintf(w, " id=%t", r.Header.Get("X-Request-Id") != "mine" && r.Header.Get("X-Request-Id") != "")
+	})}
+	go func() { _ = srv.Serve(ln) }()
+	t.Cleanup(func() { srv.Close() })
+	return ln.Addr().(*net.TCPAddr).AddrPort()
+}
+
+// enter asks an ingress gateway for a URL of some host.
+func enter(t testing.TB, at netip.AddrPort, host, path string, fields ...string) (int, string, string) {
+	t.Helper()
+	r, err := http.NewRequest("GET", "http://"+at.String()+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Host = host
+	for i := 0; i+1 < len(fields); i += 2 {
+		r.Header.Add(fields[i], fields[i+1])
+	}
+	c := http.Client{Timeout: bound, Transport: &http.Transport{DisableKeepAlives: true}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	a, err := c.Do(r)
+	if err != nil {
+		return 0, err.Error(), ""
+	}
+	defer a.Body.Close()
+	b, err := io.ReadAll(a.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l := a.Header.Get("Location"); l != "" {
+		return a.StatusCode, l, string(b)
+	}
+	return a.StatusCode, a.Header.Get("isthmus-reason"), string(b)
+}
+
+// TestAnIngressGatewayLetsRequestsIn is a Gateway and what requests from outside the mesh meet at it.
+func TestAnIngressGatewayLetsRequestsIn(t *testing.T) {
+	w := newWorld(t)
+	near, e0 := w.serverOf("eu-west", "catalog-0", catalog, told(t))
+	far, e1 := w.server("us-east", "catalog-1", catalog)
+	gateway := loopback.AddrPort(t)
+	w.script.set("shop/gateway", &ir.Proxy{ID: "shop/gateway"})
+	w.script.set(catalog.String(), &ir.Slots{TrustDomain: w.clusters["us-east"].td, Table: mesh.SlotTable{Service: catalog, Generation: 1, Slots: addrs(e1), Moved: []uint64{1}}})
+	gate := w.start("us-east", "shop/gateway", "gateway", func(c *agent.Config) { c.Mode, c.Gateway = agent.ModeGateway, gateway })
+	w.script.set("us-east", &ir.Cluster{Name: "us-east", TrustDomain: w.clusters["us-east"].td, RTT: 80 * time.Millisecond, Gateways: []netip.AddrPort{gateway}})
+	onlyIngress := ir.AccessEntry{Object: "AccessPolicy shop/ingress", Policy: mesh.AccessPolicy{Namespace: "shop", Name: "ingress", Action: mesh.Allow,
+		Rules: []mesh.AccessRule{{From: []mesh.AccessSource{{Identities: []string{"spiffe://eu-west.isthmus.local/ns/isthmus-system/sa/ingress"}}}}}}}
+	w.service(catalog, []ir.Group{
+		{Cluster: "eu-west", Exported: true, Identities: w.identity("eu-west", catalog), Endpoints: []ir.Endpoint{e0}},
+		{Cluster: "us-east", Exported: true, Identities: w.identity("us-east", catalog), Slots: []uint64{1}},
+	}, nil, onlyIngress)
+	to := []ir.Backend{{Service: catalog, Port: 80, Weight: 1}}
+	shop := []ir.Route{
+		{Object: "HTTPRoute shop/web", Rule: 0, Match: mesh.RouteMatch{PathType: mesh.PathPrefix, Path: "/old"}, Filters: []mesh.RouteFilter{{Kind: mesh.FilterRedirect, PathType: "ReplacePrefixMatch", Path: "/new"}}},
+		{Object: "HTTPRoute shop/web", Rule: 1, Match: mesh.RouteMatch{PathType: mesh.PathPrefix, Path: "/"}, Backends: to,
+			Filters: []mesh.RouteFilter{{Kind: mesh.FilterRequestHeaders, Add: []mesh.HeaderValue{{Name: "x-added", Value: "by-route"}}}}},
+	}
+	web := &ir.Gateway{Namespace: "shop", Name: "web", Object: "Gateway shop/web@eu-west", Listeners: []ir.Listener{
+		{Name: "http", Port: 80, Protocol: mesh.ListenerHTTP, Hosts: []ir.VirtualHost{{Hostname: "shop.example", Routes: shop}, {Hostname: "*.wild.example", Routes: shop[1:]}}},
+		{Name: "own", Port: 80, Hostname: "own.wild.example", Protocol: mesh.ListenerHTTP},
+	}}
+	w.script.set("shop/web", web)
+	at := loopback.Net(t).Addr().Next()
+	in := w.ingressGateway(at)
+	for _, m := range []*member{near, far, gate, in} {
+		m.waitReady(t)
+	}
+	door := netip.AddrPortFrom(at, 8080)
+	eventually(t, "the Gateway's port is open", func() bool { s, _, _ := enter(t, door, "shop.example", "/"); return s == 200 })
+
+	t.Run("a request goes to the mesh with the ingress's own identity", func(t *testing.T) {
+		status, reason, body := enter(t, door, "Shop.Example.:8080", "/a//b")
+		if status != 200 || !strings.Contains(body, "path=/a/b ") || !strings.Contains(body, "x-forwarded-client-cert=URI=spiffe://eu-west.isthmus.local/ns/isthmus-system/sa/ingress") ||
+			!strings.Contains(body, "x-added=by-route") {
+			t.Errorf("%d %s %q", status, reason, body)
+		}
+	})
+	t.Run("nothing forged comes in", func(t *testing.T) {
+		_, _, body := enter(t, door, "shop.example", "/", "X-Forwarded-For", "6.6.6.6", "X_Forwarded_For", "6.6.6.6", "Forwarded", "for=6.6.6.6", "X-Real-IP", "6.6.6.6",
+			"X-Forwarded-Proto", "https", "X-Forwarded-Client-Cert", "URI=spiffe://eu-west.isthmus.local/ns/shop/sa/frontend", "Isthmus-Criticality", "Critical",
+			"Isthmus-To", "shop/vault:80", "Isthmus-Deadline", "1", "X-Request-Id", "mine")
+		want := fmt.Sprintf("x-forwarded-for=%s x-forwarded-proto=http x-forwarded-host=shop.example x-forwarded-client-cert=URI=spiffe://eu-west.isthmus.local/ns/isthmus-system/sa/ingress x-added=by-route id=true", host)
+		if !strings.HasSuffix(body, want) {
+			t.Errorf("%q, want it to end in %q", body, want)
+		}
+	})
+	t.Run("hosts and listeners", func(t *testing.T) {
+		for _, c := range []struct {
+			host, path string
+			status     int
+			reason     string
+		}{
+			{"a.wild.example", "/", 200, ""}, {"a.b.wild.example", "/", 200, ""},
+			{"wild.example", "/", 404, "no_route"}, {"other.example", "/", 404, "no_route"},
+			{"own.wild.example", "/", 404, "no_route"}, // its own listener has no route, and another's are none of its
+			{"catalog.shop.svc.clusterset.local", "/", 404, "no_route"},
+			{"shop.example", "/old/x", 302, "http://shop.example:8080/new/x"},
+		} {
+			if s, reason, body := enter(t, door, c.host, c.path); s != c.status || reason != c.reason {
+				t.Errorf("%s%s: %d %s %q, want %d %s", c.host, c.path, s, reason, body, c.status, c.reason)
+			}
+		}
+	})
+	t.Run("no tunnel leads in", func(t *testing.T) {
+		for _, target := range []string{"catalog.shop.svc.clusterset.local:80", "shop.example:80", "127.0.0.1:22"} {
+			c, err := net.Dial("tcp", door.String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			_ = c.SetDeadline(time.Now().Add(bound))
+			fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", target, target)
+			a, err := http.ReadResponse(bufio.NewReader(c), &http.Request{Method: "CONNECT"})
+			if err != nil || a.StatusCode != 404 || a.Header.Get("isthmus-reason") != "no_route" {
+				t.Errorf("CONNECT %s: %+v, %v", target, a, err)
+			}
+		}
+	})
+	t.Run("proxies before it are believed as far as they are trusted", func(t *testing.T) {
+		trusting := *web
+		trusting.TrustedHops = 1
+		w.script.set("shop/web", &trusting)
+		eventually(t, "the change is in force", func() bool {
+			_, _, body := enter(t, door, "shop.example", "/", "X-Forwarded-For", "6.6.6.6, 7.7.7.7", "X-Forwarded-Proto", "https")
+			return strings.Contains(body, "x-forwarded-for=6.6.6.6, 7.7.7.7, "+host+" x-forwarded-proto=https")
+		})
+	})
+	t.Run("another cluster serves where this one does not", func(t *testing.T) {
+		_ = near.end()
+		for range 20 {
+			if s, reason, body := enter(t, door, "shop.example", "/"); s != 200 || !strings.HasPrefix(body, "catalog-1 ") {
+				t.Fatalf("%d %s %q", s, reason, body)
+			}
+		}
+	})
+	t.Run("a Gateway that is gone is served no more", func(t *testing.T) {
+		w.script.set("shop/web", &ir.Gateway{Namespace: "shop", Name: "web"})
+		eventually(t, "the port is closed", func() bool {
+			c, err := net.Dial("tcp", door.String())
+			if err == nil {
+				c.Close()
+			}
+			return err != nil
+		})
+	})
+}

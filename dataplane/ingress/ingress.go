@@ -1,0 +1,190 @@
+// Package ingress is what is particular to requests that come from outside the mesh: which listener and host of which Gateway
+// takes one, and what of its head is believed. Its one idea is that a host of a listener is a service like any other to the
+// pipeline, one that has routes and no endpoint, so that every stage holds for what enters as it does for what is inside.
+//
+// It listens for nothing (dataplane/agent does), decides on no attachment (core/attach did) and forwards nothing. Read Tables
+// first, then Edge.
+package ingress
+
+import (
+	"bytes"
+	"cmp"
+	"slices"
+	"strconv"
+
+	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// Tables are the listeners of all Gateways, by port. They are immutable.
+type Tables struct {
+	ports    map[uint16]*Port
+	services []*ir.Service
+}
+
+// Port is where the listeners of one port are served.
+type Port struct {
+	// Number is the port that is opened.
+	Number    uint16
+	listeners patterns[*listener]
+	nowhere   mesh.ServiceName
+}
+
+type listener struct {
+	hosts   patterns[mesh.ServiceName]
+	nowhere mesh.ServiceName
+	hops    int
+}
+
+// Place is where a request belongs.
+type Place struct {
+	// Service is the one by which the pipeline knows the host; there always is one: where no route can take the request it has
+	// none that does.
+	Service mesh.ServiceName
+	// Hops is how many proxies stand before the Gateway.
+	Hops int
+}
+
+// privileged are ports below it, which a process without privilege cannot open.
+const privileged = 1024
+
+// New makes tables. Ports below 1024 are opened so much higher as offset says.
+func New(gateways []*ir.Gateway, offset uint16) *Tables {
+	sorted := slices.Clone(gateways)
+	slices.SortFunc(sorted, func(a, b *ir.Gateway) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
+	t := &Tables{ports: map[uint16]*Port{}}
+	for _, g := range sorted {
+		for i := range g.Listeners {
+			t.add(g, &g.Listeners[i], offset)
+		}
+	}
+	return t
+}
+
+func (t *Tables) add(g *ir.Gateway, l *ir.Listener, offset uint16) {
+	number := l.Port
+	if number < privileged {
+		number += offset
+	}
+	p := t.ports[number]
+	if p == nil {
+		p = &Port{Number: number, nowhere: t.service(g.Namespace, "gateway::"+strconv.Itoa(int(number)), number, nil)}
+		t.ports[number] = p
+	}
+	name := "gateway:" + g.Name + ":" + l.Name
+	in := &listener{hops: g.TrustedHops, nowhere: t.service(g.Namespace, name, number, nil)}
+	for i := range l.Hosts {
+		h := &l.Hosts[i]
+		in.hosts.set(h.Hostname, t.service(g.Namespace, name+":"+h.Hostname, number, h.Routes))
+	}
+	p.listeners.set(l.Hostname, in)
+}
+
+// service adds one whose name no Service can have. Without routes it has one that takes nothing, so that it is refused as no
+// route and not as no endpoint.
+func (t *Tables) service(namespace, name string, port uint16, routes []ir.Route) mesh.ServiceName {
+	n := mesh.ServiceName{Namespace: namespace, Name: name}
+	if len(routes) == 0 {
+		const noPath = "-" // every path in normal form begins with a slash
+		routes = []ir.Route{{Object: "Gateway " + namespace + "/" + name, Match: mesh.RouteMatch{PathType: mesh.PathExact, Path: noPath}}}
+	}
+	t.services = append(t.services, &ir.Service{Name: n, Ports: []ir.Port{{Port: port, Protocol: mesh.ProtocolAuto}}, Routed: true, Routes: routes})
+	return n
+}
+
+// Services are what the hosts are to the pipeline.
+func (t *Tables) Services() []*ir.Service { return t.services }
+
+// Ports are the ports to open, in order.
+func (t *Tables) Ports() []*Port {
+	out := make([]*Port, 0, len(t.ports))
+	for _, p := range t.ports {
+		out = append(out, p)
+	}
+	slices.SortFunc(out, func(a, b *Port) int { return cmp.Compare(a.Number, b.Number) })
+	return out
+}
+
+// Find says where a request on a port belongs. The most specific listener decides, and then the most specific of its hosts: a
+// listener is no refuge for what another does not route (Gateway API, listener isolation). A tunnel belongs nowhere: the mesh
+// is entered by its routes.
+func (t *Tables) Find(port uint16, h *message.Head) Place {
+	p := t.ports[port]
+	if p == nil {
+		return Place{} // its listener has just gone
+	}
+	var room [maxHost]byte
+	host := plain(room[:0], h.Authority)
+	l, ok := p.listeners.find(host)
+	if !ok {
+		return Place{Service: p.nowhere}
+	}
+	out := Place{Service: l.nowhere, Hops: l.hops}
+	if s, ok := l.hosts.find(host); ok && (!h.IsConnect() || len(h.Upgrade) > 0) {
+		out.Service = s
+	}
+	return out
+}
+
+// maxHost bounds a host that is looked up; a longer one is found nowhere but where every host is (RFC 1035 §2.3.4).
+const maxHost = 255
+
+// plain appends the host of an authority in lower case, without its port and a final dot.
+func plain(dst, authority []byte) []byte {
+	host := authority
+	if i := bytes.LastIndexByte(host, ':'); i >= 0 && bytes.IndexByte(host[i:], ']') < 0 {
+		host = host[:i]
+	}
+	host = bytes.TrimSuffix(host, []byte("."))
+	if len(host) > maxHost {
+		return dst
+	}
+	for _, c := range host {
+		if 'A' <= c && c <= 'Z' {
+			c |= 0x20
+		}
+		dst = append(dst, c)
+	}
+	return dst
+}
+
+// patterns find the most specific pattern that covers a host.
+type patterns[T any] struct {
+	exact, wild map[string]T // wild without its asterisk
+	any         T
+	hasAny      bool
+}
+
+func (p *patterns[T]) set(pattern string, v T) {
+	switch {
+	case pattern == "":
+		p.any, p.hasAny = v, true
+	case pattern[0] == '*':
+		if p.wild == nil {
+			p.wild = map[string]T{}
+		}
+		p.wild[pattern[1:]] = v
+	default:
+		if p.exact == nil {
+			p.exact = map[string]T{}
+		}
+		p.exact[pattern] = v
+	}
+}
+
+func (p *patterns[T]) find(host []byte) (T, bool) {
+	if v, ok := p.exact[string(host)]; ok {
+		return v, true
+	}
+	for i := 1; len(p.wild) > 0 && i < len(host); i++ { // the longest first; an asterisk is at least one character
+		if host[i] == '.' {
+			if v, ok := p.wild[string(host[i:])]; ok {
+				return v, true
+			}
+		}
+	}
+	return p.any, p.hasAny
+}
