@@ -129,7 +129,7 @@ var inFolder = map[string][]string{
 	"codec":     {"manifest", "wire"},
 	"internal":  {"story", "golden", "failpoint", "loopback", "parallel", "direct", "clock"},
 	"localmesh": {"link", "app"},
-	"sim":       {"catalog", "shape", "facts", "virtual", "tally", "traffic"},
+	"sim":       {"catalog", "shape", "facts", "virtual", "tally", "defence", "traffic"},
 	"bench":     {"dataplane", "controlplane", "traffic", "local", "detection", "report", "rig", "load"},
 }
 

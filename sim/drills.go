@@ -18,10 +18,14 @@ const (
 	repairedWithin = 10 * time.Second
 )
 
-// drills are the faults whose repair has a deadline, on a mesh that has converged and in which nothing else happens.
+// drills are the faults whose repair has a deadline, or that chance seldom brings together, on a mesh that has converged
+// and in which nothing else happens.
 func (m *simMesh) drills() {
 	m.drillDeleted()
 	m.drillCorrupted()
+	if m.cfg.Seed%3 == 0 && len(m.names) <= 20 {
+		m.drillHeldOver()
+	}
 }
 
 // drillDeleted deletes an endpoint while its cluster is cut off.
@@ -158,4 +162,49 @@ func (m *simMesh) corrupt() bool {
 	n.apply(owner, s, rd)
 	m.count("corrupted-" + kind)
 	return true
+}
+
+// drillHeldOver restarts a replica that alone knows the end of a history: it has crossed into the next one, and could not
+// tell its owner. What it holds over, and that it does, must outlive the restart; the last checks see whether everybody
+// agrees after all.
+func (m *simMesh) drillHeldOver() {
+	c, s := m.aPrimary(), m.stores[m.aPrimary()]
+	for tries := 1; len(m.of(c)) > 1 || s.owner == c; tries++ {
+		if c, s = m.aPrimary(), m.stores[m.aPrimary()]; tries == 20 {
+			return
+		}
+	}
+	n := m.of(c)[0]
+	im, before, only := n.importers[s.owner], s.backup(), []mesh.ClusterName{c}
+	m.net.Between(s.owner, m.names, true)
+	m.net.Between(s.owner, only, false)
+	defer func() {
+		m.net.Between(s.owner, m.names, false)
+		m.converge()
+	}()
+	m.throughReplica(s, func() {
+		var policy change
+		s.put(&policy, s.make.Make(mesh.KindAccessPolicy))
+		s.write(policy, s.part.Lineage)
+	})
+	m.clock.RunUntil(m.clock.Now.Add(goneWithin))
+	if im.Stated().Position != s.part.Position {
+		return // it did not hear of it in time
+	}
+	m.rewindUnseen(s, before)
+	for range 1000 {
+		m.clock.RunUntil(m.clock.Now.Add(10 * time.Millisecond))
+		if im.Status().HeldOver > 0 {
+			break
+		}
+	}
+	m.net.Between(s.owner, only, true)
+	m.clock.RunUntil(m.clock.Now.Add(saveEvery + goneWithin))
+	if im.Status().HeldOver == 0 {
+		return
+	}
+	m.count("restart-while-holding-over")
+	n.kill()
+	n.boot()
+	m.clock.RunUntil(m.clock.Now.Add(goneWithin))
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/core/replica"
 	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/sim/defence"
 	"github.com/isthmus-mesh/isthmus/sim/shape"
 	"github.com/isthmus-mesh/isthmus/sim/virtual"
 )
@@ -50,8 +51,8 @@ type fault struct {
 // messageFaults happen to messages, each with this chance in 1,000.
 var messageFaults = map[string]int{"lose-in-stream": 3, "miss-change": 10, "duplicate-message": 5, "discovery-stream-cut": 3}
 
-// drillFaults come after all others, once in each seed whose mesh has converged: they have deadlines.
-var drillFaults = []string{"endpoint-deleted-while-cut", "corrupted-in-quiet"}
+// drillFaults come after all others, in seeds whose mesh has converged: they have deadlines, or need what chance seldom brings together.
+var drillFaults = []string{"endpoint-deleted-while-cut", "corrupted-in-quiet", "restart-while-holding-over"}
 
 // Faults are the names of all fault kinds: a run over enough seeds in which one of
 // them never fired proves less than it says.
@@ -121,7 +122,7 @@ func (m *simMesh) killCluster() bool {
 
 // forgetDeletions is what the control run without stored deletions does at every restart of an owner.
 func (m *simMesh) forgetDeletions(c mesh.ClusterName) {
-	if m.cfg.Without == NoDeletions {
+	if m.cfg.Without == defence.NoDeletions {
 		m.stores[c].forgetDeletions()
 	}
 }
@@ -266,13 +267,17 @@ func (m *simMesh) rollBackUnseen() bool {
 	if len(s.old) == 0 || m.rng.IntN(3) > 0 {
 		return false
 	}
+	m.rewindUnseen(s, s.old[m.rng.IntN(len(s.old))])
+	return true
+}
+
+func (m *simMesh) rewindUnseen(s *store, b backup) {
 	for _, n := range m.of(s.owner) {
 		n.kill()
 		n.disk, n.oldDisk = disk{saved: map[mesh.ClusterName]*replica.Saved{}}, nil
 		m.clock.After(m.seconds(1, 4), n.boot)
 	}
-	s.rewind(s.old[m.rng.IntN(len(s.old))], false)
-	return true
+	s.rewind(b, false)
 }
 
 func (m *simMesh) aProxy() *proxy { return m.proxies[m.rng.IntN(len(m.proxies))] }
@@ -389,15 +394,6 @@ func (m *simMesh) cutOff() bool {
 
 // isolate cuts all links of a cluster for a time.
 func (m *simMesh) isolate(c mesh.ClusterName, d time.Duration) {
-	for _, o := range m.names {
-		if o != c {
-			m.net.Cut[virtual.Way(c, o)], m.net.Cut[virtual.Way(o, c)] = true, true
-		}
-	}
-	m.clock.After(d, func() {
-		for _, o := range m.names {
-			delete(m.net.Cut, virtual.Way(c, o))
-			delete(m.net.Cut, virtual.Way(o, c))
-		}
-	})
+	m.net.Between(c, m.names, true)
+	m.clock.After(d, func() { m.net.Between(c, m.names, false) })
 }

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/sim/defence"
 	"github.com/isthmus-mesh/isthmus/sim/virtual"
 )
 
@@ -137,7 +138,7 @@ func (n *node) redialSoon(owner mesh.ClusterName, lasted, refused bool) {
 		rd.wait = redialMin
 	}
 	wait := rd.wait/2 + time.Duration(n.m.rng.Int64N(int64(rd.wait/2)+1))
-	if rd.wait = min(2*rd.wait, redialMax); refused || n.m.cfg.Without == NoRedial {
+	if rd.wait = min(2*rd.wait, redialMax); refused || n.m.cfg.Without == defence.NoRedial {
 		wait = refusedWait
 	}
 	rd.trying = true

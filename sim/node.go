@@ -11,6 +11,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/skew"
 	"github.com/isthmus-mesh/isthmus/core/world"
 	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/sim/defence"
 	"github.com/isthmus-mesh/isthmus/sim/facts"
 	"github.com/isthmus-mesh/isthmus/sim/shape"
 	"github.com/isthmus-mesh/isthmus/sim/virtual"
@@ -115,7 +116,7 @@ func (n *node) boot() {
 func (n *node) importerConfig(owner mesh.ClusterName) replica.ImporterConfig {
 	td := mesh.TrustDomainOf(owner, mesh.DefaultDomain)
 	return replica.ImporterConfig{Owner: owner, TrustDomain: td, Holders: []mesh.ClusterName{n.cluster}, Build: n.build,
-		Check: func(r *replica.Resource) error { return n.m.read(owner, r).err }, Without: n.m.cfg.Without.defences()}
+		Check: func(r *replica.Resource) error { return n.m.read(owner, r).err }, Without: n.m.cfg.Without.Importer()}
 }
 
 // kill ends the process as kill -9 does.
@@ -207,7 +208,7 @@ func (n *node) watch() {
 		n.m.count("rollback-seen-by-replica")
 	}
 	if was := n.own.part.Position; was.Epoch != s.part.Position.Epoch && was != (mesh.Position{}) && !s.part.Lineage.Knows(was) &&
-		n.m.cfg.Without != NoHoldOver {
+		n.m.cfg.Without != defence.NoHoldOver {
 		// A new epoch that somebody else began: we are a witness of the old one.
 		s.adopt(&replica.Witness{Crossed: n.own.part.Lineage.Union(replica.Lineage{was.Epoch: was.Revision}), Orphans: slices.Collect(n.own.part.All())})
 	}
@@ -369,7 +370,7 @@ func (n *node) knowledge() knowledge {
 
 // covers reports whether the node may serve a proxy that shows the knowledge.
 func (n *node) covers(shown knowledge) bool {
-	if n.m.cfg.Without == NoPositions {
+	if n.m.cfg.Without == defence.NoPositions {
 		return true
 	}
 	for owner, k := range shown {

@@ -9,6 +9,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/replica"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/sim/catalog"
+	"github.com/isthmus-mesh/isthmus/sim/defence"
 )
 
 // certLife is the model's certificate life: renewal at 40 % leaves 60 % for a CA to
@@ -52,7 +53,7 @@ func (p *proxy) boot() {
 	p.life++
 	p.at = nil
 	p.config = p.snapshot
-	if p.m.cfg.Without == NoSnapshot {
+	if p.m.cfg.Without == defence.NoSnapshot {
 		p.config = nil
 	}
 	life := p.life
@@ -189,7 +190,7 @@ func (p *proxy) batches(from []catalog.Entry, next *config) [][]int {
 	}
 	slices.Reverse(downs)
 	all := append(ups, downs...)
-	if p.m.cfg.Without == NoOrder {
+	if p.m.cfg.Without == defence.NoOrder {
 		p.m.rng.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	}
 	return all

@@ -8,6 +8,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/replica"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/sim/catalog"
+	"github.com/isthmus-mesh/isthmus/sim/defence"
 	"github.com/isthmus-mesh/isthmus/sim/facts"
 	"github.com/isthmus-mesh/isthmus/sim/shape"
 	"github.com/isthmus-mesh/isthmus/sim/virtual"
@@ -25,7 +26,7 @@ type Config struct {
 	// for a stream that lost message after message waits up to 40 s to ask again.
 	Quiet time.Duration
 	// Without is the defence that a control run does without.
-	Without Control
+	Without defence.Control
 }
 
 // Result is what a run saw.

@@ -5,6 +5,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/core/replica"
 	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/sim/defence"
 	"github.com/isthmus-mesh/isthmus/sim/virtual"
 )
 
@@ -51,7 +52,7 @@ func (s *session) sendDown(ms []replica.Down) {
 		s.seq++
 		if r, ok := d.(*replica.Response); ok {
 			s.m.oracle.inFlight(s, r)
-			if s.m.cfg.Without == NoBackPressure {
+			if s.m.cfg.Without == defence.NoBackPressure {
 				s.m.clock.After(0, func() { s.server.step(s, &replica.Ack{Sync: r.Sync, Nonce: r.Nonce}) })
 			}
 			if len(r.Set) > 1 && s.m.faulty("miss-change") {
@@ -73,7 +74,7 @@ func (s *session) sendDown(ms []replica.Down) {
 func (s *session) sendUp(ms []replica.Up) {
 	for _, u := range ms {
 		if sub, ok := u.(*replica.Subscribe); ok {
-			if s.sync = sub.Sync; s.m.cfg.Without == NoResume {
+			if s.sync = sub.Sync; s.m.cfg.Without == defence.NoResume {
 				u = &replica.Subscribe{Protocol: sub.Protocol, Sync: sub.Sync, Known: sub.Known}
 			}
 		}

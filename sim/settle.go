@@ -12,6 +12,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/world"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/sim/catalog"
+	"github.com/isthmus-mesh/isthmus/sim/defence"
 )
 
 // watchAll watches what proxies and peers of a cluster can be told.
@@ -128,7 +129,7 @@ func (n *node) bring(owner mesh.ClusterName, e *replica.Edit) {
 	}
 	for _, name := range e.Removed {
 		edits = append(edits, world.Remove(name.Key(owner)))
-		if n.m.cfg.Without == NoOrigins && name.Kind == mesh.KindRemoteService {
+		if n.m.cfg.Without == defence.NoOrigins && name.Kind == mesh.KindRemoteService {
 			edits = append(edits, world.Remove(mesh.Key{Kind: mesh.KindService, Origin: n.cluster, Namespace: name.Namespace, Name: name.Name}))
 		}
 	}
@@ -146,7 +147,7 @@ func (n *node) compute(edits []world.Edit) {
 // change edits the world; what follows is computed soon, with what comes until then.
 func (n *node) change(edits []world.Edit) {
 	next, changed := n.world.Edit(edits)
-	if n.m.cfg.Without == NoInvalidation && len(changed) > 0 && n.m.rng.IntN(4) == 0 {
+	if n.m.cfg.Without == defence.NoInvalidation && len(changed) > 0 && n.m.rng.IntN(4) == 0 {
 		changed = changed[1:]
 	}
 	n.world = next

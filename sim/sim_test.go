@@ -16,6 +16,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/sim"
+	"github.com/isthmus-mesh/isthmus/sim/defence"
 	"github.com/isthmus-mesh/isthmus/sim/facts"
 	"github.com/isthmus-mesh/isthmus/sim/tally"
 )
@@ -141,7 +142,7 @@ func play(first uint64, n int, take func(uint64, sim.Result)) {
 	for range runtime.GOMAXPROCS(0) {
 		workers.Go(func() {
 			for i := next.Add(1) - 1; i < int64(n); i = next.Add(1) - 1 {
-				results[i] <- sim.Run(sim.Config{Seed: first + uint64(i), Without: sim.Control(*control)})
+				results[i] <- sim.Run(sim.Config{Seed: first + uint64(i), Without: defence.Control(*control)})
 			}
 		})
 	}
@@ -155,7 +156,7 @@ func play(first uint64, n int, take func(uint64, sim.Result)) {
 // TestControlRunsComplain switches off one defence at a time: a checker must notice,
 // or the checkers prove nothing.
 func TestControlRunsComplain(t *testing.T) {
-	for c, checkers := range sim.Controls() {
+	for c, checkers := range defence.Controls() {
 		t.Run(string(c), func(t *testing.T) {
 			t.Parallel()
 			silent := slices.Clone(checkers)
@@ -177,7 +178,7 @@ func TestControlRunsComplain(t *testing.T) {
 // TestEveryCheckerHasAControl keeps a checker from never having been seen to complain.
 func TestEveryCheckerHasAControl(t *testing.T) {
 	complained := map[string]bool{}
-	for _, checkers := range sim.Controls() {
+	for _, checkers := range defence.Controls() {
 		for _, c := range checkers {
 			complained[c] = true
 		}

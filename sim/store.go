@@ -9,6 +9,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/replica"
 	"github.com/isthmus-mesh/isthmus/core/world"
 	"github.com/isthmus-mesh/isthmus/mesh"
+	"github.com/isthmus-mesh/isthmus/sim/defence"
 	"github.com/isthmus-mesh/isthmus/sim/facts"
 )
 
@@ -55,7 +56,7 @@ type change struct {
 func newStore(m *simMesh, number int, owner *mesh.Cluster) *store {
 	s := &store{m: m, owner: owner.Name, view: newView(owner.Name), tombs: map[replica.Name]mesh.Stamp{},
 		truth: map[replica.Name]mesh.Stamp{}, clock: replica.HLC{Origin: owner.Name}}
-	s.make = &facts.Maker{Rand: m.rng, Self: owner.Name, Number: number, Clusters: m.shape.Clusters}
+	s.make = &facts.Maker{Rand: m.rng, Self: owner.Name, Number: number, Clusters: m.shape.Clusters, Suffix: fmt.Sprintf("-%d", m.cfg.Seed%1000)}
 	s.part = s.part.At(mesh.Position{Epoch: s.mint(mesh.Epoch{})}, replica.Lineage{})
 	s.m.oracle.record(s)
 	return s
@@ -165,7 +166,7 @@ func (s *store) put(c *change, f *mesh.Fact) {
 // epoch after the known one, which takes nothing of the old one for granted. What
 // the replica itself remembers of policies it puts back in the same transaction.
 func (s *store) restart(known mesh.Position, remembered *replica.Partition) {
-	if s.m.cfg.Without == NoEpochs {
+	if s.m.cfg.Without == defence.NoEpochs {
 		return
 	}
 	lineage := s.part.Lineage
@@ -210,7 +211,7 @@ func (s *store) missing(rs []*replica.Resource) []*replica.Resource {
 func (s *store) rewind(b backup, declared bool) {
 	before := s.part.Position
 	s.view, s.tombs, s.truth = b.view, maps.Clone(b.tombs), maps.Clone(b.truth)
-	if declared && s.m.cfg.Without != NoEpochs {
+	if declared && s.m.cfg.Without != defence.NoEpochs {
 		lineage := b.part.Lineage.Union(replica.Lineage{b.part.Position.Epoch: b.part.Position.Revision})
 		s.commit(mesh.Position{Epoch: s.mint(before.Epoch), Revision: b.part.Position.Revision + 1}, change{}, lineage)
 	}

@@ -31,6 +31,8 @@ const (
 	DefenceLastGood
 	// DefenceHoldOver keeps the policies of a history that restarted.
 	DefenceHoldOver
+	// DefenceCrossed remembers over a restart which histories ended.
+	DefenceCrossed
 )
 
 // ImporterConfig says whose facts to keep and whom to believe.
@@ -173,7 +175,10 @@ func NewImporter(cfg ImporterConfig, saved *Saved) *Importer {
 	im := &Importer{cfg: cfg, stale: true}
 	im.forget()
 	if saved != nil && saved.Stated.Owner == cfg.Owner && saved.InForce.Owner == cfg.Owner {
-		im.stated, im.inForce, im.crossed = saved.Stated, saved.InForce, saved.Crossed.Union(nil)
+		im.stated, im.inForce = saved.Stated, saved.InForce
+		if cfg.Without&DefenceCrossed == 0 {
+			im.crossed = saved.Crossed.Union(nil)
+		}
 		im.restore()
 	}
 	return im

@@ -265,3 +265,40 @@ func TestOneResponseInFlight(t *testing.T) {
 		}
 	})
 }
+
+// TestEveryBucketIsCompared: whichever bucket an importer lacks the names of, a resumption brings them, and takes away
+// what is in a bucket that the owner has none in.
+func TestEveryBucketIsCompared(t *testing.T) {
+	var all []*replica.Resource
+	for i := range 3000 { // enough for a name in each
+		all = append(all, object(fmt.Sprintf("p%d", i), 5))
+	}
+	full := replica.NewPartition("us-east").Next(all, nil, at(5), nil)
+	for i := range replica.Buckets {
+		var lacks []replica.Name
+		for _, h := range full.Bucket(uint8(i)) {
+			lacks = append(lacks, h.Name)
+		}
+		if len(lacks) == 0 {
+			t.Fatalf("bucket %d holds no name of the test's", i)
+		}
+		less := full.With(nil, lacks)
+		for what, c := range map[string]struct{ has, want *replica.Partition }{"lacks": {less, full}, "has too much in": {full, less}} {
+			im := replica.NewImporter(replica.ImporterConfig{Owner: "us-east", TrustDomain: "us-east.isthmus.local"}, &replica.Saved{Stated: c.has, InForce: c.has})
+			ex := replica.NewExporter(replica.ExporterConfig{Server: "us-east", Owner: "us-east", TrustDomain: "us-east.isthmus.local"}, c.want)
+			im.Connect(now, 1, "us-east")
+			for down := ex.Open(now).Send; len(down) > 0; {
+				var next []replica.Down
+				for _, d := range down {
+					for _, u := range im.Step(now, 1, d).Send {
+						next = append(next, ex.Step(u).Send...)
+					}
+				}
+				down = next
+			}
+			if !im.Stated().Equal(c.want) || !im.Status().InSync {
+				t.Errorf("an importer that %s bucket %d holds %d resources, in sync %t: want %d", what, i, im.Stated().Len(), im.Status().InSync, c.want.Len())
+			}
+		}
+	}
+}

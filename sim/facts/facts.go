@@ -38,6 +38,8 @@ type Maker struct {
 	Self mesh.ClusterName
 	// Number is the cluster's, from which its addresses follow.
 	Number int
+	// Suffix ends the names of objects: from run to run they fall into other buckets of digests.
+	Suffix string
 	// Clusters are all of the mesh, the own one included, as the own one knows them.
 	Clusters []*mesh.Cluster
 	// bundles counts generations.

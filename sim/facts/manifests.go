@@ -72,7 +72,7 @@ var manifests = map[mesh.Kind]func(*Maker) string{
 
 // object is a manifest. One in twelve of what is no security policy is labelled to stay home, under a name of its own.
 func (m *Maker) object(version string, kind mesh.Kind, namespace, name, spec string) string {
-	name, labels := m.numbered(name, 3), ""
+	name, labels := m.numbered(name, 3)+m.Suffix, ""
 	if kind != mesh.KindAccessPolicy && kind != mesh.KindResidencyPolicy && m.Rand.IntN(12) == 0 {
 		name, labels = name+"-home", fmt.Sprintf(", labels: {%s: %s}", mesh.ScopeLabel, mesh.ScopeHome)
 	}

@@ -44,6 +44,20 @@ func NewNetwork(c *Clock, r *rand.Rand) Network {
 	return Network{c, r, map[Direction]bool{}, map[Direction]time.Duration{}, map[Direction]time.Duration{}}
 }
 
+// Between cuts all links between a cluster and some others, or heals them.
+func (n *Network) Between(c mesh.ClusterName, others []mesh.ClusterName, cut bool) {
+	for _, o := range others {
+		if o == c {
+			continue
+		}
+		for _, d := range []Direction{Way(c, o), Way(o, c)} {
+			if n.Cut[d] = true; !cut {
+				delete(n.Cut, d)
+			}
+		}
+	}
+}
+
 // Heal ends all faults.
 func (n *Network) Heal() {
 	clear(n.Cut)

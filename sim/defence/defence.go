@@ -1,4 +1,9 @@
-package sim
+// Package defence names what keeps a mesh right, so that a control run can do without one and show that a checker complains.
+//
+// Its one idea is that a checker that never complained proves nothing. It takes nothing away itself: simulator and product do.
+//
+// Read Control first, then Controls.
+package defence
 
 import "github.com/isthmus-mesh/isthmus/core/replica"
 
@@ -14,6 +19,7 @@ const (
 	NoBatches      Control = "batches"       // put each message in force as it comes
 	NoLastGood     Control = "last-good"     // drop a peer's facts with its link
 	NoHoldOver     Control = "hold-over"     // believe the absences of a new epoch
+	NoCrossed      Control = "crossed"       // a restart forgets which histories ended
 	NoEpochs       Control = "epochs"        // never begin a new epoch
 	NoSnapshot     Control = "snapshot"      // proxies start empty
 	NoResume       Control = "resume"        // never say what is held already
@@ -28,13 +34,13 @@ const (
 // Controls are all of them, each with the checkers that must miss it.
 func Controls() map[Control][]string {
 	return map[Control][]string{NoPositions: {"regressed"}, NoDigests: {"torn", "corrupted", "quiet"}, NoSequence: {"torn"}, NoBatches: {"torn"}, NoLastGood: {"lost"},
-		NoHoldOver: {"loosened"}, NoEpochs: {"loosened"}, NoSnapshot: {"boot"}, NoResume: {"hand-over"}, NoDeletions: {"resurrected"},
+		NoHoldOver: {"loosened"}, NoCrossed: {"loosened"}, NoEpochs: {"loosened"}, NoSnapshot: {"boot"}, NoResume: {"hand-over"}, NoDeletions: {"resurrected"},
 		NoOrder: {"absent-backend"}, NoInvalidation: {"compiled"}, NoOrigins: {"local-endpoint"}, NoBackPressure: {"bounded", "acknowledged"},
 		NoRedial: {"deleted-while-cut"}}
 }
 
-// defences are those of the importer that the control run lacks.
-func (c Control) defences() replica.Defence {
+// Importer is what the control run's importers lack.
+func (c Control) Importer() replica.Defence {
 	switch c {
 	case NoPositions:
 		return replica.DefencePosition
@@ -48,6 +54,8 @@ func (c Control) defences() replica.Defence {
 		return replica.DefenceLastGood
 	case NoHoldOver:
 		return replica.DefenceHoldOver
+	case NoCrossed:
+		return replica.DefenceCrossed
 	}
 	return 0
 }
