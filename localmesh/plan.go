@@ -23,8 +23,10 @@ type Plan struct {
 	Domain  string
 	// CertificateTTL is the life of certificates; 0 is the control plane's default.
 	CertificateTTL time.Duration
-	Clusters       []*Cluster
-	Links          []*Link
+	// ClientRegions is a file of the regions of clients, absolute; "" is none.
+	ClientRegions string
+	Clusters      []*Cluster
+	Links         []*Link
 	// Services are sorted by namespace and name: the place of one is the last octet of its
 	// addresses, the same in every cluster.
 	Services []mesh.ServiceName
@@ -72,6 +74,11 @@ func (l *Link) Name() string { return string(l.A.Name) + "--" + string(l.B.Name)
 func NewPlan(c Config) (*Plan, error) {
 	p := &Plan{Layout: Layout(c.AddressBase), StateDir: c.StateDir, MeshDir: c.MeshDir, Domain: mesh.DefaultDomain,
 		CertificateTTL: c.Mesh.CertificateTTL}
+	if r := c.Mesh.ClientRegions; r != "" {
+		if p.ClientRegions = r; !filepath.IsAbs(r) {
+			p.ClientRegions = filepath.Join(c.MeshDir, r)
+		}
+	}
 	var faults []error
 	if len(c.Mesh.Clusters) == 0 {
 		return nil, errors.New("plan the mesh: it has no cluster; write at least one under clusters")

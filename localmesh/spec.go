@@ -111,6 +111,7 @@ type proxyConfig struct {
 	Gateway        netip.AddrPort                    `json:"gateway,omitzero"`
 	Ingress        netip.Addr                        `json:"ingress,omitzero"`
 	IngressOffset  uint16                            `json:"ingressOffset,omitempty"`
+	Regions        string                            `json:"regions,omitempty"`
 	Admin          netip.AddrPort                    `json:"admin"`
 	DNS            netip.AddrPort                    `json:"dns,omitzero"`
 	ServiceNet     netip.Prefix                      `json:"serviceNet,omitzero"`
@@ -295,6 +296,7 @@ func (p *Plan) ingressSpec(c *Cluster) Spec {
 	s, config := p.proxySpec(c, RoleIngress, string(c.Name)+".ingress", mesh.ServiceName{Namespace: systemNamespace, Name: "ingress-0"},
 		mesh.ServiceName{Namespace: systemNamespace, Name: "ingress"}, own)
 	config.Mode, config.Ingress, config.IngressOffset = "ingress", own, ingressOffset
+	config.DNS, config.Regions = at(own, portDNS), p.ClientRegions
 	return s
 }
 

@@ -21,6 +21,8 @@ type LocalMesh struct {
 	Manifests []string
 	// CertificateTTL is the life of certificates, for drills; 0 is that of a real cluster.
 	CertificateTTL time.Duration
+	// ClientRegions is a file that tells the regions of clients outside the mesh, relative to mesh.yaml.
+	ClientRegions string
 }
 
 // LocalCluster is one cluster. Network and Region are the name unless set, so that
@@ -104,6 +106,7 @@ type localMesh struct {
 	Workloads []localWorkload `json:"workloads"`
 	Manifests []string        `json:"manifests" is:"len=1..4096"`
 	TTL       string          `json:"certificateTTL" is:"duration"`
+	Regions   string          `json:"clientRegions" is:"len=1..4096"`
 }
 
 type localLink struct {
@@ -192,7 +195,7 @@ const (
 )
 
 func (s *scope) localMesh(in *localMesh) *LocalMesh {
-	out := &LocalMesh{Manifests: in.Manifests, CertificateTTL: duration(in.TTL)}
+	out := &LocalMesh{Manifests: in.Manifests, CertificateTTL: duration(in.TTL), ClientRegions: in.Regions}
 	if in.TTL != "" && isDuration(in.TTL) && (out.CertificateTTL < certificateTTLMin || out.CertificateTTL > certificateTTLMax) {
 		s.fault((*path)(nil).field("certificateTTL"), quote(in.TTL)+" is out of range", "write 10s to 168h, or remove it for 24h")
 	}

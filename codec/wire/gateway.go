@@ -8,7 +8,7 @@ import (
 )
 
 func fromGateway(g *ir.Gateway) *wirepb.Gateway {
-	return &wirepb.Gateway{Namespace: g.Namespace, Name: g.Name, Object: g.Object, TrustedHops: uint32(g.TrustedHops),
+	return &wirepb.Gateway{Namespace: g.Namespace, Name: g.Name, Object: g.Object, TrustedHops: uint32(g.TrustedHops), Home: g.Home,
 		Listeners: each(g.Listeners, func(l ir.Listener) *wirepb.Listener {
 			return &wirepb.Listener{Name: l.Name, Hostname: l.Hostname, Port: uint32(l.Port), Protocol: string(l.Protocol),
 				Hosts: each(l.Hosts, func(h ir.VirtualHost) *wirepb.VirtualHost {
@@ -22,7 +22,7 @@ func (d *decoder) gateway(b []byte) (any, error) {
 	if err := proto.Unmarshal(b, m); err != nil {
 		return nil, err
 	}
-	return &ir.Gateway{Namespace: m.Namespace, Name: m.Name, Object: m.Object, TrustedHops: int(m.TrustedHops),
+	return &ir.Gateway{Namespace: m.Namespace, Name: m.Name, Object: m.Object, TrustedHops: int(m.TrustedHops), Home: m.Home,
 		Listeners: each(m.Listeners, func(l *wirepb.Listener) ir.Listener {
 			return ir.Listener{Name: l.Name, Hostname: l.Hostname, Port: d.portNumber(l.Port), Protocol: mesh.ListenerProtocol(l.Protocol),
 				Hosts: each(l.Hosts, func(h *wirepb.VirtualHost) ir.VirtualHost {

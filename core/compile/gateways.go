@@ -105,7 +105,7 @@ func gateway(c *derive.Ctx, k GatewayKey) *ir.Gateway {
 		return nil
 	}
 	g := f.Value.(*mesh.Gateway)
-	out := &ir.Gateway{Namespace: k.Namespace, Name: k.Name, Object: f.Key.String(), TrustedHops: g.TrustedHops}
+	out := &ir.Gateway{Namespace: k.Namespace, Name: k.Name, Object: f.Key.String(), TrustedHops: g.TrustedHops, Home: f.Home}
 	for j := range g.Listeners {
 		if report.Verdicts[j].Reason != "" {
 			continue

@@ -250,7 +250,7 @@ func cluster(c *derive.Ctx, n mesh.ClusterName) *ir.Cluster {
 		return nil
 	}
 	out := &ir.Cluster{Name: v.Name, Region: v.Region, Jurisdiction: v.Jurisdiction, Network: v.Network,
-		TrustDomain: v.TrustDomain, RTT: v.RTT, Gateways: v.Gateways}
+		TrustDomain: v.TrustDomain, RTT: v.RTT, Gateways: v.Gateways, Ingresses: v.Ingresses}
 	if reach := own[mesh.Reach](c, mesh.KindReach, "", string(n)); reach != nil {
 		out.Reach = reach.State
 		if reach.RTT > 0 {

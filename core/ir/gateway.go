@@ -7,7 +7,9 @@ type Gateway struct {
 	Namespace, Name string
 	Object          string // "Gateway shop/web@eu-west"
 	TrustedHops     int
-	Listeners       []Listener
+	// Home says that no other cluster serves it.
+	Home      bool
+	Listeners []Listener
 }
 
 // Listener is one door. Of those that share a port the one with the most specific Hostname that covers a request's host takes it.

@@ -156,8 +156,9 @@ type Cluster struct {
 	// own cluster, or unknown.
 	RTT   time.Duration
 	Reach mesh.Reachability
-	// Gateways are the way in from another network.
-	Gateways []netip.AddrPort
+	// Gateways are the way in from another network, Ingresses that from outside the mesh.
+	Gateways  []netip.AddrPort
+	Ingresses []netip.Addr
 }
 
 // A connection takes three round trips: TCP's (RFC 9293 §3.5), that of TLS 1.3 (RFC 8446 §2) and the PING that proves that

@@ -23,6 +23,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/dataplane/probe"
 	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
+	"github.com/isthmus-mesh/isthmus/dataplane/regions"
 	"github.com/isthmus-mesh/isthmus/dataplane/tunnel"
 	"github.com/isthmus-mesh/isthmus/internal/clock"
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -47,6 +48,7 @@ type Agent struct {
 	front     *front
 	datagrams *datagrams
 	outside   *outside
+	regions   regions.File
 	passing   passing
 	up        *upstream
 	seen      *observer
@@ -109,6 +111,11 @@ func New(cfg Config, log *slog.Logger, o Options) (*Agent, error) {
 	a.prober = probe.New(probe.Config{Views: a.views, Changed: a.store.change, Ask: a.ask, Clock: a.clock, Chance: rand.Float64})
 	a.store.ejected = a.prober.Wake
 	a.store.want = func(t ir.Type, names ...string) { a.client.Subscribe(string(t), names...) }
+	if a.regions = (regions.File{Path: cfg.Regions, Log: log}); cfg.Regions != "" {
+		if err := a.regions.Load(); err != nil {
+			return nil, fmt.Errorf("proxy %s: %w", cfg.ID, err)
+		}
+	}
 	a.client.Seed(a.keeper.boot(a.cfg.Identity()))
 	a.store.dirty = a.keeper.dirty
 	a.client.Subscribe(string(ir.TypeBundle), "*")

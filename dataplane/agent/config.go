@@ -61,6 +61,8 @@ type Config struct {
 	// address. Ports of listeners below 1024 are opened IngressOffset higher.
 	Ingress       netip.Addr `json:"ingress,omitzero"`
 	IngressOffset uint16     `json:"ingressOffset,omitempty"`
+	// Regions is a file that tells the regions of clients (docs/guides/ingress.md): answers for hosts of Gateways go by it.
+	Regions string `json:"regions,omitempty"`
 	// Capture says that Outbound also takes connections that nftables redirects to it; package capture
 	// makes the rules. Then only this host may use it.
 	Capture bool `json:"capture,omitempty"`

@@ -8,11 +8,13 @@ import (
 	"slices"
 
 	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/dataplane/dns"
 	"github.com/isthmus-mesh/isthmus/dataplane/door"
 	"github.com/isthmus-mesh/isthmus/dataplane/downstream"
 	"github.com/isthmus-mesh/isthmus/dataplane/ingress"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
+	"github.com/isthmus-mesh/isthmus/dataplane/regions"
 	"github.com/isthmus-mesh/isthmus/dataplane/socket"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
@@ -142,4 +144,26 @@ func (o *outside) close() {
 	for _, ln := range o.opened {
 		ln.Close()
 	}
+}
+
+// hosts answers for the hosts of Gateways with the addresses of ingress gateways, the nearest to the client first. A proxy that
+// drains sends clients elsewhere while there is somewhere.
+func (a *Agent) hosts(host string, client netip.Addr) ([]netip.Addr, dns.Answer) {
+	s := a.store.state.Load()
+	if !s.Ready {
+		return nil, dns.Unknown
+	}
+	home, known := s.Ingress.Named(host)
+	clusters := s.Clusters
+	switch {
+	case !known:
+		return nil, dns.Foreign
+	case home:
+		clusters = map[mesh.ClusterName]*ir.Cluster{a.cfg.Cluster: clusters[a.cfg.Cluster]}
+	}
+	addrs := regions.Nearest(clusters, a.cfg.Cluster, a.regions.Table().Of(client), a.life.draining.Load())
+	if len(addrs) == 0 {
+		return nil, dns.NoAddress
+	}
+	return addrs, dns.Found
 }

@@ -179,6 +179,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	p.lean("probes", a.prober.Run)
 	p.lean("gateways", a.followGateways)
 	p.lean("load", a.reportLoad)
+	if a.cfg.Regions != "" {
+		p.lean("regions of clients", a.regions.Run)
+	}
 	p.lean("open tunnels", a.judge)
 	defer context.AfterFunc(hard, a.proxy.CutTunnels)() // closing their clients' connections wakes not all that wait
 	p.lean("application connections", a.apps.Run)
@@ -424,6 +427,9 @@ func (a *Agent) listen(ctx context.Context) ([]bound, error) {
 		out = append(out, bound{ln, name, func(ctx context.Context) error { return serve(ctx, ln) }})
 	}
 	names := dns.New(dns.Config{Resolve: a.resolve, Log: a.log})
+	if a.cfg.Mode == ModeIngress {
+		names = dns.New(dns.Config{Hosts: a.hosts, Log: a.log})
+	}
 	open("outbound", a.cfg.Outbound, a.serveOutbound)
 	open("inbound", a.cfg.Inbound, a.server.Serve)
 	open("captured", a.cfg.Captured, a.serveCaptured)

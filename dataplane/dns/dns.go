@@ -45,16 +45,23 @@ type Config struct {
 	// Resolve says what is known of a host name, without the final dot. It is called
 	// concurrently and must not block.
 	Resolve func(host string) (netip.Addr, Answer)
-	Log     *slog.Logger // nil discards
+	// Hosts, if set, is asked in place of Resolve: what is known of a host, for a client at an address, the nearest first. It is
+	// authoritative, and who asks may say for whom (RFC 7871): nobody but resolvers asks it.
+	Hosts func(host string, client netip.Addr) ([]netip.Addr, Answer)
+	Log   *slog.Logger // nil discards
 }
 
 const (
 	// ttl is how long an answer may be kept, in seconds: as long as an application may go on
 	// calling an address that has gone.
 	ttl = 5
-	// udpMax is the largest answer over UDP, in bytes (RFC 1035 §4.2.1). An answer of ours has one
-	// address and always fits.
+	// udpMax is the largest answer over UDP, in bytes (RFC 1035 §4.2.1). An answer of ours has
+	// addressesMax addresses and always fits.
 	udpMax = 512
+	// addressesMax bounds the addresses of an answer, which are the nearest.
+	addressesMax = 6
+	// payload is what we say that we take over UDP, in bytes (RFC 6891 §6.2.5).
+	payload = 1232
 	// messageMax bounds a question that is read, in bytes.
 	messageMax = 4096
 	// tcpIdle bounds the wait for a question on a connection (RFC 7766 §6.2.3).
@@ -90,7 +97,7 @@ func (s *Server) ServeUDP(ctx context.Context, c net.PacketConn) error {
 		case err != nil:
 			continue // an ICMP error of an earlier answer: its asker has gone
 		}
-		if reply := s.Answer(out, in[:n]); reply != nil {
+		if reply := s.AnswerTo(out, in[:n], addrOf(from)); reply != nil {
 			_, _ = c.WriteTo(reply, from) // who asked asks again
 		}
 	}
@@ -150,7 +157,7 @@ func (s *Server) serve(ctx context.Context, c net.Conn) {
 		if _, err := io.ReadFull(c, in[:n]); err != nil {
 			return
 		}
-		reply := s.Answer(out[:2], in[:n])
+		reply := s.AnswerTo(out[:2], in[:n], addrOf(c.RemoteAddr()))
 		if reply == nil {
 			return
 		}
@@ -161,9 +168,23 @@ func (s *Server) serve(ctx context.Context, c net.Conn) {
 	}
 }
 
-// Answer appends the answer to one question to dst. It returns nil for what is no question
+// addrOf is the address of who asks; invalid if that is none.
+func addrOf(a net.Addr) netip.Addr {
+	switch a := a.(type) {
+	case *net.UDPAddr:
+		return a.AddrPort().Addr().Unmap()
+	case *net.TCPAddr:
+		return a.AddrPort().Addr().Unmap()
+	}
+	return netip.Addr{}
+}
+
+// Answer is AnswerTo for nobody in particular.
+func (s *Server) Answer(dst, question []byte) []byte { return s.AnswerTo(dst, question, netip.Addr{}) }
+
+// AnswerTo appends the answer to one question from an address to dst. It returns nil for what is no question
 // at all: to answer those would make the server a tool for floods.
-func (s *Server) Answer(dst, question []byte) []byte {
+func (s *Server) AnswerTo(dst, question []byte, from netip.Addr) []byte {
 	var p dnsmessage.Parser
 	h, err := p.Start(question)
 	if err != nil || h.Response {
@@ -174,18 +195,29 @@ func (s *Server) Answer(dst, question []byte) []byte {
 	switch {
 	case h.OpCode != 0:
 		reply.RCode = dnsmessage.RCodeNotImplemented
-		return build(dst, reply, nil, netip.Addr{})
+		return build(dst, reply, nil, nil, nil)
 	case err != nil:
 		reply.RCode = dnsmessage.RCodeFormatError
-		return build(dst, reply, nil, netip.Addr{})
+		return build(dst, reply, nil, nil, nil)
 	}
 	if _, err := p.Question(); !errors.Is(err, dnsmessage.ErrSectionDone) { // RFC 9619: one question
 		reply.RCode = dnsmessage.RCodeFormatError
-		return build(dst, reply, nil, netip.Addr{})
+		return build(dst, reply, nil, nil, nil)
 	}
-	addr, answer := netip.Addr{}, Foreign
-	if q.Class == dnsmessage.ClassINET {
-		addr, answer = s.cfg.Resolve(strings.TrimSuffix(q.Name.String(), "."))
+	var addrs []netip.Addr
+	var extra *edns
+	answer, host := Foreign, strings.TrimSuffix(q.Name.String(), ".")
+	switch {
+	case q.Class != dnsmessage.ClassINET:
+	case s.cfg.Hosts != nil:
+		if extra = readEDNS(&p); extra != nil && extra.client.IsValid() {
+			from = extra.client.Addr()
+		}
+		addrs, answer = s.cfg.Hosts(host, from)
+	default:
+		var addr netip.Addr
+		addr, answer = s.cfg.Resolve(host)
+		addrs = []netip.Addr{addr}
 	}
 	switch answer {
 	case Foreign:
@@ -196,23 +228,26 @@ func (s *Server) Answer(dst, question []byte) []byte {
 		reply.RCode = dnsmessage.RCodeServerFailure
 	}
 	reply.Authoritative = answer == Found || answer == NoAddress || answer == Absent
-	if answer != Found || q.Type != dnsmessage.TypeA && q.Type != dnsmessage.TypeALL || !addr.Is4() {
-		addr = netip.Addr{} // the name exists and has nothing of the type: RFC 2308 §2.2
+	if answer != Found {
+		addrs = nil
 	}
-	return build(dst, reply, &q, addr)
+	return build(dst, reply, &q, addrs, extra)
 }
 
-// build appends a message with at most one question and one address.
-func build(dst []byte, h dnsmessage.Header, q *dnsmessage.Question, addr netip.Addr) []byte {
+// build appends a message with at most one question, and those of the addresses that are of its type. Where there are none the
+// name exists and has nothing of the type: RFC 2308 §2.2.
+func build(dst []byte, h dnsmessage.Header, q *dnsmessage.Question, addrs []netip.Addr, extra *edns) []byte {
 	b := dnsmessage.NewBuilder(dst, h)
 	b.EnableCompression()
 	err := b.StartQuestions()
 	if q != nil {
 		err = errors.Join(err, b.Question(*q))
 	}
-	if addr.IsValid() {
-		err = errors.Join(err, b.StartAnswers(), b.AResource(
-			dnsmessage.ResourceHeader{Name: q.Name, Class: dnsmessage.ClassINET, TTL: ttl}, dnsmessage.AResource{A: addr.As4()}))
+	if q != nil {
+		err = errors.Join(err, b.StartAnswers(), answers(&b, q, addrs))
+	}
+	if extra != nil {
+		err = errors.Join(err, b.StartAdditionals(), extra.append(&b))
 	}
 	out, ferr := b.Finish()
 	if errors.Join(err, ferr) != nil {

@@ -21,6 +21,8 @@ import (
 type Tables struct {
 	ports    map[uint16]*Port
 	services []*ir.Service
+	// names are the hosts that have routes; true of those that no other cluster serves.
+	names patterns[bool]
 }
 
 // Port is where the listeners of one port are served.
@@ -79,6 +81,9 @@ func (t *Tables) add(g *ir.Gateway, l *ir.Listener, offset uint16) {
 	for i := range l.Hosts {
 		h := &l.Hosts[i]
 		in.hosts.set(h.Hostname, t.service(g.Namespace, name+":"+h.Hostname, number, h.Routes))
+		if elsewhere, known := t.names.find([]byte(h.Hostname)); h.Hostname != "" && (!known || elsewhere) {
+			t.names.set(h.Hostname, g.Home)
+		}
 	}
 	p.listeners.set(l.Hostname, in)
 }
@@ -93,6 +98,16 @@ func (t *Tables) service(namespace, name string, port uint16, routes []ir.Route)
 	}
 	t.services = append(t.services, &ir.Service{Name: n, Ports: []ir.Port{{Port: port, Protocol: mesh.ProtocolAuto}}, Routed: true, Routes: routes})
 	return n
+}
+
+// Named reports whether a listener has routes for a host of a name, and whether only this cluster's has. Routes for every host
+// name none.
+func (t *Tables) Named(host string) (home, known bool) {
+	if t == nil {
+		return false, false
+	}
+	var room [maxHost]byte
+	return t.names.find(plain(room[:0], []byte(host)))
 }
 
 // Services are what the hosts are to the pipeline.

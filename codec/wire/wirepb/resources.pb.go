@@ -2393,7 +2393,8 @@ type Cluster struct {
 	TrustDomain   string                 `protobuf:"bytes,5,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
 	Rtt           int64                  `protobuf:"varint,6,opt,name=rtt,proto3" json:"rtt,omitempty"`
 	Reach         uint32                 `protobuf:"varint,7,opt,name=reach,proto3" json:"reach,omitempty"`
-	Gateways      [][]byte               `protobuf:"bytes,8,rep,name=gateways,proto3" json:"gateways,omitempty"` // address octets, then the port in 2, big-endian
+	Gateways      [][]byte               `protobuf:"bytes,8,rep,name=gateways,proto3" json:"gateways,omitempty"`   // address octets, then the port in 2, big-endian
+	Ingresses     [][]byte               `protobuf:"bytes,9,rep,name=ingresses,proto3" json:"ingresses,omitempty"` // address octets
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2480,6 +2481,13 @@ func (x *Cluster) GetReach() uint32 {
 func (x *Cluster) GetGateways() [][]byte {
 	if x != nil {
 		return x.Gateways
+	}
+	return nil
+}
+
+func (x *Cluster) GetIngresses() [][]byte {
+	if x != nil {
+		return x.Ingresses
 	}
 	return nil
 }
@@ -3871,6 +3879,7 @@ type Gateway struct {
 	Object        string                 `protobuf:"bytes,3,opt,name=object,proto3" json:"object,omitempty"`
 	TrustedHops   uint32                 `protobuf:"varint,4,opt,name=trusted_hops,json=trustedHops,proto3" json:"trusted_hops,omitempty"`
 	Listeners     []*Listener            `protobuf:"bytes,5,rep,name=listeners,proto3" json:"listeners,omitempty"`
+	Home          bool                   `protobuf:"varint,6,opt,name=home,proto3" json:"home,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3938,6 +3947,13 @@ func (x *Gateway) GetListeners() []*Listener {
 		return x.Listeners
 	}
 	return nil
+}
+
+func (x *Gateway) GetHome() bool {
+	if x != nil {
+		return x.Home
+	}
+	return false
 }
 
 type Listener struct {
@@ -4276,7 +4292,7 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"\x17bandwidth_milli_percent\x18\v \x01(\x03R\x15bandwidthMilliPercent\"i\n" +
 	"\tEndpoints\x121\n" +
 	"\aservice\x18\x01 \x01(\v2\x17.isthmus.v1.ServiceNameR\aservice\x12)\n" +
-	"\x06groups\x18\x02 \x03(\v2\x11.isthmus.v1.GroupR\x06groups\"\xda\x01\n" +
+	"\x06groups\x18\x02 \x03(\v2\x11.isthmus.v1.GroupR\x06groups\"\xf8\x01\n" +
 	"\aCluster\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\"\n" +
@@ -4285,7 +4301,8 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"\ftrust_domain\x18\x05 \x01(\tR\vtrustDomain\x12\x10\n" +
 	"\x03rtt\x18\x06 \x01(\x03R\x03rtt\x12\x14\n" +
 	"\x05reach\x18\a \x01(\rR\x05reach\x12\x1a\n" +
-	"\bgateways\x18\b \x03(\fR\bgateways\"\xdb\x01\n" +
+	"\bgateways\x18\b \x03(\fR\bgateways\x12\x1c\n" +
+	"\tingresses\x18\t \x03(\fR\tingresses\"\xdb\x01\n" +
 	"\x05Group\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1c\n" +
 	"\tforbidden\x18\x02 \x01(\tR\tforbidden\x12\x1a\n" +
@@ -4404,13 +4421,14 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"\x04beat\x18\x03 \x01(\x04R\x04beat\"7\n" +
 	"\x05Share\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x14\n" +
-	"\x05parts\x18\x02 \x01(\rR\x05parts\"\xaa\x01\n" +
+	"\x05parts\x18\x02 \x01(\rR\x05parts\"\xbe\x01\n" +
 	"\aGateway\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
 	"\x06object\x18\x03 \x01(\tR\x06object\x12!\n" +
 	"\ftrusted_hops\x18\x04 \x01(\rR\vtrustedHops\x122\n" +
-	"\tlisteners\x18\x05 \x03(\v2\x14.isthmus.v1.ListenerR\tlisteners\"\x99\x01\n" +
+	"\tlisteners\x18\x05 \x03(\v2\x14.isthmus.v1.ListenerR\tlisteners\x12\x12\n" +
+	"\x04home\x18\x06 \x01(\bR\x04home\"\x99\x01\n" +
 	"\bListener\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x12\n" +
