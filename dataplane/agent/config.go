@@ -1,3 +1,5 @@
+//house:exempt a table: the fields of a configuration, and what is wrong with each
+
 // Package agent runs one proxy: it follows the control plane, keeps what it was told in a
 // sealed snapshot, builds the one State that requests are decided by, and owns the proxy's
 // listeners. Its one idea is that configuration becomes visible whole: a service is shown to

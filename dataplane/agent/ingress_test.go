@@ -2,11 +2,13 @@ package agent_test
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -22,7 +24,9 @@ func (w *world) ingressGateway(at netip.Addr) *member {
 	w.t.Helper()
 	const id = "isthmus-system/ingress-0"
 	w.script.set(id, &ir.Proxy{ID: id})
-	return w.start("eu-west", id, "ingress", func(c *agent.Config) { c.Mode, c.Ingress, c.IngressOffset = agent.ModeIngress, at, 8000 })
+	return w.start("eu-west", id, "ingress", func(c *agent.Config) {
+		c.Mode, c.Ingress, c.IngressOffset, c.DNS = agent.ModeIngress, at, 8000, loopback.AddrPort(w.t)
+	})
 }
 
 // told is an application that answers with the fields that it was sent.
@@ -165,6 +169,37 @@ func TestAnIngressGatewayLetsRequestsIn(t *testing.T) {
 			_, _, body := enter(t, door, "shop.example", "/", "X-Forwarded-For", "6.6.6.6, 7.7.7.7", "X-Forwarded-Proto", "https")
 			return strings.Contains(body, "x-forwarded-for=6.6.6.6, 7.7.7.7, "+host+" x-forwarded-proto=https")
 		})
+	})
+	t.Run("names lead to where clients may come in", func(t *testing.T) {
+		east := netip.MustParseAddr("192.0.2.2")
+		w.script.set("eu-west", &ir.Cluster{Name: "eu-west", TrustDomain: w.clusters["eu-west"].td, Ingresses: []netip.Addr{at}})
+		there := ir.Cluster{Name: "us-east", TrustDomain: w.clusters["us-east"].td, RTT: 80 * time.Millisecond, Gateways: []netip.AddrPort{gateway}, Ingresses: []netip.Addr{east}}
+		w.script.set("us-east", &there)
+		r := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "udp", in.cfg.DNS.String())
+		}}
+		leads := func(host string, want ...netip.Addr) func() bool {
+			return func() bool {
+				ctx, cancel := context.WithTimeout(context.Background(), bound)
+				defer cancel()
+				got, _ := r.LookupNetIP(ctx, "ip4", host)
+				for i := range got {
+					got[i] = got[i].Unmap()
+				}
+				slices.SortFunc(got, netip.Addr.Compare) // a resolver of Go's orders them anew
+				return slices.Equal(got, want)
+			}
+		}
+		eventually(t, "both ingress gateways are told", leads("shop.example.", at, east))
+		if !leads("any.wild.example.", at, east)() || !leads("other.example.")() {
+			t.Error("a host below a wildcard is not answered, or one of nobody is")
+		}
+		gone := there
+		gone.Reach = mesh.Unreachable
+		w.script.set("us-east", &gone)
+		eventually(t, "a cluster that cannot be reached is withdrawn", leads("shop.example.", at))
+		there.Ingresses = nil
+		w.script.set("us-east", &there)
 	})
 	t.Run("another cluster serves where this one does not", func(t *testing.T) {
 		_ = near.end()

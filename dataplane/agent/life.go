@@ -179,9 +179,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	p.lean("probes", a.prober.Run)
 	p.lean("gateways", a.followGateways)
 	p.lean("load", a.reportLoad)
-	if a.cfg.Regions != "" {
-		p.lean("regions of clients", a.regions.Run)
-	}
+	p.lean("regions of clients", a.regions.Run)
 	p.lean("open tunnels", a.judge)
 	defer context.AfterFunc(hard, a.proxy.CutTunnels)() // closing their clients' connections wakes not all that wait
 	p.lean("application connections", a.apps.Run)

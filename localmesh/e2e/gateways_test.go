@@ -1,9 +1,11 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -129,6 +131,24 @@ workloads:
 		if out := m.run("proxy-status"); strings.Count(out, "isthmus-system/ingress-0") != 2 {
 			t.Errorf("proxy-status shows not two ingress gateways:\n%s", out)
 		}
+	})
+	t.Run("names lead to the ingress gateways that can be reached", func(t *testing.T) {
+		r := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, network, m.address(0, 0, 9, 15053))
+		}}
+		leads := func(want int) func() bool {
+			return func() bool {
+				ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+				defer cancel()
+				got, err := r.LookupNetIP(ctx, "ip4", "shop.example.")
+				return err == nil && len(got) == want && m.address(0, 0, 9, 0) == got[0].Unmap().String()+":0"
+			}
+		}
+		within("both are told, the own first", leads(2))
+		m.run("drill", "partition", "eu-west--us-east")
+		within("the one beyond the cut is withdrawn", leads(1))
+		m.run("drill", "heal", "eu-west--us-east")
+		within("it is told again", leads(2))
 	})
 	t.Run("another cluster answers where the workload is down", func(t *testing.T) {
 		m.run("drill", "kill", "catalog.shop@eu-west")
