@@ -429,6 +429,9 @@ func (x *explainer) backend(b *ir.Backend, share float64) BackendChoice {
 		if line.Endpoint != "" && !line.Kept && k.Dropped != balance.DropEjected && k.Dropped != balance.DropTried {
 			continue // its cluster's line says it
 		}
+		if line.Endpoint == "" {
+			line.Price = x.priceText(k.Cluster)
+		}
 		c.Candidates = append(c.Candidates, line)
 	}
 	pick, reason := view.Pick(ask)
@@ -442,22 +445,6 @@ func (x *explainer) backend(b *ir.Backend, share float64) BackendChoice {
 		c.Outcome.Detail += ", as a last resort: no candidate is left that is wise"
 	}
 	return c
-}
-
-// spread shows how the cluster's callers are spread by load, if they are.
-func (x *explainer) spread(c *BackendChoice, view *balance.View, s mesh.ServiceName) {
-	split := eval(x, compile.SplitOf, s)
-	if split == nil {
-		for _, share := range view.Shares() {
-			c.Planned = append(c.Planned, ClusterShare{share.Cluster, share.Part})
-		}
-		return
-	}
-	shares := balance.SharesOf(split.Shares)
-	for _, share := range shares {
-		c.Split = append(c.Split, ClusterShare{share.Cluster, share.Part})
-	}
-	view.SetSplit(shares, x.now.UnixNano())
 }
 
 // authorise asks the policies of the cluster that is chosen from.

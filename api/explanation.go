@@ -91,6 +91,8 @@ type BackendChoice struct {
 	Path string `json:"path,omitempty"`
 	// Split is how the cluster's requests are spread by load; none: the nearest come first.
 	Split []ClusterShare `json:"split,omitempty"`
+	// Spend is what crossing costs all callers of the service by load, in US dollars an hour.
+	Spend float64 `json:"spend,omitempty"`
 	// Planned is how the strategy spreads them by itself, while all that it names can serve.
 	Planned    []ClusterShare `json:"planned,omitempty"`
 	Candidates []Candidate    `json:"candidates,omitempty"`
@@ -136,6 +138,8 @@ type Candidate struct {
 	Kept     bool             `json:"kept"`
 	Why      string           `json:"why,omitempty"` // it was dropped
 	Detail   string           `json:"detail,omitempty"`
+	// Price of what goes there and back, on a cluster's line; empty where none is known.
+	Price string `json:"price,omitempty"`
 }
 
 // Authorisation is what a cluster's proxies answer to the caller.
@@ -254,6 +258,9 @@ func (c *BackendChoice) narrate(b *strings.Builder, bytes bool) {
 		fmt.Fprintf(b, "          as %s\n", c.Path)
 	}
 	narrateShares(b, "by load", c.Split)
+	if c.Spend > 0 {
+		fmt.Fprintf(b, "          crossing costs all callers %.3g USD an hour\n", c.Spend)
+	}
 	narrateShares(b, "by strategy", c.Planned)
 	for _, x := range c.Candidates {
 		mark, what := "+", "cluster "+string(x.Cluster)
@@ -265,6 +272,9 @@ func (c *BackendChoice) narrate(b *strings.Builder, bytes bool) {
 		}
 		if !x.Kept {
 			mark, what = "-", what+": "+x.Why
+		}
+		if x.Price != "" {
+			what += "; " + x.Price
 		}
 		fmt.Fprintf(b, "          %s %s\n", mark, what)
 	}

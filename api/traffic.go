@@ -8,9 +8,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/core/balance"
 	"github.com/isthmus-mesh/isthmus/core/compile"
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/core/policy"
+	"github.com/isthmus-mesh/isthmus/core/price"
 	"github.com/isthmus-mesh/isthmus/dataplane/route"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
@@ -73,6 +75,54 @@ func narrateShares(b *strings.Builder, how string, shares []ClusterShare) {
 	fmt.Fprintf(b, "          %s: %s\n", how, strings.Join(parts, ", "))
 }
 
+// priceText is what a GiB to a cluster and back costs, by what is stated here and there, else by list.
+func (x *explainer) priceText(to mesh.ClusterName) string {
+	self := x.view.Cluster
+	named := func(origin, n mesh.ClusterName) *mesh.Cluster {
+		if f, ok := x.world.Get(mesh.Key{Kind: mesh.KindCluster, Origin: origin, Name: string(n)}); ok {
+			return f.Value.(*mesh.Cluster)
+		}
+		return nil
+	}
+	here, there, back := named(self, self), named(self, to), named(to, self)
+	if here == nil || there == nil {
+		return ""
+	}
+	stated := 0.0
+	if back != nil {
+		stated = back.EgressPerGiB
+	}
+	out, in := price.Between(here, there, there.EgressPerGiB), price.Between(there, here, stated)
+	switch {
+	case !out.Known() && !in.Known():
+		return ""
+	case !in.Known():
+		return fmt.Sprintf("a GiB there %.3g USD: %s", out.PerGiB, out.Source)
+	case !out.Known():
+		return fmt.Sprintf("a GiB back %.3g USD: %s", in.PerGiB, in.Source)
+	case out.Source == in.Source:
+		return fmt.Sprintf("a GiB there %.3g and back %.3g USD: %s", out.PerGiB, in.PerGiB, out.Source)
+	}
+	return fmt.Sprintf("a GiB there %.3g USD: %s, back %.3g USD: %s", out.PerGiB, out.Source, in.PerGiB, in.Source)
+}
+
+// spread shows how the cluster's callers are spread by load, if they are.
+func (x *explainer) spread(c *BackendChoice, view *balance.View, s mesh.ServiceName) {
+	split := eval(x, compile.SplitOf, s)
+	if split == nil {
+		for _, share := range view.Shares() {
+			c.Planned = append(c.Planned, ClusterShare{share.Cluster, share.Part})
+		}
+		return
+	}
+	c.Spend = split.Spend
+	shares := balance.SharesOf(split.Shares)
+	for _, share := range shares {
+		c.Split = append(c.Split, ClusterShare{share.Cluster, share.Part})
+	}
+	view.SetSplit(shares, x.now.UnixNano())
+}
+
 // distributionText is what a strategy was told; empty where that is nothing.
 func distributionText(d *mesh.Distribution) string {
 	var parts []string
@@ -84,6 +134,15 @@ func distributionText(d *mesh.Distribution) string {
 	}
 	for _, w := range d.Weights {
 		parts = append(parts, fmt.Sprintf("%d for %s", w.Weight, w.Place))
+	}
+	if d.DollarsPerHour > 0 {
+		parts = append(parts, fmt.Sprintf("at most %g USD an hour for crossing", d.DollarsPerHour))
+	}
+	if d.SecondsPerDollar > 0 {
+		parts = append(parts, fmt.Sprintf("a dollar is worth %g s of waiting", d.SecondsPerDollar))
+	}
+	if len(d.Weights) == 0 {
+		return strings.Join(parts, ", ")
 	}
 	if len(parts) > 0 {
 		return "weights " + strings.Join(parts, "; ")

@@ -35,7 +35,7 @@ type Cluster struct {
 	// RTT is the declared round-trip time from the origin of the fact; 0 is unknown
 	// and a measurement replaces it.
 	RTT time.Duration
-	// EgressPerGiB is the price of a GiB leaving towards this cluster, in US dollars.
+	// EgressPerGiB is the price of a GiB leaving towards this cluster, in US dollars; 0 is the list price, negative is free.
 	EgressPerGiB float64
 	// Roots are the DER-encoded roots of the cluster's trust domain as they were when it
 	// joined; its own bundle replaces them as soon as it is heard.

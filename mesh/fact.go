@@ -169,6 +169,8 @@ type Split struct {
 	// Beat grows while the split is looked after, also where it stays the same: who hears nothing new for long
 	// knows that nobody is.
 	Beat uint64
+	// Spend is what crossing costs all callers of the service, as it was when the split was last told, in US dollars an hour.
+	Spend float64
 }
 
 // Share is the part of requests that goes to a cluster, in ten thousandths.

@@ -62,7 +62,17 @@ type Distribution struct {
 	Order []Place
 	// Weights are those of Weighted.
 	Weights []PlaceWeight
+	// SecondsPerDollar is what Cost waits to save a dollar; 0 is the default. DollarsPerHour is what crossing may cost all
+	// callers together; 0 is no bound.
+	SecondsPerDollar, DollarsPerHour float64
 }
+
+// What a dollar is worth in seconds that requests wait. Auto takes the price of an hour of somebody's time for it; Cost is
+// for those to whom money matters more.
+const (
+	DefaultSecondsPerDollar = 3600
+	CostSecondsPerDollar    = 10 * DefaultSecondsPerDollar
+)
 
 // TrafficPolicy bounds what the balancer does by itself. The zero value of a field
 // means the default; where several policies reach a service, each field is the most specific

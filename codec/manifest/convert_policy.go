@@ -25,7 +25,7 @@ func (s *scope) cluster(in *cluster) *mesh.Cluster {
 		Name: mesh.ClusterName(s.name), Region: mesh.Region(c.Region), Zones: convert[mesh.Zone](c.Zones), Network: mesh.Network(c.Network),
 		Provider: mesh.Provider(c.Provider), Jurisdiction: mesh.Jurisdiction(c.Jurisdiction), Role: mesh.Role(c.Role),
 		Primaries: convert[mesh.ClusterName](c.Primaries), TrustDomain: mesh.TrustDomain(c.TrustDomain),
-		RTT: duration(c.RTT), EgressPerGiB: float64(c.EgressPerGiB),
+		RTT: duration(c.RTT), EgressPerGiB: egress(c.EgressPerGiB),
 	}
 	if out.Role == "" {
 		out.Role = mesh.RolePrimary
@@ -244,4 +244,15 @@ func (s *scope) wildcard(pattern string, at *path) {
 func (s *scope) residencyPolicy(in *residencyPolicy) *mesh.ResidencyPolicy {
 	return &mesh.ResidencyPolicy{Namespace: s.namespace, Name: s.name, Targets: s.targets(in.Spec.TargetRefs),
 		Allowed: convert[mesh.Jurisdiction](in.Spec.Jurisdictions)}
+}
+
+// egress is a price, negative where it is stated to be nothing.
+func egress(p *decimal) float64 {
+	switch {
+	case p == nil:
+		return 0
+	case *p == 0:
+		return -1
+	}
+	return float64(*p)
 }

@@ -43,6 +43,11 @@ func (s *scope) distribution(in *localityPolicy) mesh.Distribution {
 	}
 	belongs("order", in.Order != nil, mesh.StrategyNearest)
 	belongs("weights", in.Weights != nil, mesh.StrategyWeighted)
+	belongs("cost", in.Cost != nil, mesh.StrategyCost)
+	if in.Cost != nil {
+		out.SecondsPerDollar = s.amount(in.Cost.SecondsPerDollar, at.field("cost", "secondsPerDollar"))
+		out.DollarsPerHour = s.amount(in.Cost.DollarsPerHour, at.field("cost", "dollarsPerHour"))
+	}
 	seen := map[mesh.Place]bool{}
 	for i, p := range in.Order {
 		out.Order = append(out.Order, s.place(p, at.field("order").item(i), seen))
@@ -61,6 +66,17 @@ func (s *scope) distribution(in *localityPolicy) mesh.Distribution {
 		s.fault(at.field("weights"), "all weights are 0", "give one of the places a weight above 0")
 	}
 	return out
+}
+
+// amount is a number above 0; nil is 0.
+func (s *scope) amount(in *decimal, at *path) float64 {
+	if in == nil {
+		return 0
+	}
+	if *in <= 0 || *in > 1e9 {
+		s.fault(at, "out of range", "write a number above 0 and up to 1000000000, or remove it for the default")
+	}
+	return float64(*in)
 }
 
 // place reads a place that none of those seen is.

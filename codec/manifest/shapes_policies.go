@@ -47,12 +47,21 @@ type trafficPolicy struct {
 }
 
 type localityPolicy struct {
-	// Auto takes what answers soonest, the nearest while it has room; Latency does the same and never weighs prices; Nearest goes down a ladder, own zone, own cluster, own region, order, then by distance, and never leaves a rung that serves because it is busy; Weighted follows weights among what serves; Spread uses all clusters evenly, by their lanes where all declare them, else by their endpoints; Local never leaves the caller's cluster, not even when nothing there can serve. See the guide "choosing a strategy". Default: Auto.
-	Strategy string `json:"strategy" is:"enum=Auto|Latency|Nearest|Weighted|Spread|Local"`
+	// Auto takes what answers soonest, the nearest while it has room; and weighs what crossing costs as 3600 seconds of waiting for a dollar; Latency does the same and never weighs prices; Cost weighs them more; Nearest goes down a ladder, own zone, own cluster, own region, order, then by distance, and never leaves a rung that serves because it is busy; Weighted follows weights among what serves; Spread uses all clusters evenly, by their lanes where all declare them, else by their endpoints; Local never leaves the caller's cluster, not even when nothing there can serve. See the guide "choosing a strategy". Default: Auto.
+	Strategy string `json:"strategy" is:"enum=Auto|Latency|Cost|Nearest|Weighted|Spread|Local"`
 	// With Nearest: places in the order in which they are tried when the own region does not serve; clusters of the own region that are named here are tried in this order too. What is not named comes after, by distance. Default: by distance.
 	Order []servingPlace `json:"order" is:"items=1..64"`
 	// With Weighted, and required there: places and their parts of the requests. A place that cannot serve leaves its part to the others, and when none of them can, what is not named serves, the nearest first. Inside a place that holds several clusters each has its part by what it can serve.
 	Weights []weightedPlace `json:"weights" is:"items=1..64"`
+	// With Cost. Prices are those of Cluster.spec.egressPricePerGiB, else list prices, times the bytes of calls as proxies measure them. They act where endpoints declare their lanes; elsewhere Cost takes the nearest.
+	Cost *costPolicy `json:"cost"`
+}
+
+type costPolicy struct {
+	// So many seconds of waiting are as good as a dollar: at 36000, a call that carries 100 KiB over a way at 0.02 dollars a GiB may wait 69 ms to save it. A price never weighs more than a second, so that none makes a busy cluster refuse requests that another has room for. Default: 36000, or 3600 beside dollarsPerHour.
+	SecondsPerDollar *decimal `json:"secondsPerDollar"`
+	// What crossing may cost all callers of the service together, in dollars an hour. While more is spent, prices weigh more and more; what finds no room at home crosses all the same. Default: no bound.
+	DollarsPerHour *decimal `json:"dollarsPerHour"`
 }
 
 // servingPlace is a region, a cluster, or a zone of one of them.

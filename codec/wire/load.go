@@ -16,17 +16,18 @@ import (
 const (
 	rateMax  = 1e9
 	lanesMax = 1e9
+	bytesMax = 1e15
 	timeMax  = time.Hour
 )
 
 func fromSplit(v *mesh.Split) *wirepb.Split {
-	return &wirepb.Split{Service: fromService(v.Service), Beat: v.Beat, Shares: each(v.Shares, func(s mesh.Share) *wirepb.Share {
+	return &wirepb.Split{Service: fromService(v.Service), Beat: v.Beat, Spend: v.Spend, Shares: each(v.Shares, func(s mesh.Share) *wirepb.Share {
 		return &wirepb.Share{Cluster: string(s.Cluster), Parts: s.Parts}
 	})}
 }
 
 func (d *decoder) split(m *wirepb.Split) *mesh.Split {
-	return &mesh.Split{Service: d.service(m.Service), Beat: m.Beat, Shares: each(m.Shares, func(s *wirepb.Share) mesh.Share {
+	return &mesh.Split{Service: d.service(m.Service), Beat: m.Beat, Spend: m.Spend, Shares: each(m.Shares, func(s *wirepb.Share) mesh.Share {
 		return mesh.Share{Cluster: mesh.ClusterName(s.Cluster), Parts: s.Parts}
 	})}
 }
@@ -35,7 +36,8 @@ func (d *decoder) split(m *wirepb.Split) *mesh.Split {
 // is no measurement; nothing of it counts then.
 func FromSamples(samples []split.Sample) []*wirepb.Sample {
 	return each(samples, func(s split.Sample) *wirepb.Sample {
-		return &wirepb.Sample{Service: fromService(s.Service), Asked: s.Asked, Served: s.Served, Lanes: s.Lanes, Time: int64(s.Time), Wait: int64(s.Wait)}
+		return &wirepb.Sample{Service: fromService(s.Service), Asked: s.Asked, Served: s.Served, Lanes: s.Lanes, Time: int64(s.Time), Wait: int64(s.Wait),
+			Sent: s.Sent, Received: s.Received}
 	})
 }
 
@@ -43,9 +45,12 @@ func FromSamples(samples []split.Sample) []*wirepb.Sample {
 func ToSamples(m []*wirepb.Sample) ([]split.Sample, error) {
 	d := &decoder{}
 	out := each(m, func(s *wirepb.Sample) split.Sample {
-		v := split.Sample{Service: d.service(s.Service), Asked: s.Asked, Served: s.Served, Lanes: s.Lanes, Time: time.Duration(s.Time), Wait: time.Duration(s.Wait)}
+		v := split.Sample{Service: d.service(s.Service), Asked: s.Asked, Served: s.Served, Lanes: s.Lanes, Time: time.Duration(s.Time), Wait: time.Duration(s.Wait),
+			Sent: s.Sent, Received: s.Received}
 		d.within("asked", v.Asked, 0, rateMax)
 		d.within("served", v.Served, 0, rateMax)
+		d.within("sent", v.Sent, 0, bytesMax)
+		d.within("received", v.Received, 0, bytesMax)
 		d.within("time", float64(v.Time), 0, float64(timeMax))
 		d.within("wait", float64(v.Wait), -float64(timeMax), float64(timeMax))
 		return v
@@ -70,7 +75,7 @@ func EncodeReport(r *split.ClusterReport) []byte {
 		}),
 		Services: each(r.Services, func(s split.ServiceReport) *wirepb.ServiceLoad {
 			return &wirepb.ServiceLoad{Service: fromService(s.Service), Demand: s.Demand, Rate: s.Rate, Lanes: s.Lanes, Time: s.Time, Wait: s.Wait,
-				Forbidden: texts(s.Forbidden)}
+				Forbidden: texts(s.Forbidden), Sent: s.Sent, Received: s.Received}
 		})})
 	if err != nil {
 		panic("wire: encode a report: " + err.Error()) // names are valid UTF-8 by parsing
@@ -105,10 +110,12 @@ func DecodeReport(b []byte) (*split.ClusterReport, error) {
 			d.within("demand", s.Demand, 0, rateMax)
 			d.within("rate", s.Rate, 0, rateMax)
 			d.within("lanes", s.Lanes, 0, lanesMax)
+			d.within("sent", s.Sent, 0, bytesMax)
+			d.within("received", s.Received, 0, bytesMax)
 			d.within("time", s.Time, 0, timeMax.Seconds())
 			d.within("wait", s.Wait, -timeMax.Seconds(), timeMax.Seconds())
 			return split.ServiceReport{Service: d.service(s.Service), Demand: s.Demand, Rate: s.Rate, Lanes: s.Lanes, Time: s.Time, Wait: s.Wait,
-				Forbidden: typed[mesh.ClusterName](s.Forbidden)}
+				Forbidden: typed[mesh.ClusterName](s.Forbidden), Sent: s.Sent, Received: s.Received}
 		})}
 	if d.err != nil {
 		return nil, fmt.Errorf("decode a cluster's report: %w", d.err)

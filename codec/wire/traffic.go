@@ -48,16 +48,16 @@ func (d *decoder) traffic(m *wirepb.Traffic) ir.Traffic {
 
 // fromDistribution is nil for one that says nothing, so that it costs services without it nothing.
 func fromDistribution(d mesh.Distribution) *wirepb.Distribution {
-	if len(d.Order) == 0 && len(d.Weights) == 0 {
+	if len(d.Order) == 0 && len(d.Weights) == 0 && d.SecondsPerDollar == 0 && d.DollarsPerHour == 0 {
 		return nil
 	}
-	return &wirepb.Distribution{Order: each(d.Order, fromPlace), Weights: each(d.Weights, func(w mesh.PlaceWeight) *wirepb.PlaceWeight {
+	return &wirepb.Distribution{SecondsPerDollar: d.SecondsPerDollar, DollarsPerHour: d.DollarsPerHour, Order: each(d.Order, fromPlace), Weights: each(d.Weights, func(w mesh.PlaceWeight) *wirepb.PlaceWeight {
 		return &wirepb.PlaceWeight{Place: fromPlace(w.Place), Weight: w.Weight}
 	})}
 }
 
 func toDistribution(m *wirepb.Distribution) mesh.Distribution {
-	return mesh.Distribution{Order: each(m.GetOrder(), toPlace), Weights: each(m.GetWeights(), func(w *wirepb.PlaceWeight) mesh.PlaceWeight {
+	return mesh.Distribution{SecondsPerDollar: m.GetSecondsPerDollar(), DollarsPerHour: m.GetDollarsPerHour(), Order: each(m.GetOrder(), toPlace), Weights: each(m.GetWeights(), func(w *wirepb.PlaceWeight) mesh.PlaceWeight {
 		return mesh.PlaceWeight{Place: toPlace(w.Place), Weight: w.Weight}
 	})}
 }

@@ -57,6 +57,8 @@ func fill(r *rand.Rand, v reflect.Value, depth int) {
 		v.SetBool(true)
 	case reflect.Int, reflect.Int32, reflect.Int64:
 		v.SetInt(int64(r.IntN(1000) + 1))
+	case reflect.Float64:
+		v.SetFloat(r.Float64() + 1)
 	case reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
 		v.SetUint(uint64(r.IntN(200) + 1))
 	default:

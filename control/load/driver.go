@@ -23,7 +23,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Config is what a Driver works with. All fields but Sees are required.
+// Config is what a Driver works with. All fields but Sees and Costs are required.
 type Config struct {
 	Cluster     mesh.ClusterName
 	TrustDomain mesh.TrustDomain
@@ -35,6 +35,8 @@ type Config struct {
 	Sees func(mesh.ClusterName, []split.Path)
 	// May reports whether a peer may know of a service here.
 	May func(mesh.ClusterName, mesh.ServiceName) bool
+	// Costs is what a GiB costs from one cluster to another, in US dollars; nil is nothing.
+	Costs func(from, to mesh.ClusterName) float64
 	// Edit changes the world; it may wait for room until the context ends.
 	Edit  func(context.Context, []world.Edit) error
 	Clock clock.Clock
@@ -59,7 +61,9 @@ const learntMax = 1 << 16
 
 // NewDriver returns a driver; nothing runs before Run.
 func NewDriver(cfg Config) *Driver {
-	return &Driver{cfg: cfg, balancer: New(cfg.Cluster), learnt: map[resource]*xds.Resource{}}
+	b := New(cfg.Cluster)
+	b.costs = cfg.Costs
+	return &Driver{cfg: cfg, balancer: b, learnt: map[resource]*xds.Resource{}}
 }
 
 // Expel drops what a cluster that left the mesh reported.
@@ -100,7 +104,7 @@ func (l *Driver) know() {
 		case *ir.Endpoints:
 			l.balancer.Know(v)
 		case *ir.Service:
-			l.balancer.Route(n, v.Traffic.Strategy)
+			l.balancer.Route(n, v.Traffic.Strategy, v.Traffic.Distribution)
 		}
 	}
 }
@@ -195,7 +199,7 @@ func (l *Driver) follow(ctx context.Context, changes []Change) error {
 		edits = append(edits, world.Put(&mesh.Fact{Key: key, Value: c.Split, Digest: ir.DigestOf(c.Split)}))
 		if c.Moved {
 			l.cfg.Log.Info("a service is spread over clusters", "service", c.Service.String(), "split", sharesOf(c.Split), "because", string(c.Outcome.Cause),
-				"saves", fmt.Sprintf("%.0f%%", 100*c.Outcome.Gain))
+				"saves", fmt.Sprintf("%.0f%%", 100*c.Outcome.Gain), "dollarsPerHour", fmt.Sprintf("%.3g", c.Split.Spend))
 		}
 	}
 	ctx, stop := context.WithTimeout(ctx, 5*time.Second) // the loop's queue is full: the next tick is as good

@@ -45,6 +45,8 @@ const (
 // Balancer is the loop's state in one control plane. It is safe for concurrent use.
 type Balancer struct {
 	self mesh.ClusterName
+	// costs is what a GiB costs from one cluster to another, in US dollars; nil is nothing.
+	costs func(from, to mesh.ClusterName) float64
 
 	mu       sync.Mutex
 	services map[mesh.ServiceName]*service
@@ -57,12 +59,17 @@ type Balancer struct {
 type service struct {
 	endpoints *ir.Endpoints
 	strategy  mesh.Strategy
+	wants     mesh.Distribution // what the strategy was told
 	state     split.State
+	// sent, received and calls are sums that fade: the bytes of calls from here.
+	sent, received, calls float64
+	// spend is what crossing costs all callers, in US dollars an hour.
+	spend     float64
 	own       split.Report
 	lanes     float64
 	forbidden []mesh.ClusterName
-	asked     time.Time // when it was last asked for here
-	told      []mesh.Share
+	asked     time.Time    // when it was last asked for here
+	shares    []mesh.Share // as they were told
 	beat      uint64
 	beatAt    time.Time
 }
@@ -107,10 +114,11 @@ func (b *Balancer) Know(e *ir.Endpoints) {
 }
 
 // Route takes how requests to a service are to be spread.
-func (b *Balancer) Route(n mesh.ServiceName, s mesh.Strategy) {
+func (b *Balancer) Route(n mesh.ServiceName, s mesh.Strategy, d mesh.Distribution) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.service(n).strategy = s
+	of := b.service(n)
+	of.strategy, of.wants = s, d
 }
 
 // Forget drops a service that is no longer there.
@@ -171,7 +179,7 @@ func (b *Balancer) Report(paths []split.Path, may func(mesh.ServiceName) bool) *
 			continue
 		}
 		out.Services = append(out.Services, split.ServiceReport{Service: n, Demand: s.own.Demand, Rate: s.own.Rate, Lanes: s.lanes, Time: s.own.Service, Wait: s.own.Wait,
-			Forbidden: s.forbidden})
+			Forbidden: s.forbidden, Sent: s.perCall(s.sent), Received: s.perCall(s.received)})
 	}
 	return out
 }
@@ -235,6 +243,7 @@ type sum struct {
 	asked, served  float64
 	lanes          float64
 	endpoints      int
+	sent, received float64 // bytes a second
 	busy, capacity float64 // lanes of those with a known time, and what they serve
 	wait, waiting  float64 // weighted by what they served
 }
@@ -253,6 +262,8 @@ func (b *Balancer) measure(now time.Time) map[mesh.ServiceName]*sum {
 			if fresh {
 				m.asked += v.Asked
 				m.served += v.Served
+				m.sent += v.Sent
+				m.received += v.Received
 				if v.Wait >= 0 && v.Served > 0 {
 					m.wait += v.Wait.Seconds() * v.Served
 					m.waiting += v.Served
@@ -279,6 +290,7 @@ func (s *service) follow(m *sum, since time.Duration, now time.Time) {
 	if m.asked > 0 {
 		s.asked = now
 	}
+	s.carried(m)
 	s.own.Demanded(m.asked, since)
 	s.own.Answered(m.served)
 	if s.own.Wait = -1; m.waiting > 0 {
@@ -353,20 +365,21 @@ func (b *Balancer) step(n mesh.ServiceName, s *service, own *peer, since time.Du
 	} else {
 		s.state = split.State{}
 	}
-	moved := !near(s.told, shares)
-	if !moved && (len(s.told) == 0 || now.Sub(s.beatAt) < beatEvery) {
+	s.spend = o.Spend * 3600
+	moved := !near(s.shares, shares)
+	if !moved && (len(s.shares) == 0 || now.Sub(s.beatAt) < beatEvery) {
 		return Change{}, false
 	}
 	if len(shares) == 0 {
-		s.told = nil
+		s.shares = nil
 		return Change{Service: n, Moved: true}, true
 	}
 	if moved {
-		s.told = shares
+		s.shares = shares
 	}
 	s.beat++
 	s.beatAt = now
-	return Change{Service: n, Split: &mesh.Split{Service: n, Shares: s.told, Beat: s.beat}, Outcome: o, Moved: moved}, true
+	return Change{Service: n, Split: &mesh.Split{Service: n, Shares: s.shares, Beat: s.beat, Spend: s.spend}, Outcome: o, Moved: moved}, true
 }
 
 // pose states the problem of one service, and says which cluster in it this one is.
@@ -384,6 +397,7 @@ func (b *Balancer) pose(n mesh.ServiceName, s *service, own *peer, since time.Du
 	k := len(clusters)
 	in = &split.Input{Since: since, Reports: make([]split.Report, k), RTT: make([]float64, k*k), Forbidden: make([]bool, k*k), Dead: make([]bool, k*k),
 		Strategy: cmp.Or(s.strategy, mesh.StrategyAuto)}
+	b.price(n, s, clusters, in)
 	usual := b.usual(n, s)
 	for i, c := range clusters {
 		p, forbidden := b.peers[c], []mesh.ClusterName(nil)
@@ -425,34 +439,6 @@ func (b *Balancer) pose(n mesh.ServiceName, s *service, own *peer, since time.Du
 		}
 	}
 	return in, self
-}
-
-// usual is a service's time where some cluster knows it, in seconds: what one that has not served yet is taken for.
-func (b *Balancer) usual(n mesh.ServiceName, s *service) float64 {
-	sum, k := 0.0, 0.0
-	if s.own.Service > 0 {
-		sum, k = s.own.Service, 1
-	}
-	for _, p := range b.peers {
-		if v := p.services[n]; v != nil && v.Time > 0 {
-			sum, k = sum+v.Time, k+1
-		}
-	}
-	if k == 0 {
-		return 0
-	}
-	return sum / k
-}
-
-// known is the capacity that lanes make.
-func known(lanes, time, usual float64) (capacity, service float64) {
-	if time <= 0 {
-		time = usual
-	}
-	if time <= 0 || lanes <= 0 {
-		return 0, 0
-	}
-	return lanes / time, time
 }
 
 // round turns a row into shares that sum up to AllParts, without those that get nothing.

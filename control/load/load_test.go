@@ -27,9 +27,11 @@ type pair struct {
 	// cut says that nothing passes, deaf that reports do not.
 	cut, deaf bool
 	slow      map[mesh.ClusterName]time.Duration
-	last      map[mesh.ClusterName]*mesh.Split
-	moves     int
-	may       func(mesh.ServiceName) bool
+	// answer is the bytes of an answer.
+	answer float64
+	last   map[mesh.ClusterName]*mesh.Split
+	moves  int
+	may    func(mesh.ServiceName) bool
 }
 
 func newPair(t *testing.T) *pair {
@@ -76,7 +78,7 @@ func (w *pair) run(ticks int) {
 			}
 		}
 		for n, b := range w.clusters {
-			b.Sampled("shop/caller", "shop", []split.Sample{{Service: catalog, Asked: w.demand[n], Wait: -1}}, w.now)
+			b.Sampled("shop/caller", "shop", []split.Sample{{Service: catalog, Asked: w.demand[n], Wait: -1, Received: w.demand[n] * w.answer}}, w.now)
 			for i := range w.ready[n] {
 				b.Sampled(fmt.Sprintf("shop/catalog-%d", i), "shop", []split.Sample{{Service: catalog, Served: served[n] / float64(w.ready[n]), Lanes: 4, Time: w.time(n)}}, w.now)
 			}
@@ -240,7 +242,7 @@ func TestLawAndStrategyBindTheSplit(t *testing.T) {
 	w.run(1)
 	w.want("a new law, at the next tick", "eu", "us", 0, 0)
 	forbid("")
-	b.Route(catalog, mesh.StrategyNearest)
+	b.Route(catalog, mesh.StrategyNearest, mesh.Distribution{})
 	w.run(1)
 	w.want("the nearest first", "eu", "us", -1, -1)
 }

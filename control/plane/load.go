@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/isthmus-mesh/isthmus/control/load"
+	"github.com/isthmus-mesh/isthmus/core/price"
 	"github.com/isthmus-mesh/isthmus/core/split"
 	"github.com/isthmus-mesh/isthmus/core/world"
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -19,7 +20,8 @@ func (p *Plane) newLoad() *load.Driver {
 			}
 			return out
 		},
-		Sees: p.sees,
+		Sees:  p.sees,
+		Costs: p.costs,
 		// What a peer is told of, or serves itself.
 		May: func(to mesh.ClusterName, s mesh.ServiceName) bool {
 			if p.exports.Told(to, s) {
@@ -33,4 +35,20 @@ func (p *Plane) newLoad() *load.Driver {
 // Foresee answers what the loss of clusters would do to each service; see load.Balancer.
 func (p *Plane) Foresee(lost map[mesh.ClusterName]bool, stay bool) []load.Foreseen {
 	return p.load.Foresee(lost, stay)
+}
+
+// costs is what a GiB from one cluster to another costs: what the sender's owner states, else by list.
+func (p *Plane) costs(from, to mesh.ClusterName) float64 {
+	w := p.loop.World()
+	named := func(origin, n mesh.ClusterName) *mesh.Cluster {
+		if f, ok := w.Get(mesh.Key{Kind: mesh.KindCluster, Origin: origin, Name: string(n)}); ok {
+			return f.Value.(*mesh.Cluster)
+		}
+		return nil
+	}
+	stated := 0.0
+	if c := named(from, to); c != nil {
+		stated = c.EgressPerGiB
+	}
+	return price.Between(named(w.Self(), from), named(w.Self(), to), stated).PerGiB
 }

@@ -59,6 +59,8 @@ func fill(t *rapid.T, v reflect.Value, label string) {
 		v.SetBool(true)
 	case reflect.Int, reflect.Int32, reflect.Int64:
 		v.SetInt(int64(rapid.SampledFrom([]int{-1, 1, 2}).Draw(t, label)))
+	case reflect.Float64:
+		v.SetFloat(rapid.SampledFrom([]float64{1, 2.5}).Draw(t, label))
 	case reflect.Uint16, reflect.Uint32:
 		v.SetUint(uint64(rapid.IntRange(1, 2).Draw(t, label)))
 	default:

@@ -32,6 +32,8 @@ func leaves(v reflect.Value, path string, visit func(path string)) {
 			v.SetString("other")
 		case reflect.Bool:
 			v.SetBool(true)
+		case reflect.Float64:
+			v.SetFloat(7.5)
 		case reflect.Uint16, reflect.Uint32:
 			v.SetUint(77)
 		default:

@@ -13,6 +13,8 @@ type Sample struct {
 	Service mesh.ServiceName
 	// Asked is how many requests a second its applications began, Served how many of others it answered.
 	Asked, Served float64
+	// Sent and Received are the bytes of bodies of its applications' requests and of their answers, a second.
+	Sent, Received float64
 	// Lanes is how many requests its application serves at once, 0 if it is no endpoint of the service.
 	Lanes uint32
 	// Time is that of a request in a lane, 0 if unknown; Wait that before it, negative if unknown.
@@ -44,6 +46,8 @@ type ServiceReport struct {
 	// Lanes are those of all its endpoints. Time of a request in a lane and Wait before it are in seconds; a Time of 0 and a
 	// negative Wait are unknown.
 	Lanes, Time, Wait float64
+	// Sent and Received are the bytes of one of its callers' requests and of its answer; 0 is unknown.
+	Sent, Received float64
 	// Forbidden are the clusters to which the law lets none of its requests go, sorted.
 	Forbidden []mesh.ClusterName
 }

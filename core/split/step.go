@@ -15,6 +15,13 @@ const (
 	// failbackLeast of it on.
 	FailbackTime  = 30 * time.Second
 	failbackLeast = 0.1
+	// priceMost is the most that a price weighs, in seconds a request: money keeps a cluster busy and never makes it shed.
+	priceMost = 1.0
+	// A budget's β begins at betaLeast, grows while more is spent, by betaUp a tick at most, and falls by betaDown while
+	// less than budgetSlack of it is, down to what holds without a budget; betaMost is where every price weighs all it may.
+	betaLeast, betaMost = 100, 1e12
+	betaUp, betaDown    = 0.25, 0.01
+	budgetSlack         = 0.9
 	// long is a time that is over.
 	long = time.Hour
 )
@@ -46,6 +53,9 @@ type Input struct {
 	// seconds of waiting.
 	Price []float64
 	Beta  float64
+	// Budget is what may be spent a second, in the unit of Price: what Beta does not keep within it, a greater one does; 0
+	// is none.
+	Budget float64
 	// Forbidden says where the law does not let requests of i go; Dead where nothing passes from i to j, as
 	// far as is known. Both may be nil.
 	Forbidden, Dead []bool
@@ -86,6 +96,8 @@ type State struct {
 	// Price is the expected cost of a request from each cluster, in seconds, damped: what callers of this
 	// service add as Downstream.
 	Price []float64
+	// Beta is what a budget made of Input.Beta; 0 where there is none.
+	Beta float64
 }
 
 // Row is the split of cluster i.
@@ -103,6 +115,9 @@ type Outcome struct {
 	Moved float64
 	// Rounds of the solver.
 	Rounds int
+	// Spend is what all sources pay a second with the split in force, in the unit of Input.Price, and Beta what a unit of it
+	// was worth.
+	Spend, Beta float64
 }
 
 // Step is one tick. It changes nothing that it was given.
@@ -125,6 +140,8 @@ func Step(prev State, in *Input) (State, Outcome) {
 		out.Cause = CauseNoGain
 	}
 	out.Moved = t.apply(best, out.Cause)
+	out.Beta = t.beta()
+	out.Spend = t.budget()
 	t.measure()
 	return t.next, out
 }
@@ -146,7 +163,7 @@ func newTick(prev State, in *Input) *tick {
 	for i, c := range prev.Clusters {
 		old[c] = i
 	}
-	t.fresh = len(prev.Clusters) == 0
+	t.fresh, t.next.Beta = len(prev.Clusters) == 0, prev.Beta
 	for i := range in.Reports {
 		t.next.Clusters[i], t.next.Kappa[i], t.next.Back[i] = in.Reports[i].Cluster, 1, long
 		for j := range in.Reports {
@@ -200,7 +217,7 @@ func (t *tick) pose() {
 				c = math.Inf(1)
 			default:
 				if t.Price != nil && t.Strategy != mesh.StrategyLatency {
-					c += t.Beta * t.Price[at]
+					c += min(t.beta()*t.Price[at], priceMost)
 				}
 			}
 			if t.Downstream != nil {
@@ -209,6 +226,31 @@ func (t *tick) pose() {
 			t.problem.Cost[at] = c
 		}
 	}
+}
+
+// beta is what a unit of price is worth in this tick.
+func (t *tick) beta() float64 { return max(t.Beta, t.next.Beta) }
+
+// budget is what the split in force costs, and lets the next tick weigh prices more, or less again. Who spends too much
+// and could not spend less has more asked for at home than there is room: then β stands at its most, and waits.
+func (t *tick) budget() (spend float64) {
+	if t.Price == nil {
+		return 0
+	}
+	for at, f := range t.flow(t.next.X) {
+		spend += f * t.Price[at]
+	}
+	switch {
+	case t.Budget <= 0:
+		t.next.Beta = 0
+	case spend > t.Budget:
+		t.next.Beta = min(max(t.beta(), betaLeast)*(1+betaUp*min(spend/t.Budget-1, 1)), betaMost)
+	case spend < budgetSlack*t.Budget && t.next.Beta > t.Beta:
+		if t.next.Beta *= 1 - betaDown; t.next.Beta < betaLeast {
+			t.next.Beta = 0
+		}
+	}
+	return spend
 }
 
 // ramp is the part that a cluster gets back, so long after it came back.

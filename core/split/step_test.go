@@ -275,6 +275,34 @@ func TestStrategies(t *testing.T) {
 	}
 }
 
+// TestABudgetIsKept, and is no reason to shed: what has no room at home crosses whatever it costs.
+func TestABudgetIsKept(t *testing.T) {
+	const price = 1e-6
+	run := func(budget float64, demand ...float64) (State, Outcome) {
+		in := three(demand...)
+		in.Strategy, in.Budget, in.Price = mesh.StrategyCost, budget, []float64{0, price, price, price, 0, price, price, price, 0}
+		return settle(State{}, in, 240)
+	}
+	_, free := run(0, 1900, 400, 400)
+	if free.Spend < 1e-5 || free.Beta != 0 {
+		t.Fatalf("without a budget %g a second are spent, at β %g", free.Spend, free.Beta)
+	}
+	budget := free.Spend / 3
+	s, kept := run(budget, 1900, 400, 400)
+	if kept.Spend > 1.1*budget || kept.Spend < 0.3*budget {
+		t.Errorf("a budget of %g: %g are spent", budget, kept.Spend)
+	}
+	in := three(1000, 400, 400) // it calms down: money matters less again
+	in.Strategy, in.Budget, in.Price = mesh.StrategyCost, budget, make([]float64, 9)
+	if s, _ := settle(s, in, 1000); s.Beta != 0 {
+		t.Errorf("β is still %g", s.Beta)
+	}
+	s, o := run(budget/100, 3000, 400, 400)
+	if at := s.X[0] * 3000; at > 2000 {
+		t.Errorf("to save money %g requests a second stay with a cluster that serves 2,000; β %g", at, o.Beta)
+	}
+}
+
 // TestStepForgetsNobody: clusters that come and go keep their rows by name.
 func TestStepForgetsNobody(t *testing.T) {
 	s, _ := settle(State{}, three(2400, 1000, 800), 10)

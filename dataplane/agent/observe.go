@@ -12,6 +12,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/dataplane/dns"
 	"github.com/isthmus-mesh/isthmus/dataplane/http1"
+	"github.com/isthmus-mesh/isthmus/dataplane/load"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
 	"github.com/isthmus-mesh/isthmus/dataplane/route"
@@ -25,6 +26,7 @@ type observer struct {
 	cfg     *Config
 	log     *slog.Logger
 	metrics telemetry.Requests
+	bytes   load.Bytes
 	// also is told of each request that ended.
 	also func(*proxy.Record)
 	// second is the Unix second of the last line of a failure, and told how many it has had.
@@ -96,6 +98,9 @@ func (o *observer) done(r *proxy.Record) {
 		e.Reason = reason
 	} else {
 		o.metrics.Observe(&e, &q)
+	}
+	if !r.Inbound && r.Cluster != "" {
+		o.bytes.Add(mesh.ServiceName{Namespace: e.DestinationNamespace, Name: e.DestinationService}, r.RequestBytes, r.ResponseBytes)
 	}
 	o.tell(&e, r)
 	o.also(r)

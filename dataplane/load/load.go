@@ -24,6 +24,8 @@ type Reporter struct {
 	Node  string
 	State func() *proxy.State
 	Meter *balance.Meter
+	// Bytes are those of requests that ended.
+	Bytes *Bytes
 	// Conn is the connection to the control plane that is in use; nil is none.
 	Conn  func() *grpc.ClientConn
 	Clock clock.Clock
@@ -43,15 +45,18 @@ const (
 // meter is what a Reporter remembers.
 type meter struct {
 	gauge balance.Gauge
-	asked map[mesh.ServiceName]int64
+	asked map[mesh.ServiceName]count
 	last  time.Time
 	said  time.Time // when something was last reported
 	busy  bool      // what was last reported was not nothing
 }
 
+// count is what was asked of a service, and carried, until the last report.
+type count struct{ asked, sent, received int64 }
+
 // Run reports until ctx ends.
 func (r *Reporter) Run(ctx context.Context) error {
-	m := &meter{asked: map[mesh.ServiceName]int64{}, last: r.Clock.Now()}
+	m := &meter{asked: map[mesh.ServiceName]count{}, last: r.Clock.Now()}
 	period := loadPeriod
 	timer := r.Clock.NewTimer(period)
 	defer timer.Stop()
@@ -62,7 +67,7 @@ func (r *Reporter) Run(ctx context.Context) error {
 			return ctx.Err()
 		}
 		now := r.Clock.Now()
-		samples, busy := m.samples(r.State(), r.Meter, now)
+		samples, busy := m.samples(r.State(), r.Meter, r.Bytes, now)
 		if len(samples) > 0 && (busy || m.busy || now.Sub(m.said) >= idlePeriod) {
 			if next, ok := r.send(ctx, samples); ok {
 				m.said, m.busy = now, busy
@@ -93,18 +98,20 @@ func (r *Reporter) send(ctx context.Context, samples []split.Sample) (time.Durat
 }
 
 // samples is what was measured since the last call; busy says that there was something.
-func (m *meter) samples(s *proxy.State, of *balance.Meter, now time.Time) (out []split.Sample, busy bool) {
+func (m *meter) samples(s *proxy.State, of *balance.Meter, bytes *Bytes, now time.Time) (out []split.Sample, busy bool) {
 	over := now.Sub(m.last)
 	if over <= 0 {
 		return nil, false
 	}
 	m.last = now
 	for n, svc := range s.Services {
-		asked := svc.Live.Asked()
-		if d := asked - m.asked[n]; d > 0 {
-			out, busy = append(out, split.Sample{Service: n, Asked: float64(d) / over.Seconds(), Wait: -1}), true
+		was, is := m.asked[n], count{asked: svc.Live.Asked()}
+		is.sent, is.received = bytes.read(n)
+		if d := is.asked - was.asked; d > 0 || is.sent+is.received > was.sent+was.received {
+			out, busy = append(out, split.Sample{Service: n, Asked: float64(d) / over.Seconds(), Wait: -1,
+				Sent: float64(is.sent-was.sent) / over.Seconds(), Received: float64(is.received-was.received) / over.Seconds()}), true
 		}
-		m.asked[n] = asked
+		m.asked[n] = is
 	}
 	for n := range m.asked { // one that comes again begins anew
 		if s.Services[n] == nil {

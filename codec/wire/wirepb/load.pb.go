@@ -176,6 +176,8 @@ type Sample struct {
 	Lanes         uint32                 `protobuf:"varint,4,opt,name=lanes,proto3" json:"lanes,omitempty"`
 	Time          int64                  `protobuf:"varint,5,opt,name=time,proto3" json:"time,omitempty"`
 	Wait          int64                  `protobuf:"varint,6,opt,name=wait,proto3" json:"wait,omitempty"`
+	Sent          float64                `protobuf:"fixed64,7,opt,name=sent,proto3" json:"sent,omitempty"` // bytes a second
+	Received      float64                `protobuf:"fixed64,8,opt,name=received,proto3" json:"received,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -248,6 +250,20 @@ func (x *Sample) GetTime() int64 {
 func (x *Sample) GetWait() int64 {
 	if x != nil {
 		return x.Wait
+	}
+	return 0
+}
+
+func (x *Sample) GetSent() float64 {
+	if x != nil {
+		return x.Sent
+	}
+	return 0
+}
+
+func (x *Sample) GetReceived() float64 {
+	if x != nil {
+		return x.Received
 	}
 	return 0
 }
@@ -382,6 +398,8 @@ type ServiceLoad struct {
 	Time          float64                `protobuf:"fixed64,5,opt,name=time,proto3" json:"time,omitempty"` // seconds
 	Wait          float64                `protobuf:"fixed64,6,opt,name=wait,proto3" json:"wait,omitempty"` // seconds, negative: unknown
 	Forbidden     []string               `protobuf:"bytes,7,rep,name=forbidden,proto3" json:"forbidden,omitempty"`
+	Sent          float64                `protobuf:"fixed64,8,opt,name=sent,proto3" json:"sent,omitempty"` // bytes a call
+	Received      float64                `protobuf:"fixed64,9,opt,name=received,proto3" json:"received,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -465,6 +483,20 @@ func (x *ServiceLoad) GetForbidden() []string {
 	return nil
 }
 
+func (x *ServiceLoad) GetSent() float64 {
+	if x != nil {
+		return x.Sent
+	}
+	return 0
+}
+
+func (x *ServiceLoad) GetReceived() float64 {
+	if x != nil {
+		return x.Received
+	}
+	return 0
+}
+
 var File_isthmus_v1_load_proto protoreflect.FileDescriptor
 
 const file_isthmus_v1_load_proto_rawDesc = "" +
@@ -475,14 +507,16 @@ const file_isthmus_v1_load_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12,\n" +
 	"\asamples\x18\x02 \x03(\v2\x12.isthmus.v1.SampleR\asamples\"&\n" +
 	"\fLoadResponse\x12\x16\n" +
-	"\x06period\x18\x01 \x01(\x03R\x06period\"\xa7\x01\n" +
+	"\x06period\x18\x01 \x01(\x03R\x06period\"\xd7\x01\n" +
 	"\x06Sample\x121\n" +
 	"\aservice\x18\x01 \x01(\v2\x17.isthmus.v1.ServiceNameR\aservice\x12\x14\n" +
 	"\x05asked\x18\x02 \x01(\x01R\x05asked\x12\x16\n" +
 	"\x06served\x18\x03 \x01(\x01R\x06served\x12\x14\n" +
 	"\x05lanes\x18\x04 \x01(\rR\x05lanes\x12\x12\n" +
 	"\x04time\x18\x05 \x01(\x03R\x04time\x12\x12\n" +
-	"\x04wait\x18\x06 \x01(\x03R\x04wait\"j\n" +
+	"\x04wait\x18\x06 \x01(\x03R\x04wait\x12\x12\n" +
+	"\x04sent\x18\a \x01(\x01R\x04sent\x12\x1a\n" +
+	"\breceived\x18\b \x01(\x01R\breceived\"j\n" +
 	"\vClusterLoad\x12&\n" +
 	"\x05paths\x18\x01 \x03(\v2\x10.isthmus.v1.PathR\x05paths\x123\n" +
 	"\bservices\x18\x02 \x03(\v2\x17.isthmus.v1.ServiceLoadR\bservices\"o\n" +
@@ -490,7 +524,7 @@ const file_isthmus_v1_load_proto_rawDesc = "" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x10\n" +
 	"\x03rtt\x18\x02 \x01(\x03R\x03rtt\x12\x12\n" +
 	"\x04dead\x18\x03 \x01(\bR\x04dead\x12'\n" +
-	"\x05lease\x18\x04 \x01(\x0e2\x11.isthmus.v1.LeaseR\x05lease\"\xc8\x01\n" +
+	"\x05lease\x18\x04 \x01(\x0e2\x11.isthmus.v1.LeaseR\x05lease\"\xf8\x01\n" +
 	"\vServiceLoad\x121\n" +
 	"\aservice\x18\x01 \x01(\v2\x17.isthmus.v1.ServiceNameR\aservice\x12\x16\n" +
 	"\x06demand\x18\x02 \x01(\x01R\x06demand\x12\x12\n" +
@@ -498,7 +532,9 @@ const file_isthmus_v1_load_proto_rawDesc = "" +
 	"\x05lanes\x18\x04 \x01(\x01R\x05lanes\x12\x12\n" +
 	"\x04time\x18\x05 \x01(\x01R\x04time\x12\x12\n" +
 	"\x04wait\x18\x06 \x01(\x01R\x04wait\x12\x1c\n" +
-	"\tforbidden\x18\a \x03(\tR\tforbidden*;\n" +
+	"\tforbidden\x18\a \x03(\tR\tforbidden\x12\x12\n" +
+	"\x04sent\x18\b \x01(\x01R\x04sent\x12\x1a\n" +
+	"\breceived\x18\t \x01(\x01R\breceived*;\n" +
 	"\x05Lease\x12\x11\n" +
 	"\rLEASE_UNKNOWN\x10\x00\x12\x0f\n" +
 	"\vLEASE_FRESH\x10\x01\x12\x0e\n" +

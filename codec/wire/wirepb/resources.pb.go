@@ -1205,11 +1205,13 @@ func (x *Traffic) GetDistribution() *Distribution {
 }
 
 type Distribution struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Order         []*Place               `protobuf:"bytes,1,rep,name=order,proto3" json:"order,omitempty"`
-	Weights       []*PlaceWeight         `protobuf:"bytes,2,rep,name=weights,proto3" json:"weights,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Order            []*Place               `protobuf:"bytes,1,rep,name=order,proto3" json:"order,omitempty"`
+	Weights          []*PlaceWeight         `protobuf:"bytes,2,rep,name=weights,proto3" json:"weights,omitempty"`
+	SecondsPerDollar float64                `protobuf:"fixed64,3,opt,name=seconds_per_dollar,json=secondsPerDollar,proto3" json:"seconds_per_dollar,omitempty"`
+	DollarsPerHour   float64                `protobuf:"fixed64,4,opt,name=dollars_per_hour,json=dollarsPerHour,proto3" json:"dollars_per_hour,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Distribution) Reset() {
@@ -1254,6 +1256,20 @@ func (x *Distribution) GetWeights() []*PlaceWeight {
 		return x.Weights
 	}
 	return nil
+}
+
+func (x *Distribution) GetSecondsPerDollar() float64 {
+	if x != nil {
+		return x.SecondsPerDollar
+	}
+	return 0
+}
+
+func (x *Distribution) GetDollarsPerHour() float64 {
+	if x != nil {
+		return x.DollarsPerHour
+	}
+	return 0
 }
 
 type Place struct {
@@ -3764,6 +3780,7 @@ type Split struct {
 	Service       *ServiceName           `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
 	Shares        []*Share               `protobuf:"bytes,2,rep,name=shares,proto3" json:"shares,omitempty"`
 	Beat          uint64                 `protobuf:"varint,3,opt,name=beat,proto3" json:"beat,omitempty"`
+	Spend         float64                `protobuf:"fixed64,4,opt,name=spend,proto3" json:"spend,omitempty"` // US dollars an hour
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3815,6 +3832,13 @@ func (x *Split) GetShares() []*Share {
 func (x *Split) GetBeat() uint64 {
 	if x != nil {
 		return x.Beat
+	}
+	return 0
+}
+
+func (x *Split) GetSpend() float64 {
+	if x != nil {
+		return x.Spend
 	}
 	return 0
 }
@@ -4196,10 +4220,12 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"\vrate_limits\x18\x0f \x03(\v2\x15.isthmus.v1.RateLimitR\n" +
 	"rateLimits\x12)\n" +
 	"\x06faults\x18\x10 \x03(\v2\x11.isthmus.v1.FaultR\x06faults\x12<\n" +
-	"\fdistribution\x18\x11 \x01(\v2\x18.isthmus.v1.DistributionR\fdistribution\"j\n" +
+	"\fdistribution\x18\x11 \x01(\v2\x18.isthmus.v1.DistributionR\fdistribution\"\xc2\x01\n" +
 	"\fDistribution\x12'\n" +
 	"\x05order\x18\x01 \x03(\v2\x11.isthmus.v1.PlaceR\x05order\x121\n" +
-	"\aweights\x18\x02 \x03(\v2\x17.isthmus.v1.PlaceWeightR\aweights\"M\n" +
+	"\aweights\x18\x02 \x03(\v2\x17.isthmus.v1.PlaceWeightR\aweights\x12,\n" +
+	"\x12seconds_per_dollar\x18\x03 \x01(\x01R\x10secondsPerDollar\x12(\n" +
+	"\x10dollars_per_hour\x18\x04 \x01(\x01R\x0edollarsPerHour\"M\n" +
 	"\x05Place\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x12\n" +
 	"\x04zone\x18\x02 \x01(\tR\x04zone\x12\x18\n" +
@@ -4414,11 +4440,12 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"generation\x12\x14\n" +
 	"\x05slots\x18\x03 \x03(\fR\x05slots\x12\x14\n" +
 	"\x05moved\x18\x04 \x03(\x04R\x05moved\x12!\n" +
-	"\ftrust_domain\x18\x05 \x01(\tR\vtrustDomain\"y\n" +
+	"\ftrust_domain\x18\x05 \x01(\tR\vtrustDomain\"\x8f\x01\n" +
 	"\x05Split\x121\n" +
 	"\aservice\x18\x01 \x01(\v2\x17.isthmus.v1.ServiceNameR\aservice\x12)\n" +
 	"\x06shares\x18\x02 \x03(\v2\x11.isthmus.v1.ShareR\x06shares\x12\x12\n" +
-	"\x04beat\x18\x03 \x01(\x04R\x04beat\"7\n" +
+	"\x04beat\x18\x03 \x01(\x04R\x04beat\x12\x14\n" +
+	"\x05spend\x18\x04 \x01(\x01R\x05spend\"7\n" +
 	"\x05Share\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x14\n" +
 	"\x05parts\x18\x02 \x01(\rR\x05parts\"\xbe\x01\n" +
