@@ -16,6 +16,8 @@ import (
 	"google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/isthmus-mesh/isthmus/core/ir"
 )
 
 // method is the call of delta discovery (envoy/service/discovery/v3/ads.proto).
@@ -33,6 +35,7 @@ const (
 type interest struct {
 	typ   string
 	names []string
+	of    func(i int) []string // instead of names: of proxy i
 	want  int
 }
 
@@ -55,6 +58,7 @@ type fleet struct {
 
 	served  sync.WaitGroup // first configurations
 	bytes   atomic.Int64
+	splits  atomic.Int64 // resources of that type that arrived
 	waiting atomic.Pointer[arrival]
 	stale   atomic.Pointer[staleness]
 	failed  atomic.Pointer[error]
@@ -88,6 +92,9 @@ func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
 }
 
 func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
+	if _, ok := v.(*ignored); ok {
+		return nil
+	}
 	buf := data.MaterializeToBuffer(mem.DefaultBufferPool())
 	defer buf.Free()
 	return v.(*reader).read(buf.ReadOnlyData())
@@ -181,7 +188,11 @@ func (f *fleet) follow(i int, conn *grpc.ClientConn) error {
 			q = appendField(q, reqNode, f.server.node(i))
 		}
 		q = appendField(q, reqType, []byte(in.typ))
-		for _, n := range in.names {
+		names := in.names
+		if in.of != nil {
+			names = in.of(i)
+		}
+		for _, n := range names {
 			q = appendField(q, reqSubscribe, []byte(n))
 		}
 		if in.want > 0 {
@@ -252,6 +263,9 @@ func (r *reader) read(b []byte) error {
 		})
 	}) {
 		return errShape
+	}
+	if string(typ) == string(ir.TypeSplit) {
+		f.splits.Add(int64(r.names))
 	}
 	for k, in := range f.server.interests {
 		if in.want > 0 && in.typ == string(typ) && r.got[k] < in.want {

@@ -70,6 +70,14 @@ func (p *plane) fill(ctx context.Context, services int) error {
 			docs = append(docs, workloadYAML(i, e, 0))
 		}
 	}
+	if err := p.applyAll(ctx, docs); err != nil {
+		return err
+	}
+	return p.enter(ctx, services)
+}
+
+// applyAll applies documents in batches.
+func (p *plane) applyAll(ctx context.Context, docs []string) error {
 	for len(docs) > 0 {
 		n := min(batch, len(docs))
 		if err := p.apply(ctx, strings.Join(docs[:n], "---\n")); err != nil {
@@ -77,7 +85,7 @@ func (p *plane) fill(ctx context.Context, services int) error {
 		}
 		docs = docs[n:]
 	}
-	return p.enter(ctx, services)
+	return nil
 }
 
 // enter gets what a fleet needs to ask for the services.
@@ -101,11 +109,14 @@ func (p *plane) enter(ctx context.Context, services int) (err error) {
 	return nil
 }
 
-// node is a proxy of namespace bench: its ID, its mode, and that six types follow at once (metadata of package xds).
-func (p *plane) node(i int) []byte {
+// node is a proxy of namespace bench that follows all six types.
+func (p *plane) node(i int) []byte { return p.nodeOf(i, 6) }
+
+// nodeOf is a proxy: its ID, its mode, and how many types follow at once (metadata of package xds).
+func (p *plane) nodeOf(i, types int) []byte {
 	text := func(v string) []byte { return appendField(nil, 3, []byte(v)) }
 	entry := func(k, v string) []byte { return appendField(appendField(nil, 1, []byte(k)), 2, text(v)) }
-	meta := appendField(appendField(nil, 1, entry("isthmus.dev/mode", "sidecar")), 1, entry("isthmus.dev/types", "6"))
+	meta := appendField(appendField(nil, 1, entry("isthmus.dev/mode", "sidecar")), 1, entry("isthmus.dev/types", fmt.Sprint(types)))
 	b := appendField(nil, 1, fmt.Appendf(nil, "bench/proxy-%d", i))
 	b = appendField(b, 2, []byte(p.name))
 	return appendField(b, 3, meta)
