@@ -35,21 +35,6 @@ type sub struct {
 	refused map[uint32]refused
 }
 
-// mark is how far a stream is with one name.
-type mark struct {
-	id    uint32
-	flags flags
-	sum   uint64 // of what was sent last
-}
-
-type flags uint32
-
-const (
-	isNamed flags = 1 << iota
-	inUps
-	inDowns
-)
-
 // refused is a version that a client refused.
 type refused struct {
 	sum              uint64
@@ -84,7 +69,7 @@ func (b *sub) mark(e *entry) int {
 // forget drops the mark at i.
 func (b *sub) forget(i int, e *entry) {
 	m := b.marks[i]
-	if m.flags&inDowns != 0 {
+	if m.is(inDowns) {
 		b.downs.take(e.id)
 	}
 	b.set(i, sumNone)
@@ -97,14 +82,17 @@ func (b *sub) forget(i int, e *entry) {
 // set moves the mark at i to what was sent, and the digest with it.
 func (b *sub) set(i int, sum uint64) {
 	m := &b.marks[i]
-	b.held += countable(sum) - countable(m.sum)
-	if m.sum > sumAbsent {
+	was := b.g.sum(*m)
+	b.held += countable(sum) - countable(was)
+	if was > sumAbsent {
 		b.heldN--
 	}
 	if sum > sumAbsent {
 		b.heldN++
 	}
-	m.sum = sum
+	no := b.g.sums.hold(sum) // before the old is dropped: it may be the same
+	b.g.sums.drop(m.number())
+	m.move(no)
 }
 
 type need int
@@ -118,7 +106,7 @@ const (
 // need says what the stream must be told of an entry.
 func (b *sub) need(e *entry, m mark) need {
 	if e.cur != nil {
-		if e.cur.sum == m.sum {
+		if e.cur.sum == b.g.sum(m) {
 			return needNothing
 		}
 		if r, ok := b.refused[e.id]; ok && r.sum == e.cur.sum {
@@ -129,10 +117,10 @@ func (b *sub) need(e *entry, m mark) need {
 	if known := e.known || (b.wild && b.g.complete); !known {
 		return needNothing
 	}
-	if m.sum > sumAbsent {
+	if m.number() > sumAbsent {
 		return needDown
 	}
-	if m.flags&isNamed != 0 && m.sum == sumNone {
+	if m.is(isNamed) && m.number() == sumNone {
 		return needUp
 	}
 	return needNothing
@@ -149,30 +137,30 @@ func (b *sub) touch(e *entry, seq uint64) {
 	}
 	m := &b.marks[i]
 	n := b.need(e, *m)
-	if e.cur != nil && e.cur.sum == m.sum {
+	if e.cur != nil && e.cur.sum == b.g.sum(*m) {
 		b.accept(e) // back to what the client holds
 	}
 	since := seq
 	if b.fresh {
 		since = 0
 	}
-	if n != needUp && m.flags&inUps != 0 {
-		m.flags &^= inUps
+	if n != needUp && m.is(inUps) {
+		m.unmark(inUps)
 		since = min(since, b.ups.take(e.id))
 	}
-	if n != needDown && m.flags&inDowns != 0 {
-		m.flags &^= inDowns
+	if n != needDown && m.is(inDowns) {
+		m.unmark(inDowns)
 		since = min(since, b.downs.take(e.id))
 	}
 	switch {
-	case n == needUp && m.flags&inUps == 0:
-		m.flags |= inUps
+	case n == needUp && !m.is(inUps):
+		m.mark(inUps)
 		b.ups.push(due{e.id, seq, since})
 		b.compact()
-	case n == needDown && m.flags&inDowns == 0:
-		m.flags |= inDowns
+	case n == needDown && !m.is(inDowns):
+		m.mark(inDowns)
 		b.downs.push(due{e.id, seq, since})
-	case n == needNothing && m.sum == sumNone && m.flags == 0:
+	case n == needNothing && m.number() == sumNone && m.plain():
 		b.forget(i, e)
 	}
 }
@@ -185,7 +173,7 @@ func (b *sub) compact() {
 	seen := make(map[uint32]bool, len(b.marks))
 	b.ups.filter(func(d due) bool {
 		i, ok := b.find(d.id)
-		keep := ok && b.marks[i].flags&inUps != 0 && !seen[d.id]
+		keep := ok && b.marks[i].is(inUps) && !seen[d.id]
 		seen[d.id] = true
 		return keep
 	})
@@ -216,14 +204,14 @@ func (b *sub) send(ups bool, downsBefore uint64) {
 	for ups && b.ups.len() > 0 {
 		d := b.ups.peek()
 		i, ok := b.find(d.id)
-		if !ok || b.marks[i].flags&inUps == 0 {
+		if !ok || !b.marks[i].is(inUps) {
 			b.ups.pop()
 			continue
 		}
 		e := b.g.byID[d.id]
 		if b.need(e, b.marks[i]) != needUp {
 			b.ups.pop()
-			b.marks[i].flags &^= inUps
+			b.marks[i].unmark(inUps)
 			b.touch(e, d.seq)
 			continue
 		}
@@ -236,7 +224,7 @@ func (b *sub) send(ups bool, downsBefore uint64) {
 		}
 		size += n
 		b.ups.pop()
-		b.marks[i].flags &^= inUps
+		b.marks[i].unmark(inUps)
 		b.oldest = min(b.oldest, d.since)
 		items = b.give(items, i, e, sum)
 	}
@@ -250,10 +238,10 @@ func (b *sub) send(ups bool, downsBefore uint64) {
 		size += n
 		b.downs.pop()
 		i, _ := b.find(d.id) // in downs only while marked
-		b.marks[i].flags &^= inDowns
+		b.marks[i].unmark(inDowns)
 		items = b.give(items, i, e, sumAbsent)
 		b.accept(e)
-		if b.marks[i].flags&isNamed == 0 {
+		if !b.marks[i].is(isNamed) {
 			b.forget(i, e)
 		}
 	}
@@ -279,7 +267,7 @@ func (b *sub) send(ups bool, downsBefore uint64) {
 
 // give adds what the stream is to be told of an entry to a response, and moves its mark, at i, to sum.
 func (b *sub) give(items []item, i int, e *entry, sum uint64) []item {
-	if was := b.marks[i].sum; was != sumNone || len(b.prev) > 0 {
+	if was := b.g.sum(b.marks[i]); was != sumNone || len(b.prev) > 0 {
 		b.prev = append(append(b.prev, make([]uint64, len(items)-len(b.prev))...), was)
 	}
 	b.set(i, sum)
@@ -298,7 +286,7 @@ func (b *sub) answer(r *request) {
 	}
 	if len(b.refused) > 0 {
 		for _, it := range f.items {
-			if i, ok := b.find(it.e.id); ok && it.p != nil && b.marks[i].sum == it.p.sum {
+			if i, ok := b.find(it.e.id); ok && it.p != nil && b.g.sum(b.marks[i]) == it.p.sum {
 				b.accept(it.e)
 			}
 		}
@@ -328,7 +316,7 @@ func (b *sub) reject(f *frame, r *request) {
 			message = r.message
 		}
 		k, ok := b.find(it.e.id)
-		if !ok || b.marks[k].sum != it.p.sum {
+		if !ok || b.g.sum(b.marks[k]) != it.p.sum {
 			continue // it is no longer subscribed
 		}
 		b.accept(it.e) // what it refused before, in favour of

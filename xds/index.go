@@ -22,6 +22,7 @@ type group struct {
 	byID    map[uint32]*entry
 	list    []*entry // by ID; may hold entries that were dropped
 	nextID  uint32
+	sums    sums // of what streams were sent
 
 	members  map[uint32]*sub // subscriptions of streams that are open, by number
 	lastNo   uint32          // of them; none is used again

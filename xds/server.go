@@ -253,7 +253,7 @@ func (s *Server) group(k groupKey) *group {
 		if !ok {
 			rank = unordered
 		}
-		g = &group{groupKey: k, rank: rank, members: map[uint32]*sub{}, entries: map[string]*entry{}, byID: map[uint32]*entry{}}
+		g = &group{groupKey: k, rank: rank, members: map[uint32]*sub{}, sums: newSums(), entries: map[string]*entry{}, byID: map[uint32]*entry{}}
 		s.groups[k] = g
 	}
 	return g

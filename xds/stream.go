@@ -319,8 +319,8 @@ func (s *Server) subscribeAll(b *sub, initial map[string]string) {
 func (s *Server) subscribe(b *sub, name string, initial map[string]string) {
 	e := b.g.entry(name)
 	i := b.mark(e)
-	if b.marks[i].flags&isNamed == 0 {
-		b.marks[i].flags |= isNamed
+	if !b.marks[i].is(isNamed) {
+		b.marks[i].mark(isNamed)
 		b.named++
 		b.st.names++
 		e.subscribed(b)
@@ -348,7 +348,7 @@ func (s *Server) unsubscribe(b *sub, name string) {
 	if name == Wildcard {
 		s.dropWild(b)
 		for i := len(b.marks) - 1; i >= 0; i-- {
-			if b.marks[i].flags&isNamed == 0 {
+			if !b.marks[i].is(isNamed) {
 				b.forget(i, b.g.byID[b.marks[i].id])
 			}
 		}
@@ -368,10 +368,10 @@ func (s *Server) unsubscribe(b *sub, name string) {
 
 // dropName ends a subscription by name.
 func (b *sub) dropName(e *entry, i int) {
-	if b.marks[i].flags&isNamed == 0 {
+	if !b.marks[i].is(isNamed) {
 		return
 	}
-	b.marks[i].flags &^= isNamed
+	b.marks[i].unmark(isNamed)
 	b.named--
 	b.st.names--
 	e.unsubscribed(b)

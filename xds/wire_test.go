@@ -230,7 +230,7 @@ func FuzzConversation(f *testing.F) {
 					t.Fatalf("entry %+v is held by a stream that was closed", e)
 				}
 			}
-			if len(g.members) != 0 || len(g.wilds) != 0 {
+			if len(g.members) != 0 || len(g.wilds) != 0 || len(g.sums.no) != 2 {
 				t.Fatalf("group %+v is held by a stream that was closed", g)
 			}
 		}
@@ -259,11 +259,11 @@ func audit(t *testing.T, st *stream) {
 			if i > 0 && b.marks[i-1].id >= m.id {
 				t.Fatal("marks out of order")
 			}
-			if m.sum > sumAbsent {
+			if m.number() > sumAbsent {
 				n++
-				sum += m.sum
+				sum += b.g.sum(m)
 			}
-			if m.flags&isNamed != 0 {
+			if m.is(isNamed) {
 				named++
 				if !e.known {
 					unanswered++

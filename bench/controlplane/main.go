@@ -68,6 +68,7 @@ func main() {
 	quick := flag.Bool("quick", false, "a fifth of everything")
 	parts := flag.String("parts", strings.Join(allParts, ","), "what is measured; with less than all nothing is written")
 	flag.StringVar(&b.baseline, "baseline", "", "folder of another build's binaries, to be held against in place of go-control-plane's caches; nothing is written then")
+	proxies := flag.Int("proxies", 0, "how many; 0 is as usual, else nothing is written")
 	flag.IntVar(&b.base, "address-base", 95, "address base of the mesh, as of isthmus up")
 	be := flag.String("be", "", "run as a part: peer or world")
 	address := flag.String("peer-address", "", "where the peer listens")
@@ -82,6 +83,9 @@ func main() {
 	if *quick {
 		b.size = size{proxies: 200, services: 200, endpoints: 5, rounds: 7, turns: 3, few: 20, many: 1000, rate: 200, steady: 5 * time.Second, idle: 5 * time.Second,
 			world: worldSize{10, 200, 10}}
+	}
+	if *proxies > 0 {
+		b.size.proxies, *out = *proxies, ""
 	}
 	var err error
 	switch *be {
