@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net/http"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/api/consistency"
@@ -56,19 +57,20 @@ type Config struct {
 	// Verdicts is what the mesh says of each cluster, and when that changed.
 	Verdicts func() ([]consistency.Verdict, []consistency.VerdictEvent)
 	Bundle   func() mesh.Bundle
-	// Uplink is that of a remote cluster; nil is a primary.
-	Uplink func() *Uplink
+	Uplink   func() *Uplink // of a remote cluster; nil is a primary
 	// NewToken makes a join token for an identity.
 	NewToken func(ctx context.Context, id mesh.Identity) (string, error)
 	// ProxyConfig fetches what a proxy runs, as JSON, from its admin endpoint.
 	ProxyConfig func(ctx context.Context, id string) ([]byte, error)
 	// Stamp is a reading of the cluster's hybrid logical clock, later than any it has seen.
-	Stamp func() mesh.Stamp
-	// Ready says why the control plane is not ready, or nothing.
-	Ready   func() error
+	Stamp   func() mesh.Stamp
+	Ready   func() error // why the control plane is not ready, or nothing
 	Version string
 	// Token is what callers show.
 	Token string
+	// More are paths of packages beside, by pattern; MoreMetrics what they add to /metrics.
+	More        map[string]func(http.ResponseWriter, *http.Request) error
+	MoreMetrics func() string
 	// Addresses gives services addresses; nil gives none.
 	Addresses *address.Pool
 	// Hosts are names by which the API is called, beside localhost and IP addresses.
@@ -91,26 +93,26 @@ func (c Config) withDefaults() Config {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	if c.Vector == nil {
-		c.Vector = func() mesh.Vector { return nil }
-	}
-	if c.Proxies == nil {
-		c.Proxies = func() []xds.ClientStatus { return nil }
-	}
+	orEmpty(&c.Vector)
+	orEmpty(&c.Proxies)
 	if c.OwnProxies == nil {
 		c.OwnProxies = c.Proxies
 	}
-	if c.Peers == nil {
-		c.Peers = func() []PeerStatus { return nil }
-	}
+	orEmpty(&c.Peers)
 	if c.Verdicts == nil {
 		c.Verdicts = func() ([]consistency.Verdict, []consistency.VerdictEvent) { return nil, nil }
 	}
-	if c.Ready == nil {
-		c.Ready = func() error { return nil }
-	}
+	orEmpty(&c.MoreMetrics)
+	orEmpty(&c.Ready)
 	c.RequestTimeout = cmp.Or(c.RequestTimeout, time.Minute)
 	return c
+}
+
+// orEmpty makes a function that is not there one that answers nothing.
+func orEmpty[V any](f *func() V) {
+	if *f == nil {
+		*f = func() (none V) { return none }
+	}
 }
 
 // Validate reports all faults of c at once.

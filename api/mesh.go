@@ -135,7 +135,7 @@ func (s *Server) proxyConfig(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) metrics(w http.ResponseWriter, _ *http.Request) error {
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	verdicts, _ := s.cfg.Verdicts()
-	_, _ = io.WriteString(w, consistency.Metrics(s.cfg.Cluster, s.cfg.Version, s.cfg.OwnProxies(), s.cfg.Peers(), verdicts)) // a caller who left is no error
+	_, _ = io.WriteString(w, consistency.Metrics(s.cfg.Cluster, s.cfg.Version, s.cfg.OwnProxies(), s.cfg.Peers(), verdicts)+s.cfg.MoreMetrics()) // a caller who left is no error
 	return nil
 }
 

@@ -71,6 +71,9 @@ func NewServer(cfg Config) (*Server, error) {
 	} {
 		s.mux.Handle(pattern, s.authorised(h))
 	}
+	for pattern, h := range s.cfg.More {
+		s.mux.Handle(pattern, s.authorised(h))
+	}
 	s.mux.Handle("GET /healthz", s.checked(s.health))
 	return s, nil
 }

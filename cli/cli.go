@@ -48,6 +48,8 @@ type Options struct {
 	Getenv func(string) string
 	// Terminal says that Out is one: colours may be used.
 	Terminal bool
+	// ErrTerminal says that Err is one: progress is shown.
+	ErrTerminal bool
 	// StateDir finds the default state directory of the local mesh.
 	StateDir func() (string, error)
 	// Up runs a local mesh and returns when it has ended, or is ready with Detach; Down ends
@@ -161,10 +163,12 @@ func (a *app) root() *cobra.Command {
 	f.BoolVar(&a.noColor, "no-color", false, "print without colours; so does $NO_COLOR")
 	f.DurationVar(&a.timeout, "timeout", 30*time.Second, "how long to wait for an answer (2s for each where several clusters are asked)")
 	root.AddGroup(&cobra.Group{ID: groupMesh, Title: "The local mesh:"}, &cobra.Group{ID: groupObjects, Title: "Objects:"},
-		&cobra.Group{ID: groupLook, Title: "Looking into the mesh:"}, &cobra.Group{ID: "parts", Title: "Long-running parts:"})
+		&cobra.Group{ID: groupLook, Title: "Looking into the mesh:"},
+		&cobra.Group{ID: groupRun, Title: "Running the mesh:"}, &cobra.Group{ID: "parts", Title: "Long-running parts:"})
 	root.AddCommand(a.local()...)
 	root.AddCommand(a.applyCommand(), a.getCommand(), a.describeCommand(), a.deleteCommand(),
 		a.statusCommand(), a.proxyStatusCommand(), a.proxyConfigCommand(), a.explainCommand(), a.versionCommand())
+	root.AddCommand(a.drainCommand(), a.undrainCommand())
 	if a.Simulate != nil {
 		root.AddCommand(a.simulateCommand())
 	}
@@ -177,6 +181,7 @@ const (
 	groupMesh    = "mesh"
 	groupObjects = "objects"
 	groupLook    = "look"
+	groupRun     = "run"
 )
 
 // outputFlag adds -o.

@@ -24,6 +24,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/api"
 	"github.com/isthmus-mesh/isthmus/api/consistency"
+	"github.com/isthmus-mesh/isthmus/api/drains"
 	"github.com/isthmus-mesh/isthmus/cli"
 	"github.com/isthmus-mesh/isthmus/control/address"
 	"github.com/isthmus-mesh/isthmus/control/load"
@@ -162,6 +163,7 @@ type ground struct {
 	dead    string // this cluster does not answer
 	// replicas says that the control plane of eu-west has three.
 	replicas bool
+	drains   keeper
 }
 
 func newGround(t *testing.T) *ground {
@@ -226,7 +228,7 @@ func (g *ground) addCluster(mux *http.ServeMux, n int, name string) {
 	server, err := api.NewServer(api.Config{Cluster: self, Objects: objects, Token: token, Version: "0.1.0", Now: func() time.Time { return noon },
 		World: func() *world.World { return g.world(self) }, View: ir.View{Cluster: self, Network: mesh.Network(name)},
 		Stamp:     func() mesh.Stamp { clock += 2; return mesh.Stamp{WallMillis: clock, Origin: self} },
-		Addresses: pool, Random: zeros{},
+		Addresses: pool, Random: zeros{}, More: drains.Handlers(&g.drains),
 		Proxies: func() []xds.ClientStatus {
 			types := []xds.TypeStatus{{Type: "type.isthmus.dev/v1/Service", Sent: 3, Acked: 3, SentDigest: "aa", AckedDigest: "aa", InSync: true}}
 			if g.behind && name == "us-east" {
@@ -327,6 +329,15 @@ func (g *ground) run(in string, args ...string) (out, errs string, code int) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	code = cli.Run(ctx, g.options(strings.NewReader(in), &o, &e), args)
+	return o.String(), e.String(), code
+}
+
+// runOnTerminal is run where Err is a terminal.
+func (g *ground) runOnTerminal(args ...string) (out, errs string, code int) {
+	var o, e bytes.Buffer
+	opts := g.options(strings.NewReader(""), &o, &e)
+	opts.ErrTerminal = true
+	code = cli.Run(context.Background(), opts, args)
 	return o.String(), e.String(), code
 }
 

@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -13,11 +14,15 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/api"
+	"github.com/isthmus-mesh/isthmus/api/drains"
+	"github.com/isthmus-mesh/isthmus/cli/drain"
 	"github.com/isthmus-mesh/isthmus/cli/table"
+	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
 // shown is an object as the API shows it, as far as tables look.
 type shown struct {
+	text       json.RawMessage
 	APIVersion string
 	Kind       string
 	Metadata   struct {
@@ -52,6 +57,10 @@ type shown struct {
 		Address, ServiceAccount, Proxy string
 		Unready                        bool
 		Locality                       struct{ Zone string }
+		// Cluster, for completion
+		Zones, Gateways []string
+		// Drain
+		Goal, Since, Over, Reason string
 	}
 	Status struct {
 		Origin     string
@@ -71,7 +80,7 @@ type shown struct {
 
 // read takes from an object what it understands: a table shows what there is.
 func read(text json.RawMessage) shown {
-	var s shown
+	s := shown{text: text}
 	_ = json.Unmarshal(text, &s)
 	return s
 }
@@ -136,6 +145,15 @@ func columnsOf(kind string) []column {
 			{"ACCEPTED", false, func(_ *app, s shown) string { return stateOf(s.Status.Conditions, "Accepted") }},
 			{"PROGRAMMED", false, func(_ *app, s shown) string { return stateOf(s.Status.Conditions, "Programmed") }},
 			{"LISTENERS", true, func(_ *app, s shown) string { return listeners(s) }}, objectAge, origin,
+		}
+	case "Drain":
+		return []column{
+			{"TARGET", false, func(a *app, s shown) string { target, _, _ := drain.Of(s.text, a.Now()); return target }},
+			{"GOAL", false, func(_ *app, s shown) string { return cmp.Or(s.Spec.Goal, string(mesh.GoalDrained)) }},
+			{"SINCE", false, func(_ *app, s shown) string { return s.Spec.Since }},
+			{"OVER", false, func(_ *app, s shown) string { return cmp.Or(s.Spec.Over, drains.DefaultOver.String()) }},
+			{"SHARE", false, func(a *app, s shown) string { _, share, _ := drain.Of(s.text, a.Now()); return share }},
+			{"REASON", true, func(_ *app, s shown) string { return s.Spec.Reason }}, origin,
 		}
 	case "Workload":
 		return []column{

@@ -10,6 +10,8 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/api"
 	"github.com/isthmus-mesh/isthmus/api/consistency"
+	"github.com/isthmus-mesh/isthmus/api/drains"
+	"github.com/isthmus-mesh/isthmus/cli/drain"
 	"github.com/isthmus-mesh/isthmus/cli/table"
 	"github.com/isthmus-mesh/isthmus/core/drift"
 )
@@ -23,6 +25,7 @@ type statusAnswer struct {
 	// said is nil where it does not say, for silence.
 	said    *drift.Said
 	silence string
+	drains  []drains.State
 }
 
 // statusAndDigests asks a cluster for both. Digests that it does not have cost it nothing but a line.
@@ -31,7 +34,7 @@ func statusAndDigests(ctx context.Context, t target) (statusAnswer, error) {
 	if err != nil {
 		return statusAnswer{}, err
 	}
-	out := statusAnswer{status: s}
+	out := statusAnswer{status: s, drains: drain.Known(ctx, t.client)}
 	out.said, err = t.client.Digests(ctx)
 	var refused *api.Error
 	switch {

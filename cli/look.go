@@ -13,6 +13,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/isthmus-mesh/isthmus/api"
+	"github.com/isthmus-mesh/isthmus/api/drains"
+	"github.com/isthmus-mesh/isthmus/cli/drain"
 	"github.com/isthmus-mesh/isthmus/cli/table"
 	"github.com/isthmus-mesh/isthmus/core/drift"
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -25,6 +27,8 @@ type clusterStatus struct {
 	InSync    bool        `json:"inSync"`
 	Problem   string      `json:"problem,omitempty"`
 	Status    *api.Status `json:"status,omitempty"`
+	// Drains are those that it knows.
+	Drains []drains.State `json:"drains,omitempty"`
 }
 
 func (a *app) statusCommand() *cobra.Command {
@@ -65,6 +69,7 @@ func (a *app) statusCommand() *cobra.Command {
 				if r.err != nil {
 					row.Problem = r.err.Error()
 				} else {
+					row.Drains = r.value.drains
 					row.Status, row.InSync, row.Problem = r.value.status, r.value.status.InSync(), r.value.status.Problem
 				}
 				fine = fine && row.InSync
@@ -118,6 +123,11 @@ func (a *app) printStatus(rows []clusterStatus, report drift.Report) error {
 		return err
 	}
 	a.verdictLines(rows)
+	var all []drains.State
+	for _, r := range rows {
+		all = append(all, r.Drains...)
+	}
+	drain.Lines(a.Out, all, a.Now())
 	if err := a.replicas(rows); err != nil {
 		return err
 	}

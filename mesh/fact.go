@@ -37,6 +37,7 @@ const (
 	KindFaultPolicy     Kind = "FaultPolicy"     // *FaultPolicy
 	KindTelemetryPolicy Kind = "TelemetryPolicy" // *TelemetryPolicy
 	KindMesh            Kind = "Mesh"            // *Settings
+	KindDrain           Kind = "Drain"           // *Drain
 	// *BackendTLSPolicy and *ConfigMap, of this cluster's own applications.
 	KindBackendTLSPolicy Kind = "BackendTLSPolicy"
 	KindConfigMap        Kind = "ConfigMap"
@@ -57,7 +58,7 @@ const (
 func (k Kind) Replicated() bool {
 	switch k {
 	case KindHTTPRoute, KindGRPCRoute, KindTCPRoute, KindTLSRoute, KindUDPRoute, KindReferenceGrant, KindGateway,
-		KindAccessPolicy, KindResidencyPolicy, KindTrafficPolicy, KindFaultPolicy, KindTelemetryPolicy:
+		KindAccessPolicy, KindResidencyPolicy, KindTrafficPolicy, KindFaultPolicy, KindTelemetryPolicy, KindDrain:
 		return true
 	}
 	return false

@@ -131,6 +131,8 @@ type RemoteService struct {
 	Lanes uint32
 	// Endpoints are set on a shared network only.
 	Endpoints []RemoteEndpoint
+	// Draining are the slots whose endpoints are taken out of use, or back into it, by slot.
+	Draining []SlotRamps
 }
 
 // RemoteEndpoint is an endpoint of a peer on a shared network.
@@ -142,6 +144,8 @@ type RemoteEndpoint struct {
 	Lanes uint32
 	// Weight is relative capacity, at least 1.
 	Weight uint32
+	// Drains is the part of its share that it gets while it is taken out of use, or back into it.
+	Drains Ramps
 }
 
 // SlotTable is the owner's assignment slot → endpoint for one service: every ready

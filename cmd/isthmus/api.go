@@ -15,6 +15,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/api"
 	"github.com/isthmus-mesh/isthmus/api/consistency"
+	"github.com/isthmus-mesh/isthmus/api/drains"
 	"github.com/isthmus-mesh/isthmus/control/plane"
 	"github.com/isthmus-mesh/isthmus/core/world"
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -32,7 +33,7 @@ func serveWithAPI(ctx context.Context, cfg plane.Config, p *plane.Plane, log *sl
 	}
 	server, err := api.NewServer(api.Config{Cluster: cfg.Cluster, Objects: p.Objects(), World: p.World, View: p.View(), Vector: p.Vector,
 		Proxies: p.Census().Proxies, OwnProxies: p.Proxies, Replicas: func() []api.Replica { return replicas(p) }, Peers: func() []api.PeerStatus { return peers(p) }, Bundle: p.Bundle, NewToken: p.NewToken, Stamp: p.Stamp, Ready: p.Ready,
-		Digests: p, Forecast: p,
+		Digests: p, Forecast: p, More: drains.Handlers(p.Drains()), MoreMetrics: func() string { return drains.Metrics(cfg.Cluster, p.Drains()) },
 		Verdicts: func() ([]consistency.Verdict, []consistency.VerdictEvent) {
 			return consistency.Judged(p.Verdicts(), time.Now())
 		},

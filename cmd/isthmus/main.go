@@ -22,7 +22,7 @@ var protocols string
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := cli.Run(ctx, cli.Options{Name: filepath.Base(os.Args[0]), In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Version: version,
-		Getenv: os.Getenv, Terminal: isTerminal(os.Stdout), Up: up, Down: localmesh.Down, Simulate: simulate, Extra: parts(),
+		Getenv: os.Getenv, Terminal: isTerminal(os.Stdout), ErrTerminal: isTerminal(os.Stderr), Up: up, Down: localmesh.Down, Simulate: simulate, Extra: parts(),
 		StateDir: func() (string, error) { return localmesh.DefaultStateDir(os.Getenv) }}, os.Args[1:])
 	stop()
 	os.Exit(code)

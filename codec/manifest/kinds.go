@@ -95,8 +95,7 @@ func Kinds() []Kind { return slices.Clone(allKinds()) }
 var allKinds = sync.OnceValue(makeKinds)
 
 func makeKinds() []Kind {
-	beta := gatewayGroup + "/v1beta1"
-	alpha2, alpha3 := gatewayGroup+"/v1alpha2", gatewayGroup+"/v1alpha3"
+	beta, alpha2, alpha3 := gatewayGroup+"/v1beta1", gatewayGroup+"/v1alpha2", gatewayGroup+"/v1alpha3"
 	mcsBeta := []string{mcsGroup + "/v1beta1"}
 	kinds := []Kind{
 		{Kind: "Namespace", APIVersion: coreVersion, Plural: "namespaces", Short: []string{"ns"}},
@@ -123,6 +122,7 @@ func makeKinds() []Kind {
 		{Kind: "TLSRoute", APIVersion: gatewayVersion, Also: []string{alpha2, alpha3}, Plural: "tlsroutes", Namespaced: true},
 		{Kind: "TCPRoute", APIVersion: gatewayVersion, Also: []string{alpha2}, Plural: "tcproutes", Namespaced: true},
 		{Kind: "UDPRoute", APIVersion: gatewayVersion, Also: []string{alpha2}, Plural: "udproutes", Namespaced: true},
+		{Kind: "Drain", APIVersion: isthmusVersion, Plural: "drains"},
 		{Kind: "Rollout", APIVersion: isthmusVersion, Plural: "rollouts", Kept: true},
 		{Kind: KindLocalMesh, APIVersion: isthmusVersion, Plural: "localmeshes"},
 		{Kind: KindSimulation, APIVersion: isthmusVersion, Plural: "simulations"},

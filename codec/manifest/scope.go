@@ -232,6 +232,8 @@ func (s *scope) value() any {
 		return s.localMesh(into[localMesh](s))
 	case KindSimulation:
 		return s.simulation(into[simulation](s))
+	case "Drain":
+		return s.drain(into[drain](s))
 	case "Gateway":
 		return s.gateway(into[gateway](s))
 	case "BackendTLSPolicy":

@@ -130,6 +130,35 @@ type residencyPolicy struct {
 	Status anything `json:"status"`
 }
 
+// drain is what isthmus drain and undrain write.
+type drain struct {
+	header `json:",inline"`
+	Spec   struct {
+		Target drainTarget `json:"target" is:"required"`
+		// Drained or Serving. Default: Drained.
+		Goal string `json:"goal" is:"enum=Drained|Serving"`
+		// When it began. Default: long ago, so that the goal is reached.
+		Since string `json:"since" is:"time"`
+		// Default: 30s.
+		Over string `json:"over" is:"duration"`
+		// The part that it had, in percent. Default: 100, of Serving 0.
+		From   *uint32 `json:"from" is:"0..100"`
+		Force  bool    `json:"force"`
+		Reason string  `json:"reason" is:"len=0..1024"`
+	} `json:"spec" is:"required"`
+	Status anything `json:"status"`
+}
+
+type drainTarget struct {
+	Cluster string `json:"cluster" is:"required label"`
+	// At most one of these; none is the whole cluster.
+	Zone      string `json:"zone" is:"len=1..63"`
+	Workload  string `json:"workload" is:"subdomain"`
+	Namespace string `json:"namespace" is:"label"`
+	// An east-west gateway by its place in the Cluster's list, from 0.
+	Gateway *uint32 `json:"gateway" is:"0..255"`
+}
+
 // rollout is kept whole.
 type rollout struct {
 	header `json:",inline"`

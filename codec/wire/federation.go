@@ -234,9 +234,9 @@ func EncodeRemoteService(r *mesh.RemoteService) []byte {
 		Ports: each(r.Ports, func(p mesh.ServicePort) *wirepb.ServicePort {
 			return &wirepb.ServicePort{Name: p.Name, Port: uint32(p.Port), Protocol: string(p.Protocol), TargetPort: uint32(p.TargetPort), TargetName: p.TargetName}
 		}),
-		Identities: each(r.Identities, mesh.Identity.String), Slots: r.Slots, SlotGeneration: r.SlotGeneration, Moved: r.Moved, Lanes: r.Lanes,
+		Identities: each(r.Identities, mesh.Identity.String), Slots: r.Slots, SlotGeneration: r.SlotGeneration, Moved: r.Moved, Lanes: r.Lanes, Draining: fromSlotRamps(r.Draining),
 		Endpoints: each(r.Endpoints, func(e mesh.RemoteEndpoint) *wirepb.Endpoint {
-			return fromEndpoint(ir.Endpoint{Tag: e.Tag, Proxy: e.Proxy, Zone: e.Zone, Weight: e.Weight, Lanes: e.Lanes})
+			return fromEndpoint(ir.Endpoint{Tag: e.Tag, Proxy: e.Proxy, Zone: e.Zone, Weight: e.Weight, Lanes: e.Lanes, Drains: e.Drains})
 		})})
 	if err != nil {
 		panic("wire: encode RemoteService: " + err.Error())
@@ -253,13 +253,13 @@ func DecodeRemoteService(b []byte) (*mesh.RemoteService, error) {
 	}
 	d := &decoder{}
 	r := &mesh.RemoteService{ServiceName: d.service(m.Service), Identities: each(m.Identities, d.identity), Slots: m.Slots,
-		SlotGeneration: m.SlotGeneration, Moved: m.Moved, Lanes: m.Lanes,
+		SlotGeneration: m.SlotGeneration, Moved: m.Moved, Lanes: m.Lanes, Draining: toSlotRamps(m.Draining),
 		Ports: each(m.Ports, func(p *wirepb.ServicePort) mesh.ServicePort {
 			return mesh.ServicePort{Name: p.Name, Port: d.portNumber(p.Port), Protocol: mesh.Protocol(p.Protocol), TargetPort: d.portNumber(p.TargetPort), TargetName: p.TargetName}
 		}),
 		Endpoints: each(m.Endpoints, func(e *wirepb.Endpoint) mesh.RemoteEndpoint {
 			v := d.endpoint(e)
-			return mesh.RemoteEndpoint{Tag: v.Tag, Proxy: v.Proxy, Zone: v.Zone, Weight: v.Weight, Lanes: v.Lanes}
+			return mesh.RemoteEndpoint{Tag: v.Tag, Proxy: v.Proxy, Zone: v.Zone, Weight: v.Weight, Lanes: v.Lanes, Drains: v.Drains}
 		})}
 	if int(r.Slots) != len(r.Moved) {
 		d.fault("%d slots with %d generations", r.Slots, len(r.Moved))

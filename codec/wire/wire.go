@@ -289,7 +289,7 @@ func backendTLS(m *wirepb.BackendTLS) *ir.BackendTLS {
 func fromCluster(c *ir.Cluster) *wirepb.Cluster {
 	return &wirepb.Cluster{Name: string(c.Name), Region: string(c.Region), Jurisdiction: string(c.Jurisdiction), Network: string(c.Network),
 		TrustDomain: string(c.TrustDomain), Rtt: int64(c.RTT), Reach: uint32(c.Reach), Gateways: each(c.Gateways, fromAddrPort),
-		Ingresses: each(c.Ingresses, netip.Addr.AsSlice)}
+		Ingresses: each(c.Ingresses, netip.Addr.AsSlice), Drains: fromRamps(c.Drains)}
 }
 
 func (d *decoder) cluster(m *wirepb.Cluster) *ir.Cluster {
@@ -298,25 +298,25 @@ func (d *decoder) cluster(m *wirepb.Cluster) *ir.Cluster {
 	}
 	return &ir.Cluster{Name: mesh.ClusterName(m.Name), Region: mesh.Region(m.Region), Jurisdiction: mesh.Jurisdiction(m.Jurisdiction),
 		Network: mesh.Network(m.Network), TrustDomain: mesh.TrustDomain(m.TrustDomain), RTT: time.Duration(m.Rtt),
-		Reach: mesh.Reachability(m.Reach), Gateways: each(m.Gateways, d.addrPort), Ingresses: each(m.Ingresses, d.addr)}
+		Reach: mesh.Reachability(m.Reach), Gateways: each(m.Gateways, d.addrPort), Ingresses: each(m.Ingresses, d.addr), Drains: toRamps(m.Drains)}
 }
 
 func fromGroup(g ir.Group) *wirepb.Group {
 	return &wirepb.Group{Cluster: string(g.Cluster), Forbidden: g.Forbidden, Exported: g.Exported,
-		Identities: each(g.Identities, mesh.Identity.String), Endpoints: each(g.Endpoints, fromEndpoint), Slots: g.Slots, Lanes: g.Lanes}
+		Identities: each(g.Identities, mesh.Identity.String), Endpoints: each(g.Endpoints, fromEndpoint), Slots: g.Slots, Lanes: g.Lanes, Draining: fromSlotRamps(g.Draining)}
 }
 
 func (d *decoder) group(m *wirepb.Group) ir.Group {
 	return ir.Group{Cluster: mesh.ClusterName(m.Cluster), Forbidden: m.Forbidden, Exported: m.Exported,
-		Identities: each(m.Identities, d.identity), Endpoints: each(m.Endpoints, d.endpoint), Slots: m.Slots, Lanes: m.Lanes}
+		Identities: each(m.Identities, d.identity), Endpoints: each(m.Endpoints, d.endpoint), Slots: m.Slots, Lanes: m.Lanes, Draining: toSlotRamps(m.Draining)}
 }
 
 func fromEndpoint(e ir.Endpoint) *wirepb.Endpoint {
-	return &wirepb.Endpoint{Tag: e.Tag, Proxy: fromAddrPort(e.Proxy), Zone: string(e.Zone), Weight: e.Weight, Lanes: e.Lanes}
+	return &wirepb.Endpoint{Tag: e.Tag, Proxy: fromAddrPort(e.Proxy), Zone: string(e.Zone), Weight: e.Weight, Lanes: e.Lanes, Drains: fromRamps(e.Drains)}
 }
 
 func (d *decoder) endpoint(m *wirepb.Endpoint) ir.Endpoint {
-	return ir.Endpoint{Tag: m.Tag, Proxy: d.addrPort(m.Proxy), Zone: mesh.Zone(m.Zone), Weight: m.Weight, Lanes: m.Lanes}
+	return ir.Endpoint{Tag: m.Tag, Proxy: d.addrPort(m.Proxy), Zone: mesh.Zone(m.Zone), Weight: m.Weight, Lanes: m.Lanes, Drains: toRamps(m.Drains)}
 }
 
 // unknownFields reports whether m or a message inside it has fields that this

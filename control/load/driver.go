@@ -37,6 +37,8 @@ type Config struct {
 	May func(mesh.ClusterName, mesh.ServiceName) bool
 	// Costs is what a GiB costs from one cluster to another, in US dollars; nil is nothing.
 	Costs func(from, to mesh.ClusterName) float64
+	// Drained are the clusters that are taken out of use, or come back, with the part of its share that each gets; nil is none.
+	Drained func(time.Time) map[mesh.ClusterName]float64
 	// Edit changes the world; it may wait for room until the context ends.
 	Edit  func(context.Context, []world.Edit) error
 	Clock clock.Clock
@@ -177,6 +179,9 @@ func (l *Driver) Run(ctx context.Context) error {
 		}
 		timer.Reset(Every)
 		l.know()
+		if l.cfg.Drained != nil {
+			l.balancer.Drain(l.cfg.Drained(l.cfg.Clock.Now()))
+		}
 		if err := l.follow(ctx, l.balancer.Tick(l.cfg.Paths(), l.cfg.Clock.Now())); err != nil {
 			return err
 		}

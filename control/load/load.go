@@ -53,6 +53,8 @@ type Balancer struct {
 	nodes    map[string]*node
 	peers    map[mesh.ClusterName]*peer
 	last     time.Time
+	// drained is the part of its share that each cluster gets that is taken out of use, or comes back.
+	drained map[mesh.ClusterName]float64
 }
 
 // service is what is known of one service.
@@ -195,6 +197,13 @@ type Change struct {
 	Moved bool
 }
 
+// Drain takes which clusters are taken out of use, or come back, and what part of its share each gets: from 0 to 1.
+func (b *Balancer) Drain(parts map[mesh.ClusterName]float64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.drained = parts
+}
+
 // Tick makes the splits anew. Paths lead from this cluster to others.
 func (b *Balancer) Tick(paths []split.Path, now time.Time) []Change {
 	b.mu.Lock()
@@ -298,9 +307,9 @@ func (s *service) follow(m *sum, since time.Duration, now time.Time) {
 	}
 	// Endpoints that are ready and have not reported are taken to be as the others are; those that reported
 	// and are not ready any more do not count.
-	ready, declared := s.ready()
+	ready, declared := s.ready(now)
 	if s.lanes = declared; declared == 0 && m.endpoints > 0 {
-		s.lanes = m.lanes / float64(m.endpoints) * float64(ready)
+		s.lanes = m.lanes / float64(m.endpoints) * ready
 	}
 	switch {
 	case s.lanes == 0:
@@ -310,26 +319,6 @@ func (s *service) follow(m *sum, since time.Duration, now time.Time) {
 	default: // no proxy knows its time now: it is taken for as quick as the others
 		s.own.Capacity, s.own.Service = 0, 0
 	}
-}
-
-// ready counts this cluster's endpoints, and their lanes where all declare them.
-func (s *service) ready() (n int, declared float64) {
-	if s.endpoints == nil {
-		return 0, 0
-	}
-	for _, g := range s.endpoints.Groups {
-		if g.Cluster != s.own.Cluster {
-			continue
-		}
-		n = len(g.Endpoints)
-		for _, e := range g.Endpoints {
-			if e.Lanes == 0 {
-				return n, 0
-			}
-			declared += float64(e.Lanes)
-		}
-	}
-	return n, declared
 }
 
 // spreads reports whether a service is spread by load: several clusters can serve it, and the strategy wants it.
@@ -411,6 +400,9 @@ func (b *Balancer) pose(n mesh.ServiceName, s *service, own *peer, since time.Du
 			v := p.services[n]
 			r.Age, r.Demand, r.Rate, r.Wait, forbidden = now.Sub(p.at), v.Demand, v.Rate, v.Wait, v.Forbidden
 			r.Capacity, r.Service = known(v.Lanes, v.Time, usual)
+		}
+		if part, ok := b.drained[c]; ok {
+			r.Draining = 1 - part
 		}
 		in.Reports[i] = r
 		for j, to := range clusters {

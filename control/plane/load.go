@@ -2,8 +2,12 @@ package plane
 
 import (
 	"context"
+	"crypto/rand"
+	"time"
 
+	"github.com/isthmus-mesh/isthmus/control/drain"
 	"github.com/isthmus-mesh/isthmus/control/load"
+	"github.com/isthmus-mesh/isthmus/core/compile"
 	"github.com/isthmus-mesh/isthmus/core/price"
 	"github.com/isthmus-mesh/isthmus/core/split"
 	"github.com/isthmus-mesh/isthmus/core/world"
@@ -22,6 +26,9 @@ func (p *Plane) newLoad() *load.Driver {
 		},
 		Sees:  p.sees,
 		Costs: p.costs,
+		Drained: func(now time.Time) map[mesh.ClusterName]float64 {
+			return compile.Drained(p.loop.World(), now.UnixNano())
+		},
 		// What a peer is told of, or serves itself.
 		May: func(to mesh.ClusterName, s mesh.ServiceName) bool {
 			if p.exports.Told(to, s) {
@@ -52,3 +59,12 @@ func (p *Plane) costs(from, to mesh.ClusterName) float64 {
 	}
 	return price.Between(named(w.Self(), from), named(w.Self(), to), stated).PerGiB
 }
+
+// newDrains is what takes things out of use, for people.
+func (p *Plane) newDrains() *drain.Keeper {
+	return drain.New(drain.Config{Cluster: p.cfg.Cluster, World: p.World, Objects: p.store, Forecast: p.load.Forecast, Stamp: p.Stamp, Clock: p.clock,
+		Random: rand.Reader, Log: p.log})
+}
+
+// Drains takes things out of use.
+func (p *Plane) Drains() *drain.Keeper { return p.drains }

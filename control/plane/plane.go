@@ -16,6 +16,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/codec/wire/wirepb"
 	"github.com/isthmus-mesh/isthmus/control/ca"
 	"github.com/isthmus-mesh/isthmus/control/census"
+	"github.com/isthmus-mesh/isthmus/control/drain"
 	"github.com/isthmus-mesh/isthmus/control/load"
 	"github.com/isthmus-mesh/isthmus/control/loop"
 	"github.com/isthmus-mesh/isthmus/control/peer"
@@ -58,6 +59,8 @@ type Plane struct {
 	// away says that the store did not answer a person's last read.
 	away atomic.Bool
 	load *load.Driver
+	// drains takes things out of use, for people.
+	drains *drain.Keeper
 	// verdicts is what the mesh says of each cluster.
 	verdicts *verdict.Board
 	// patience is what was seen of control planes that are dialled.
@@ -132,6 +135,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (*Plane, error) {
 	p.peers, p.siblings = newPeers(p), p.newSiblings()
 	p.census = p.newCensus()
 	p.load, p.verdicts = p.newLoad(), p.newVerdicts()
+	p.drains = p.newDrains()
 	p.federation = peer.NewServer(peer.ServerConfig{Self: p.cfg.Cluster, TrustDomain: p.cfg.TrustDomain(), Exports: p.exports, Identify: identify,
 		Joined: p.peers.joined, Speaks: p.speaks, Elsewhere: p.elsewhere, Offered: p.offered, Report: p.load.ReportTo, Ahead: p.recover.ahead, Witness: p.recover.witness,
 		Clock: p.clock, Log: p.log, Failpoints: cfg.Failpoints, Build: cfg.Build})
@@ -186,6 +190,7 @@ func (p *Plane) Run(ctx context.Context) error {
 	part("peers", p.peers.run)
 	part("replicas", p.siblings.Run)
 	part("load", p.load.Run)
+	part("drains", p.drains.Run)
 	part("verdicts", p.verdicts.Run)
 	part("discovery", p.xds.Run)
 	p.loop.Watch(string(p.cfg.Cluster), string(ir.TypeBundle), "*")

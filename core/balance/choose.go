@@ -68,7 +68,7 @@ func (c *chooser) admits(e *Endpoint, among *pool) bool {
 	}
 	switch e.unwise(c.ask) {
 	case Kept:
-		return true
+		return !c.spares(c.ask, e)
 	case DropEjected:
 		if c.panics == unasked {
 			c.panics = no

@@ -45,6 +45,8 @@ type Endpoint struct {
 	// learnt is what a server proxy behind gateways said is its tag.
 	learnt atomic.Pointer[learnt]
 	health health
+	// drains is nil while it is not taken out of use, nor back into it.
+	drains atomic.Pointer[mesh.Ramps]
 }
 
 // Outcome is how a try ended, as far as it tells of the endpoint.

@@ -2,6 +2,7 @@ package balance
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
@@ -34,6 +35,11 @@ func (v *View) Explain(a *Ask) []Candidate {
 		if c.Dropped = g.unlawful(a); c.Dropped == Kept {
 			c.Dropped = g.unwise(a)
 		}
+		if share := g.share(a.Now); share < 1 {
+			if c.Detail += draining(share); c.Dropped == DropDraining && share > 0 {
+				c.Dropped = Kept // for a part of the requests
+			}
+		}
 		verdicts := g.verdicts(a)
 		if session {
 			for i, e := range g.all.endpoints {
@@ -65,6 +71,9 @@ func (v *View) Explain(a *Ask) []Candidate {
 			}
 			if l := e.learnt.Load(); e.Tag == "" && l != nil {
 				line.Detail = "tag " + l.tag
+			}
+			if r := e.drains.Load(); r != nil {
+				line.Detail += strings.TrimPrefix(draining(r.At(a.Now)), ", ")
 			}
 			if c.Dropped == Kept || c.Dropped == DropAllEndpoints {
 				line.Dropped = verdicts[i]

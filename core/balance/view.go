@@ -37,6 +37,9 @@ type group struct {
 	all, pool *pool
 	table     *table // of ConsistentHash
 	state     *groupState
+	// leaving are the drains of the endpoints, each once, where all of them have some; nil where one has none.
+	leaving []mesh.Ramps
+	salt    uint64
 }
 
 // Config is what a view is made of.
@@ -156,6 +159,7 @@ func (g *group) fill(c *Config, service mesh.ServiceName) []uint32 {
 	for i, moved := range g.source.Slots {
 		add(Key{Cluster: g.source.Cluster, Slot: uint32(i), Moved: moved}, ir.Endpoint{})
 	}
+	g.drain()
 	return weights
 }
 
@@ -264,6 +268,7 @@ const (
 	DropSubset       Dropped = "another part of the proxies draws from it"
 	DropHash         Dropped = "the request's key belongs to another"
 	DropSession      Dropped = "the request's session stays with another"
+	DropDraining     Dropped = "it is drained"
 )
 
 // unlawful says whether a group may never be used for this request, whatever else
@@ -295,6 +300,8 @@ func (g *group) unwise(a *Ask) Dropped {
 		return DropSpent
 	case g.state.tripped(a.Now):
 		return DropTripped
+	case g.thins(a):
+		return DropDraining
 	}
 	return Kept
 }
@@ -305,6 +312,8 @@ func (e *Endpoint) unwise(a *Ask) Dropped {
 		return DropEjected
 	case len(a.Tried) > 0 && slices.Contains(a.Tried, e):
 		return DropTried
+	case e.drained(a.Now):
+		return DropDraining
 	}
 	return Kept
 }
@@ -372,7 +381,7 @@ func (v *View) stays(a *Ask) bool {
 		return false
 	}
 	g := v.group(a.Session.Cluster)
-	return g != nil && g.unlawful(a) == Kept && g.unwise(a) == Kept && a.Session.unwise(a) == Kept
+	return g != nil && g.unlawful(a) == Kept && g.unwise(a) == Kept && a.Session.unwise(a) == Kept && !g.spares(a, a.Session)
 }
 
 // Cluster is what the view knows of the endpoint's cluster, and the identities that may

@@ -150,6 +150,16 @@ func drawFact(t *rapid.T) *mesh.Fact {
 			p.Namespace = s.Namespace
 			p.Targets = rapid.SampledFrom([][]mesh.TargetRef{{{Kind: "Mesh"}}, {{Kind: "Namespace", Name: s.Namespace}}}).Draw(t, "targets")
 			return fact(kind, origin, s.Namespace, fmt.Sprintf("o%d", small("policy")), p)
+		case mesh.KindDrain:
+			target := mesh.DrainTarget{Cluster: rapid.SampledFrom(clusters[:2]).Draw(t, "drained")}
+			switch small("what") {
+			case 1:
+				target.Zone = mesh.Zone(fmt.Sprintf("z%d", small("zone")))
+			case 2:
+				target.Namespace, target.Workload = s.Namespace, fmt.Sprintf("w%d", small("workload"))
+			}
+			return fact(kind, origin, "", fmt.Sprintf("d%d", small("drain")), &mesh.Drain{Target: target, Goal: rapid.SampledFrom([]mesh.DrainGoal{mesh.GoalDrained, mesh.GoalServing}).Draw(t, "goal"),
+				SinceMillis: int64(small("since"))})
 		case mesh.KindMesh:
 			return fact(kind, "eu", "", "mesh", &mesh.Settings{Strict: rapid.Bool().Draw(t, "strict")})
 		case mesh.KindBundle:
@@ -182,7 +192,7 @@ func drawFact(t *rapid.T) *mesh.Fact {
 
 var kinds = []mesh.Kind{mesh.KindCluster, mesh.KindService, mesh.KindServiceExport, mesh.KindWorkload, mesh.KindEndpointSlice,
 	mesh.KindHTTPRoute, mesh.KindGRPCRoute, mesh.KindTLSRoute, mesh.KindTCPRoute, mesh.KindUDPRoute,
-	mesh.KindGateway, mesh.KindNamespace, mesh.KindReferenceGrant, mesh.KindAccessPolicy, mesh.KindResidencyPolicy, mesh.KindTrafficPolicy, mesh.KindFaultPolicy, mesh.KindTelemetryPolicy, mesh.KindBackendTLSPolicy, mesh.KindConfigMap, mesh.KindMesh, mesh.KindBundle,
+	mesh.KindGateway, mesh.KindNamespace, mesh.KindReferenceGrant, mesh.KindAccessPolicy, mesh.KindResidencyPolicy, mesh.KindTrafficPolicy, mesh.KindFaultPolicy, mesh.KindTelemetryPolicy, mesh.KindBackendTLSPolicy, mesh.KindConfigMap, mesh.KindMesh, mesh.KindDrain, mesh.KindBundle,
 	mesh.KindRemoteService, mesh.KindSlotTable, mesh.KindServiceAddress, mesh.KindServiceImport, mesh.KindReach, mesh.KindSplit}
 
 // watchAll watches every resource that the universe can have.

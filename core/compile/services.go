@@ -61,7 +61,7 @@ func endpoints(c *derive.Ctx, k In) *ir.Endpoints {
 	for _, r := range remotes(c, k.Service) {
 		e.Groups = append(e.Groups, ir.Group{
 			Cluster: r.origin, Exported: true, Identities: r.value.Identities, Slots: r.value.Moved, Lanes: r.value.Lanes,
-			Endpoints: remoteEndpoints(r.value.Endpoints),
+			Endpoints: remoteEndpoints(r.value.Endpoints), Draining: r.value.Draining,
 			Forbidden: forbidden(c, k.Service, r.origin, k.View.Cluster),
 		})
 	}
@@ -76,7 +76,7 @@ func localGroup(c *derive.Ctx, k In) ir.Group {
 	g := ir.Group{Cluster: k.View.Cluster, Exported: exported.Get(c, k.Service),
 		Forbidden: forbidden(c, k.Service, k.View.Cluster, k.View.Cluster)}
 	for _, e := range serving.Get(c, k.Service) {
-		g.Endpoints = append(g.Endpoints, ir.Endpoint{Tag: e.tag, Proxy: e.proxy, Zone: e.zone, Weight: e.weight, Lanes: e.lanes})
+		g.Endpoints = append(g.Endpoints, ir.Endpoint{Tag: e.tag, Proxy: e.proxy, Zone: e.zone, Weight: e.weight, Lanes: e.lanes, Drains: workloadDrains(c, k.View.Cluster, k.Service.Namespace, e)})
 		g.Lanes += e.lanes
 	}
 	g.Identities = identitiesOf.Get(c, k.Service)
@@ -86,7 +86,7 @@ func localGroup(c *derive.Ctx, k In) ir.Group {
 func remoteEndpoints(in []mesh.RemoteEndpoint) []ir.Endpoint {
 	var out []ir.Endpoint
 	for _, e := range in {
-		out = append(out, ir.Endpoint{Tag: e.Tag, Proxy: e.Proxy, Zone: e.Zone, Weight: max(e.Weight, 1), Lanes: e.Lanes})
+		out = append(out, ir.Endpoint{Tag: e.Tag, Proxy: e.Proxy, Zone: e.Zone, Weight: max(e.Weight, 1), Lanes: e.Lanes, Drains: e.Drains})
 	}
 	return out
 }
@@ -233,12 +233,14 @@ func export(c *derive.Ctx, k Export) *mesh.RemoteService {
 	for _, e := range serving.Get(c, k.Service) {
 		r.Lanes += e.lanes
 		if peer.Network == self.Network {
-			r.Endpoints = append(r.Endpoints, mesh.RemoteEndpoint{Tag: e.tag, Proxy: e.proxy, Zone: e.zone, Lanes: e.lanes, Weight: e.weight})
+			r.Endpoints = append(r.Endpoints, mesh.RemoteEndpoint{Tag: e.tag, Proxy: e.proxy, Zone: e.zone, Lanes: e.lanes, Weight: e.weight,
+				Drains: workloadDrains(c, self.Name, k.Service.Namespace, e)})
 		}
 	}
 	if peer.Network != self.Network {
 		if t := slotTable(c, k.Service); t != nil {
 			r.Slots, r.SlotGeneration, r.Moved = uint32(len(t.Slots)), t.Generation, t.Moved
+			r.Draining = slotDrains(c, self.Name, k.Service, t)
 		}
 	}
 	return r
@@ -250,7 +252,7 @@ func cluster(c *derive.Ctx, n mesh.ClusterName) *ir.Cluster {
 		return nil
 	}
 	out := &ir.Cluster{Name: v.Name, Region: v.Region, Jurisdiction: v.Jurisdiction, Network: v.Network,
-		TrustDomain: v.TrustDomain, RTT: v.RTT, Gateways: v.Gateways, Ingresses: v.Ingresses}
+		TrustDomain: v.TrustDomain, RTT: v.RTT, Gateways: v.Gateways, Ingresses: v.Ingresses, Drains: drains.Get(c, mesh.DrainTarget{Cluster: n})}
 	if reach := own[mesh.Reach](c, mesh.KindReach, "", string(n)); reach != nil {
 		out.Reach = reach.State
 		if reach.RTT > 0 {
@@ -262,6 +264,7 @@ func cluster(c *derive.Ctx, n mesh.ClusterName) *ir.Cluster {
 			out.Gateways = stay
 		}
 	}
+	out.Gateways = undrained(c, n, v.Gateways, out.Gateways)
 	return out
 }
 

@@ -159,6 +159,8 @@ type Cluster struct {
 	// Gateways are the way in from another network, Ingresses that from outside the mesh.
 	Gateways  []netip.AddrPort
 	Ingresses []netip.Addr
+	// Drains is the part of its share that it gets while it is taken out of use, or back into it.
+	Drains mesh.Ramps
 }
 
 // A connection takes three round trips: TCP's (RFC 9293 §3.5), that of TLS 1.3 (RFC 8446 §2) and the PING that proves that
@@ -207,6 +209,8 @@ type Group struct {
 	Slots []uint64
 	// Lanes is the group's whole concurrency; 0 unknown.
 	Lanes uint32
+	// Draining are the slots whose endpoints are taken out of use, or back into it, by slot.
+	Draining []mesh.SlotRamps
 }
 
 // Endpoint is one server proxy.
@@ -217,6 +221,8 @@ type Endpoint struct {
 	Zone   mesh.Zone
 	Weight uint32
 	Lanes  uint32
+	// Drains is the part of its share that it gets while it is taken out of use, or back into it.
+	Drains mesh.Ramps
 }
 
 // EndpointTag names the endpoint that a workload is, without saying what or where: the control

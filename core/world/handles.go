@@ -27,7 +27,7 @@ type IndexName string
 const (
 	// ByName: facts of one kind, namespace and name over all origins.
 	ByName IndexName = "by-name"
-	// ByKind: all facts of a kind that is small by nature: Cluster, Reach, Mesh, Bundle, Gateway.
+	// ByKind: all facts of a kind that is small by nature: Cluster, Reach, Mesh, Bundle, Drain, Gateway.
 	ByKind IndexName = "by-kind"
 	// ByLabel: workloads by namespace and one label; services by namespace and the first
 	// pair of their selector.
@@ -90,6 +90,9 @@ func Targeting(kind mesh.Kind, targetKind, namespace, name string) Bucket {
 	return Bucket{Index: ByTarget, Kind: kind, A: targetKind, B: namespace, C: name}
 }
 
+// DrainsOf is the bucket of the drains of one thing.
+func DrainsOf(t mesh.DrainTarget) Bucket { return Targeting(mesh.KindDrain, "", "", t.String()) }
+
 // Granted is the bucket of the reference grants standing in a namespace.
 func Granted(namespace string) Bucket {
 	return Bucket{Index: ByGrant, Kind: mesh.KindReferenceGrant, A: namespace}
@@ -104,6 +107,8 @@ func bucketsOf(f *mesh.Fact) []Bucket {
 	switch v := f.Value.(type) {
 	case *mesh.Cluster, *mesh.Reach, *mesh.Settings, *mesh.Bundle, *mesh.Gateway:
 		out = append(out, Small(f.Kind))
+	case *mesh.Drain:
+		out = append(out, Small(f.Kind), DrainsOf(v.Target))
 	case *mesh.Workload:
 		for k, val := range v.Labels {
 			out = append(out, Labelled(f.Kind, f.Namespace, k, val))

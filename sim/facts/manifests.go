@@ -68,6 +68,10 @@ var manifests = map[mesh.Kind]func(*Maker) string{
 		return m.object("isthmus.dev/v1alpha1", mesh.KindTelemetryPolicy, s.Namespace, "telemetry", fmt.Sprintf("targetRefs: [{kind: %s}], accessLog: {samplePercent: %d}",
 			pick(m, []string{"Namespace", "Mesh"}), 1+m.Rand.IntN(3)))
 	},
+	mesh.KindDrain: func(m *Maker) string {
+		return m.object("isthmus.dev/v1alpha1", mesh.KindDrain, "", "drain", fmt.Sprintf("target: {cluster: %s%s}, goal: %s, since: 2026-01-02T15:04:0%dZ", m.cluster().Name,
+			pick(m, []string{"", ", zone: a", ", namespace: shop, workload: w-1"}), pick(m, []string{"Drained", "Serving"}), m.Rand.IntN(10)))
+	},
 }
 
 // object is a manifest. One in twelve of what is no security policy is labelled to stay home, under a name of its own.

@@ -1374,6 +1374,7 @@ type RemoteService struct {
 	Moved          []uint64               `protobuf:"varint,6,rep,packed,name=moved,proto3" json:"moved,omitempty"`
 	Lanes          uint32                 `protobuf:"varint,7,opt,name=lanes,proto3" json:"lanes,omitempty"`
 	Endpoints      []*Endpoint            `protobuf:"bytes,8,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	Draining       []*SlotRamps           `protobuf:"bytes,9,rep,name=draining,proto3" json:"draining,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1460,6 +1461,13 @@ func (x *RemoteService) GetLanes() uint32 {
 func (x *RemoteService) GetEndpoints() []*Endpoint {
 	if x != nil {
 		return x.Endpoints
+	}
+	return nil
+}
+
+func (x *RemoteService) GetDraining() []*SlotRamps {
+	if x != nil {
+		return x.Draining
 	}
 	return nil
 }
@@ -1771,7 +1779,7 @@ const file_isthmus_v1_federation_proto_rawDesc = "" +
 	"\x04part\x18\x02 \x01(\x05R\x04part\x12\x14\n" +
 	"\x05parts\x18\x03 \x01(\x05R\x05parts\x12-\n" +
 	"\acrossed\x18\x04 \x03(\v2\x13.isthmus.v1.LineageR\acrossed\x12*\n" +
-	"\aorphans\x18\x05 \x03(\v2\x10.isthmus.v1.FactR\aorphans\"\xb0\x02\n" +
+	"\aorphans\x18\x05 \x03(\v2\x10.isthmus.v1.FactR\aorphans\"\xe3\x02\n" +
 	"\rRemoteService\x121\n" +
 	"\aservice\x18\x01 \x01(\v2\x17.isthmus.v1.ServiceNameR\aservice\x12-\n" +
 	"\x05ports\x18\x02 \x03(\v2\x17.isthmus.v1.ServicePortR\x05ports\x12\x1e\n" +
@@ -1782,7 +1790,8 @@ const file_isthmus_v1_federation_proto_rawDesc = "" +
 	"\x0fslot_generation\x18\x05 \x01(\x04R\x0eslotGeneration\x12\x14\n" +
 	"\x05moved\x18\x06 \x03(\x04R\x05moved\x12\x14\n" +
 	"\x05lanes\x18\a \x01(\rR\x05lanes\x122\n" +
-	"\tendpoints\x18\b \x03(\v2\x14.isthmus.v1.EndpointR\tendpoints\"\x93\x01\n" +
+	"\tendpoints\x18\b \x03(\v2\x14.isthmus.v1.EndpointR\tendpoints\x121\n" +
+	"\bdraining\x18\t \x03(\v2\x15.isthmus.v1.SlotRampsR\bdraining\"\x93\x01\n" +
 	"\vServicePort\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x1a\n" +
@@ -1845,6 +1854,7 @@ var file_isthmus_v1_federation_proto_goTypes = []any{
 	(*Partition)(nil),     // 21: isthmus.v1.Partition
 	(*ServiceName)(nil),   // 22: isthmus.v1.ServiceName
 	(*Endpoint)(nil),      // 23: isthmus.v1.Endpoint
+	(*SlotRamps)(nil),     // 24: isthmus.v1.SlotRamps
 }
 var file_isthmus_v1_federation_proto_depIdxs = []int32{
 	12, // 0: isthmus.v1.Up.subscribe:type_name -> isthmus.v1.Subscribe
@@ -1876,22 +1886,23 @@ var file_isthmus_v1_federation_proto_depIdxs = []int32{
 	22, // 26: isthmus.v1.RemoteService.service:type_name -> isthmus.v1.ServiceName
 	19, // 27: isthmus.v1.RemoteService.ports:type_name -> isthmus.v1.ServicePort
 	23, // 28: isthmus.v1.RemoteService.endpoints:type_name -> isthmus.v1.Endpoint
-	21, // 29: isthmus.v1.CachedPeer.stated:type_name -> isthmus.v1.Partition
-	7,  // 30: isthmus.v1.CachedPeer.crossed:type_name -> isthmus.v1.Lineage
-	6,  // 31: isthmus.v1.CachedPeer.in_force:type_name -> isthmus.v1.Fact
-	5,  // 32: isthmus.v1.CachedPeer.not_in_force:type_name -> isthmus.v1.FactName
-	3,  // 33: isthmus.v1.Partition.position:type_name -> isthmus.v1.Position
-	7,  // 34: isthmus.v1.Partition.lineage:type_name -> isthmus.v1.Lineage
-	6,  // 35: isthmus.v1.Partition.facts:type_name -> isthmus.v1.Fact
-	0,  // 36: isthmus.v1.Federation.Follow:input_type -> isthmus.v1.Up
-	1,  // 37: isthmus.v1.Federation.Offer:input_type -> isthmus.v1.Down
-	1,  // 38: isthmus.v1.Federation.Follow:output_type -> isthmus.v1.Down
-	0,  // 39: isthmus.v1.Federation.Offer:output_type -> isthmus.v1.Up
-	38, // [38:40] is the sub-list for method output_type
-	36, // [36:38] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	24, // 29: isthmus.v1.RemoteService.draining:type_name -> isthmus.v1.SlotRamps
+	21, // 30: isthmus.v1.CachedPeer.stated:type_name -> isthmus.v1.Partition
+	7,  // 31: isthmus.v1.CachedPeer.crossed:type_name -> isthmus.v1.Lineage
+	6,  // 32: isthmus.v1.CachedPeer.in_force:type_name -> isthmus.v1.Fact
+	5,  // 33: isthmus.v1.CachedPeer.not_in_force:type_name -> isthmus.v1.FactName
+	3,  // 34: isthmus.v1.Partition.position:type_name -> isthmus.v1.Position
+	7,  // 35: isthmus.v1.Partition.lineage:type_name -> isthmus.v1.Lineage
+	6,  // 36: isthmus.v1.Partition.facts:type_name -> isthmus.v1.Fact
+	0,  // 37: isthmus.v1.Federation.Follow:input_type -> isthmus.v1.Up
+	1,  // 38: isthmus.v1.Federation.Offer:input_type -> isthmus.v1.Down
+	1,  // 39: isthmus.v1.Federation.Follow:output_type -> isthmus.v1.Down
+	0,  // 40: isthmus.v1.Federation.Offer:output_type -> isthmus.v1.Up
+	39, // [39:41] is the sub-list for method output_type
+	37, // [37:39] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_isthmus_v1_federation_proto_init() }

@@ -2411,6 +2411,7 @@ type Cluster struct {
 	Reach         uint32                 `protobuf:"varint,7,opt,name=reach,proto3" json:"reach,omitempty"`
 	Gateways      [][]byte               `protobuf:"bytes,8,rep,name=gateways,proto3" json:"gateways,omitempty"`   // address octets, then the port in 2, big-endian
 	Ingresses     [][]byte               `protobuf:"bytes,9,rep,name=ingresses,proto3" json:"ingresses,omitempty"` // address octets
+	Drains        []*Ramp                `protobuf:"bytes,10,rep,name=drains,proto3" json:"drains,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2508,6 +2509,135 @@ func (x *Cluster) GetIngresses() [][]byte {
 	return nil
 }
 
+func (x *Cluster) GetDrains() []*Ramp {
+	if x != nil {
+		return x.Drains
+	}
+	return nil
+}
+
+// Ramp is mesh.Ramp.
+type Ramp struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SinceMillis   int64                  `protobuf:"varint,1,opt,name=since_millis,json=sinceMillis,proto3" json:"since_millis,omitempty"`
+	Over          int64                  `protobuf:"varint,2,opt,name=over,proto3" json:"over,omitempty"` // nanoseconds
+	From          uint32                 `protobuf:"varint,3,opt,name=from,proto3" json:"from,omitempty"`
+	To            uint32                 `protobuf:"varint,4,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ramp) Reset() {
+	*x = Ramp{}
+	mi := &file_isthmus_v1_resources_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ramp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ramp) ProtoMessage() {}
+
+func (x *Ramp) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_resources_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ramp.ProtoReflect.Descriptor instead.
+func (*Ramp) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *Ramp) GetSinceMillis() int64 {
+	if x != nil {
+		return x.SinceMillis
+	}
+	return 0
+}
+
+func (x *Ramp) GetOver() int64 {
+	if x != nil {
+		return x.Over
+	}
+	return 0
+}
+
+func (x *Ramp) GetFrom() uint32 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *Ramp) GetTo() uint32 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+// SlotRamps is mesh.SlotRamps.
+type SlotRamps struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Slot          uint32                 `protobuf:"varint,1,opt,name=slot,proto3" json:"slot,omitempty"`
+	Ramps         []*Ramp                `protobuf:"bytes,2,rep,name=ramps,proto3" json:"ramps,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SlotRamps) Reset() {
+	*x = SlotRamps{}
+	mi := &file_isthmus_v1_resources_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SlotRamps) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SlotRamps) ProtoMessage() {}
+
+func (x *SlotRamps) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_resources_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SlotRamps.ProtoReflect.Descriptor instead.
+func (*SlotRamps) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *SlotRamps) GetSlot() uint32 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
+func (x *SlotRamps) GetRamps() []*Ramp {
+	if x != nil {
+		return x.Ramps
+	}
+	return nil
+}
+
 type Group struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
@@ -2517,13 +2647,14 @@ type Group struct {
 	Endpoints     []*Endpoint            `protobuf:"bytes,5,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
 	Slots         []uint64               `protobuf:"varint,6,rep,packed,name=slots,proto3" json:"slots,omitempty"`
 	Lanes         uint32                 `protobuf:"varint,7,opt,name=lanes,proto3" json:"lanes,omitempty"`
+	Draining      []*SlotRamps           `protobuf:"bytes,8,rep,name=draining,proto3" json:"draining,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[31]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2535,7 +2666,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[31]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2548,7 +2679,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{31}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Group) GetCluster() string {
@@ -2600,6 +2731,13 @@ func (x *Group) GetLanes() uint32 {
 	return 0
 }
 
+func (x *Group) GetDraining() []*SlotRamps {
+	if x != nil {
+		return x.Draining
+	}
+	return nil
+}
+
 type Endpoint struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Tag           string                 `protobuf:"bytes,1,opt,name=tag,proto3" json:"tag,omitempty"`
@@ -2607,13 +2745,14 @@ type Endpoint struct {
 	Zone          string                 `protobuf:"bytes,3,opt,name=zone,proto3" json:"zone,omitempty"`
 	Weight        uint32                 `protobuf:"varint,4,opt,name=weight,proto3" json:"weight,omitempty"`
 	Lanes         uint32                 `protobuf:"varint,5,opt,name=lanes,proto3" json:"lanes,omitempty"`
+	Drains        []*Ramp                `protobuf:"bytes,6,rep,name=drains,proto3" json:"drains,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[32]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2625,7 +2764,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[32]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2638,7 +2777,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{32}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Endpoint) GetTag() string {
@@ -2676,6 +2815,13 @@ func (x *Endpoint) GetLanes() uint32 {
 	return 0
 }
 
+func (x *Endpoint) GetDrains() []*Ramp {
+	if x != nil {
+		return x.Drains
+	}
+	return nil
+}
+
 // Proxy is ir.Proxy.
 type Proxy struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
@@ -2695,7 +2841,7 @@ type Proxy struct {
 
 func (x *Proxy) Reset() {
 	*x = Proxy{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[33]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2707,7 +2853,7 @@ func (x *Proxy) String() string {
 func (*Proxy) ProtoMessage() {}
 
 func (x *Proxy) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[33]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2720,7 +2866,7 @@ func (x *Proxy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proxy.ProtoReflect.Descriptor instead.
 func (*Proxy) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{33}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Proxy) GetId() string {
@@ -2805,7 +2951,7 @@ type Telemetry struct {
 
 func (x *Telemetry) Reset() {
 	*x = Telemetry{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[34]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2817,7 +2963,7 @@ func (x *Telemetry) String() string {
 func (*Telemetry) ProtoMessage() {}
 
 func (x *Telemetry) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[34]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2830,7 +2976,7 @@ func (x *Telemetry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Telemetry.ProtoReflect.Descriptor instead.
 func (*Telemetry) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{34}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Telemetry) GetAccessLog() string {
@@ -2871,7 +3017,7 @@ type Inbound struct {
 
 func (x *Inbound) Reset() {
 	*x = Inbound{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[35]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2883,7 +3029,7 @@ func (x *Inbound) String() string {
 func (*Inbound) ProtoMessage() {}
 
 func (x *Inbound) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[35]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2896,7 +3042,7 @@ func (x *Inbound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inbound.ProtoReflect.Descriptor instead.
 func (*Inbound) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{35}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Inbound) GetService() *ServiceName {
@@ -2925,7 +3071,7 @@ type InboundPort struct {
 
 func (x *InboundPort) Reset() {
 	*x = InboundPort{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[36]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2937,7 +3083,7 @@ func (x *InboundPort) String() string {
 func (*InboundPort) ProtoMessage() {}
 
 func (x *InboundPort) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[36]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2950,7 +3096,7 @@ func (x *InboundPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InboundPort.ProtoReflect.Descriptor instead.
 func (*InboundPort) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{36}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *InboundPort) GetPort() uint32 {
@@ -2996,7 +3142,7 @@ type BackendTLS struct {
 
 func (x *BackendTLS) Reset() {
 	*x = BackendTLS{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[37]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3008,7 +3154,7 @@ func (x *BackendTLS) String() string {
 func (*BackendTLS) ProtoMessage() {}
 
 func (x *BackendTLS) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[37]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3021,7 +3167,7 @@ func (x *BackendTLS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackendTLS.ProtoReflect.Descriptor instead.
 func (*BackendTLS) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{37}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *BackendTLS) GetObject() string {
@@ -3076,7 +3222,7 @@ type SubjectName struct {
 
 func (x *SubjectName) Reset() {
 	*x = SubjectName{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[38]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3088,7 +3234,7 @@ func (x *SubjectName) String() string {
 func (*SubjectName) ProtoMessage() {}
 
 func (x *SubjectName) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[38]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3101,7 +3247,7 @@ func (x *SubjectName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubjectName.ProtoReflect.Descriptor instead.
 func (*SubjectName) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{38}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SubjectName) GetKind() string {
@@ -3134,7 +3280,7 @@ type Access struct {
 
 func (x *Access) Reset() {
 	*x = Access{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[39]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3146,7 +3292,7 @@ func (x *Access) String() string {
 func (*Access) ProtoMessage() {}
 
 func (x *Access) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[39]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3159,7 +3305,7 @@ func (x *Access) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Access.ProtoReflect.Descriptor instead.
 func (*Access) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{39}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Access) GetService() *ServiceName {
@@ -3219,7 +3365,7 @@ type AccessEntry struct {
 
 func (x *AccessEntry) Reset() {
 	*x = AccessEntry{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[40]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3231,7 +3377,7 @@ func (x *AccessEntry) String() string {
 func (*AccessEntry) ProtoMessage() {}
 
 func (x *AccessEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[40]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3244,7 +3390,7 @@ func (x *AccessEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessEntry.ProtoReflect.Descriptor instead.
 func (*AccessEntry) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{40}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *AccessEntry) GetObject() string {
@@ -3308,7 +3454,7 @@ type TargetRef struct {
 
 func (x *TargetRef) Reset() {
 	*x = TargetRef{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[41]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3320,7 +3466,7 @@ func (x *TargetRef) String() string {
 func (*TargetRef) ProtoMessage() {}
 
 func (x *TargetRef) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[41]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3333,7 +3479,7 @@ func (x *TargetRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TargetRef.ProtoReflect.Descriptor instead.
 func (*TargetRef) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{41}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *TargetRef) GetKind() string {
@@ -3375,7 +3521,7 @@ type AccessRule struct {
 
 func (x *AccessRule) Reset() {
 	*x = AccessRule{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[42]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3387,7 +3533,7 @@ func (x *AccessRule) String() string {
 func (*AccessRule) ProtoMessage() {}
 
 func (x *AccessRule) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[42]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3400,7 +3546,7 @@ func (x *AccessRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessRule.ProtoReflect.Descriptor instead.
 func (*AccessRule) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{42}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *AccessRule) GetFrom() []*AccessSource {
@@ -3439,7 +3585,7 @@ type AccessSource struct {
 
 func (x *AccessSource) Reset() {
 	*x = AccessSource{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[43]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3451,7 +3597,7 @@ func (x *AccessSource) String() string {
 func (*AccessSource) ProtoMessage() {}
 
 func (x *AccessSource) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[43]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3464,7 +3610,7 @@ func (x *AccessSource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessSource.ProtoReflect.Descriptor instead.
 func (*AccessSource) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{43}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *AccessSource) GetIdentities() []string {
@@ -3527,7 +3673,7 @@ type AccessOperation struct {
 
 func (x *AccessOperation) Reset() {
 	*x = AccessOperation{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[44]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3539,7 +3685,7 @@ func (x *AccessOperation) String() string {
 func (*AccessOperation) ProtoMessage() {}
 
 func (x *AccessOperation) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[44]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3552,7 +3698,7 @@ func (x *AccessOperation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessOperation.ProtoReflect.Descriptor instead.
 func (*AccessOperation) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{44}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *AccessOperation) GetMethods() []string {
@@ -3587,7 +3733,7 @@ type Caller struct {
 
 func (x *Caller) Reset() {
 	*x = Caller{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[45]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3599,7 +3745,7 @@ func (x *Caller) String() string {
 func (*Caller) ProtoMessage() {}
 
 func (x *Caller) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[45]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3612,7 +3758,7 @@ func (x *Caller) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Caller.ProtoReflect.Descriptor instead.
 func (*Caller) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{45}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Caller) GetTrustDomain() string {
@@ -3648,7 +3794,7 @@ type Bundle struct {
 
 func (x *Bundle) Reset() {
 	*x = Bundle{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[46]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3660,7 +3806,7 @@ func (x *Bundle) String() string {
 func (*Bundle) ProtoMessage() {}
 
 func (x *Bundle) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[46]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3673,7 +3819,7 @@ func (x *Bundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bundle.ProtoReflect.Descriptor instead.
 func (*Bundle) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{46}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Bundle) GetTrustDomain() string {
@@ -3711,7 +3857,7 @@ type Slots struct {
 
 func (x *Slots) Reset() {
 	*x = Slots{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[47]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3723,7 +3869,7 @@ func (x *Slots) String() string {
 func (*Slots) ProtoMessage() {}
 
 func (x *Slots) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[47]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3736,7 +3882,7 @@ func (x *Slots) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Slots.ProtoReflect.Descriptor instead.
 func (*Slots) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{47}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Slots) GetService() *ServiceName {
@@ -3787,7 +3933,7 @@ type Split struct {
 
 func (x *Split) Reset() {
 	*x = Split{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[48]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3799,7 +3945,7 @@ func (x *Split) String() string {
 func (*Split) ProtoMessage() {}
 
 func (x *Split) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[48]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3812,7 +3958,7 @@ func (x *Split) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Split.ProtoReflect.Descriptor instead.
 func (*Split) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{48}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Split) GetService() *ServiceName {
@@ -3853,7 +3999,7 @@ type Share struct {
 
 func (x *Share) Reset() {
 	*x = Share{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[49]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3865,7 +4011,7 @@ func (x *Share) String() string {
 func (*Share) ProtoMessage() {}
 
 func (x *Share) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[49]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3878,7 +4024,7 @@ func (x *Share) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Share.ProtoReflect.Descriptor instead.
 func (*Share) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{49}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Share) GetCluster() string {
@@ -3910,7 +4056,7 @@ type Gateway struct {
 
 func (x *Gateway) Reset() {
 	*x = Gateway{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[50]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3922,7 +4068,7 @@ func (x *Gateway) String() string {
 func (*Gateway) ProtoMessage() {}
 
 func (x *Gateway) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[50]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3935,7 +4081,7 @@ func (x *Gateway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gateway.ProtoReflect.Descriptor instead.
 func (*Gateway) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{50}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Gateway) GetNamespace() string {
@@ -3993,7 +4139,7 @@ type Listener struct {
 
 func (x *Listener) Reset() {
 	*x = Listener{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[51]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4005,7 +4151,7 @@ func (x *Listener) String() string {
 func (*Listener) ProtoMessage() {}
 
 func (x *Listener) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[51]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4018,7 +4164,7 @@ func (x *Listener) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Listener.ProtoReflect.Descriptor instead.
 func (*Listener) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{51}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Listener) GetName() string {
@@ -4066,7 +4212,7 @@ type VirtualHost struct {
 
 func (x *VirtualHost) Reset() {
 	*x = VirtualHost{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[52]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4078,7 +4224,7 @@ func (x *VirtualHost) String() string {
 func (*VirtualHost) ProtoMessage() {}
 
 func (x *VirtualHost) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[52]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4091,7 +4237,7 @@ func (x *VirtualHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VirtualHost.ProtoReflect.Descriptor instead.
 func (*VirtualHost) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{52}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *VirtualHost) GetHostname() string {
@@ -4318,7 +4464,7 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"\x17bandwidth_milli_percent\x18\v \x01(\x03R\x15bandwidthMilliPercent\"i\n" +
 	"\tEndpoints\x121\n" +
 	"\aservice\x18\x01 \x01(\v2\x17.isthmus.v1.ServiceNameR\aservice\x12)\n" +
-	"\x06groups\x18\x02 \x03(\v2\x11.isthmus.v1.GroupR\x06groups\"\xf8\x01\n" +
+	"\x06groups\x18\x02 \x03(\v2\x11.isthmus.v1.GroupR\x06groups\"\xa2\x02\n" +
 	"\aCluster\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\"\n" +
@@ -4328,7 +4474,17 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"\x03rtt\x18\x06 \x01(\x03R\x03rtt\x12\x14\n" +
 	"\x05reach\x18\a \x01(\rR\x05reach\x12\x1a\n" +
 	"\bgateways\x18\b \x03(\fR\bgateways\x12\x1c\n" +
-	"\tingresses\x18\t \x03(\fR\tingresses\"\xdb\x01\n" +
+	"\tingresses\x18\t \x03(\fR\tingresses\x12(\n" +
+	"\x06drains\x18\n" +
+	" \x03(\v2\x10.isthmus.v1.RampR\x06drains\"a\n" +
+	"\x04Ramp\x12!\n" +
+	"\fsince_millis\x18\x01 \x01(\x03R\vsinceMillis\x12\x12\n" +
+	"\x04over\x18\x02 \x01(\x03R\x04over\x12\x12\n" +
+	"\x04from\x18\x03 \x01(\rR\x04from\x12\x0e\n" +
+	"\x02to\x18\x04 \x01(\rR\x02to\"G\n" +
+	"\tSlotRamps\x12\x12\n" +
+	"\x04slot\x18\x01 \x01(\rR\x04slot\x12&\n" +
+	"\x05ramps\x18\x02 \x03(\v2\x10.isthmus.v1.RampR\x05ramps\"\x8e\x02\n" +
 	"\x05Group\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1c\n" +
 	"\tforbidden\x18\x02 \x01(\tR\tforbidden\x12\x1a\n" +
@@ -4338,13 +4494,15 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"identities\x122\n" +
 	"\tendpoints\x18\x05 \x03(\v2\x14.isthmus.v1.EndpointR\tendpoints\x12\x14\n" +
 	"\x05slots\x18\x06 \x03(\x04R\x05slots\x12\x14\n" +
-	"\x05lanes\x18\a \x01(\rR\x05lanes\"t\n" +
+	"\x05lanes\x18\a \x01(\rR\x05lanes\x121\n" +
+	"\bdraining\x18\b \x03(\v2\x15.isthmus.v1.SlotRampsR\bdraining\"\x9e\x01\n" +
 	"\bEndpoint\x12\x10\n" +
 	"\x03tag\x18\x01 \x01(\tR\x03tag\x12\x14\n" +
 	"\x05proxy\x18\x02 \x01(\fR\x05proxy\x12\x12\n" +
 	"\x04zone\x18\x03 \x01(\tR\x04zone\x12\x16\n" +
 	"\x06weight\x18\x04 \x01(\rR\x06weight\x12\x14\n" +
-	"\x05lanes\x18\x05 \x01(\rR\x05lanes\"\xb9\x02\n" +
+	"\x05lanes\x18\x05 \x01(\rR\x05lanes\x12(\n" +
+	"\x06drains\x18\x06 \x03(\v2\x10.isthmus.v1.RampR\x06drains\"\xb9\x02\n" +
 	"\x05Proxy\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bidentity\x18\x02 \x01(\tR\bidentity\x12\x18\n" +
@@ -4478,7 +4636,7 @@ func file_isthmus_v1_resources_proto_rawDescGZIP() []byte {
 	return file_isthmus_v1_resources_proto_rawDescData
 }
 
-var file_isthmus_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_isthmus_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
 var file_isthmus_v1_resources_proto_goTypes = []any{
 	(*ServiceName)(nil),     // 0: isthmus.v1.ServiceName
 	(*Name)(nil),            // 1: isthmus.v1.Name
@@ -4511,28 +4669,30 @@ var file_isthmus_v1_resources_proto_goTypes = []any{
 	(*Fault)(nil),           // 28: isthmus.v1.Fault
 	(*Endpoints)(nil),       // 29: isthmus.v1.Endpoints
 	(*Cluster)(nil),         // 30: isthmus.v1.Cluster
-	(*Group)(nil),           // 31: isthmus.v1.Group
-	(*Endpoint)(nil),        // 32: isthmus.v1.Endpoint
-	(*Proxy)(nil),           // 33: isthmus.v1.Proxy
-	(*Telemetry)(nil),       // 34: isthmus.v1.Telemetry
-	(*Inbound)(nil),         // 35: isthmus.v1.Inbound
-	(*InboundPort)(nil),     // 36: isthmus.v1.InboundPort
-	(*BackendTLS)(nil),      // 37: isthmus.v1.BackendTLS
-	(*SubjectName)(nil),     // 38: isthmus.v1.SubjectName
-	(*Access)(nil),          // 39: isthmus.v1.Access
-	(*AccessEntry)(nil),     // 40: isthmus.v1.AccessEntry
-	(*TargetRef)(nil),       // 41: isthmus.v1.TargetRef
-	(*AccessRule)(nil),      // 42: isthmus.v1.AccessRule
-	(*AccessSource)(nil),    // 43: isthmus.v1.AccessSource
-	(*AccessOperation)(nil), // 44: isthmus.v1.AccessOperation
-	(*Caller)(nil),          // 45: isthmus.v1.Caller
-	(*Bundle)(nil),          // 46: isthmus.v1.Bundle
-	(*Slots)(nil),           // 47: isthmus.v1.Slots
-	(*Split)(nil),           // 48: isthmus.v1.Split
-	(*Share)(nil),           // 49: isthmus.v1.Share
-	(*Gateway)(nil),         // 50: isthmus.v1.Gateway
-	(*Listener)(nil),        // 51: isthmus.v1.Listener
-	(*VirtualHost)(nil),     // 52: isthmus.v1.VirtualHost
+	(*Ramp)(nil),            // 31: isthmus.v1.Ramp
+	(*SlotRamps)(nil),       // 32: isthmus.v1.SlotRamps
+	(*Group)(nil),           // 33: isthmus.v1.Group
+	(*Endpoint)(nil),        // 34: isthmus.v1.Endpoint
+	(*Proxy)(nil),           // 35: isthmus.v1.Proxy
+	(*Telemetry)(nil),       // 36: isthmus.v1.Telemetry
+	(*Inbound)(nil),         // 37: isthmus.v1.Inbound
+	(*InboundPort)(nil),     // 38: isthmus.v1.InboundPort
+	(*BackendTLS)(nil),      // 39: isthmus.v1.BackendTLS
+	(*SubjectName)(nil),     // 40: isthmus.v1.SubjectName
+	(*Access)(nil),          // 41: isthmus.v1.Access
+	(*AccessEntry)(nil),     // 42: isthmus.v1.AccessEntry
+	(*TargetRef)(nil),       // 43: isthmus.v1.TargetRef
+	(*AccessRule)(nil),      // 44: isthmus.v1.AccessRule
+	(*AccessSource)(nil),    // 45: isthmus.v1.AccessSource
+	(*AccessOperation)(nil), // 46: isthmus.v1.AccessOperation
+	(*Caller)(nil),          // 47: isthmus.v1.Caller
+	(*Bundle)(nil),          // 48: isthmus.v1.Bundle
+	(*Slots)(nil),           // 49: isthmus.v1.Slots
+	(*Split)(nil),           // 50: isthmus.v1.Split
+	(*Share)(nil),           // 51: isthmus.v1.Share
+	(*Gateway)(nil),         // 52: isthmus.v1.Gateway
+	(*Listener)(nil),        // 53: isthmus.v1.Listener
+	(*VirtualHost)(nil),     // 54: isthmus.v1.VirtualHost
 }
 var file_isthmus_v1_resources_proto_depIdxs = []int32{
 	0,  // 0: isthmus.v1.Name.service:type_name -> isthmus.v1.ServiceName
@@ -4574,34 +4734,38 @@ var file_isthmus_v1_resources_proto_depIdxs = []int32{
 	27, // 36: isthmus.v1.RateLimit.match:type_name -> isthmus.v1.RequestMatch
 	6,  // 37: isthmus.v1.RequestMatch.headers:type_name -> isthmus.v1.ValueMatch
 	27, // 38: isthmus.v1.Fault.match:type_name -> isthmus.v1.RequestMatch
-	43, // 39: isthmus.v1.Fault.sources:type_name -> isthmus.v1.AccessSource
+	45, // 39: isthmus.v1.Fault.sources:type_name -> isthmus.v1.AccessSource
 	0,  // 40: isthmus.v1.Endpoints.service:type_name -> isthmus.v1.ServiceName
-	31, // 41: isthmus.v1.Endpoints.groups:type_name -> isthmus.v1.Group
-	32, // 42: isthmus.v1.Group.endpoints:type_name -> isthmus.v1.Endpoint
-	35, // 43: isthmus.v1.Proxy.inbound:type_name -> isthmus.v1.Inbound
-	34, // 44: isthmus.v1.Proxy.telemetry:type_name -> isthmus.v1.Telemetry
-	0,  // 45: isthmus.v1.Inbound.service:type_name -> isthmus.v1.ServiceName
-	36, // 46: isthmus.v1.Inbound.ports:type_name -> isthmus.v1.InboundPort
-	37, // 47: isthmus.v1.InboundPort.tls:type_name -> isthmus.v1.BackendTLS
-	38, // 48: isthmus.v1.BackendTLS.names:type_name -> isthmus.v1.SubjectName
-	0,  // 49: isthmus.v1.Access.service:type_name -> isthmus.v1.ServiceName
-	40, // 50: isthmus.v1.Access.policies:type_name -> isthmus.v1.AccessEntry
-	45, // 51: isthmus.v1.Access.clusters:type_name -> isthmus.v1.Caller
-	41, // 52: isthmus.v1.AccessEntry.targets:type_name -> isthmus.v1.TargetRef
-	42, // 53: isthmus.v1.AccessEntry.rules:type_name -> isthmus.v1.AccessRule
-	43, // 54: isthmus.v1.AccessRule.from:type_name -> isthmus.v1.AccessSource
-	44, // 55: isthmus.v1.AccessRule.to:type_name -> isthmus.v1.AccessOperation
-	0,  // 56: isthmus.v1.Slots.service:type_name -> isthmus.v1.ServiceName
-	0,  // 57: isthmus.v1.Split.service:type_name -> isthmus.v1.ServiceName
-	49, // 58: isthmus.v1.Split.shares:type_name -> isthmus.v1.Share
-	51, // 59: isthmus.v1.Gateway.listeners:type_name -> isthmus.v1.Listener
-	52, // 60: isthmus.v1.Listener.hosts:type_name -> isthmus.v1.VirtualHost
-	4,  // 61: isthmus.v1.VirtualHost.routes:type_name -> isthmus.v1.Route
-	62, // [62:62] is the sub-list for method output_type
-	62, // [62:62] is the sub-list for method input_type
-	62, // [62:62] is the sub-list for extension type_name
-	62, // [62:62] is the sub-list for extension extendee
-	0,  // [0:62] is the sub-list for field type_name
+	33, // 41: isthmus.v1.Endpoints.groups:type_name -> isthmus.v1.Group
+	31, // 42: isthmus.v1.Cluster.drains:type_name -> isthmus.v1.Ramp
+	31, // 43: isthmus.v1.SlotRamps.ramps:type_name -> isthmus.v1.Ramp
+	34, // 44: isthmus.v1.Group.endpoints:type_name -> isthmus.v1.Endpoint
+	32, // 45: isthmus.v1.Group.draining:type_name -> isthmus.v1.SlotRamps
+	31, // 46: isthmus.v1.Endpoint.drains:type_name -> isthmus.v1.Ramp
+	37, // 47: isthmus.v1.Proxy.inbound:type_name -> isthmus.v1.Inbound
+	36, // 48: isthmus.v1.Proxy.telemetry:type_name -> isthmus.v1.Telemetry
+	0,  // 49: isthmus.v1.Inbound.service:type_name -> isthmus.v1.ServiceName
+	38, // 50: isthmus.v1.Inbound.ports:type_name -> isthmus.v1.InboundPort
+	39, // 51: isthmus.v1.InboundPort.tls:type_name -> isthmus.v1.BackendTLS
+	40, // 52: isthmus.v1.BackendTLS.names:type_name -> isthmus.v1.SubjectName
+	0,  // 53: isthmus.v1.Access.service:type_name -> isthmus.v1.ServiceName
+	42, // 54: isthmus.v1.Access.policies:type_name -> isthmus.v1.AccessEntry
+	47, // 55: isthmus.v1.Access.clusters:type_name -> isthmus.v1.Caller
+	43, // 56: isthmus.v1.AccessEntry.targets:type_name -> isthmus.v1.TargetRef
+	44, // 57: isthmus.v1.AccessEntry.rules:type_name -> isthmus.v1.AccessRule
+	45, // 58: isthmus.v1.AccessRule.from:type_name -> isthmus.v1.AccessSource
+	46, // 59: isthmus.v1.AccessRule.to:type_name -> isthmus.v1.AccessOperation
+	0,  // 60: isthmus.v1.Slots.service:type_name -> isthmus.v1.ServiceName
+	0,  // 61: isthmus.v1.Split.service:type_name -> isthmus.v1.ServiceName
+	51, // 62: isthmus.v1.Split.shares:type_name -> isthmus.v1.Share
+	53, // 63: isthmus.v1.Gateway.listeners:type_name -> isthmus.v1.Listener
+	54, // 64: isthmus.v1.Listener.hosts:type_name -> isthmus.v1.VirtualHost
+	4,  // 65: isthmus.v1.VirtualHost.routes:type_name -> isthmus.v1.Route
+	66, // [66:66] is the sub-list for method output_type
+	66, // [66:66] is the sub-list for method input_type
+	66, // [66:66] is the sub-list for extension type_name
+	66, // [66:66] is the sub-list for extension extendee
+	0,  // [0:66] is the sub-list for field type_name
 }
 
 func init() { file_isthmus_v1_resources_proto_init() }
@@ -4615,7 +4779,7 @@ func file_isthmus_v1_resources_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_isthmus_v1_resources_proto_rawDesc), len(file_isthmus_v1_resources_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   53,
+			NumMessages:   55,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
