@@ -36,10 +36,13 @@ type Config struct {
 	Objects Objects
 	// Forecast is load.Driver's.
 	Forecast func(load.Loss) []load.Forecast
-	Stamp    func() mesh.Stamp
-	Clock    clock.Clock
-	Random   io.Reader // of UIDs
-	Log      *slog.Logger
+	// Unheard are clusters that would be sent requests and whose control planes are not heard now, so that what is drained
+	// there is not known; nil is none.
+	Unheard func() []mesh.ClusterName
+	Stamp   func() mesh.Stamp
+	Clock   clock.Clock
+	Random  io.Reader // of UIDs
+	Log     *slog.Logger
 }
 
 // Keeper begins drains and looks after those that were written in its cluster. It is safe for concurrent use.

@@ -32,6 +32,7 @@ type bench struct {
 	revision  int64
 	stamp     int64
 	forecasts []load.Forecast
+	unheard   []mesh.ClusterName
 	// before is called ahead of each write, once.
 	before func()
 }
@@ -49,6 +50,7 @@ func newBench(t *testing.T) *bench {
 			defer b.mu.Unlock()
 			return b.world
 		},
+		Unheard: func() []mesh.ClusterName { return b.unheard },
 		Forecast: func(load.Loss) []load.Forecast {
 			b.mu.Lock()
 			defer b.mu.Unlock()
@@ -160,6 +162,7 @@ func TestADrainIsRefusedWhereSomebodyGetsTooMuch(t *testing.T) {
 	for name, spoil := range map[string]func(*bench){
 		"shop/catalog in us would be at 90%": func(b *bench) { b.forecast(0.5, 0.9) },
 		"nobody else may or can serve":       func(b *bench) { b.forecasts[0].Left = false },
+		"cluster us is not heard":            func(b *bench) { b.unheard = []mesh.ClusterName{"us"} },
 	} {
 		b := newBench(t)
 		spoil(b)

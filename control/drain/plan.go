@@ -92,6 +92,11 @@ func (k *Keeper) Plan(t mesh.DrainTarget) (*Plan, error) {
 		p.Warnings = append(p.Warnings, fmt.Sprintf("what cluster %s would have left is not known in cluster %s; ask there", t.Cluster, k.cfg.Cluster))
 		return p, nil
 	}
+	if k.cfg.Unheard != nil {
+		for _, c := range k.cfg.Unheard() {
+			p.Problems = append(p.Problems, fmt.Sprintf("the control plane of cluster %s is not heard, so that it is not known what is drained there: wait until isthmus status shows it in sync", c))
+		}
+	}
 	quiet := 0
 	for _, f := range k.cfg.Forecast(k.loss(t)) {
 		quiet += p.add(&f, t)

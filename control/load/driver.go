@@ -51,7 +51,8 @@ type Driver struct {
 	cfg      Config
 	balancer *Balancer
 
-	mu sync.Mutex
+	knowing sync.Mutex // who hands on does it in the order in which it was learnt
+	mu      sync.Mutex
 	// learnt are the newest resources of services that proxies here use, until the next tick; nil is gone.
 	learnt map[resource]*xds.Resource
 }
@@ -82,8 +83,13 @@ func (l *Driver) Learn(updates []xds.Update) {
 	}
 }
 
-// know hands on what was learnt.
+// know hands on what was learnt, and what is being drained now.
 func (l *Driver) know() {
+	l.knowing.Lock()
+	defer l.knowing.Unlock()
+	if l.cfg.Drained != nil {
+		l.balancer.Drain(l.cfg.Drained(l.cfg.Clock.Now()))
+	}
 	l.mu.Lock()
 	learnt := l.learnt
 	l.learnt = map[resource]*xds.Resource{}
@@ -179,9 +185,6 @@ func (l *Driver) Run(ctx context.Context) error {
 		}
 		timer.Reset(Every)
 		l.know()
-		if l.cfg.Drained != nil {
-			l.balancer.Drain(l.cfg.Drained(l.cfg.Clock.Now()))
-		}
 		if err := l.follow(ctx, l.balancer.Tick(l.cfg.Paths(), l.cfg.Clock.Now())); err != nil {
 			return err
 		}

@@ -39,6 +39,7 @@ type ClusterForecast struct {
 // Forecast says, of each service that would lose something, who would serve what. It knows of services what the control loop knows, and
 // changes nothing. Of a service without declared lanes, or nobody has asked for, only who is left is known.
 func (l *Driver) Forecast(loss Loss) []Forecast {
+	l.know() // whoever has just started is asked too
 	return l.balancer.Forecast(loss, l.cfg.Paths(), l.cfg.Clock.Now())
 }
 

@@ -61,5 +61,6 @@ func serves(s *service, c mesh.ClusterName) bool {
 
 // Foresee is the Balancer's, along the ways there are now.
 func (l *Driver) Foresee(lost map[mesh.ClusterName]bool, stay bool) []Foreseen {
+	l.know()
 	return l.balancer.Foresee(lost, stay, l.cfg.Paths(), l.cfg.Clock.Now())
 }

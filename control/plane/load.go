@@ -63,7 +63,17 @@ func (p *Plane) costs(from, to mesh.ClusterName) float64 {
 // newDrains is what takes things out of use, for people.
 func (p *Plane) newDrains() *drain.Keeper {
 	return drain.New(drain.Config{Cluster: p.cfg.Cluster, World: p.World, Objects: p.store, Forecast: p.load.Forecast, Stamp: p.Stamp, Clock: p.clock,
-		Random: rand.Reader, Log: p.log})
+		Unheard: p.unheard, Random: rand.Reader, Log: p.log})
+}
+
+// unheard are the peers that can be reached and whose word is not the newest: whoever has just started, or lost the link.
+func (p *Plane) unheard() (out []mesh.ClusterName) {
+	for _, peer := range p.Peers() {
+		if peer.State.Usable() && (!peer.Status.InSync || peer.Status.Stale) {
+			out = append(out, peer.Cluster)
+		}
+	}
+	return out
 }
 
 // Drains takes things out of use.
