@@ -39,6 +39,8 @@ type Config struct {
 	Costs func(from, to mesh.ClusterName) float64
 	// Drained are the clusters that are taken out of use, or come back, with the part of its share that each gets; nil is none.
 	Drained func(time.Time) map[mesh.ClusterName]float64
+	// Region is where a cluster is, "" where that is not known; nil is not.
+	Region func(mesh.ClusterName) mesh.Region
 	// Edit changes the world; it may wait for room until the context ends.
 	Edit  func(context.Context, []world.Edit) error
 	Clock clock.Clock

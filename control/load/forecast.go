@@ -88,7 +88,7 @@ func (b *Balancer) forecast(n mesh.ServiceName, s *service, loss Loss, own *peer
 			r.Draining = 0
 		}
 	}
-	then := split.Predict(in)
+	then := split.Foresee(split.State{}, in, split.Question{}).Load
 	for i := range in.Reports {
 		r := &in.Reports[i]
 		if r.Age < 0 {

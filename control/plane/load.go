@@ -24,8 +24,9 @@ func (p *Plane) newLoad() *load.Driver {
 			}
 			return out
 		},
-		Sees:  p.sees,
-		Costs: p.costs,
+		Sees:   p.sees,
+		Region: p.region,
+		Costs:  p.costs,
 		Drained: func(now time.Time) map[mesh.ClusterName]float64 {
 			return compile.Drained(p.loop.World(), now.UnixNano())
 		},
@@ -47,17 +48,27 @@ func (p *Plane) Foresee(lost map[mesh.ClusterName]bool, stay bool) []load.Forese
 // costs is what a GiB from one cluster to another costs: what the sender's owner states, else by list.
 func (p *Plane) costs(from, to mesh.ClusterName) float64 {
 	w := p.loop.World()
-	named := func(origin, n mesh.ClusterName) *mesh.Cluster {
-		if f, ok := w.Get(mesh.Key{Kind: mesh.KindCluster, Origin: origin, Name: string(n)}); ok {
-			return f.Value.(*mesh.Cluster)
-		}
-		return nil
-	}
 	stated := 0.0
-	if c := named(from, to); c != nil {
+	if c := clusterOf(w, from, to); c != nil {
 		stated = c.EgressPerGiB
 	}
-	return price.Between(named(w.Self(), from), named(w.Self(), to), stated).PerGiB
+	return price.Between(clusterOf(w, w.Self(), from), clusterOf(w, w.Self(), to), stated).PerGiB
+}
+
+// region is where a cluster is, as this one knows it.
+func (p *Plane) region(n mesh.ClusterName) mesh.Region {
+	if c := clusterOf(p.loop.World(), p.cfg.Cluster, n); c != nil {
+		return c.Region
+	}
+	return ""
+}
+
+// clusterOf is what an origin states of a cluster; nil is nothing.
+func clusterOf(w *world.World, origin, n mesh.ClusterName) *mesh.Cluster {
+	if f, ok := w.Get(mesh.Key{Kind: mesh.KindCluster, Origin: origin, Name: string(n)}); ok {
+		return f.Value.(*mesh.Cluster)
+	}
+	return nil
 }
 
 // newDrains is what takes things out of use, for people.

@@ -65,6 +65,9 @@ type Input struct {
 	Strategy   mesh.Strategy
 	// Weights of the strategy Weighted, by cluster.
 	Weights []float64
+	// Rank is how early cluster i tries cluster j by the strategy Nearest, at [i·n+j]: the lower before the higher, and
+	// equal ones nearest first. It may be nil.
+	Rank []int
 	// Free lifts damping and limits: for oracles, and for one who asks what would be best.
 	Free bool
 }

@@ -38,7 +38,7 @@ func planned(s mesh.Strategy) bool {
 }
 
 // proportional spreads each source over what it may use by a weight. Where all weights of what is left are
-// nothing, what is left serves in equal parts: weights and failover together.
+// nothing, what is left serves in equal parts, and the nearest of it in place of what Weighted names.
 func (t *tick) proportional(weight func(i, j int) float64) Flow {
 	f := make(Flow, t.n*t.n)
 	for i := range t.n {
@@ -54,6 +54,8 @@ func (t *tick) proportional(weight func(i, j int) float64) Flow {
 			case !t.usable(i, j):
 			case sum > 0:
 				f[i*t.n+j] = t.demand(i) * weight(i, j) / sum
+			case t.Strategy == mesh.StrategyWeighted: // nothing that was named is left
+				f[i*t.n+j] = t.demand(i) * t.nearest(i, j)
 			default:
 				f[i*t.n+j] = t.demand(i) / ways
 			}
@@ -65,18 +67,27 @@ func (t *tick) proportional(weight func(i, j int) float64) Flow {
 // demand is what a source asks for, never nothing: a planned split holds for the first request too.
 func (t *tick) demand(i int) float64 { return max(t.problem.Demand[i], 1e-6) }
 
-// nearest is 1 for the nearest that i may use, its own first, and 0 for all others.
+// nearest is 1 for the first that i may use by Rank, and the nearest of those, its own before all; and 0 for all others.
 func (t *tick) nearest(i, j int) float64 {
 	for k := range t.n {
 		if k == j || !t.usable(i, k) {
 			continue
 		}
-		a, b := t.problem.Cost[i*t.n+k], t.problem.Cost[i*t.n+j]
-		if k == i || j != i && (a < b || a == b && k < j) {
+		if k == i || j != i && t.before(i, k, j) {
 			return 0
 		}
 	}
 	return 1
+}
+
+// before reports whether i tries k before j, neither of which it is.
+func (t *tick) before(i, k, j int) bool {
+	k, j = i*t.n+k, i*t.n+j
+	if t.Rank != nil && t.Rank[k] != t.Rank[j] {
+		return t.Rank[k] < t.Rank[j]
+	}
+	a, b := t.problem.Cost[k], t.problem.Cost[j]
+	return a < b || a == b && k < j
 }
 
 // fence takes back what would only be shed farther away: a sink gives to others what it has up to Full
