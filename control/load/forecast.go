@@ -47,10 +47,7 @@ func (l *Driver) Forecast(loss Loss) []Forecast {
 func (b *Balancer) Forecast(loss Loss, paths []split.Path, now time.Time) []Forecast {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	own := &peer{paths: map[mesh.ClusterName]split.Path{}, at: now}
-	for _, p := range paths {
-		own.paths[p.Cluster] = p
-	}
+	own := newPeer(paths, now)
 	var out []Forecast
 	for _, n := range slices.SortedFunc(maps.Keys(b.services), mesh.ServiceName.Compare) {
 		if f, ok := b.forecast(n, b.services[n], loss, own, now); ok {

@@ -172,28 +172,19 @@ func (p *plan) append(b []byte, v reflect.Value) []byte {
 	case byFloat:
 		return binary.BigEndian.AppendUint64(b, math.Float64bits(v.Float()))
 	case byAddr:
-		return appendAddr(b, addrOf(v))
+		return appendAddress(b, addrOf(v))
 	case byAddrPort:
-		return appendAddrPort(b, addrPortOf(v))
+		return appendAddress(b, addrPortOf(v))
 	}
 	return appendValue(b, v)
 }
 
-// appendAddr appends the text with its length, which is one octet unless a zone has a long name.
-func appendAddr(b []byte, a netip.Addr) []byte {
-	if at := len(b); a.IsValid() {
-		b = a.AppendTo(append(b, 0))
-		if n := len(b) - at - 1; n < 0x80 {
-			b[at] = byte(n)
-			return b
-		}
-		b = b[:at]
-	}
-	s := a.String()
-	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
-}
-
-func appendAddrPort(b []byte, a netip.AddrPort) []byte {
+// appendAddress appends the text with its length, which is one octet unless a zone has a long name.
+func appendAddress[A interface {
+	IsValid() bool
+	AppendTo([]byte) []byte
+	String() string
+}](b []byte, a A) []byte {
 	if at := len(b); a.IsValid() {
 		b = a.AppendTo(append(b, 0))
 		if n := len(b) - at - 1; n < 0x80 {
