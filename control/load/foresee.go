@@ -47,7 +47,7 @@ func (b *Balancer) Foresee(lost map[mesh.ClusterName]bool, stay bool, region fun
 }
 
 // leastAsked is the rate below which a service is not asked for: averages fade and are never nothing.
-const leastAsked = 0.01
+const leastAsked = 0.1
 
 // serves reports whether a cluster has a place to send to.
 func serves(s *service, c mesh.ClusterName) bool {

@@ -213,6 +213,8 @@ type Verdict struct {
 	turned [levels + 1]time.Time
 	mended time.Time
 	hold   time.Duration
+	// seen says that all was well once: until then it may be that nobody has got there yet, which is confirmed as slowly as a death.
+	seen bool
 }
 
 // Step is the verdict after evidence was taken. Evidence without a witness changes nothing: what is not seen is not known to
@@ -224,6 +226,7 @@ func (v Verdict) Step(e Evidence, now time.Time) Verdict {
 	if v.Since.IsZero() {
 		v.Since, v.hold = now, mendMin
 	}
+	v.seen = v.seen || e.State == mesh.Alive
 	anew := now.Sub(v.At) > watchMax
 	v.Evidence, v.At = e, now
 	for l := 1; l <= levels; l++ {
@@ -232,7 +235,7 @@ func (v Verdict) Step(e Evidence, now time.Time) Verdict {
 		}
 	}
 	for l := levels; l > int(v.State); l-- {
-		if v.bad[l] && now.Sub(v.turned[l]) >= confirmation(l) {
+		if v.bad[l] && now.Sub(v.turned[l]) >= v.confirmation(l) {
 			return v.worsen(mesh.Reachability(l), now)
 		}
 	}
@@ -246,8 +249,8 @@ func (v Verdict) Step(e Evidence, now time.Time) Verdict {
 	return v
 }
 
-func confirmation(level int) time.Duration {
-	if mesh.Reachability(level) == mesh.Dead {
+func (v *Verdict) confirmation(level int) time.Duration {
+	if mesh.Reachability(level) == mesh.Dead || !v.seen {
 		return deadAfter
 	}
 	return confirmAfter

@@ -241,6 +241,32 @@ func TestAVerdictIsConfirmedAndMends(t *testing.T) {
 	}
 }
 
+// TestAStartIsNoNews: at a start nobody has got anywhere yet, which is no news; who is still not there after
+// the time that confirms a death is. Once all was well, the same is confirmed as ever.
+func TestAStartIsNoNews(t *testing.T) {
+	begin := func(first mesh.Reachability) (v Verdict) {
+		v = v.Step(seen(first), epoch)
+		for at := 500 * time.Millisecond; at < deadAfter-time.Second; at += 500 * time.Millisecond {
+			v = v.Step(seen(mesh.Unreachable), after(at))
+		}
+		return v
+	}
+	v := begin(mesh.Unreachable)
+	if v.State != mesh.Alive {
+		t.Errorf("%v before anybody can have got there", v.State)
+	}
+	if well := v.Step(seen(mesh.Alive), after(deadAfter)); well.State != mesh.Alive {
+		t.Errorf("%v when all is well", well.State)
+	}
+	v = v.Step(seen(mesh.Unreachable), after(deadAfter-time.Second))
+	if v = v.Step(seen(mesh.Unreachable), after(deadAfter)); v.State != mesh.Unreachable {
+		t.Errorf("%v of what nobody ever got to", v.State)
+	}
+	if v := begin(mesh.Alive); v.State != mesh.Unreachable {
+		t.Errorf("%v of what was seen before: the control shows nothing", v.State)
+	}
+}
+
 // TestTimeNobodyWatchedConfirmsNothing: a judge that was stopped for a minute judges anew.
 func TestTimeNobodyWatchedConfirmsNothing(t *testing.T) {
 	v := Verdict{}.Step(seen(mesh.Alive), epoch).Step(seen(mesh.Dead), after(time.Second))
