@@ -286,7 +286,11 @@ func TestRequestsInProgressEndBeforeTheProxyDoes(t *testing.T) {
 		b, _ := io.ReadAll(r.Body)
 		got <- string(b)
 	}()
-	<-arrived
+	select {
+	case <-arrived:
+	case body := <-got:
+		t.Fatalf("the application was not asked: the client got %q", body)
+	}
 	go func() { ended <- client.end() }()
 	eventually(t, "the proxy drains", func() bool { return !client.Ready() })
 	close(release)

@@ -201,7 +201,9 @@ func (s *store) snapshot() content {
 
 // restore applies a snapshot, whole. Services that it holds are asked for again, so that
 // they follow the control plane as they did; those that it does not hold, and does not know to be
-// absent, wait for one.
+// absent, wait for one. What did not make a complete configuration, for a part of it is not understood any more, says of
+// no type that it is whole: else the proxy would be ready with the first part that comes, and take what it does not know
+// yet for what there is not.
 func (s *store) restore(c content, v mesh.Vector) {
 	byType := map[ir.Type][]xds.Resource{}
 	for _, r := range c.Resources {
@@ -217,6 +219,9 @@ func (s *store) restore(c content, v mesh.Vector) {
 	defer s.mu.Unlock()
 	for n := range s.services {
 		s.ask(n)
+	}
+	if !s.state.Load().Ready {
+		clear(s.complete)
 	}
 	s.restored = false
 }

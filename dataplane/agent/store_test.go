@@ -170,6 +170,32 @@ func TestSnapshotKeepsAbsenceAndIsFollowedAgain(t *testing.T) {
 	}
 }
 
+// TestASnapshotThatIsNotWholeMakesNobodyReady: where the proxy's own resource in it cannot be used, or nothing is in it, the first part that
+// comes from a control plane must not pass for the whole, and what has not come yet for what there is not.
+func TestASnapshotThatIsNotWholeMakesNobodyReady(t *testing.T) {
+	whole, _ := testStore(1)
+	basics(whole, catalog)
+	none(whole, ir.TypeEndpoints, "shop/catalog")
+	say(whole, true, map[string]any{"shop/catalog": &ir.Service{Name: catalog}})
+	for what, c := range map[string]content{
+		"without its own": {Resources: slices.DeleteFunc(whole.snapshot().Resources, func(r xds.Resource) bool { return r.Type == string(ir.TypeProxy) })},
+		"empty":           {},
+	} {
+		s, _ := testStore(1)
+		s.restore(c, mesh.Vector{})
+		say(s, true, map[string]any{"shop/frontend": &ir.Proxy{ID: "shop/frontend"}})
+		if s.state.Load().Ready {
+			t.Errorf("%s: ready before the names have come", what)
+		}
+		basics(s, catalog)
+		none(s, ir.TypeEndpoints, "shop/catalog")
+		say(s, true, map[string]any{"shop/catalog": &ir.Service{Name: catalog}})
+		if !s.state.Load().Ready {
+			t.Errorf("%s: not ready when all has come", what)
+		}
+	}
+}
+
 func TestUnchangedServiceIsNotMadeAgain(t *testing.T) {
 	s, _ := testStore(10)
 	basics(s, catalog)
