@@ -49,9 +49,9 @@ func ParseTarget(s string) (mesh.DrainTarget, error) {
 	case what == "gateway":
 		t.Gateway = 1
 	default:
-		workload, namespace, dot := strings.Cut(what, ".")
-		if !dot {
-			namespace = "default"
+		workload, namespace := what, "default"
+		if dot := strings.LastIndexByte(what, '.'); dot >= 0 { // a workload's name may have dots, a namespace's has none
+			workload, namespace = what[:dot], what[dot+1:]
 		}
 		if !mesh.IsSubdomain(workload) || !mesh.IsLabel(namespace) {
 			return fail("it is no name of a workload")

@@ -313,17 +313,10 @@ func objectOf(d *mesh.Drain) (manifest.Object, error) {
 
 // Run looks after drains until ctx ends.
 func (k *Keeper) Run(ctx context.Context) error {
-	timer := k.cfg.Clock.NewTimer(every)
-	defer timer.Stop()
-	for {
-		select {
-		case <-timer.C():
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		timer.Reset(every)
+	return clock.Every(ctx, k.cfg.Clock, every, func(ctx context.Context) error {
 		k.look(ctx)
-	}
+		return nil
+	})
 }
 
 // look turns round what went too far.

@@ -177,20 +177,10 @@ func encoded(r *split.ClusterReport, most int) []byte {
 
 // Run ticks until ctx ends.
 func (l *Driver) Run(ctx context.Context) error {
-	timer := l.cfg.Clock.NewTimer(Every)
-	defer timer.Stop()
-	for {
-		select {
-		case <-timer.C():
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		timer.Reset(Every)
+	return clock.Every(ctx, l.cfg.Clock, Every, func(ctx context.Context) error {
 		l.know()
-		if err := l.follow(ctx, l.balancer.Tick(l.cfg.Paths(), l.cfg.Clock.Now())); err != nil {
-			return err
-		}
-	}
+		return l.follow(ctx, l.balancer.Tick(l.cfg.Paths(), l.cfg.Clock.Now()))
+	})
 }
 
 // follow states splits, in one revision.

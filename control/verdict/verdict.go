@@ -90,15 +90,7 @@ func (b *Board) hear(observer mesh.ClusterName, sees map[mesh.ClusterName]livene
 
 // Run judges until ctx ends.
 func (b *Board) Run(ctx context.Context) error {
-	timer := b.cfg.Clock.NewTimer(every)
-	defer timer.Stop()
-	for {
-		select {
-		case <-timer.C():
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		timer.Reset(every)
+	return clock.Every(ctx, b.cfg.Clock, every, func(ctx context.Context) error {
 		for _, e := range b.judge() {
 			level := slog.LevelWarn
 			if e.To == mesh.Alive {
@@ -106,7 +98,8 @@ func (b *Board) Run(ctx context.Context) error {
 			}
 			b.cfg.Log.Log(ctx, level, "the verdict of a cluster changed", "peer", e.Cluster, "from", e.From.String(), "to", e.To.String(), "because", e.Cause)
 		}
-	}
+		return nil
+	})
 }
 
 // judge takes the own row and judges each cluster.

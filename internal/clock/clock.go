@@ -72,3 +72,20 @@ func Wait(ctx context.Context, c Clock, d time.Duration) error {
 		return ctx.Err()
 	}
 }
+
+// Every calls do each d, the first time after one d, until ctx ends or do fails, and returns why. What do takes is part of d.
+func Every(ctx context.Context, c Clock, d time.Duration, do func(context.Context) error) error {
+	t := c.NewTimer(d)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C():
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		t.Reset(d)
+		if err := do(ctx); err != nil {
+			return err
+		}
+	}
+}

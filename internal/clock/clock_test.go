@@ -3,6 +3,7 @@ package clock_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -70,6 +71,32 @@ func TestShiftedReadsAnotherTimeAndWaitsTheSame(t *testing.T) {
 		}
 		if got := real.Now().Sub(start); got != time.Minute {
 			t.Errorf("waited %v, want 1m", got)
+		}
+	})
+}
+
+// TestEveryKeepsItsTime whatever the work takes, and ends with its context or with the first error.
+func TestEveryKeepsItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, start := clock.Real{}, time.Now()
+		var at []time.Duration
+		failed := errors.New("failed")
+		err := clock.Every(t.Context(), c, time.Second, func(ctx context.Context) error {
+			at = append(at, c.Now().Sub(start))
+			if len(at) == 3 {
+				return failed
+			}
+			return clock.Wait(ctx, c, 700*time.Millisecond)
+		})
+		if want := []time.Duration{time.Second, 2 * time.Second, 3 * time.Second}; !errors.Is(err, failed) || !slices.Equal(at, want) {
+			t.Errorf("done at %v, %v, want at %v", at, err, want)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+		defer cancel()
+		times := 0
+		err = clock.Every(ctx, c, time.Second, func(context.Context) error { times++; return nil })
+		if !errors.Is(err, context.DeadlineExceeded) || times != 1 {
+			t.Errorf("done %d times, %v, want once", times, err)
 		}
 	})
 }
