@@ -1,13 +1,11 @@
 package http1
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -15,55 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/internal/corpus"
 )
-
-// vector is one line of a corpus file.
-type vector struct {
-	line    int
-	columns []string // trimmed, without the last
-	bytes   []byte
-}
-
-func readVectors(tb testing.TB, name string, columns int) []vector {
-	tb.Helper()
-	f, err := os.Open("testdata/" + name)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer f.Close()
-	unescape := strings.NewReplacer("↵", "\r\n", `\n`, "\n", `\r`, "\r", `\t`, "\t", `\0`, "\x00", `\\`, `\`)
-	var out []vector
-	lines := bufio.NewScanner(f)
-	for n := 1; lines.Scan(); n++ {
-		line := lines.Text()
-		if line == "" || line[0] == '#' {
-			continue
-		}
-		parts := strings.SplitN(line, " | ", columns)
-		if len(parts) != columns {
-			tb.Fatalf("%s:%d: %d columns, want %d", name, n, len(parts), columns)
-		}
-		v := vector{line: n}
-		for _, p := range parts[:columns-1] {
-			v.columns = append(v.columns, strings.TrimSpace(p))
-		}
-		b := []byte(unescape.Replace(parts[columns-1]))
-		for {
-			i := bytes.Index(b, []byte(`\x`))
-			if i < 0 {
-				break
-			}
-			c := hexValue[b[i+2]]<<4 | hexValue[b[i+3]]
-			b = append(append(append([]byte(nil), b[:i]...), c), b[i+4:]...)
-		}
-		v.bytes = b
-		out = append(out, v)
-	}
-	if len(out) < 40 {
-		tb.Fatalf("%s: only %d vectors", name, len(out))
-	}
-	return out
-}
 
 // chopped is a connection whose bytes arrive a few at a time and then end; it
 // records what is written.
@@ -112,11 +63,11 @@ func describe(h *message.Head) string {
 }
 
 func TestRequestCorpus(t *testing.T) {
-	vectors := readVectors(t, "requests.txt", 4)
+	vectors := corpus.Read(t, "testdata/requests.txt", 4)
 	for _, step := range []int{0, 1, 7} {
 		for _, v := range vectors {
-			want := strings.Join(strings.Fields(v.columns[0]), " ")
-			conn := &chopped{in: v.bytes, step: step}
+			want := strings.Join(strings.Fields(v.Columns[0]), " ")
+			conn := &chopped{in: v.Bytes, step: step}
 			s := NewServerConn(conn, &Config{})
 			ex, err := s.Next()
 			got := ""
@@ -127,20 +78,20 @@ func TestRequestCorpus(t *testing.T) {
 			case errors.As(err, &perr):
 				got = fmt.Sprint(perr.Status)
 				if prefix := fmt.Sprintf("HTTP/1.1 %d ", perr.Status); !strings.HasPrefix(conn.written.String(), prefix) {
-					t.Errorf("line %d (%s): answered %q, want %q", v.line, v.columns[2], conn.written.String(), prefix)
+					t.Errorf("line %d (%s): answered %q, want %q", v.Line, v.Columns[2], conn.written.String(), prefix)
 				}
 				if !strings.Contains(conn.written.String(), "isthmus-reason: "+string(perr.Reason)+"\r\n") ||
 					!strings.Contains(conn.written.String(), "connection: close\r\n") {
-					t.Errorf("line %d: answer without reason or close: %q", v.line, conn.written.String())
+					t.Errorf("line %d: answer without reason or close: %q", v.Line, conn.written.String())
 				}
 				if _, again := s.Next(); !errors.Is(again, err) {
-					t.Errorf("line %d: a request after the refused one: %v", v.line, again)
+					t.Errorf("line %d: a request after the refused one: %v", v.Line, again)
 				}
 			default:
 				got = err.Error()
 			}
 			if got != want {
-				t.Errorf("line %d (%s), step %d: got %s, want %s: %v", v.line, v.columns[2], step, got, want, err)
+				t.Errorf("line %d (%s), step %d: got %s, want %s: %v", v.Line, v.Columns[2], step, got, want, err)
 			}
 			s.Close()
 		}
@@ -148,13 +99,13 @@ func TestRequestCorpus(t *testing.T) {
 }
 
 func TestResponseCorpus(t *testing.T) {
-	vectors := readVectors(t, "responses.txt", 5)
+	vectors := corpus.Read(t, "testdata/responses.txt", 5)
 	for _, step := range []int{0, 1, 7} {
 		for _, v := range vectors {
-			want := strings.Join(strings.Fields(v.columns[0]), " ")
-			got, err := readResponse(v.columns[3], &chopped{in: v.bytes, step: step})
+			want := strings.Join(strings.Fields(v.Columns[0]), " ")
+			got, err := readResponse(v.Columns[3], &chopped{in: v.Bytes, step: step})
 			if got != want {
-				t.Errorf("line %d (%s), step %d: got %s, want %s: %v", v.line, v.columns[2], step, got, want, err)
+				t.Errorf("line %d (%s), step %d: got %s, want %s: %v", v.Line, v.Columns[2], step, got, want, err)
 			}
 		}
 	}
@@ -233,8 +184,8 @@ func reparse(tb failer, h *message.Head) {
 
 func TestAcceptedRequestsAreCanonical(t *testing.T) {
 	accepted := 0
-	for _, v := range readVectors(t, "requests.txt", 4) {
-		s := NewServerConn(&chopped{in: v.bytes}, &Config{})
+	for _, v := range corpus.Read(t, "testdata/requests.txt", 4) {
+		s := NewServerConn(&chopped{in: v.Bytes}, &Config{})
 		if ex, err := s.Next(); err == nil {
 			accepted++
 			reparse(t, ex.Request())
@@ -274,15 +225,15 @@ func resend(tb failer, h *message.Head, body string) []byte {
 
 func TestBackendSeesExactlyTheRequestThatWasAccepted(t *testing.T) {
 	seen := 0
-	for _, v := range readVectors(t, "requests.txt", 4) {
-		ours, h, ok := oursRequest(v.bytes, 0)
+	for _, v := range corpus.Read(t, "testdata/requests.txt", 4) {
+		ours, h, ok := oursRequest(v.Bytes, 0)
 		if !ok {
 			continue
 		}
 		written := resend(t, h, ours.body)
 		theirs, ok := theirsRequest(written)
 		if !ok || theirs.body != ours.body || theirs.rest != 0 || theirs.method != ours.method {
-			t.Errorf("line %d (%s): written %q, net/http sees %+v (%v)", v.line, v.columns[2], written, theirs, ok)
+			t.Errorf("line %d (%s): written %q, net/http sees %+v (%v)", v.Line, v.Columns[2], written, theirs, ok)
 		}
 		seen++
 	}

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/internal/corpus"
 )
 
 // tag is a field that the hop in front gives to each request that it forwards, another
@@ -325,11 +326,11 @@ backend next
 // smuggled remainder would eat.
 func attempts(t *testing.T, r *rand.Rand, spliced int) [][]byte {
 	const plain = "GET /plain HTTP/1.1\r\nHost: x\r\n\r\n"
-	vectors := readVectors(t, "requests.txt", 4)
-	any := func() []byte { return vectors[r.IntN(len(vectors))].bytes }
+	vectors := corpus.Read(t, "testdata/requests.txt", 4)
+	any := func() []byte { return vectors[r.IntN(len(vectors))].Bytes }
 	var out [][]byte
 	for _, v := range vectors {
-		out = append(out, append(slices.Clone(v.bytes), plain...))
+		out = append(out, append(slices.Clone(v.Bytes), plain...))
 	}
 	for range spliced {
 		a, b := any(), any()

@@ -12,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/internal/corpus"
 )
 
 // seen is what one parser made of bytes: the message's parts and where it ended.
@@ -56,8 +57,8 @@ func theirsRequest(b []byte) (s seen, ok bool) {
 // FuzzRequest checks that an accepted request is the same however its bytes arrive, the
 // same once written and read again, and the same to net/http if that accepts it too.
 func FuzzRequest(f *testing.F) {
-	for _, v := range readVectors(f, "requests.txt", 4) {
-		f.Add(v.bytes)
+	for _, v := range corpus.Read(f, "testdata/requests.txt", 4) {
+		f.Add(v.Bytes)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		ours, h, ok := oursRequest(bytes.Clone(b), 0)
@@ -88,8 +89,8 @@ func FuzzRequest(f *testing.F) {
 
 // FuzzResponse is FuzzRequest for responses to GET and HEAD.
 func FuzzResponse(f *testing.F) {
-	for _, v := range readVectors(f, "responses.txt", 5) {
-		f.Add(v.bytes, v.columns[3] == "HEAD")
+	for _, v := range corpus.Read(f, "testdata/responses.txt", 5) {
+		f.Add(v.Bytes, v.Columns[3] == "HEAD")
 	}
 	f.Fuzz(func(t *testing.T, b []byte, isHead bool) {
 		method := "GET"

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/isthmus-mesh/isthmus/internal/corpus"
 )
 
 var updateVerdicts = flag.Bool("verdicts", false, "write docs/smuggling.md anew")
@@ -74,13 +76,13 @@ func TestVerdicts(t *testing.T) {
 		"`TestNoTwoHopsDisagreeOnBorders` proves that they see the same requests in them. Written by\n`go test ./dataplane/http1 -run TestVerdicts -verdicts` with nginx 1.22 and HAProxy 2.6; the first column is checked by the test.\n\n" +
 		"| line | RFC | what | isthmus | net/http | nginx | HAProxy |\n|---|---|---|---|---|---|---|\n")
 	prefixes := map[int]string{}
-	for _, v := range readVectors(t, "requests.txt", 4) {
-		prefixes[v.line] = fmt.Sprintf("| %d | %s | %s | ", v.line, v.columns[1], strings.ReplaceAll(v.columns[2], "|", `\|`))
-		b.WriteString(prefixes[v.line])
+	for _, v := range corpus.Read(t, "testdata/requests.txt", 4) {
+		prefixes[v.Line] = fmt.Sprintf("| %d | %s | %s | ", v.Line, v.Columns[1], strings.ReplaceAll(v.Columns[2], "|", `\|`))
+		b.WriteString(prefixes[v.Line])
 		for i := range at {
-			said := verdict(t, at[i], v.bytes, &seen[i])
+			said := verdict(t, at[i], v.Bytes, &seen[i])
 			if i == 0 {
-				prefixes[v.line] += said + " |"
+				prefixes[v.Line] += said + " |"
 			}
 			b.WriteString(said + " | ")
 		}
