@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/api/entry"
 	"github.com/isthmus-mesh/isthmus/core/balance"
 	"github.com/isthmus-mesh/isthmus/core/compile"
 	"github.com/isthmus-mesh/isthmus/core/derive"
@@ -75,14 +76,16 @@ type explainer struct {
 	now   time.Time
 	out   *Explanation
 
-	bare    bool // the destination said no port
-	udp     bool // it said that it is of UDP
-	name    mesh.ServiceName
-	scope   mesh.Scope
-	head    message.Head
-	service *ir.Service
-	verdict *route.Verdict
-	err     error // of evaluation: a circle in the data
+	bare     bool // the destination said no port
+	udp      bool // it said that it is of UDP
+	scheme   string
+	outsider bool // who asks is outside the mesh
+	name     mesh.ServiceName
+	scope    mesh.Scope
+	head     message.Head
+	service  *ir.Service
+	verdict  *route.Verdict
+	err      error // of evaluation: a circle in the data
 }
 
 func cannotRead(what, text, why, remedy string) error {
@@ -100,7 +103,7 @@ func eval[K comparable, V any](x *explainer, f *derive.Func[K, V], k K) V {
 
 // source finds out who asks.
 func (x *explainer) source(q ExplainRequest) error {
-	const want = "write WORKLOAD[.NAMESPACE]@CLUSTER or a SPIFFE ID"
+	const want = "write WORKLOAD[.NAMESPACE]@CLUSTER, outside@CLUSTER or a SPIFFE ID"
 	src := &x.out.Source
 	src.Cluster = string(x.view.Cluster)
 	var cluster mesh.ClusterName
@@ -131,7 +134,11 @@ func (x *explainer) source(q ExplainRequest) error {
 			domain = c.TrustDomain
 		}
 		src.id = mesh.Identity{TrustDomain: domain, Namespace: namespace, ServiceAccount: name}
-		x.workload(name, namespace)
+		if x.outsider = word == entry.Source; x.outsider {
+			src.id.Namespace, src.id.ServiceAccount, src.Note = "isthmus-system", "ingress", "a client outside the mesh, at an ingress gateway"
+		} else {
+			x.workload(name, namespace)
+		}
 	}
 	if cluster != x.view.Cluster {
 		return &Error{Status: http.StatusMisdirectedRequest, Op: "explain", Object: "source " + strconv.Quote(q.Source),
@@ -196,14 +203,15 @@ func (x *explainer) destination(q ExplainRequest) error {
 	if err != nil || u.Host == "" || u.Hostname() == "" {
 		return cannotRead("destination", q.Destination, "it is not understood", want)
 	}
+	x.scheme = u.Scheme
 	switch u.Scheme {
 	case "http", "grpc", "tcp":
 	case "udp":
 		x.udp = true
-	case "https":
+	case "https", "tls":
 		req.Port = 443
 	default:
-		return cannotRead("destination", q.Destination, "the scheme "+u.Scheme+" is not carried", "write http://, https://, tcp:// or udp://")
+		return cannotRead("destination", q.Destination, "the scheme "+u.Scheme+" is not carried", "write http://, https://, tls://, tcp:// or udp://")
 	}
 	if p := u.Port(); p != "" {
 		n, err := strconv.ParseUint(p, 10, 16)
@@ -248,7 +256,11 @@ func (x *explainer) run() {
 		x.out.Outcome = x.byHBONE()
 		return
 	}
-	if o, ok := x.identify(); !ok {
+	identify := x.identify
+	if x.outsider {
+		identify = x.enter
+	}
+	if o, ok := identify(); !ok {
 		x.out.Outcome = o
 		return
 	}
@@ -257,7 +269,9 @@ func (x *explainer) run() {
 		authority += ":" + strconv.Itoa(int(x.out.Request.Port))
 	}
 	x.head.Authority = x.head.KeepString(authority)
-	x.out.Traffic = trafficInForce(&x.service.Traffic)
+	if !x.outsider { // a listener has no policy: that of the backend counts
+		x.out.Traffic = trafficInForce(&x.service.Traffic)
+	}
 	x.faults()
 	if o, ok := x.route(); !ok {
 		x.out.Outcome = o
@@ -350,7 +364,7 @@ func (x *explainer) route() (Outcome, bool) {
 	if err != nil {
 		return refused(mesh.ReasonNotReady, "proxies refuse the routes and go on with the ones before: %v", err), false
 	}
-	verdicts := routes.Explain(&x.head, x.out.Request.Port, x.out.Name.Protocol == string(mesh.ProtocolUDP), x.out.Source.id.Namespace)
+	verdicts := routes.Explain(&x.head, x.out.Request.Port, x.outsider && x.udp || !x.outsider && x.out.Name.Protocol == string(mesh.ProtocolUDP), x.out.Source.id.Namespace)
 	for i := range verdicts {
 		v := &verdicts[i]
 		choice.Attached = choice.Attached || !v.Others

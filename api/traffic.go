@@ -328,3 +328,37 @@ func requestsText(m *mesh.RequestMatch) string {
 	}
 	return strings.Join(parts, " ")
 }
+
+// matchText is a match for people.
+func matchText(m mesh.RouteMatch) string {
+	var parts []string
+	if m.Method != "" {
+		parts = append(parts, m.Method)
+	}
+	if m.PathType != "" {
+		parts = append(parts, string(m.PathType)+" "+m.Path)
+	}
+	for _, h := range m.Headers {
+		parts = append(parts, "header "+h.Name+"="+h.Value)
+	}
+	for _, q := range m.Query {
+		parts = append(parts, "query "+q.Name+"="+q.Value)
+	}
+	if len(parts) == 0 {
+		return "everything"
+	}
+	return strings.Join(parts, ", ")
+}
+
+func (t *LastHopTLS) narrate(b *strings.Builder, protocol string) {
+	fmt.Fprintf(b, "  last    %s by TLS: %s\n", protocol, t.Object)
+	if t.Refused != "" {
+		fmt.Fprintf(b, "          the application is not spoken to: %s\n", t.Refused)
+		return
+	}
+	asks := t.ServerName
+	if len(t.ALPN) > 0 {
+		asks += " and " + strings.Join(t.ALPN, ", ")
+	}
+	fmt.Fprintf(b, "          asks for %s; the certificate must be for %s, from authorities that are %s\n", asks, strings.Join(t.MustBe, " or "), strings.Join(t.Authorities, " or "))
+}

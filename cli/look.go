@@ -348,7 +348,8 @@ func (a *app) explainCommand() *cobra.Command {
 		Long: "Follows a request hop by hop: name, route, backends, clusters and endpoints with the reason each is kept\n" +
 			"or dropped, and who lets it in; with the object and rule behind each step. The functions that answer are\n" +
 			"those that the proxies run. Exit code 1 when the request would be refused.\n\n" +
-			"SRC is WORKLOAD[.NAMESPACE]@CLUSTER or a SPIFFE ID; DST a URL, HOST[:PORT] or SERVICE[.NAMESPACE]. Of a source\n" +
+			"SRC is WORKLOAD[.NAMESPACE]@CLUSTER or a SPIFFE ID, or outside@CLUSTER for who comes to an ingress gateway there\n" +
+			"(with the port of the listener); DST a URL, HOST[:PORT] or SERVICE[.NAMESPACE]. Of a source\n" +
 			"in another mesh, which calls by HBONE, ask the cluster that is called, with --cluster; DST may be ADDRESS:PORT of a workload there.",
 		Example:           "  isthmus explain frontend.shop@eu-west catalog.shop\n  isthmus explain shell@us-east http://catalog.shop.svc.clusterset.local/items --method POST --header 'x-beta: yes'",
 		ValidArgsFunction: a.completeExplain,

@@ -42,12 +42,12 @@ func Judge(gateways []*mesh.Gateway) [][]Verdict {
 		out[i] = make([]Verdict, len(g.Listeners))
 		for j := range g.Listeners {
 			l := &g.Listeners[j]
-			if !supported(l) {
-				out[i][j] = Verdict{ReasonUnsupportedProtocol, "listeners of protocol " + string(l.Protocol) + " are not served yet"}
+			if why := unserved(l); why != "" {
+				out[i][j] = Verdict{ReasonUnsupportedProtocol, why}
 				continue
 			}
 			for k := range g.Listeners {
-				if o := &g.Listeners[k]; k != j && supported(o) && out[i][j].Reason == "" {
+				if o := &g.Listeners[k]; k != j && unserved(o) == "" && out[i][j].Reason == "" {
 					out[i][j] = clash(l, o, "listener "+o.Name)
 				}
 			}
@@ -71,16 +71,27 @@ type owned struct {
 	listener *mesh.Listener
 }
 
-// supported reports whether ingress gateways serve the protocol.
-func supported(l *mesh.Listener) bool { return l.Protocol == mesh.ListenerHTTP }
+// unserved says why ingress gateways do not serve a listener; empty if they do.
+func unserved(l *mesh.Listener) string {
+	switch {
+	case l.Protocol == mesh.ListenerHTTP, l.Protocol == mesh.ListenerTCP, l.Protocol == mesh.ListenerUDP, l.Protocol == mesh.ListenerTLS && l.Passthrough:
+		return ""
+	case l.Protocol == mesh.ListenerTLS:
+		return "listeners of protocol TLS that end it are not served yet: write tls.mode Passthrough, and end TLS in the backend"
+	}
+	return "listeners of protocol " + string(l.Protocol) + " are not served yet"
+}
 
-// clash says why l cannot be told from o: by port, then by what a client says first on a connection, then by the host.
+// clash says why l cannot be told from o: by port, then by what a client says first on a connection, then by the host. What
+// says nothing has its port to itself.
 func clash(l, o *mesh.Listener, name string) Verdict {
 	switch {
 	case l.Port != o.Port || (l.Protocol == mesh.ListenerUDP) != (o.Protocol == mesh.ListenerUDP):
 		return Verdict{}
 	case family(l.Protocol) != family(o.Protocol):
 		return Verdict{ReasonProtocolConflict, name + " has the port for " + string(o.Protocol)}
+	case l.Protocol == mesh.ListenerTCP || l.Protocol == mesh.ListenerUDP:
+		return Verdict{ReasonProtocolConflict, name + " has the port, and of " + string(l.Protocol) + " a port has one listener"}
 	case l.Hostname == o.Hostname:
 		return Verdict{ReasonHostnameConflict, name + " has the port for the same host"}
 	}

@@ -41,25 +41,37 @@ func TestNoTwoListenersTakeOneRequest(t *testing.T) {
 		for range rapid.IntRange(1, 3).Draw(t, "gateways") {
 			g := &mesh.Gateway{}
 			for range rapid.IntRange(0, 4).Draw(t, "listeners") {
-				g.Listeners = append(g.Listeners, mesh.Listener{Port: rapid.Uint16Range(80, 82).Draw(t, "port"), Hostname: rapid.SampledFrom([]string{"", "a", "*.b"}).Draw(t, "host"),
-					Protocol: rapid.SampledFrom([]mesh.ListenerProtocol{mesh.ListenerHTTP, mesh.ListenerHTTP, mesh.ListenerTCP, "odd"}).Draw(t, "protocol")})
+				l := mesh.Listener{Port: rapid.Uint16Range(80, 82).Draw(t, "port"), Passthrough: rapid.Bool().Draw(t, "passes"),
+					Protocol: rapid.SampledFrom([]mesh.ListenerProtocol{mesh.ListenerHTTP, mesh.ListenerHTTP, mesh.ListenerTLS, mesh.ListenerTCP, mesh.ListenerUDP, "odd"}).Draw(t, "protocol")}
+				if l.Protocol == mesh.ListenerHTTP || l.Protocol == mesh.ListenerTLS {
+					l.Hostname = rapid.SampledFrom([]string{"", "a", "*.b"}).Draw(t, "host")
+				}
+				g.Listeners = append(g.Listeners, l)
 			}
 			all = append(all, g)
 		}
 		verdicts := attach.Judge(all)
+		type port struct {
+			number    uint16
+			datagrams bool
+		}
 		type door struct {
-			port uint16
+			port
 			host string
 		}
-		taken := map[door]bool{}
+		taken, spoken := map[door]bool{}, map[port]mesh.ListenerProtocol{}
 		for i, g := range all {
 			for j, l := range g.Listeners {
-				d, v := door{l.Port, l.Hostname}, verdicts[i][j]
+				d, v := door{port{l.Port, l.Protocol == mesh.ListenerUDP}, l.Hostname}, verdicts[i][j]
 				switch {
+				case v.Reason == "" && (l.Protocol == "odd" || l.Protocol == mesh.ListenerTLS && !l.Passthrough):
+					t.Fatalf("%+v is served", l)
 				case v.Reason == "" && taken[d]:
 					t.Fatalf("port %d has host %q twice: %+v", l.Port, l.Hostname, verdicts)
+				case v.Reason == "" && spoken[d.port] != "" && spoken[d.port] != l.Protocol:
+					t.Fatalf("port %d speaks %s and %s: %+v", l.Port, spoken[d.port], l.Protocol, verdicts)
 				case v.Reason == "":
-					taken[d] = true
+					taken[d], spoken[d.port] = true, l.Protocol
 				case v.Reason == attach.ReasonHostnameConflict:
 					rivals := 0
 					for k, o := range g.Listeners {

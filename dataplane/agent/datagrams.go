@@ -1,7 +1,9 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"sync/atomic"
@@ -27,7 +29,7 @@ type datagrams struct {
 }
 
 type datagramPort struct {
-	net.PacketConn
+	io.Closer
 	service mesh.ServiceName
 }
 
@@ -77,7 +79,9 @@ func (d *datagrams) follow(s *proxy.State) {
 
 // open takes datagrams for one port of a service until its socket is closed or the proxy drains.
 func (d *datagrams) open(at netip.AddrPort, service mesh.ServiceName) {
-	c, err := d.ports.ListenPacket(d.ctx, net.ListenConfig{}, "udp", at.String())
+	via := proxy.Via{Service: service, Port: at.Port(), Datagrams: true}
+	c, err := d.sessions(at, datagram.Config{Authority: fmt.Sprintf("%s.%s:%d", service.Name, service.Namespace, at.Port()),
+		Open: func(ex message.Exchange) { d.proxy.Outbound(ex, via) }, Idle: func() time.Duration { return d.idle(service) }})
 	if err != nil {
 		if d.failed[at] != err.Error() {
 			d.failed[at] = err.Error()
@@ -85,19 +89,26 @@ func (d *datagrams) open(at netip.AddrPort, service mesh.ServiceName) {
 		}
 		return
 	}
-	socket, ok := c.(datagram.Socket)
-	if !ok { // ports returns sockets of UDP
-		c.Close()
-		return
-	}
 	delete(d.failed, at)
 	d.opened[at] = &datagramPort{c, service}
-	via := proxy.Via{Service: service, Port: at.Port(), Datagrams: true}
-	p := datagram.NewPort(datagram.Config{Socket: socket, Authority: fmt.Sprintf("%s.%s:%d", service.Name, service.Namespace, at.Port()),
-		Open: func(ex message.Exchange) { d.proxy.Outbound(ex, via) }, Idle: func() time.Duration { return d.idle(service) },
-		Grace: func() time.Duration { return time.Duration(d.grace.Load()) }, Clock: d.clock, Dropped: d.dropped})
+}
+
+// sessions carries those of one socket, which it opens, until that is closed or the proxy drains.
+func (d *datagrams) sessions(at netip.AddrPort, cfg datagram.Config) (io.Closer, error) {
+	c, err := d.ports.ListenPacket(d.ctx, net.ListenConfig{}, "udp", at.String())
+	if err != nil {
+		return nil, err
+	}
+	socket, ok := c.(datagram.Socket)
+	if !ok { // ports returns sockets of UDP
+		return nil, errors.Join(fmt.Errorf("%s is no socket of UDP", at), c.Close())
+	}
+	cfg.Socket, cfg.Clock, cfg.Dropped = socket, d.clock, d.dropped
+	cfg.Grace = func() time.Duration { return time.Duration(d.grace.Load()) }
+	p := datagram.NewPort(cfg)
 	d.conns.Go(func() {
 		defer c.Close()
 		p.Serve(d.ctx, d.hard)
 	})
+	return c, nil
 }

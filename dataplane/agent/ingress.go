@@ -2,42 +2,61 @@ package agent
 
 import (
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/dataplane/datagram"
 	"github.com/isthmus-mesh/isthmus/dataplane/dns"
 	"github.com/isthmus-mesh/isthmus/dataplane/door"
 	"github.com/isthmus-mesh/isthmus/dataplane/downstream"
 	"github.com/isthmus-mesh/isthmus/dataplane/ingress"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
+	"github.com/isthmus-mesh/isthmus/dataplane/raw"
 	"github.com/isthmus-mesh/isthmus/dataplane/regions"
 	"github.com/isthmus-mesh/isthmus/dataplane/socket"
+	"github.com/isthmus-mesh/isthmus/dataplane/tunnel"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
 // gateways are the Gateways that an ingress gateway was told of, under the store's lock.
 type gateways struct {
-	offset   uint16
+	offset uint16
+	// own are ports of the proxy itself where Gateways are served, and what each is for.
+	own      map[ingress.Door]string
 	known    map[string]*ir.Gateway
 	services map[mesh.ServiceName]*proxy.Service
 	tables   *ingress.Tables
 }
 
-func newGateways(offset uint16) *gateways {
-	return &gateways{offset: offset, known: map[string]*ir.Gateway{}, tables: ingress.New(nil, 0)}
+func newGateways(cfg *Config) *gateways {
+	g := &gateways{offset: cfg.IngressOffset, own: map[ingress.Door]string{}, known: map[string]*ir.Gateway{}, tables: ingress.New(nil, 0)}
+	for what, at := range map[string]netip.AddrPort{"its admin port": cfg.Admin, "DNS": cfg.DNS} {
+		if at.IsValid() && (at.Addr() == cfg.Ingress || at.Addr().IsUnspecified() || cfg.Ingress.IsUnspecified()) {
+			g.own[ingress.Door{Number: at.Port()}] = what
+		}
+	}
+	if what := g.own[ingress.Door{Number: cfg.DNS.Port()}]; what == "DNS" {
+		g.own[ingress.Door{Number: cfg.DNS.Port(), Datagrams: true}] = what
+	}
+	return g
 }
 
-// put takes a Gateway in; one whose routes cannot be understood is refused whole.
+// put takes a Gateway in; one whose routes cannot be understood, or whose ports cannot be opened beside others, is refused whole.
 func (g *gateways) put(name string, v *ir.Gateway) error {
 	if name != v.Namespace+"/"+v.Name {
 		return fmt.Errorf("it is of Gateway %s/%s", v.Namespace, v.Name)
 	}
 	next := maps.Clone(g.known)
 	next[name] = v
+	if err := ingress.New(slices.Collect(maps.Values(next)), g.offset).Fault(g.own); err != nil {
+		return err
+	}
 	return g.build(next)
 }
 
@@ -66,20 +85,34 @@ const (
 	outsideMaxEach = 8 << 10
 )
 
-// outside is where requests from outside the mesh come in: one listener for each port of a Gateway.
+const (
+	// sessionsEach bounds the sessions of UDP of one address at one port.
+	sessionsEach = datagram.DefaultSessions / 2
+	// ration is what one datagram of a client outside the mesh may ask for, in bytes: as much as the largest answer.
+	ration = datagram.MaxSize
+)
+
+// outside is where clients outside the mesh come in: one listener for each port of a Gateway.
 type outside struct {
 	*front
-	state func() *proxy.State
-	door  door.Door
-	http  *downstream.Server
+	datagrams *datagrams
+	state     func() *proxy.State
+	door      door.Door
+	http      *downstream.Server
 	// opened and failed belong to the goroutine that follows the state.
-	opened map[uint16]net.Listener
-	failed map[uint16]string
+	opened map[ingress.Door]entrance
+	failed map[ingress.Door]string
+}
+
+// entrance is an open port, whose listeners speak one protocol.
+type entrance struct {
+	io.Closer
+	protocol mesh.ListenerProtocol
 }
 
 // newOutside serves Gateways beside f.
 func (a *Agent) newOutside(f *front) *outside {
-	o := &outside{front: f, state: a.store.state.Load, opened: map[uint16]net.Listener{}, failed: map[uint16]string{},
+	o := &outside{front: f, datagrams: a.newDatagrams(f), state: a.store.state.Load, opened: map[ingress.Door]entrance{}, failed: map[ingress.Door]string{},
 		door: door.Door{Most: outsideMax, Each: outsideMaxEach, Log: a.log, Now: a.clock.Now}}
 	o.http = &downstream.Server{HTTP1: a.frontHTTP1(), HTTP2: a.frontHTTP2(), Refused: a.seen.refused, Log: a.log,
 		Go: func(c net.Conn, fn func()) { f.run(c, o.door.Hold(c), fn) }}
@@ -91,37 +124,74 @@ func (o *outside) follow(s *proxy.State) {
 	if s.Ingress == nil {
 		return
 	}
-	want := map[uint16]bool{}
+	want := map[ingress.Door]mesh.ListenerProtocol{}
 	for _, p := range s.Ingress.Ports() {
-		want[p.Number] = true
+		want[p.Door] = p.Protocol
 	}
-	for n, ln := range o.opened {
-		if !want[n] {
-			ln.Close() // what is open on it goes on
-			delete(o.opened, n)
+	for d, e := range o.opened {
+		if want[d] != e.protocol {
+			e.Close() // connections that are open on it go on; sessions of UDP end
+			delete(o.opened, d)
 		}
 	}
-	for n := range want {
-		if o.opened[n] == nil {
-			o.open(n)
+	for d := range o.failed {
+		if want[d] == "" {
+			delete(o.failed, d)
+		}
+	}
+	for d, p := range want {
+		if _, ok := o.opened[d]; ok {
+			continue
+		}
+		c, err := o.open(d, p)
+		switch {
+		case err == nil:
+			delete(o.failed, d)
+			o.opened[d] = entrance{c, p}
+		case o.failed[d] != err.Error(): // said once, and tried again at the next change
+			o.failed[d] = err.Error()
+			o.log.Error("a listener of a Gateway cannot be opened", "address", netip.AddrPortFrom(o.cfg.Ingress, d.Number).String(), "protocol", string(p), "error", err)
 		}
 	}
 }
 
-// open listens on a port. A failure is said once, and tried again at the next change.
-func (o *outside) open(port uint16) {
-	at := netip.AddrPortFrom(o.cfg.Ingress, port)
+// open listens on a port.
+func (o *outside) open(d ingress.Door, protocol mesh.ListenerProtocol) (io.Closer, error) {
+	at := netip.AddrPortFrom(o.cfg.Ingress, d.Number)
+	if d.Datagrams {
+		return o.datagrams.sessions(at, datagram.Config{Authority: fmt.Sprintf("gateway:%d", d.Number), Each: sessionsEach, Ration: ration,
+			Idle: func() time.Duration { return mesh.DefaultIdleTimeout },
+			Open: func(ex message.Exchange) { o.proxy.Outbound(ex, o.via(d, "")) }})
+	}
 	ln, err := o.ports.Listen(o.ctx, socket.ListenConfig(), "tcp", at.String())
 	if err != nil {
-		if o.failed[port] != err.Error() {
-			o.failed[port] = err.Error()
-			o.log.Error("a listener of a Gateway cannot be opened", "address", at.String(), "error", err)
-		}
+		return nil, err
+	}
+	one := func(c net.Conn) { o.requests(c, d.Number) }
+	switch protocol {
+	case mesh.ListenerTCP:
+		one = func(c net.Conn) { o.front.carry(c, o.via(d, ""), raw.Opening{}) }
+	case mesh.ListenerTLS:
+		one = func(c net.Conn) { o.passed(c, d) }
+	}
+	o.conns.Go(func() { o.serve(ln, &o.door, one) })
+	return ln, nil
+}
+
+// via is where bytes belong that come at a door. It is looked up when they begin to come, and holds to their end.
+func (o *outside) via(d ingress.Door, serverName string) proxy.Via {
+	return proxy.Via{Service: o.state().Ingress.Carried(d, serverName), Port: d.Number, Datagrams: d.Datagrams}
+}
+
+// passed carries a connection of TLS that ends at the backend, by the server name that it asks for.
+func (o *outside) passed(c net.Conn, d ingress.Door) {
+	first, name, err := tunnel.AwaitHello(o.hard, c)
+	if err != nil {
+		c.Close()
+		o.log.Debug("a connection was refused", "remote", c.RemoteAddr().String(), "address", c.LocalAddr().String(), "error", err)
 		return
 	}
-	delete(o.failed, port)
-	o.opened[port] = ln
-	o.conns.Go(func() { o.serve(ln, &o.door, func(c net.Conn) { o.requests(c, port) }) })
+	o.front.carry(c, o.via(d, name), raw.Opening{Ahead: first, Refusal: tunnel.Alert})
 }
 
 // requests serves a connection of HTTP from outside. Where each request belongs is looked up when it comes, so that a
@@ -141,8 +211,8 @@ func (o *outside) requests(c net.Conn, port uint16) {
 }
 
 func (o *outside) close() {
-	for _, ln := range o.opened {
-		ln.Close()
+	for _, e := range o.opened {
+		e.Close()
 	}
 }
 

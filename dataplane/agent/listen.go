@@ -195,9 +195,12 @@ func (f *front) requests(c net.Conn, via proxy.Via) {
 }
 
 // bytes carries a connection of TCP; it lives until its ends or the proxy's patience end it.
-func (f *front) bytes(c net.Conn, via proxy.Via) {
+func (f *front) bytes(c net.Conn, via proxy.Via) { f.carry(c, via, raw.Opening{}) }
+
+// carry is bytes for a connection that was looked into.
+func (f *front) carry(c net.Conn, via proxy.Via, o raw.Opening) {
 	defer c.Close()
 	stop := context.AfterFunc(f.hard, func() { c.Close() })
 	defer stop()
-	f.proxy.Outbound(raw.Exchange(c, fmt.Sprintf("%s.%s:%d", via.Service.Name, via.Service.Namespace, via.Port)), via)
+	f.proxy.Outbound(raw.After(c, fmt.Sprintf("%s.%s:%d", via.Service.Name, via.Service.Namespace, via.Port), o), via)
 }

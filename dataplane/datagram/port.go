@@ -46,8 +46,12 @@ type Config struct {
 	Clock clock.Clock
 	// Dropped counts the datagrams that found no room.
 	Dropped *atomic.Uint64
-	// Most bounds the sessions; 0 is DefaultSessions.
-	Most int
+	// Most bounds the sessions; 0 is DefaultSessions. Each bounds those of one address, unless it is 0.
+	Most, Each int
+	// Ration, unless it is 0, is for clients who may not be who they say they are: the bytes of answers that each datagram of
+	// theirs asks for. What is beyond is dropped, and answers alone keep no session, so that nobody can have more sent to an
+	// address that is not his own, nor for longer than Idle.
+	Ration int
 }
 
 // Port is one UDP socket and the sessions of the clients that send to it. When it is full, a session in
@@ -59,6 +63,7 @@ type Port struct {
 
 	mu       sync.Mutex
 	sessions map[netip.AddrPort]*session
+	by       map[netip.Addr]int    // how many of them an address has
 	running  map[*session]struct{} // with those that make room and have not ended
 	order    session               // ring by when the client last sent: order.newer is the oldest, order.older the newest
 }
@@ -68,7 +73,7 @@ func NewPort(cfg Config) *Port {
 	if cfg.Most <= 0 {
 		cfg.Most = DefaultSessions
 	}
-	p := &Port{cfg: cfg, sessions: map[netip.AddrPort]*session{}, running: map[*session]struct{}{}}
+	p := &Port{cfg: cfg, sessions: map[netip.AddrPort]*session{}, by: map[netip.Addr]int{}, running: map[*session]struct{}{}}
 	p.order.newer, p.order.older = &p.order, &p.order
 	return p
 }
@@ -118,13 +123,14 @@ func (p *Port) take(from netip.AddrPort, d []byte) {
 	if s != nil {
 		p.forget(s)
 	}
-	if !p.room(now) {
+	if p.cfg.Each > 0 && p.by[from.Addr()] >= p.cfg.Each || !p.room(now) {
 		p.cfg.Dropped.Add(1)
 		return
 	}
 	s = newSession(p, from)
 	s.put(d, now)
 	p.sessions[from] = s
+	p.by[from.Addr()]++
 	p.enter(s)
 	p.running[s] = struct{}{}
 	p.run.Go(func() {
@@ -193,5 +199,10 @@ func (s *session) leave() {
 
 func (p *Port) forget(s *session) {
 	delete(p.sessions, s.client)
+	if a := s.client.Addr(); p.by[a] > 1 {
+		p.by[a]--
+	} else {
+		delete(p.by, a)
+	}
 	s.leave()
 }

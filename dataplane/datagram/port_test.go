@@ -65,13 +65,19 @@ type table struct {
 }
 
 func serve(most int, carry func(message.Exchange)) *table {
+	return serveWith(datagram.Config{Most: most}, carry)
+}
+
+// serveWith is serve with what cfg says of bounds.
+func serveWith(cfg datagram.Config, carry func(message.Exchange)) *table {
 	t := &table{socket: newSocket(), over: make(chan struct{})}
 	ctx, leave := context.WithCancel(context.Background())
 	hard, cut := context.WithCancel(context.Background())
 	t.leave, t.cut = leave, cut
-	p := datagram.NewPort(datagram.Config{Socket: t.socket, Authority: "dns.shop:53", Clock: clock.Real{}, Dropped: &t.dropped, Most: most,
-		Idle: func() time.Duration { return time.Minute }, Grace: func() time.Duration { return time.Second },
-		Open: func(ex message.Exchange) { t.opened.Add(1); carry(ex); t.ended.Add(1) }})
+	cfg.Socket, cfg.Authority, cfg.Clock, cfg.Dropped = t.socket, "dns.shop:53", clock.Real{}, &t.dropped
+	cfg.Idle, cfg.Grace = func() time.Duration { return time.Minute }, func() time.Duration { return time.Second }
+	cfg.Open = func(ex message.Exchange) { t.opened.Add(1); carry(ex); t.ended.Add(1) }
+	p := datagram.NewPort(cfg)
 	go func() { defer close(t.over); p.Serve(ctx, hard) }()
 	return t
 }
@@ -260,4 +266,85 @@ func TestADeadlineWakesWhoReads(t *testing.T) {
 		}
 		p.end()
 	})
+}
+
+// TestAnAddressHasItsShareOfSessions, and what it leaves is there for others.
+func TestAnAddressHasItsShareOfSessions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := serveWith(datagram.Config{Most: 4, Each: 2}, echo)
+		defer p.end()
+		for i := range 3 {
+			p.send(i, "x")
+		}
+		if o, d := p.opened.Load(), p.dropped.Load(); o != 2 || d != 1 {
+			t.Errorf("%d sessions and %d drops of one address, want 2 and 1", o, d)
+		}
+		p.in <- packet{netip.MustParseAddrPort("127.0.0.2:1"), "x"}
+		synctest.Wait()
+		if o := p.opened.Load(); o != 3 {
+			t.Errorf("%d sessions, want 3: another address had room", o)
+		}
+		time.Sleep(2 * time.Minute)
+		p.send(5, "x")
+		if o, e := p.opened.Load(), p.ended.Load(); o != 4 || e != 3 {
+			t.Errorf("%d sessions and %d ended, want 4 and 3: those that were idle count no more", o, e)
+		}
+	})
+}
+
+// TestAnswersAreRationed: whoever sends in another's name has no more sent to him than he asked for. Without a ration, as between
+// workloads of the mesh, a service says as much as it likes.
+func TestAnswersAreRationed(t *testing.T) {
+	for _, c := range []struct{ ration, one, two int }{{0, 5, 10}, {250, 2, 5}, {100, 1, 2}, {99, 0, 1}} {
+		synctest.Test(t, func(t *testing.T) {
+			p := serveWith(datagram.Config{Ration: c.ration}, func(ex message.Exchange) {
+				accept(ex)
+				for b := make([]byte, 100); ; {
+					if _, err := ex.Read(b); err != nil {
+						break
+					}
+					for range 5 { // answers of 100 bytes to each datagram
+						_, _ = ex.Write(datagram.Append(nil, make([]byte, 100)))
+					}
+				}
+				_ = ex.Finish(nil)
+			})
+			for i, want := range []int{c.one, c.two} {
+				p.send(1, "x")
+				if n, d := len(p.out), p.dropped.Load(); n != want || int(d) != 5*(i+1)-want {
+					t.Errorf("ration %d: %d answers to %d datagrams and %d drops, want %d answers", c.ration, n, i+1, d, want)
+				}
+			}
+			p.end()
+		})
+	}
+}
+
+// TestAnswersKeepNoRationedSession: it ends a minute after the client was last heard, whatever is sent to it.
+func TestAnswersKeepNoRationedSession(t *testing.T) {
+	for _, c := range []struct {
+		ration int
+		lasts  time.Duration
+	}{{0, 6 * time.Minute}, {1000, time.Minute}} {
+		synctest.Test(t, func(t *testing.T) {
+			began, over := time.Now(), make(chan time.Duration, 1)
+			p := serveWith(datagram.Config{Ration: c.ration}, func(ex message.Exchange) {
+				accept(ex)
+				go func() {
+					for range 10 { // for five minutes
+						<-time.After(30 * time.Second)
+						_, _ = ex.Write(datagram.Append(nil, []byte("still here")))
+					}
+				}()
+				_, _ = io.Copy(io.Discard, ex)
+				over <- time.Since(began)
+			})
+			p.send(1, "x")
+			if took := <-over; took != c.lasts {
+				t.Errorf("ration %d: the session lasted %v, want %v", c.ration, took, c.lasts)
+			}
+			time.Sleep(10 * time.Minute)
+			p.end()
+		})
+	}
 }

@@ -29,7 +29,8 @@ type session struct {
 	answers  Decoder // what Write is given
 	timer    clock.Timer
 	wake     chan struct{} // capacity 1: look again
-	moved    atomic.Int64  // when a datagram last passed, either way; in nanoseconds, as UnixNano has it
+	moved    atomic.Int64  // when a datagram last passed, either way, or with a ration came; in nanoseconds, as UnixNano has it
+	owed     atomic.Int64  // with a ration: bytes of answers that the client has asked for and not had
 
 	mu       sync.Mutex
 	queue    []byte // capsules that wait, from at on
@@ -57,6 +58,7 @@ func (s *session) put(d []byte, now int64) bool {
 		return false
 	}
 	s.moved.Store(now)
+	s.owed.Add(int64(s.port.cfg.Ration))
 	if len(s.queue)-s.at+headMost+len(d) > queueMost {
 		s.port.cfg.Dropped.Add(1)
 		return true
@@ -191,7 +193,13 @@ func (s *session) Write(p []byte) (int, error) {
 			return len(p), nil
 		}
 		rest = more
-		s.moved.Store(s.port.cfg.Clock.Now().UnixNano())
+		if s.port.cfg.Ration == 0 {
+			s.moved.Store(s.port.cfg.Clock.Now().UnixNano())
+		} else if s.owed.Add(-int64(len(d))) < 0 {
+			s.owed.Add(int64(len(d)))
+			s.port.cfg.Dropped.Add(1)
+			continue
+		}
 		if _, err := s.port.cfg.Socket.WriteToUDPAddrPort(d, s.client); err != nil {
 			s.port.cfg.Dropped.Add(1)
 		}

@@ -10,7 +10,6 @@ import (
 	"bytes"
 	"cmp"
 	"slices"
-	"strconv"
 
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
@@ -19,18 +18,11 @@ import (
 
 // Tables are the listeners of all Gateways, by port. They are immutable.
 type Tables struct {
-	ports    map[uint16]*Port
+	ports    map[Door]*Port
 	services []*ir.Service
+	faults   []error
 	// names are the hosts that have routes; true of those that no other cluster serves.
 	names patterns[bool]
-}
-
-// Port is where the listeners of one port are served.
-type Port struct {
-	// Number is the port that is opened.
-	Number    uint16
-	listeners patterns[*listener]
-	nowhere   mesh.ServiceName
 }
 
 type listener struct {
@@ -48,8 +40,9 @@ type Place struct {
 	Hops int
 }
 
-// privileged are ports below it, which a process without privilege cannot open.
-const privileged = 1024
+// gone is the service of what comes by a port that no listener has any more: there is none of that name. None at all would be
+// the explicit proxy's, which takes a client's word for where it wants to go.
+var gone = mesh.ServiceName{Namespace: "isthmus-system", Name: "gateway:gone"}
 
 // New makes tables. Ports below 1024 are opened so much higher as offset says.
 func New(gateways []*ir.Gateway, offset uint16) *Tables {
@@ -57,7 +50,7 @@ func New(gateways []*ir.Gateway, offset uint16) *Tables {
 	slices.SortFunc(sorted, func(a, b *ir.Gateway) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})
-	t := &Tables{ports: map[uint16]*Port{}}
+	t := &Tables{ports: map[Door]*Port{}}
 	for _, g := range sorted {
 		for i := range g.Listeners {
 			t.add(g, &g.Listeners[i], offset)
@@ -67,20 +60,15 @@ func New(gateways []*ir.Gateway, offset uint16) *Tables {
 }
 
 func (t *Tables) add(g *ir.Gateway, l *ir.Listener, offset uint16) {
-	number := l.Port
-	if number < privileged {
-		number += offset
-	}
-	p := t.ports[number]
+	p := t.port(g, l, offset)
 	if p == nil {
-		p = &Port{Number: number, nowhere: t.service(g.Namespace, "gateway::"+strconv.Itoa(int(number)), number, nil)}
-		t.ports[number] = p
+		return
 	}
 	name := "gateway:" + g.Name + ":" + l.Name
-	in := &listener{hops: g.TrustedHops, nowhere: t.service(g.Namespace, name, number, nil)}
+	in := &listener{hops: g.TrustedHops, nowhere: t.service(g.Namespace, name, p.Door, l.Protocol, nil)}
 	for i := range l.Hosts {
 		h := &l.Hosts[i]
-		in.hosts.set(h.Hostname, t.service(g.Namespace, name+":"+h.Hostname, number, h.Routes))
+		in.hosts.set(h.Hostname, t.service(g.Namespace, name+":"+h.Hostname, p.Door, l.Protocol, h.Routes))
 		if elsewhere, known := t.names.find([]byte(h.Hostname)); h.Hostname != "" && (!known || elsewhere) {
 			t.names.set(h.Hostname, g.Home)
 		}
@@ -90,13 +78,13 @@ func (t *Tables) add(g *ir.Gateway, l *ir.Listener, offset uint16) {
 
 // service adds one whose name no Service can have. Without routes it has one that takes nothing, so that it is refused as no
 // route and not as no endpoint.
-func (t *Tables) service(namespace, name string, port uint16, routes []ir.Route) mesh.ServiceName {
+func (t *Tables) service(namespace, name string, d Door, protocol mesh.ListenerProtocol, routes []ir.Route) mesh.ServiceName {
 	n := mesh.ServiceName{Namespace: namespace, Name: name}
 	if len(routes) == 0 {
 		const noPath = "-" // every path in normal form begins with a slash
-		routes = []ir.Route{{Object: "Gateway " + namespace + "/" + name, Match: mesh.RouteMatch{PathType: mesh.PathExact, Path: noPath}}}
+		routes = []ir.Route{{Object: "Gateway " + namespace + "/" + name, Datagrams: d.Datagrams, Match: mesh.RouteMatch{PathType: mesh.PathExact, Path: noPath}}}
 	}
-	t.services = append(t.services, &ir.Service{Name: n, Ports: []ir.Port{{Port: port, Protocol: mesh.ProtocolAuto}}, Routed: true, Routes: routes})
+	t.services = append(t.services, &ir.Service{Name: n, Ports: []ir.Port{{Port: d.Number, Protocol: spoken(protocol)}}, Routed: true, Routes: routes})
 	return n
 }
 
@@ -113,23 +101,13 @@ func (t *Tables) Named(host string) (home, known bool) {
 // Services are what the hosts are to the pipeline.
 func (t *Tables) Services() []*ir.Service { return t.services }
 
-// Ports are the ports to open, in order.
-func (t *Tables) Ports() []*Port {
-	out := make([]*Port, 0, len(t.ports))
-	for _, p := range t.ports {
-		out = append(out, p)
-	}
-	slices.SortFunc(out, func(a, b *Port) int { return cmp.Compare(a.Number, b.Number) })
-	return out
-}
-
 // Find says where a request on a port belongs. The most specific listener decides, and then the most specific of its hosts: a
 // listener is no refuge for what another does not route (Gateway API, listener isolation). A tunnel belongs nowhere: the mesh
 // is entered by its routes.
 func (t *Tables) Find(port uint16, h *message.Head) Place {
-	p := t.ports[port]
+	p := t.ports[Door{Number: port}]
 	if p == nil {
-		return Place{} // its listener has just gone
+		return Place{Service: gone} // its listener went while the connection was open
 	}
 	var room [maxHost]byte
 	host := plain(room[:0], h.Authority)

@@ -131,6 +131,62 @@ func TestEveryRequestHasItsPlace(t *testing.T) {
 	}
 }
 
+// TestBytesHaveTheirPlace: what bears no head belongs to the listener of its port, and of TLS to that of the server name.
+func TestBytesHaveTheirPlace(t *testing.T) {
+	hosts := func(kind string, names ...string) (out []ir.VirtualHost) {
+		for _, n := range names {
+			out = append(out, ir.VirtualHost{Hostname: n, Routes: []ir.Route{{Object: kind + " shop/r", Datagrams: kind == "UDPRoute"}}})
+		}
+		return out
+	}
+	tab := ingress.New([]*ir.Gateway{{Namespace: "shop", Name: "web", Listeners: []ir.Listener{
+		{Name: "dns", Port: 53, Protocol: mesh.ListenerUDP, Hosts: hosts("UDPRoute", "")}, {Name: "dns-tcp", Port: 53, Protocol: mesh.ListenerTCP, Hosts: hosts("TCPRoute", "")},
+		{Name: "bare", Port: 54, Protocol: mesh.ListenerUDP}, {Name: "bare-tcp", Port: 54, Protocol: mesh.ListenerTCP},
+		{Name: "tls", Port: 443, Protocol: mesh.ListenerTLS, Hostname: "*.example", Hosts: hosts("TLSRoute", "a.example", "*.b.example")},
+	}}}, 8000)
+	if err := tab.Fault(nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		port uint16
+		udp  bool
+		name string
+		want string
+	}{
+		{8053, true, "", "shop/gateway:web:dns:"}, {8053, false, "", "shop/gateway:web:dns-tcp:"}, {8054, true, "", "shop/gateway:web:bare"}, {8054, false, "", "shop/gateway:web:bare-tcp"},
+		{8443, false, "A.example.", "shop/gateway:web:tls:a.example"}, {8443, false, "x.b.example", "shop/gateway:web:tls:*.b.example"},
+		{8443, false, "c.example", "shop/gateway:web:tls"}, {8443, false, "example", "shop/gateway::8443"}, {8443, false, "", "shop/gateway::8443"},
+		{8443, true, "", "isthmus-system/gateway:gone"}, {9999, false, "a.example", "isthmus-system/gateway:gone"},
+	} {
+		if got := tab.Carried(ingress.Door{Number: c.port, Datagrams: c.udp}, c.name); got.String() != c.want {
+			t.Errorf("%q at %d (UDP %t): %s, want %s", c.name, c.port, c.udp, got, c.want)
+		}
+	}
+	if got := tab.Find(9999, head()); got.Service.IsZero() {
+		t.Error("a request by a port that is gone belongs to no service, as those of the explicit proxy do")
+	}
+	for _, s := range tab.Services() {
+		udp, number := s.Ports[0].Protocol == mesh.ProtocolUDP, s.Ports[0].Port
+		if number == 8443 && s.Ports[0].Protocol != mesh.ProtocolTCP || len(s.Routes) == 0 || s.Routes[0].Datagrams != udp {
+			t.Errorf("%s: ports %+v and routes %+v", s.Name, s.Ports, s.Routes)
+		}
+	}
+}
+
+// TestPortsThatFallTogetherAreSaid: all of them, each with what to do.
+func TestPortsThatFallTogetherAreSaid(t *testing.T) {
+	web := &ir.Gateway{Namespace: "shop", Name: "web", Listeners: []ir.Listener{{Name: "low", Port: 80, Protocol: mesh.ListenerHTTP}, {Name: "high", Port: 8080, Protocol: mesh.ListenerTCP},
+		{Name: "high-udp", Port: 8080, Protocol: mesh.ListenerUDP}, {Name: "admin", Port: 15020, Protocol: mesh.ListenerTCP}}}
+	later := &ir.Gateway{Namespace: "shop", Name: "web-2", Listeners: []ir.Listener{{Name: "again", Port: 8080, Protocol: mesh.ListenerHTTP}}}
+	err := ingress.New([]*ir.Gateway{later, web}, 8000).Fault(map[ingress.Door]string{{Number: 15020}: "its admin port"})
+	want := `listener high of Gateway shop/web: port 8080 is where port 80 of listener low of Gateway shop/web is opened, since ports below 1024 are opened 8000 higher: give one of them another port
+listener again of Gateway shop/web-2: port 8080 is where port 80 of listener low of Gateway shop/web is opened, since ports below 1024 are opened 8000 higher: give one of them another port
+listener admin of Gateway shop/web: port 15020 is the ingress gateway's own, for its admin port: give the listener another`
+	if err == nil || err.Error() != want {
+		t.Errorf("%v\nwant\n%s", err, want)
+	}
+}
+
 func BenchmarkFind(b *testing.B) {
 	tab, h := tables(), head()
 	h.Authority = []byte("some.host.b.example:8080")

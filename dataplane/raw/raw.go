@@ -18,8 +18,19 @@ import (
 
 // Exchange presents an accepted connection as an exchange that asks for a tunnel to
 // authority ("service.namespace:port", for the record). The caller closes the connection.
-func Exchange(c net.Conn, authority string) message.Exchange {
-	e := &exchange{conn: c, sock: socket.New(c)}
+func Exchange(c net.Conn, authority string) message.Exchange { return After(c, authority, Opening{}) }
+
+// Opening is what is known of a connection before it is carried.
+type Opening struct {
+	// Ahead was read of it already, and comes first.
+	Ahead []byte
+	// Refusal, if not nil, is what a client of its protocol reads in place of a status.
+	Refusal func(status int) []byte
+}
+
+// After is Exchange for a connection that was looked into.
+func After(c net.Conn, authority string, o Opening) message.Exchange {
+	e := &exchange{conn: c, sock: socket.New(c), ahead: o.Ahead, refusal: o.Refusal}
 	e.head.Reset()
 	e.head.Method, e.head.Authority = []byte("CONNECT"), []byte(authority)
 	return e
@@ -29,6 +40,8 @@ type exchange struct {
 	conn     net.Conn
 	sock     net.Conn // conn, past the scheduler
 	head     message.Head
+	ahead    []byte // what of Opening.Ahead was not read yet
+	refusal  func(int) []byte
 	accepted bool
 	readTo   atomic.Bool // the client's direction has ended
 }
@@ -39,6 +52,11 @@ func (e *exchange) SetDeadline(t time.Time)   { _ = e.conn.SetDeadline(t) }
 func (e *exchange) Abort(error)               { reset(e.conn) }
 
 func (e *exchange) Read(p []byte) (int, error) {
+	if len(e.ahead) > 0 {
+		n := copy(p, e.ahead)
+		e.ahead = e.ahead[n:]
+		return n, nil
+	}
 	n, err := e.sock.Read(p)
 	if err == io.EOF {
 		e.readTo.Store(true)
@@ -46,9 +64,14 @@ func (e *exchange) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Respond accepts with 2xx; any other answer can only be shown as a reset.
+// Respond accepts with 2xx; any other answer can only be shown as a reset, or in the words of the Opening.
 func (e *exchange) Respond(h *message.Head, end bool) error {
 	if h.Status/100 != 2 {
+		if e.refusal != nil {
+			if _, err := e.sock.Write(e.refusal(h.Status)); err == nil {
+				return e.conn.Close()
+			}
+		}
 		reset(e.conn)
 		return nil
 	}
@@ -84,7 +107,8 @@ func (e *exchange) Raw() (conn net.Conn, ahead []byte) {
 		return nil, nil
 	}
 	_ = e.conn.SetDeadline(time.Time{})
-	return e.conn, nil
+	ahead, e.ahead = e.ahead, nil
+	return e.conn, ahead
 }
 
 // Stream presents a connection that was made as a stream whose tunnel was granted. Close

@@ -231,11 +231,11 @@ func (g *Gateway) route(ctx context.Context, sni mesh.SNI) (netip.AddrPort, bool
 }
 
 // refuse says why in the only words that a client of TLS reads before a handshake.
-func (g *Gateway) refuse(c net.Conn, alert tls.AlertError, name string, err error) {
+func (g *Gateway) refuse(c net.Conn, a tls.AlertError, name string, err error) {
 	g.refused.Add(1)
 	g.cfg.Log.Info("a connection was refused", "remote", c.RemoteAddr().String(), "sni", name, "error", err)
 	_ = c.SetWriteDeadline(time.Now().Add(time.Second))
-	_, _ = c.Write([]byte{21, 3, 3, 0, 2, 2, byte(alert)}) // RFC 8446 §6: a fatal alert, in the clear
+	_, _ = c.Write(alert(a))
 }
 
 // answer serves the gateway's own name: to be pinged, nothing else. What is begun when the gateway

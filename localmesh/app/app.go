@@ -6,8 +6,8 @@
 // names the service, cluster, instance and the caller that the mesh authenticated, so that
 // a shell with curl sees what the mesh did.
 //
-// It deliberately knows nothing of the mesh: it is a plain HTTP server on its own address
-// that calls others through an HTTP proxy, as any application would. A request may ask it to
+// It deliberately knows nothing of the mesh: it is a plain HTTP server on its own address, which answers
+// datagrams at the same port, and calls others through an HTTP proxy, as any application would. A request may ask it to
 // be slow, to fail, or to be big, for tests: see [Knobs].
 //
 // Read [Config] and [Run] first.
@@ -92,7 +92,12 @@ func Run(ctx context.Context, what string, c Config, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("run workload %s: %w", c.Instance, err)
 	}
-	return serve(ctx, ln, Handler(what, c, log))
+	ctx, stop := context.WithCancel(ctx)
+	datagrams := answerDatagrams(ctx, ln.Addr().String(), c, log)
+	err = serve(ctx, ln, Handler(what, c, log))
+	stop()
+	<-datagrams
+	return err
 }
 
 func serve(ctx context.Context, ln net.Listener, h http.Handler) error {

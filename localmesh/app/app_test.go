@@ -274,3 +274,38 @@ func read(path string) string {
 	}
 	return string(b)
 }
+
+// TestDatagramsAreAnswered by a workload that runs, at the port of its requests.
+func TestDatagramsAreAnswered(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := pc.LocalAddr().String()
+	pc.Close()
+	ended := answerDatagrams(ctx, at, config("dns"), slog.New(slog.DiscardHandler))
+	c, err := net.Dial("udp", at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	b := make([]byte, 4096)
+	var got Received
+	for range 60 {
+		_, _ = c.Write([]byte("who?"))
+		_ = c.SetReadDeadline(time.Now().Add(time.Second))
+		if n, err := c.Read(b); err == nil {
+			if err := json.Unmarshal(b[:n], &got); err != nil {
+				t.Fatal(err)
+			}
+			break
+		}
+	}
+	want := Received{Service: "dns", Namespace: "shop", Cluster: "eu-west", Region: "eu-west-1", Zone: "a", Instance: "dns-0", Text: "who?", From: c.LocalAddr().(*net.UDPAddr).AddrPort()}
+	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	stop()
+	<-ended
+}

@@ -10,6 +10,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/isthmus-mesh/isthmus/localmesh/app"
+	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
 // gatewayObjects are what lets requests for shop.example into the mesh.
@@ -20,6 +23,31 @@ spec:
   gatewayClassName: isthmus
   listeners:
   - {name: http, port: 80, protocol: HTTP, hostname: "*.example"}
+  - {name: dns, port: 53, protocol: UDP}
+  - {name: bytes, port: 53, protocol: TCP}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: resolver, namespace: shop}
+spec: {selector: {app: catalog}, ports: [{name: dns, port: 5353, targetPort: 8080, protocol: UDP}]}
+---
+apiVersion: multicluster.x-k8s.io/v1alpha1
+kind: ServiceExport
+metadata: {name: resolver, namespace: shop}
+---
+apiVersion: gateway.networking.k8s.io/v1alpha2
+kind: UDPRoute
+metadata: {name: dns, namespace: shop}
+spec:
+  parentRefs: [{name: web, sectionName: dns}]
+  rules: [{backendRefs: [{name: resolver, port: 5353}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1alpha2
+kind: TCPRoute
+metadata: {name: bytes, namespace: shop}
+spec:
+  parentRefs: [{name: web, sectionName: bytes}]
+  rules: [{backendRefs: [{name: catalog, port: 80}]}]
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
@@ -50,7 +78,31 @@ type entered struct {
 
 // enter asks the ingress gateway of a cluster, numbered from 0, as a client outside the mesh.
 func (m *meshUnder) enter(cluster int, host, path string) (*entered, error) {
-	r, err := http.NewRequest("GET", "http://"+m.address(cluster, 0, 9, 8080)+path, nil)
+	return m.enterAt(m.address(cluster, 0, 9, 8080), host, path)
+}
+
+// datagram asks the ingress gateway of a cluster by UDP, and returns who answered.
+func (m *meshUnder) datagram(cluster int, text string) (app.Received, error) {
+	var got app.Received
+	c, err := net.Dial("udp", m.address(cluster, 0, 9, 8053))
+	if err != nil {
+		return got, err
+	}
+	defer c.Close()
+	if _, err := io.WriteString(c, text); err != nil {
+		return got, err
+	}
+	_ = c.SetReadDeadline(time.Now().Add(time.Second))
+	b := make([]byte, 4096)
+	n, err := c.Read(b)
+	if err != nil {
+		return got, err
+	}
+	return got, json.Unmarshal(b[:n], &got)
+}
+
+func (m *meshUnder) enterAt(at, host, path string) (*entered, error) {
+	r, err := http.NewRequest("GET", "http://"+at+path, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -119,10 +171,23 @@ workloads:
 			}
 		}
 	}
+	t.Run("datagrams and bytes come in", func(t *testing.T) {
+		for i, cluster := range []mesh.ClusterName{"eu-west", "us-east"} {
+			within("a datagram is answered at "+string(cluster), func() bool {
+				got, err := m.datagram(i, "who?")
+				return err == nil && got.Cluster == cluster && got.Text == "who?"
+			})
+			within("bytes are answered at "+string(cluster), func() bool {
+				got, err := m.enterAt(m.address(i, 0, 9, 8053), "any.test", "/")
+				return err == nil && got.status == 200 && got.Cluster == string(cluster)
+			})
+		}
+	})
 	t.Run("its status says what is served", func(t *testing.T) {
 		within("the Gateway is programmed", func() bool {
 			out := m.run("get", "gateways", "-n", "shop", "-o", "wide", "--cluster", "us-east")
-			return strings.Contains(out, strings.TrimSuffix(m.address(1, 0, 9, 0), ":0")) && strings.Contains(out, "http HTTP/80 *.example (1 routes)") && strings.Count(out, "True") == 2
+			return strings.Contains(out, strings.TrimSuffix(m.address(1, 0, 9, 0), ":0")) && strings.Contains(out, "http HTTP/80 *.example (1 routes)") &&
+				strings.Contains(out, "dns UDP/53 (1 routes)") && strings.Contains(out, "bytes TCP/53 (1 routes)") && strings.Count(out, "True") == 2
 		})
 		out := m.run("get", "httproute", "astray", "-n", "shop", "-o", "yaml", "--cluster", "eu-west")
 		if !strings.Contains(out, "reason: NoMatchingListenerHostname") {
@@ -154,6 +219,14 @@ workloads:
 		m.run("drill", "kill", "catalog.shop@eu-west")
 		within("us-east answers", func() bool {
 			got, err := m.enter(0, "shop.example", "/catalog")
+			return err == nil && got.status == 200 && got.Cluster == "us-east"
+		})
+		within("us-east answers datagrams", func() bool {
+			got, err := m.datagram(0, "who?")
+			return err == nil && got.Cluster == "us-east"
+		})
+		within("us-east answers bytes", func() bool {
+			got, err := m.enterAt(m.address(0, 0, 9, 8053), "any.test", "/")
 			return err == nil && got.status == 200 && got.Cluster == "us-east"
 		})
 		m.run("drill", "resume", "catalog.shop@eu-west")
