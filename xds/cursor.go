@@ -1,6 +1,9 @@
 package xds
 
-import "slices"
+import (
+	"cmp"
+	"slices"
+)
 
 // sub is one stream's subscription to one type: what it asked for and how far it is.
 // It holds no resource, only the sum of what was sent of each name. Guarded by the
@@ -41,19 +44,19 @@ type refused struct {
 	version, message string
 }
 
+// find is the place of an entry's mark, or where it would be. IDs are distinct and ascend, so a mark lies no further from either
+// end than its ID does: where a stream asks for all there is, that is the place itself.
 func (b *sub) find(id uint32) (int, bool) {
-	if n := len(b.marks); n == 0 || b.marks[n-1].id < id { // the common case while a set is sent
+	n := len(b.marks)
+	if n == 0 || b.marks[n-1].id < id { // the common case while a set is sent
 		return n, false
 	}
-	return slices.BinarySearchFunc(b.marks, id, func(m mark, id uint32) int {
-		if m.id < id {
-			return -1
-		}
-		if m.id > id {
-			return 1
-		}
-		return 0
-	})
+	if id < b.marks[0].id {
+		return 0, false
+	}
+	low, high := max(n-1-int(b.marks[n-1].id-id), 0), min(int(id-b.marks[0].id)+1, n)
+	i, ok := slices.BinarySearchFunc(b.marks[low:high], id, func(m mark, id uint32) int { return cmp.Compare(m.id, id) })
+	return low + i, ok
 }
 
 // mark returns the place of an entry's mark, made if there is none.
@@ -77,6 +80,19 @@ func (b *sub) forget(i int, e *entry) {
 	b.marks = slices.Delete(b.marks, i, i+1)
 	e.refs--
 	b.g.release(e)
+}
+
+// leave drops all marks of a stream that is closed: nobody looks at its queues and digests any more.
+func (b *sub) leave() {
+	for i, m := range b.marks {
+		e := b.g.byID[m.id]
+		b.dropName(e, i)
+		b.g.sums.drop(m.number())
+		b.accept(e)
+		e.refs--
+		b.g.release(e)
+	}
+	b.marks, b.ups, b.downs = nil, queue{}, queue{}
 }
 
 // set moves the mark at i to what was sent, and the digest with it.

@@ -161,12 +161,7 @@ func (s *Server) close(st *stream) {
 	s.queued = slices.DeleteFunc(s.queued, is)
 	for _, b := range st.subs {
 		b.g.leave(b)
-		b.downs = queue{} // so that forgetting a mark does not search them
-		for i := len(b.marks) - 1; i >= 0; i-- {
-			e := b.g.byID[b.marks[i].id]
-			b.dropName(e, i)
-			b.forget(i, e)
-		}
+		b.leave()
 		s.dropWild(b)
 		s.forgetGroup(b.g)
 	}

@@ -10,11 +10,14 @@ type sums struct {
 }
 
 func newSums() sums {
-	return sums{of: []uint64{sumNone, sumAbsent}, refs: []uint32{1, 1}, no: map[uint64]uint32{sumNone: sumNone, sumAbsent: sumAbsent}}
+	return sums{of: []uint64{sumNone, sumAbsent}, refs: []uint32{1, 1}, no: map[uint64]uint32{}}
 }
 
 // hold is the number of a sum, for one more mark.
 func (s *sums) hold(sum uint64) uint32 {
+	if sum <= sumAbsent {
+		return uint32(sum)
+	}
 	no, ok := s.no[sum]
 	if !ok {
 		if k := len(s.free); k > 0 {
@@ -26,9 +29,7 @@ func (s *sums) hold(sum uint64) uint32 {
 		}
 		s.no[sum] = no
 	}
-	if no > sumAbsent {
-		s.refs[no]++
-	}
+	s.refs[no]++
 	return no
 }
 

@@ -294,7 +294,8 @@ func (b *bench) rated(ctx context.Context, c *contestant, f *fleet, version int)
 		return out, err
 	}
 	p99, n := s.quantile(0.99)
-	b.Say("%s: %d changes in %v, %d arrivals", c.name, total, took.Round(time.Millisecond), n)
+	p50, _ := s.quantile(0.5)
+	b.Say("%s: %d changes in %v, %d arrivals, half of them within %v, 99 of 100 within %v", c.name, total, took.Round(time.Millisecond), n, p50, p99)
 	return steadily{float64(total) / took.Seconds(), report.Milliseconds(p99), (after - before).Seconds() / took.Seconds()}, nil
 }
 

@@ -5,16 +5,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/encoding/proto"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/isthmus-mesh/isthmus/core/ir"
@@ -51,7 +46,7 @@ type server struct {
 // names and acknowledges it, and keeps nothing: its own cost must not be that of proxies.
 type fleet struct {
 	server server
-	conns  []*grpc.ClientConn
+	conns  []*client // each set before its first configuration is there
 	ctx    context.Context
 	stop   context.CancelFunc
 	run    sync.WaitGroup
@@ -82,24 +77,6 @@ type staleness struct {
 	began   time.Time
 }
 
-// rawCodec passes messages as they are.
-type rawCodec struct{}
-
-func (rawCodec) Name() string { return proto.Name }
-
-func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
-	return mem.BufferSlice{mem.SliceBuffer(*v.(*[]byte))}, nil
-}
-
-func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
-	if _, ok := v.(*ignored); ok {
-		return nil
-	}
-	buf := data.MaterializeToBuffer(mem.DefaultBufferPool())
-	defer buf.Free()
-	return v.(*reader).read(buf.ReadOnlyData())
-}
-
 // reader is one stream's end.
 type reader struct {
 	fleet *fleet
@@ -113,23 +90,11 @@ type reader struct {
 // connect opens n streams at once and returns when all have their first configuration.
 func connect(ctx context.Context, s server, n int) (*fleet, error) {
 	ctx, stop := context.WithCancel(ctx)
-	f := &fleet{server: s, ctx: ctx, stop: stop}
+	f := &fleet{server: s, ctx: ctx, stop: stop, conns: make([]*client, n)}
 	f.served.Add(n)
 	for i := range n {
-		conn, err := grpc.NewClient("passthrough:"+s.addr, grpc.WithTransportCredentials(credentials.NewTLS(s.tls)),
-			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{}), grpc.MaxCallRecvMsgSize(64<<20)),
-			grpc.WithStaticStreamWindowSize(2<<20), grpc.WithStaticConnWindowSize(4<<20), grpc.WithReadBufferSize(16<<10), grpc.WithWriteBufferSize(16<<10),
-			grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
-				var d net.Dialer
-				return d.DialContext(ctx, "tcp", addr)
-			}))
-		if err != nil {
-			f.close()
-			return nil, err
-		}
-		f.conns = append(f.conns, conn)
 		f.run.Go(func() {
-			if err := f.follow(i, conn); ctx.Err() == nil {
+			if err := f.follow(i); ctx.Err() == nil {
 				err = fmt.Errorf("stream %d: %w", i, err)
 				f.failed.CompareAndSwap(nil, &err)
 				stop()
@@ -169,19 +134,47 @@ func (f *fleet) wait(done <-chan struct{}, bound time.Duration) error {
 // close ends the fleet.
 func (f *fleet) close() {
 	f.stop()
-	for _, c := range f.conns {
-		_ = c.Close() // says only that it was closed before
-	}
 	f.run.Wait()
 }
 
-// follow is one stream, until it ends.
-func (f *fleet) follow(i int, conn *grpc.ClientConn) error {
-	s, err := conn.NewStream(f.ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, method, grpc.WaitForReady(true))
+// follow is one connection and its stream, until either ends.
+func (f *fleet) follow(i int) error {
+	c, err := dial(f.ctx, f.server.addr, f.server.tls)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	defer context.AfterFunc(f.ctx, c.close)()
+	f.conns[i] = c
+	id, err := c.open(method, nil)
 	if err != nil {
 		return err
 	}
 	r := &reader{fleet: f, i: i, got: make([]int, len(f.server.interests))}
+	for _, in := range f.server.interests {
+		if in.want > 0 {
+			r.left++
+		}
+	}
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	defer c.close()
+	asking.Go(func() { // beside the reader, which is told how much may be sent
+		if err := f.ask(c, id, i); err != nil {
+			c.fail(err)
+			c.close()
+		}
+	})
+	return c.run(id, func(m []byte) error {
+		if err := r.read(m); err != nil || r.ack == nil {
+			return err
+		}
+		return c.send(id, r.ack, false)
+	})
+}
+
+// ask sends the first requests of proxy i.
+func (f *fleet) ask(c *client, id uint32, i int) error {
 	for k, in := range f.server.interests {
 		var q []byte
 		if k == 0 {
@@ -195,24 +188,11 @@ func (f *fleet) follow(i int, conn *grpc.ClientConn) error {
 		for _, n := range names {
 			q = appendField(q, reqSubscribe, []byte(n))
 		}
-		if in.want > 0 {
-			r.left++
-		}
-		if err := s.SendMsg(&q); err != nil {
+		if err := c.send(id, q, false); err != nil {
 			return err
 		}
 	}
-	for {
-		if err := s.RecvMsg(r); err != nil {
-			return err
-		}
-		if r.ack == nil {
-			continue
-		}
-		if err := s.SendMsg(&r.ack); err != nil {
-			return err
-		}
-	}
+	return nil
 }
 
 func appendField(b []byte, n protowire.Number, v []byte) []byte {

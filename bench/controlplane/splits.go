@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/isthmus-mesh/isthmus/bench/report"
@@ -184,15 +183,12 @@ func (f *fleet) report(samples func(i int, t time.Duration) []split.Sample) {
 	}
 }
 
-func (f *fleet) reportOne(conn *grpc.ClientConn, i int, samples []split.Sample) error {
+func (f *fleet) reportOne(conn *client, i int, samples []split.Sample) error {
 	q, err := proto.Marshal(&wirepb.LoadRequest{Node: fmt.Sprintf("bench/proxy-%d", i), Samples: wire.FromSamples(samples)})
 	if err != nil {
 		return err
 	}
 	ctx, stop := context.WithTimeout(f.ctx, 10*time.Second)
 	defer stop()
-	return conn.Invoke(ctx, wirepb.Load_Report_FullMethodName, &q, &ignored{})
+	return conn.call(ctx, wirepb.Load_Report_FullMethodName, q)
 }
-
-// ignored is an answer that nobody reads.
-type ignored struct{}
