@@ -450,6 +450,9 @@ func TestAProxyBootsFromItsSnapshotAlone(t *testing.T) {
 	if _, err := e.server.Current().Snapshot(nil); err == nil {
 		t.Error("a snapshot without a certificate")
 	}
+	if c, s := handshake(t, e.clientConfig(), e.serverConfig()); c == nil && s == nil {
+		t.Error("control: it serves without a snapshot")
+	}
 	if err := s.Restore(e.server); err != nil {
 		t.Fatal(err)
 	}

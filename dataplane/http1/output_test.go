@@ -89,13 +89,14 @@ func TestUnwritableHeadsAreRefused(t *testing.T) {
 	}
 }
 
+// TestLimitsOfAHead: the control has higher limits, and takes them all.
 func TestLimitsOfAHead(t *testing.T) {
 	for _, tc := range []struct {
 		name, bytes string
 		want        int
 	}{
-		{"request line", "GET /" + strings.Repeat("a", 70_000), 414},
-		{"fields", "GET / HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("A: "+strings.Repeat("b", 1000)+"\r\n", 70), 431},
+		{"request line", "GET /" + strings.Repeat("a", 70_000) + " HTTP/1.1\r\nHost: x\r\n\r\n", 414},
+		{"fields", "GET / HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("A: "+strings.Repeat("b", 1000)+"\r\n", 70) + "\r\n", 431},
 		{"number of fields", "GET / HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("A: b\r\n", 128) + "\r\n", 431},
 		{"just below", "GET / HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("A: "+strings.Repeat("b", 500)+"\r\n", 127) + "\r\n", 0},
 	} {
@@ -112,12 +113,25 @@ func TestLimitsOfAHead(t *testing.T) {
 			}
 			s.Close()
 		}
+		s := NewServerConn(&chopped{in: []byte(tc.bytes)}, &Config{HeadBytesMax: 1 << 20, FieldsMax: 1024})
+		if _, err := s.Next(); err != nil {
+			t.Errorf("%s, control: %v", tc.name, err)
+		}
+		s.Close()
 	}
 }
 
 // TestAHeadWithoutEndIsNotReadOn: what follows one that was too large is read for long enough that the answer
-// arrives, and no longer.
+// arrives, and no longer. The control is a head that is refused for something else, after which more is read than sockets hold.
 func TestAHeadWithoutEndIsNotReadOn(t *testing.T) {
+	other := &endless{line: []byte("x: " + strings.Repeat("h", 1000) + "\r\n"), next: []byte("GET / HTTP/1.1\r\nHost : x\r\n\r\n")}
+	refused := NewServerConn(other, &Config{})
+	if _, err := refused.Next(); err == nil {
+		t.Fatal("a space before the colon was taken")
+	}
+	if refused.Close(); other.read < lingerBytesMax {
+		t.Errorf("control: %d bytes were read, so nothing was shown", other.read)
+	}
 	in := &endless{line: []byte("x: " + strings.Repeat("h", 1000) + "\r\n"), next: []byte("GET / HTTP/1.1\r\nHost: x\r\n")}
 	s := NewServerConn(in, &Config{})
 	_, err := s.Next()

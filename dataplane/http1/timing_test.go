@@ -14,6 +14,32 @@ import (
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 )
 
+// TestSlowHeadIsWaitedForWithoutADeadline is the control of TestSlowHeadIsAnswered408: by itself the engine waits for days.
+func TestSlowHeadIsWaitedForWithoutADeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, server := net.Pipe()
+		done := serve(server, &Config{ReadHeaderTimeout: -1, IdleTimeout: time.Hour}, reply)
+		typed := make(chan struct{})
+		go func() {
+			defer close(typed)
+			for _, c := range []byte("GET / HTTP/1.1\r\nHost: x\r\nA: bbbbbbbbbbbbbbbbbbb\r\n\r\n") {
+				if _, err := client.Write([]byte{c}); err != nil {
+					t.Error(err)
+					return
+				}
+				pass(time.Hour)
+			}
+		}()
+		line, err := bufio.NewReader(client).ReadString('\n')
+		if err != nil || line != "HTTP/1.1 200 OK\r\n" {
+			t.Errorf("%q, %v", line, err)
+		}
+		<-typed
+		client.Close()
+		<-done
+	})
+}
+
 func TestSlowHeadIsAnswered408(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, server := net.Pipe()
@@ -61,15 +87,17 @@ func TestIdleConnectionTimesOut(t *testing.T) {
 	})
 }
 
+// TestBodyBelowTheLeastRateIsCutOff: the control has no least rate, and waits for days.
 func TestBodyBelowTheLeastRateIsCutOff(t *testing.T) {
 	for _, tc := range []struct {
-		every time.Duration // per 100 bytes, at a least rate of 100 bytes a second
+		every time.Duration // per 100 bytes
+		least int           // in bytes a second
 		ok    bool
-	}{{900 * time.Millisecond, true}, {1500 * time.Millisecond, false}} {
+	}{{900 * time.Millisecond, 100, true}, {1500 * time.Millisecond, 100, false}, {time.Hour, 0, true}} {
 		synctest.Test(t, func(t *testing.T) {
 			client, server := net.Pipe()
 			got := make(chan error, 1)
-			done := serve(server, &Config{ReadRateMin: 100, RateGrace: 5 * time.Second}, func(ex message.Exchange) {
+			done := serve(server, &Config{ReadRateMin: tc.least, RateGrace: 5 * time.Second}, func(ex message.Exchange) {
 				_, err := io.ReadAll(ex)
 				got <- err
 				if err != nil {
@@ -93,7 +121,7 @@ func TestBodyBelowTheLeastRateIsCutOff(t *testing.T) {
 			}()
 			err := <-got
 			if tc.ok != (err == nil) || !tc.ok && !errors.Is(err, ErrTooSlow) {
-				t.Errorf("100 bytes every %v: %v", tc.every, err)
+				t.Errorf("100 bytes every %v, at least %d a second: %v", tc.every, tc.least, err)
 			}
 			client.Close()
 			<-done
@@ -101,24 +129,31 @@ func TestBodyBelowTheLeastRateIsCutOff(t *testing.T) {
 	}
 }
 
+// TestClientThatTakesNothingIsCutOff: the control has no least rate, and the answer waits for days until it is taken.
 func TestClientThatTakesNothingIsCutOff(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		client, server := net.Pipe()
-		defer client.Close()
-		got := make(chan error, 1)
-		done := serve(server, &Config{WriteRateMin: 1000, RateGrace: 3 * time.Second}, func(ex message.Exchange) {
-			_ = ex.Respond(head(200, 1<<20), false)
-			_, err := ex.Write(make([]byte, 1<<20))
-			got <- err
-			ex.Abort(err)
+	for _, least := range []int{1000, 0} {
+		synctest.Test(t, func(t *testing.T) {
+			client, server := net.Pipe()
+			defer client.Close()
+			got := make(chan error, 1)
+			done := serve(server, &Config{WriteRateMin: least, RateGrace: 3 * time.Second}, func(ex message.Exchange) {
+				_ = ex.Respond(head(200, 1<<20), false)
+				_, err := ex.Write(make([]byte, 1<<20))
+				got <- err
+				ex.Abort(err)
+			})
+			_, _ = io.WriteString(client, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+			_, _ = io.ReadFull(client, make([]byte, 100))
+			if least == 0 {
+				pass(48 * time.Hour)
+				go io.Copy(io.Discard, client)
+			}
+			if err := <-got; errors.Is(err, os.ErrDeadlineExceeded) != (least > 0) || least == 0 && err != nil {
+				t.Errorf("at least %d bytes a second: %v", least, err)
+			}
+			<-done
 		})
-		_, _ = io.WriteString(client, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-		_, _ = io.ReadFull(client, make([]byte, 100))
-		if err := <-got; !errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("write: %v", err)
-		}
-		<-done
-	})
+	}
 }
 
 func TestDeadlineReachesACallThatBlocks(t *testing.T) {

@@ -63,36 +63,59 @@ var floods = []struct {
 	}, func(p *peer, i uint32) { p.fr.WriteWindowUpdate(1, 1) }},
 }
 
+// flooded is a server under one of them, and whether it said so before it answered a PING that came after 1,000 steps.
+func flooded(t *testing.T, flood int, cfg Config) (ended bool) {
+	f := floods[flood]
+	hang := make(chan struct{})
+	script := scriptHandler(hang)
+	p, _ := serverPeer(t, cfg, func(x message.Exchange) {
+		if x.Request().Has("x-large") {
+			if x.Respond(&message.Head{Status: 200, Length: message.LengthUnknown}, false) == nil {
+				x.Write(make([]byte, 1<<20))
+			}
+			return
+		}
+		script(x)
+	})
+	t.Cleanup(func() { close(hang) })
+	p.hello(true)
+	seen := make(chan string, 1)
+	go func() {
+		for {
+			l := p.next()
+			if strings.HasPrefix(l, "GOAWAY ENHANCE_YOUR_CALM") || l == "EOF" || l == "TIMEOUT" || strings.HasPrefix(l, "PING ACK") && strings.Contains(l, "6c617374") {
+				seen <- l
+				return
+			}
+		}
+	}()
+	if f.start != nil {
+		f.start(p)
+	}
+	for i := range uint32(1000) {
+		f.step(p, i)
+	}
+	p.fr.WritePing(false, [8]byte{0x6c, 0x61, 0x73, 0x74})
+	l := <-seen
+	if ended = strings.HasPrefix(l, "GOAWAY"); !ended && !strings.HasPrefix(l, "PING") {
+		t.Errorf("the connection: %s", l)
+	}
+	return ended
+}
+
+// TestFloodsAreEnded: each is ended before its thousandth step. The control has a budget without end, and goes on.
 func TestFloodsAreEnded(t *testing.T) {
-	for _, f := range floods {
+	for i, f := range floods {
 		t.Run(f.name, func(t *testing.T) {
 			t.Parallel()
-			hang := make(chan struct{})
-			script := scriptHandler(hang)
-			p, _ := serverPeer(t, Config{ControlBurst: 200, ControlRate: 1, MaxConcurrentStreams: 10}, func(x message.Exchange) {
-				if x.Request().Has("x-large") {
-					if x.Respond(&message.Head{Status: 200, Length: message.LengthUnknown}, false) == nil {
-						x.Write(make([]byte, 1<<20))
-					}
-					return
-				}
-				script(x)
-			})
-			t.Cleanup(func() { close(hang) })
-			p.hello(true)
-			seen := make(chan bool, 1)
-			go func() {
-				_, ok := p.until("GOAWAY ENHANCE_YOUR_CALM")
-				seen <- ok
-			}()
-			if f.start != nil {
-				f.start(p)
-			}
-			for i := range uint32(1000) {
-				f.step(p, i)
-			}
-			if !<-seen {
+			if !flooded(t, i, Config{ControlBurst: 200, ControlRate: 1, MaxConcurrentStreams: 10}) {
 				t.Error("no GOAWAY ENHANCE_YOUR_CALM after 1,000 steps")
+			}
+		})
+		t.Run("control: "+f.name, func(t *testing.T) {
+			t.Parallel()
+			if flooded(t, i, Config{ControlBurst: 1 << 20, ControlRate: 1 << 20, MaxConcurrentStreams: 10}) {
+				t.Error("it was ended without a budget, so nothing was shown")
 			}
 		})
 	}

@@ -1,20 +1,14 @@
 package proxy_test
 
 import (
-	"bytes"
 	"fmt"
-	"slices"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/core/ir"
-	"github.com/isthmus-mesh/isthmus/core/policy"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
-	"github.com/isthmus-mesh/isthmus/dataplane/route"
 	"github.com/isthmus-mesh/isthmus/mesh"
-	"pgregory.net/rapid"
 )
 
 // everything is a policy that uses all that a request may pass without being refused.
@@ -101,62 +95,5 @@ func BenchmarkAllFeaturesOutbound(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		p.Outbound(ex, proxy.Via{})
-	}
-}
-
-// TestServerDecidesOnWhatItForwards: whatever the spelling of path and fields, the application
-// gets a path that the policy was asked about and allows, in its normal form, and the caller's name
-// from us alone; what is refused reaches nobody.
-func TestServerDecidesOnWhatItForwards(t *testing.T) {
-	deny := mesh.AccessPolicy{Action: mesh.Deny, Rules: []mesh.AccessRule{{To: []mesh.AccessOperation{{Paths: []string{"/admin", "/admin/*"}}}}}}
-	w := serving(t, deny)
-	judge := policy.Compile(&ir.Access{Service: catalog, Policies: []ir.AccessEntry{{Policy: deny}}, Clusters: []ir.Caller{{TrustDomain: peer.Identity.TrustDomain, Cluster: "eu-west"}}}, "eu-west")
-	piece := rapid.SampledFrom([]string{"/", "//", "/.", "/..", "admin", "/admin", "%61dmin", "x", "/x", "%2e", "%2E%2e", "/%2F", "..;", ";a", "\\", "%00", "?", "%5c", "A"})
-	name := rapid.SampledFrom([]string{"x-forwarded-client-cert", "x_forwarded_client_cert", "x-forwarded_client-cert", "isthmus-caller", "isthmus_to", "isthmus-reason"})
-	reached, refused := 0, 0
-	rapid.Check(t, func(rt *rapid.T) {
-		path := "/" + strings.Join(rapid.SliceOfN(piece, 0, 6).Draw(rt, "path"), "")
-		ex := asked(path)
-		for range rapid.IntRange(0, 3).Draw(rt, "forged") {
-			ex = ex.with(name.Draw(rt, "name"), "URI=spiffe://eu-west.isthmus.local/ns/shop/sa/root")
-		}
-		if rapid.Bool().Draw(rt, "reversed") {
-			slices.Reverse(ex.head.Fields)
-		}
-		s := answer(200, "ok")
-		w.script = []any{s}
-		w.proxy.Inbound(ex, peer)
-		if s.sent.Method == nil {
-			refused++
-			if ex.status != 400 && ex.status != 403 {
-				rt.Fatalf("%q: %d, and the application saw nothing", path, ex.status)
-			}
-			return
-		}
-		reached++
-		got := string(s.sent.Path)
-		normal, problem := route.NormalPath([]byte(got))
-		bare, _, _ := strings.Cut(got, "?")
-		if problem != "" || string(normal) != got || !judge.Decide(policy.Request{Caller: peer.Identity, Port: 80, Method: "GET", Path: bare}).Allowed {
-			rt.Fatalf("%q reached the application as %q", path, got)
-		}
-		callers := 0
-		for _, f := range s.sent.Fields {
-			n := strings.ReplaceAll(string(f.Name), "_", "-")
-			if n == "x-forwarded-client-cert" {
-				callers++
-				if !bytes.HasSuffix(f.Value, []byte(peer.Identity.ServiceAccount)) {
-					rt.Fatalf("the application was told %s: %s", f.Name, f.Value)
-				}
-			} else if strings.HasPrefix(n, "isthmus-") {
-				rt.Fatalf("the application was shown %s", f.Name)
-			}
-		}
-		if callers != 1 {
-			rt.Fatalf("the caller's name is there %d times", callers)
-		}
-	})
-	if reached == 0 || refused == 0 {
-		t.Errorf("%d reached the application, %d refused: the test proves nothing", reached, refused)
 	}
 }

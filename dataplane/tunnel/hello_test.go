@@ -46,8 +46,15 @@ func inRecords(hello []byte, n int) []byte {
 
 const helloName = "12.orders.default.us-east.isthmus.local"
 
+// TestHelloHoweverItIsCut: the control is a reader that takes the first record for all of it, as some do, and finds no name.
 func TestHelloHoweverItIsCut(t *testing.T) {
 	hello := clientHello(t, helloName)
+	first := func(b []byte) bool { // finds the name in the first record
+		return bytes.Contains(b[:5+int(binary.BigEndian.Uint16(b[3:]))], []byte(helloName))
+	}
+	if whole, cut := first(hello), first(inRecords(hello, 100)); !whole || cut {
+		t.Errorf("control: the first record of one names the service: %v, and of many: %v", whole, cut)
+	}
 	after := []byte("what follows")
 	for _, size := range []int{1, 2, 3, 4, 5, 100, 1000, 1 << 14} {
 		cut := inRecords(hello, size)
