@@ -27,8 +27,9 @@ var (
 // is left out. The store being away, killed or restarted delays events and does
 // no more. A Resync comes instead of changes where these cannot be had: when
 // they were compacted, when the store is not the one of from's epoch, when its
-// revision is behind one seen before (an old copy of its disk was put back; it
-// then begins a new epoch, for everybody), or when the consumer is too slow.
+// revision is behind one seen before or the last write that was seen is not in it (an
+// old copy of its disk was put back; it then begins a new epoch, for everybody),
+// or when the consumer is too slow.
 //
 // While deliver runs, changes wait, one a key, and the later replaces the
 // earlier. Beyond Config.PendingMax keys or PendingBytesMax bytes they are
@@ -82,9 +83,10 @@ type watcher struct {
 	hungry chan struct{} // the consumer found an overflow, and waits
 
 	// The receiver's own: whether the next attempt begins with the whole state,
-	// and the furthest position received.
+	// the furthest position received, and the last write.
 	resync bool
 	seen   Position
+	mark   mark
 
 	mu   sync.Mutex
 	held pending // guarded by mu
@@ -110,6 +112,9 @@ func (w *watcher) advance(changes []change, revision int64) error {
 		return errOverflow
 	}
 	w.seen.Revision = max(w.seen.Revision, revision)
+	if n := len(changes); n > 0 {
+		w.mark = markOf(changes[n-1])
+	}
 	return nil
 }
 
@@ -183,15 +188,8 @@ func (w *watcher) attempt(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read epoch: %w", s.reason(err))
 	}
-	if !w.resync && h.Epoch == w.seen.Epoch && h.Revision < w.seen.Revision {
-		s.cfg.Log.Error("the store lost revisions it had acknowledged, as when an old copy of its disk is put back; a new epoch begins",
-			"store", s.where, "revision", h.Revision, "seen", w.seen.Revision)
-		rctx, cancel := s.bound(ctx)
-		h, err = s.beginEpoch(rctx, h.writtenA)
-		cancel()
-		if err != nil {
-			return err
-		}
+	if h, err = w.continued(ctx, h); err != nil {
+		return err
 	}
 	if w.resync || h.Epoch != w.seen.Epoch {
 		if err := w.fetch(ctx, h); err != nil {
@@ -199,6 +197,28 @@ func (w *watcher) attempt(ctx context.Context) error {
 		}
 	}
 	return w.follow(ctx, h.cluster)
+}
+
+// continued makes sure that a history is the one that was seen, and begins another if it is so by name only.
+func (w *watcher) continued(ctx context.Context, h history) (history, error) {
+	if h.Epoch != w.seen.Epoch {
+		return h, nil
+	}
+	s, holds := w.store, h.Revision >= w.seen.Revision
+	if holds {
+		var err error
+		if holds, err = s.holds(ctx, w.mark); err != nil {
+			return h, fmt.Errorf("read what was seen last: %w", s.reason(err))
+		}
+	}
+	if holds {
+		return h, nil
+	}
+	s.cfg.Log.Error("the store lost revisions it had acknowledged, as when an old copy of its disk is put back; a new epoch begins",
+		"store", s.where, "revision", h.Revision, "seen", w.seen.Revision)
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	return s.beginEpoch(ctx, h.writtenA)
 }
 
 // fetch makes the whole state what the consumer gets next.
@@ -219,7 +239,7 @@ func (w *watcher) fetch(ctx context.Context, h history) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.held.reset(Position{Epoch: h.Epoch, Revision: revision}, all)
-	w.seen, w.resync = w.held.at, false
+	w.seen, w.resync, w.mark = w.held.at, false, lastOf(all)
 	signal(w.ready)
 	return nil
 }

@@ -411,6 +411,55 @@ func TestRestoredDiskBeginsAnEpoch(t *testing.T) {
 	}
 }
 
+// TestAHistoryThatWasWrittenOverBeginsAnEpoch: an old copy of the disk is put back and written on, as far and beyond, by
+// who does not know, before a watcher asks again that had seen what is lost. Its revisions are all there, and others.
+func TestAHistoryThatWasWrittenOverBeginsAnEpoch(t *testing.T) {
+	t.Parallel()
+	for name, last := range map[string]func(*testing.T, *store.Store) int64{
+		"a write": func(t *testing.T, st *store.Store) int64 { return put(t, st, service("later"), `3`) },
+		"a deletion": func(t *testing.T, st *store.Store) int64 {
+			revision, err := st.Delete(t.Context(), service("later"), store.Any())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return revision
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t)
+			st, points := s.open(), failpoint.New(store.Failpoints()...)
+			m := watch(t, s.open(func(c *store.Config) { c.Failpoints = points }), store.Position{})
+			m.reaches(put(t, st, service("later"), `1`))
+			data, backup := filepath.Join(s.dir, "data"), filepath.Join(s.dir, "backup")
+			if err := s.stop(); err != nil {
+				t.Fatalf("stop: %v", err)
+			}
+			if out, err := exec.Command("cp", "-a", data, backup).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			s.start()
+			put(t, st, service("later"), `2`)
+			m.reaches(last(t, st))
+			before, gate := m.at, failpoint.NewGate()
+			if err := points.Enable(store.PointWatchOpen, failpoint.Block(gate)); err != nil {
+				t.Fatal(err)
+			}
+			s.kill()
+			<-gate.Reached()
+			if err := errors.Join(os.RemoveAll(data), os.Rename(backup, data)); err != nil {
+				t.Fatal(err)
+			}
+			s.start()
+			for i := int64(0); i <= before.Revision; i = put(t, st, service("other"), fmt.Sprint(i)) {
+			}
+			gate.Release()
+			m.until("another epoch", func() bool { return m.at.Epoch != before.Epoch })
+			m.equals(st)
+		})
+	}
+}
+
 func TestWatchFaultsDelayAndLoseNothing(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
