@@ -110,10 +110,7 @@ func NewConn(cfg DialConfig) (*Conn, error) {
 	c := &Conn{clock: cfg.Clock, heard: newHeard(cfg.Clock), address: cfg.Address, seen: cfg.Patience, patience: cfg.Patience.at(cfg.Address)}
 	td := cfg.TrustDomain
 	tlsConfig := trust.ClientConfig(cfg.Source, trust.AcceptServers(td, IdentityOf(td)), ControlPlane+"."+string(td), federationALPN)
-	dialer := &net.Dialer{}
-	if cfg.Local.IsValid() {
-		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(cfg.Local, 0))
-	}
+	dialer := dialer(cfg.Local)
 	var err error
 	c.conn, err = grpc.NewClient("passthrough:///"+cfg.Address.String(), grpc.WithTransportCredentials(handshake{credentials.NewTLS(tlsConfig), &c.refused}),
 		grpc.WithContextDialer(func(ctx context.Context, target string) (net.Conn, error) {
@@ -132,6 +129,15 @@ func NewConn(cfg DialConfig) (*Conn, error) {
 		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: c.patience, Backoff: backoff.Config{BaseDelay: redialMin, Multiplier: 2, MaxDelay: redialMax}}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MessageMax)))
 	return c, err
+}
+
+// dialer makes the sockets of connections, bound to an address if that is valid.
+func dialer(local netip.Addr) *net.Dialer {
+	d := &net.Dialer{Control: giveUp(silentMax)}
+	if local.IsValid() {
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(local, 0))
+	}
+	return d
 }
 
 // Client calls other services of the federation port.
