@@ -175,11 +175,10 @@ func (m *simMesh) drillHeldOver() {
 		}
 	}
 	n := m.of(c)[0]
-	im, before, only := n.importers[s.owner], s.backup(), []mesh.ClusterName{c}
-	m.net.Between(s.owner, m.names, true)
-	m.net.Between(s.owner, only, false)
+	im, before := n.importers[s.owner], s.backup()
+	m.net.Isolate(s.owner, slices.DeleteFunc(slices.Clone(m.names), func(o mesh.ClusterName) bool { return o == c })...)
 	defer func() {
-		m.net.Between(s.owner, m.names, false)
+		m.net.Heal()
 		m.converge()
 	}()
 	m.throughReplica(s, func() {
@@ -198,7 +197,7 @@ func (m *simMesh) drillHeldOver() {
 			break
 		}
 	}
-	m.net.Between(s.owner, only, true)
+	m.net.Isolate(s.owner, c)
 	m.clock.RunUntil(m.clock.Now.Add(saveEvery + goneWithin))
 	if im.Status().HeldOver == 0 {
 		return

@@ -185,22 +185,19 @@ func (m *simMesh) aDirection() virtual.Direction {
 
 func (m *simMesh) partition() bool {
 	d := m.aDirection()
-	back := virtual.Way(d.To, d.From)
-	if m.net.Cut[d] || m.net.Cut[back] {
+	if m.net.Cut(d) || m.net.Cut(d.Back()) {
 		return false
 	}
-	m.net.Cut[d], m.net.Cut[back] = true, true
-	m.clock.After(m.seconds(2, 25), func() { delete(m.net.Cut, d); delete(m.net.Cut, back) })
+	m.clock.After(m.seconds(2, 25), m.net.Sever(d, d.Back()))
 	return true
 }
 
 func (m *simMesh) partitionOneWay() bool {
 	d := m.aDirection()
-	if m.net.Cut[d] {
+	if m.net.Cut(d) {
 		return false
 	}
-	m.net.Cut[d] = true
-	m.clock.After(m.seconds(2, 20), func() { delete(m.net.Cut, d) })
+	m.clock.After(m.seconds(2, 20), m.net.Sever(d))
 	return true
 }
 
@@ -394,6 +391,5 @@ func (m *simMesh) cutOff() bool {
 
 // isolate cuts all links of a cluster for a time.
 func (m *simMesh) isolate(c mesh.ClusterName, d time.Duration) {
-	m.net.Between(c, m.names, true)
-	m.clock.After(d, func() { m.net.Between(c, m.names, false) })
+	m.clock.After(d, m.net.Isolate(c, m.names...))
 }

@@ -52,7 +52,7 @@ func (n *node) way(to *node) (r virtual.Route, via []*node, ok bool) {
 func (n *node) attach() *node {
 	usable := func(p *node) bool {
 		out := virtual.Way(n.cluster, p.cluster)
-		return p.up && !p.relay && !n.m.net.Cut[out] && !n.m.net.Cut[virtual.Way(out.To, out.From)]
+		return p.up && !p.relay && !n.m.net.Cut(out) && !n.m.net.Cut(out.Back())
 	}
 	if n.attached != nil && usable(n.attached) {
 		return n.attached

@@ -182,7 +182,7 @@ func (n *node) tick() {
 // observe judges a cluster by its lease and the path to it.
 func (n *node) observe(c mesh.ClusterName) {
 	there, back := virtual.Way(n.cluster, c), virtual.Way(c, n.cluster)
-	st := liveness.State{LeaseLost: n.importers[c].Status().Stale, PathDown: n.m.net.Cut[there] || n.m.net.Cut[back]}
+	st := liveness.State{LeaseLost: n.importers[c].Status().Stale, PathDown: n.m.net.Cut(there) || n.m.net.Cut(back)}
 	if r := st.Reach(); n.reached[c] != r {
 		n.reached[c] = r
 		n.m.made[mesh.KindReach]++
@@ -190,7 +190,7 @@ func (n *node) observe(c mesh.ClusterName) {
 	}
 }
 
-// watch reads the own store. A store that is behind what we have seen of it was
+// watch reads the own store. A store that is behind what we have seen of it, or has it no longer, was
 // rewound: the history must begin anew. So it must when no living replica remembers
 // any of it, for then nobody could tell; if nothing was lost, that costs peers a
 // comparison of digests.
@@ -203,9 +203,12 @@ func (n *node) watch() {
 		s.restart(s.part.Position, nil)
 		n.m.count("nobody-remembers")
 	}
-	if s.part.Position.Compare(n.own.part.Position) < 0 {
+	if behind := s.part.Position.Compare(n.own.part.Position) < 0; behind || s.parted(n.own.part) {
 		s.restart(n.own.part.Position, n.own.part)
 		n.m.count("rollback-seen-by-replica")
+		if !behind {
+			n.m.count("rollback-written-over")
+		}
 	}
 	if was := n.own.part.Position; was.Epoch != s.part.Position.Epoch && was != (mesh.Position{}) && !s.part.Lineage.Knows(was) &&
 		n.m.cfg.Without != defence.NoHoldOver {
@@ -244,8 +247,8 @@ func (n *node) open(owner mesh.ClusterName, server *node, out virtual.Route, via
 	}
 	n.m.sessionCount++
 	now := n.m.clock.Now
-	s := &session{m: n.m, id: n.m.sessionCount, client: n, server: server, owner: owner, via: via, began: now, heard: now, newest: part,
-		down: n.m.net.NewPipe(out.Back()), up: n.m.net.NewPipe(out)}
+	s := &session{m: n.m, id: n.m.sessionCount, client: n, server: server, owner: owner, via: via, began: now, heard: now, newest: part}
+	s.down, s.up = n.m.net.NewPipe(out.Back(), s.lost), n.m.net.NewPipe(out, s.lost)
 	s.ex = replica.NewExporter(replica.ExporterConfig{Server: server.cluster, Owner: owner, Build: server.build,
 		TrustDomain: mesh.TrustDomainOf(owner, mesh.DefaultDomain), ResponseBytes: 2 << 10}, part)
 	s.ex.SetBeat(beat)

@@ -88,6 +88,12 @@ func (s *session) sendUp(ms []replica.Up) {
 	}
 }
 
+// lost is a connection that the kernel of one end gave up.
+func (s *session) lost() {
+	s.m.count("redial-unanswered-connection")
+	s.close()
+}
+
 // close ends the stream; the client dials again.
 func (s *session) close() {
 	if s.closed {

@@ -38,6 +38,8 @@ type store struct {
 	make   *facts.Maker
 	epochs int
 	old    []backup
+	// line is what the history holds at each position, as a store can be asked for.
+	line map[mesh.Position]*replica.Partition
 }
 
 // backup is a copy of a store, as a disk snapshot holds it.
@@ -55,11 +57,23 @@ type change struct {
 
 func newStore(m *simMesh, number int, owner *mesh.Cluster) *store {
 	s := &store{m: m, owner: owner.Name, view: newView(owner.Name), tombs: map[replica.Name]mesh.Stamp{},
-		truth: map[replica.Name]mesh.Stamp{}, clock: replica.HLC{Origin: owner.Name}}
+		truth: map[replica.Name]mesh.Stamp{}, clock: replica.HLC{Origin: owner.Name}, line: map[mesh.Position]*replica.Partition{}}
 	s.make = &facts.Maker{Rand: m.rng, Self: owner.Name, Number: number, Clusters: m.shape.Clusters, Suffix: fmt.Sprintf("-%d", m.cfg.Seed%1000)}
-	s.part = s.part.At(mesh.Position{Epoch: s.mint(mesh.Epoch{})}, replica.Lineage{})
-	s.m.oracle.record(s)
+	s.become(&view{s.part.At(mesh.Position{Epoch: s.mint(mesh.Epoch{})}, replica.Lineage{}), s.local})
 	return s
+}
+
+// become is what every write ends with.
+func (s *store) become(v *view) {
+	s.view = v
+	s.line[v.part.Position] = v.part
+	s.m.oracle.record(s)
+}
+
+// parted reports whether what somebody has seen of the history is no longer in it, although it has gone on as far.
+func (s *store) parted(seen *replica.Partition) bool {
+	at := seen.Position
+	return at.Epoch == s.part.Position.Epoch && at.Revision <= s.part.Position.Revision && s.line[at] != seen
 }
 
 func (s *store) now() time.Time { return s.m.clock.Now.Add(s.skew) }
@@ -146,8 +160,7 @@ func (s *store) commit(pos mesh.Position, c change, lineage replica.Lineage) {
 		local[e.Key] = &f
 		s.m.made[f.Kind]++
 	}
-	s.view = &view{s.part.Next(set, forgotten, pos, lineage), local}
-	s.m.oracle.record(s)
+	s.become(&view{s.part.Next(set, forgotten, pos, lineage), local})
 }
 
 // put adds a fact to a transaction: as an object that travels, or as one that stays.
@@ -211,6 +224,9 @@ func (s *store) missing(rs []*replica.Resource) []*replica.Resource {
 func (s *store) rewind(b backup, declared bool) {
 	before := s.part.Position
 	s.view, s.tombs, s.truth = b.view, maps.Clone(b.tombs), maps.Clone(b.truth)
+	maps.DeleteFunc(s.line, func(at mesh.Position, _ *replica.Partition) bool {
+		return at.Epoch == b.part.Position.Epoch && at.Revision > b.part.Position.Revision
+	})
 	if declared && s.m.cfg.Without != defence.NoEpochs {
 		lineage := b.part.Lineage.Union(replica.Lineage{b.part.Position.Epoch: b.part.Position.Revision})
 		s.commit(mesh.Position{Epoch: s.mint(before.Epoch), Revision: b.part.Position.Revision + 1}, change{}, lineage)
@@ -231,8 +247,7 @@ func (s *store) forgetDeletions() {
 	at := s.part.Position
 	at.Revision++
 	s.tombs = map[replica.Name]mesh.Stamp{}
-	s.view = &view{s.part.Live().At(at, s.part.Lineage), s.local}
-	s.m.oracle.record(s)
+	s.become(&view{s.part.Live().At(at, s.part.Lineage), s.local})
 }
 
 // edit is a person or a controller at work: a few facts change at once, endpoints most often, policies often.

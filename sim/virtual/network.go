@@ -34,33 +34,53 @@ func (r Route) Back() Route {
 type Network struct {
 	Clock *Clock
 	Rand  *rand.Rand
-	Cut   map[Direction]bool
+	// cuts counts those of each direction: one that ends leaves the others. They are of one age, which Heal ends.
+	cuts map[Direction]int
+	age  int
 	// Slow is added to each message's delay, and up to Jitter at random.
 	Slow, Jitter map[Direction]time.Duration
 }
 
 // NewNetwork is a network without faults.
 func NewNetwork(c *Clock, r *rand.Rand) Network {
-	return Network{c, r, map[Direction]bool{}, map[Direction]time.Duration{}, map[Direction]time.Duration{}}
+	return Network{Clock: c, Rand: r, cuts: map[Direction]int{}, Slow: map[Direction]time.Duration{}, Jitter: map[Direction]time.Duration{}}
 }
 
-// Between cuts all links between a cluster and some others, or heals them.
-func (n *Network) Between(c mesh.ClusterName, others []mesh.ClusterName, cut bool) {
-	for _, o := range others {
-		if o == c {
-			continue
+// Sever cuts directions until mend is called, whatever else cuts them and is mended meanwhile.
+func (n *Network) Sever(all ...Direction) (mend func()) {
+	age := n.age
+	for _, d := range all {
+		n.cuts[d]++
+	}
+	return func() {
+		if n.age != age {
+			return // it is mended already, and what is cut since is another's
 		}
-		for _, d := range []Direction{Way(c, o), Way(o, c)} {
-			if n.Cut[d] = true; !cut {
-				delete(n.Cut, d)
-			}
+		age-- // once
+		for _, d := range all {
+			n.cuts[d]--
 		}
 	}
 }
 
+// Isolate severs all links between a cluster and some others.
+func (n *Network) Isolate(c mesh.ClusterName, others ...mesh.ClusterName) (mend func()) {
+	var all []Direction
+	for _, o := range others {
+		if o != c {
+			all = append(all, Way(c, o), Way(o, c))
+		}
+	}
+	return n.Sever(all...)
+}
+
+// Cut reports whether a direction is.
+func (n *Network) Cut(d Direction) bool { return n.cuts[d] > 0 }
+
 // Heal ends all faults.
 func (n *Network) Heal() {
-	clear(n.Cut)
+	n.age++
+	clear(n.cuts)
 	clear(n.Slow)
 	clear(n.Jitter)
 }
@@ -83,7 +103,7 @@ func (n *Network) Delay(r Route) time.Duration {
 
 // Broken reports whether a link on the way is cut.
 func (n *Network) Broken(r Route) bool {
-	return slices.ContainsFunc(r, func(d Direction) bool { return n.Cut[d] })
+	return slices.ContainsFunc(r, n.Cut)
 }
 
 // Pipe is one direction of a stream: a queue in order.
@@ -93,9 +113,12 @@ type Pipe struct {
 	queue  []message
 	last   time.Time
 	closed bool
-	// blocked while the kernel waits to send again; rto is for how long the next time.
+	// blocked while the kernel waits to send again; rto is for how long the next time, since when the first was.
 	blocked bool
 	rto     time.Duration
+	since   time.Time
+	// lost is called when the kernel gives up.
+	lost func()
 }
 
 // message is on its way until at.
@@ -107,8 +130,11 @@ type message struct {
 // rtoFirst is how long a kernel waits at first to send again; the time doubles (RFC 6298 §5.5).
 const rtoFirst = 200 * time.Millisecond
 
-// NewPipe is an empty one.
-func (n *Network) NewPipe(way Route) Pipe { return Pipe{net: n, way: way} }
+// userTimeout is for how long a kernel tries to send (RFC 5482), as control/peer asks of it.
+const userTimeout = 4 * time.Second
+
+// NewPipe is an empty one. When nothing came through for so long that a kernel gives up, it calls lost.
+func (n *Network) NewPipe(way Route, lost func()) Pipe { return Pipe{net: n, way: way, lost: lost} }
 
 // Len is how many messages are on their way.
 func (p *Pipe) Len() int { return len(p.queue) }
@@ -127,13 +153,21 @@ func (p *Pipe) Push(deliver func()) {
 	p.net.Clock.After(at.Sub(p.net.Clock.Now), p.pump)
 }
 
-// pump delivers what is due; while the way is cut it waits, ever longer, as retransmission does.
+// pump delivers what is due; while the way is cut it waits, ever longer, as retransmission does, and in the end no more.
 func (p *Pipe) pump() {
 	for !p.closed && !p.blocked && len(p.queue) > 0 && !p.queue[0].at.After(p.net.Clock.Now) {
 		if p.net.Broken(p.way) {
+			if p.rto == 0 {
+				p.since = p.net.Clock.Now
+			}
+			left := userTimeout - p.net.Clock.Now.Sub(p.since)
+			if left <= 0 {
+				p.lost()
+				return
+			}
 			p.rto = max(rtoFirst, 2*p.rto)
 			p.blocked = true
-			p.net.Clock.After(p.rto, func() { p.blocked = false; p.pump() })
+			p.net.Clock.After(min(p.rto, left), func() { p.blocked = false; p.pump() })
 			return
 		}
 		p.rto = 0
