@@ -27,8 +27,8 @@ const (
 )
 
 // client is a connection of gRPC over HTTP/2 with one stream that lasts and calls beside it. It does what the servers here
-// need, with one goroutine and a read and a write a message: grpc-go's client costs more than what is measured, on the same
-// machine.
+// need, with one goroutine and a read and a write a message: it shares
+// the machine with what is measured.
 type client struct {
 	conn net.Conn
 	in   *http2.Framer
