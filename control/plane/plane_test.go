@@ -108,6 +108,17 @@ func sealFD(t *testing.T, key []byte) int {
 	return fd
 }
 
+// lasting is for what runs until the test ends: all of it has ended before the test's directories are removed. Cleanups run
+// the last first, so there must be a directory before there is something to end.
+func lasting(t *testing.T) (context.Context, *sync.WaitGroup) {
+	t.Helper()
+	t.TempDir()
+	ctx, stop := context.WithCancel(context.Background())
+	parts := &sync.WaitGroup{}
+	t.Cleanup(func() { stop(); parts.Wait() })
+	return ctx, parts
+}
+
 func startCluster(t *testing.T, ctx context.Context, parts *sync.WaitGroup, name mesh.ClusterName) *cluster {
 	t.Helper()
 	c := newCluster(t, ctx, parts, name)

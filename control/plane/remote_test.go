@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/isthmus-mesh/isthmus/dataplane/agent"
@@ -24,12 +23,10 @@ type remoteMesh struct {
 var remotes = map[mesh.ClusterName]string{"ap": "eu, us", "sa": "us, eu"}
 
 func newRemoteMesh(t *testing.T) *remoteMesh {
-	ctx, stop := context.WithCancel(context.Background())
-	var parts sync.WaitGroup
-	t.Cleanup(func() { stop(); parts.Wait() })
+	ctx, parts := lasting(t)
 	m := &remoteMesh{t, map[mesh.ClusterName]*cluster{}, map[mesh.ClusterName]func(){}}
 	for _, n := range []mesh.ClusterName{"eu", "us", "ap", "sa"} {
-		m.clusters[n] = newCluster(t, ctx, &parts, n)
+		m.clusters[n] = newCluster(t, ctx, parts, n)
 		m.clusters[n].remote = remotes[n] != ""
 		m.start(n)
 	}

@@ -31,9 +31,8 @@ type sharedMesh struct {
 }
 
 func newSharedMesh(t *testing.T) *sharedMesh {
-	ctx, stop := context.WithCancel(context.Background())
-	m := &sharedMesh{T: t, ctx: ctx, parts: &sync.WaitGroup{}}
-	t.Cleanup(func() { stop(); m.parts.Wait() })
+	ctx, parts := lasting(t)
+	m := &sharedMesh{T: t, ctx: ctx, parts: parts}
 	for _, n := range []mesh.ClusterName{"us", "ap", "sa"} {
 		m.peers = append(m.peers, startCluster(t, ctx, m.parts, n))
 	}

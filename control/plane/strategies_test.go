@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -66,9 +65,7 @@ spec: {targetRefs: [{kind: Mesh}], locality: ` + locality + `}
 // TestStrategiesInAMesh walks through the strategies in three clusters, two of them in one region, without declared
 // lanes: what proxies do by themselves. Each is put in force, asked for a while, and then loses what it likes best.
 func TestStrategiesInAMesh(t *testing.T) {
-	ctx, stop := context.WithCancel(t.Context())
-	parts := &sync.WaitGroup{}
-	t.Cleanup(func() { stop(); parts.Wait() })
+	ctx, parts := lasting(t)
 	regions := map[mesh.ClusterName]string{"eu-west": "eu", "eu-north": "eu", "us-east": "us"}
 	west, north, us := startCluster(t, ctx, parts, "eu-west"), startCluster(t, ctx, parts, "eu-north"), startCluster(t, ctx, parts, "us-east")
 	all := []*cluster{west, north, us}
