@@ -1,9 +1,11 @@
 package proxy_test
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -15,22 +17,62 @@ import (
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
+// TestHostsAndPorts: what a request names is a service of the mesh and one of its ports, or it goes nowhere. The control of each refusal
+// takes away its reason, and then the request is answered: the port is there, the service is, what is known of it has arrived, or the mesh
+// lets others out. The last one lets out nothing that is named as only the mesh's own is, or that a service bears.
 func TestHostsAndPorts(t *testing.T) {
-	for host, want := range map[string]string{
-		"catalog": "200 ", "catalog.shop": "200 ", "catalog.shop:80": "200 ", "CATALOG.shop.svc.clusterset.local.": "200 ",
-		"catalog.shop.svc.cluster.local": "200 ", "10.0.0.9:80": "200 ",
-		"catalog.shop:81": "502 unknown_port", "catalog:0": "400 malformed_request", "catalog:x": "400 malformed_request",
-		"nobody.shop.svc.clusterset.local": "502 unknown_host", "nobody": "502 outside_mesh", "example.com": "502 outside_mesh",
-		"[::1]:80": "502 outside_mesh", "": "502 outside_mesh", "late.shop": "503 proxy_not_ready",
-	} {
+	status := func(host string, change func(*world)) string {
 		w := newWorld(t, 2, nil)
 		w.state.ByAddress = map[netip.Addr]mesh.ServiceName{netip.MustParseAddr("10.0.0.9"): catalog}
 		w.state.Names[mesh.ServiceName{Namespace: "shop", Name: "late"}] = &ir.Name{}
+		change(w)
 		w.script = []any{answer(200, "ok")}
 		ex := get(host, "/")
 		w.proxy.Outbound(ex, proxy.Via{})
-		if got := fmt.Sprintf("%d %s", ex.status, ex.field("isthmus-reason")); got != want {
-			t.Errorf("%q: %s (%s), want %s", host, got, w.last.Detail, want)
+		return fmt.Sprintf("%d %s", ex.status, ex.field("isthmus-reason"))
+	}
+	asIs := func(*world) {}
+	letsOut := func(w *world) {
+		w.state.Self = &ir.Proxy{OutboundAllowAny: true}
+		cfg := w.cfg
+		cfg.Outside = func(string, mesh.Protocol) (message.Stream, error) { return w.next() }
+		w.proxy = proxy.New(cfg)
+	}
+	hasPort := func(w *world) {
+		s := w.state.Services[catalog]
+		s.Ports = append(slices.Clone(s.Ports), ir.Port{Name: "more", Port: 81, Protocol: mesh.ProtocolHTTP})
+	}
+	has := func(name string) func(*world) {
+		return func(w *world) {
+			w.state.Services[mesh.ServiceName{Namespace: "shop", Name: name}] = w.state.Services[catalog]
+		}
+	}
+	for host, c := range map[string]struct {
+		want string
+		// unless is what takes the reason away; nil where the request is answered, or names nothing.
+		unless func(*world)
+	}{
+		"catalog": {"200 ", nil}, "catalog.shop": {"200 ", nil}, "catalog.shop:80": {"200 ", nil}, "CATALOG.shop.svc.clusterset.local.": {"200 ", nil},
+		"catalog.shop.svc.cluster.local": {"200 ", nil}, "10.0.0.9:80": {"200 ", nil},
+		"catalog:0": {"400 malformed_request", nil}, "catalog:x": {"400 malformed_request", nil},
+		"catalog.shop:81":                  {"502 unknown_port", hasPort},
+		"nobody.shop.svc.clusterset.local": {"502 unknown_host", has("nobody")},
+		"late.shop":                        {"503 proxy_not_ready", has("late")},
+		"nobody":                           {"502 outside_mesh", letsOut}, "example.com": {"502 outside_mesh", letsOut}, "[::1]:80": {"502 outside_mesh", letsOut},
+		"": {"502 outside_mesh", nil},
+	} {
+		if got := status(host, asIs); got != c.want {
+			t.Errorf("%q: %s, want %s", host, got, c.want)
+		}
+		if c.unless != nil {
+			if got := status(host, c.unless); got != "200 " {
+				t.Errorf("control: %q without its reason: %s", host, got)
+			}
+		}
+		if !strings.HasSuffix(c.want, "outside_mesh") {
+			if got := status(host, letsOut); got != c.want {
+				t.Errorf("%q, and others are let out: %s, want %s", host, got, c.want)
+			}
 		}
 	}
 }
@@ -77,6 +119,8 @@ func TestAConnectionThatHadBeenClosedIsNoFailureOutside(t *testing.T) {
 	}
 }
 
+// TestRoutesSeeTheForwardedPath: a route takes a path in the form in which it is forwarded. In the control nobody normalises it, and what
+// is denied by having no backend is forwarded by another route.
 func TestRoutesSeeTheForwardedPath(t *testing.T) {
 	routed := func(s *ir.Service, _ *ir.Endpoints) {
 		s.Routed = true
@@ -90,30 +134,51 @@ func TestRoutesSeeTheForwardedPath(t *testing.T) {
 		}
 	}
 	for _, c := range []struct {
-		ex   *exchange
+		ex   func() *exchange
 		want string
+		// attack is what comes of it where nobody normalises, if that is something else.
+		attack string
 	}{
-		{get("catalog", "/x/../admin/keys"), "500 no_backend"},
-		{get("catalog", "/%61dmin"), "500 no_backend"},
-		{get("catalog", "//admin"), "500 no_backend"},
-		{get("catalog", "/administrator"), "404 no_route"},
-		{get("catalog", "/a%2Fb"), "400 malformed_request"},
-		{get("catalog", "/a/b"), "200 "},
-		{get("catalog", "/x").with("accept-language", "de,en"), "200 "},
-		{get("catalog", "/x").with("accept-language", "de").with("accept-language", "en"), "200 "},
-		{get("catalog", "/x").with("accept-language", "en").with("accept-language", "de"), "404 no_route"},
-		{get("catalog:80", "/old/x?y=1"), "301 "},
+		{path("/x/../admin/keys"), "500 no_backend", "404 no_route"},
+		{path("/a/../admin/keys"), "500 no_backend", "200 /a/../admin/keys"},
+		{path("/a/%2e%2E/admin"), "500 no_backend", "200 /a/%2e%2E/admin"},
+		{path("/a/..//%61dmin"), "500 no_backend", "200 /a/..//%61dmin"},
+		{path("/%61dmin"), "500 no_backend", "404 no_route"},
+		{path("//admin"), "500 no_backend", "404 no_route"},
+		{path("/administrator"), "404 no_route", ""},
+		{path("/a%2Fb"), "400 malformed_request", "404 no_route"},
+		{path("/a/..%2Fadmin"), "400 malformed_request", "200 /a/..%2Fadmin"},
+		{path("/a//b"), "200 /a/b", "200 /a//b"},
+		{path("/x", "de,en"), "200 /x", ""},
+		{path("/x", "de", "en"), "200 /x", ""},
+		{path("/x", "en", "de"), "404 no_route", ""},
+		{path("/old/x?y=1"), "301 https://catalog/new/x?y=1", ""},
 	} {
-		w := newWorld(t, 2, routed)
-		s := answer(200, "ok")
-		w.script = []any{s}
-		w.proxy.Outbound(c.ex, proxy.Via{})
-		if got := fmt.Sprintf("%d %s", c.ex.status, c.ex.field("isthmus-reason")); got != c.want {
-			t.Errorf("%s: %s (%s), want %s", c.ex.head.Path, got, w.last.Detail, c.want)
+		for _, normalises := range []bool{true, false} {
+			w := newWorld(t, 2, routed)
+			s, ex, want := answer(200, "ok"), c.ex(), c.want
+			w.script = []any{s}
+			if normalises {
+				w.proxy.Outbound(ex, proxy.Via{})
+			} else {
+				w.proxy.OutboundWithout(ex, proxy.Via{}, "normalise the path")
+				want = cmp.Or(c.attack, want)
+			}
+			if got := fmt.Sprintf("%d %s%s%s", ex.status, ex.field("isthmus-reason"), s.sent.Path, ex.field("location")); got != want {
+				t.Errorf("%s, normalised %v: %s (%s), want %s", c.ex().head.Path, normalises, got, w.last.Detail, want)
+			}
 		}
-		if c.ex.status == 301 && c.ex.field("location") != "https://catalog/new/x?y=1" {
-			t.Errorf("location %q", c.ex.field("location"))
+	}
+}
+
+// path makes requests for a path, with lines of accept-language.
+func path(path string, languages ...string) func() *exchange {
+	return func() *exchange {
+		ex := get("catalog:80", path)
+		for _, l := range languages {
+			ex = ex.with("accept-language", l)
 		}
+		return ex
 	}
 }
 
