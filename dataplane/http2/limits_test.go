@@ -369,38 +369,48 @@ func TestDeadlinesCutEveryWait(t *testing.T) {
 	})
 }
 
-// A peer that is silent, or does not acknowledge SETTINGS, is given up in virtual time.
+// A peer that is silent, does not acknowledge SETTINGS, or does not read is given up in virtual time. The control of each, without its
+// deadline, waits for as long as the peer likes, which is an hour.
 func TestSilentPeers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := net.Pipe()
-		start := time.Now()
-		go io.Copy(io.Discard, c)
-		err := ServeConn(t.Context(), s, Config{}, echo)
-		if d := time.Since(start); err == nil || d != 10*time.Second {
-			t.Errorf("no preface: %v after %v", err, d)
+	const hello, hour = preface + "\x00\x00\x00\x04\x00\x00\x00\x00\x00", time.Hour
+	for _, c := range []struct {
+		name           string
+		says           string
+		reads          bool
+		cfg, without   Config
+		least, most    time.Duration
+		unacknowledged bool // the fault is SETTINGS that were not acknowledged
+	}{
+		{"no preface", "", true, Config{SettingsTimeout: 2 * hour}, Config{SettingsTimeout: 2 * hour, HandshakeTimeout: 2 * hour}, 10 * time.Second, 10 * time.Second, false},
+		{"no acknowledgement", hello, true, Config{}, Config{SettingsTimeout: 2 * hour}, 10 * time.Second, 11 * time.Second, true},
+		// Nobody reads: the first write cannot end.
+		{"a peer that does not read", hello, false, Config{SettingsTimeout: 2 * hour}, Config{SettingsTimeout: 2 * hour, WriteTimeout: 2 * hour}, 15 * time.Second, 15 * time.Second, false},
+	} {
+		for _, control := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				cfg, least, most := c.cfg, c.least, c.most
+				if control {
+					cfg, least, most = c.without, hour, hour
+				}
+				client, server := net.Pipe()
+				leave := time.AfterFunc(hour, func() { client.Close() })
+				if c.reads {
+					go io.Copy(io.Discard, client)
+				}
+				go io.WriteString(client, c.says)
+				start := time.Now()
+				err := ServeConn(t.Context(), server, cfg, echo)
+				d := time.Since(start)
+				leave.Stop()
+				client.Close()
+				var ce *ConnError
+				named := errors.As(err, &ce) && ce.Code == SettingsTimeout
+				if d < least || d > most || !control && (err == nil || named != c.unacknowledged) {
+					t.Errorf("%s, control %v: %v after %v", c.name, control, err, d)
+				}
+			})
 		}
-		c.Close()
-
-		c, s = net.Pipe()
-		start = time.Now()
-		go io.Copy(io.Discard, c)
-		go io.WriteString(c, preface+"\x00\x00\x00\x04\x00\x00\x00\x00\x00")
-		var ce *ConnError
-		err = ServeConn(t.Context(), s, Config{}, echo)
-		if d := time.Since(start); !errors.As(err, &ce) || ce.Code != SettingsTimeout || d < 10*time.Second || d > 11*time.Second {
-			t.Errorf("no acknowledgement: %v after %v", err, d)
-		}
-		c.Close()
-
-		c, s = net.Pipe() // nobody reads: the first write cannot end
-		defer c.Close()
-		start = time.Now()
-		go io.WriteString(c, preface+"\x00\x00\x00\x04\x00\x00\x00\x00\x00")
-		err = ServeConn(t.Context(), s, Config{SettingsTimeout: time.Hour}, echo)
-		if d := time.Since(start); err == nil || d != 15*time.Second {
-			t.Errorf("a peer that does not read: %v after %v", err, d)
-		}
-	})
+	}
 }
 
 // Drains lose no request: either it was answered, or its error proves that it may be tried again.
