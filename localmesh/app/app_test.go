@@ -278,13 +278,13 @@ func read(path string) string {
 // TestDatagramsAreAnswered by a workload that runs, at the port of its requests.
 func TestDatagramsAreAnswered(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
-	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	defer stop()
+	socket, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort("127.0.0.1:0")))
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := pc.LocalAddr().String()
-	pc.Close()
-	ended := answerDatagrams(ctx, at, config("dns"), slog.New(slog.DiscardHandler))
+	at := socket.LocalAddr().String()
+	ended := answerFrom(ctx, socket, config("dns"))
 	c, err := net.Dial("udp", at)
 	if err != nil {
 		t.Fatal(err)
@@ -306,6 +306,8 @@ func TestDatagramsAreAnswered(t *testing.T) {
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
+	// Where somebody else has the port, an instance goes on without it.
+	<-answerDatagrams(ctx, at, config("late"), slog.New(slog.DiscardHandler))
 	stop()
 	<-ended
 }

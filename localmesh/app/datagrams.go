@@ -34,20 +34,23 @@ type Received struct {
 
 // answerDatagrams answers each datagram until ctx ends. An instance that cannot have the port of UDP goes on without.
 func answerDatagrams(ctx context.Context, at string, c Config, log *slog.Logger) (ended <-chan struct{}) {
-	done := make(chan struct{})
 	var lc net.ListenConfig
 	s, err := lc.ListenPacket(ctx, "udp", at)
-	if err != nil {
-		log.Warn("this instance answers no datagrams", "error", err)
-		close(done)
-		return done
-	}
-	udp, ok := s.(*net.UDPConn)
-	if !ok { // what is listened for is UDP
+	if err == nil {
+		if udp, ok := s.(*net.UDPConn); ok { // what is listened for is UDP
+			return answerFrom(ctx, udp, c)
+		}
 		s.Close()
-		close(done)
-		return done
 	}
+	log.Warn("this instance answers no datagrams", "error", err)
+	done := make(chan struct{})
+	close(done)
+	return done
+}
+
+// answerFrom answers what comes to a socket until ctx ends, and closes it.
+func answerFrom(ctx context.Context, udp *net.UDPConn, c Config) (ended <-chan struct{}) {
+	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() { udp.Close() })
 	go func() {
 		defer close(done)
