@@ -124,7 +124,7 @@ var exceptions = map[string]string{
 var inFolder = map[string][]string{
 	"cli":       {"outlook", "table"},
 	"core":      {"compile", "attach", "replica", "world", "derive", "policy", "balance", "split", "admission", "limit", "liveness", "health", "ir", "price", "drift", "skew"},
-	"dataplane": {"agent", "admin", "handover", "dns", "regions", "capture", "sniff", "downstream", "probe", "healthcheck", "load", "application", "proxy", "ingress", "hbone", "quota", "tenancy", "route", "trace", "tunnel", "door", "http2", "http1", "raw", "datagram", "socket", "message"},
+	"dataplane": {"agent", "admin", "handover", "dns", "regions", "quarantine", "capture", "sniff", "downstream", "probe", "healthcheck", "load", "application", "proxy", "ingress", "hbone", "quota", "tenancy", "route", "trace", "tunnel", "door", "http2", "http1", "raw", "datagram", "socket", "message"},
 	"control":   {"plane", "drain", "census", "load", "verdict", "sibling", "loop", "relay", "peer", "probe", "ca", "address", "object", "filestore", "store", "storeserver"},
 	"codec":     {"manifest", "wire"},
 	"internal":  {"story", "golden", "failpoint", "loopback", "parallel", "direct", "clock"},

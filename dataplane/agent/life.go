@@ -32,6 +32,9 @@ var ErrReplaced = handover.ErrReplaced
 // again with args. It is what commands call.
 func (a *Agent) Main(ctx context.Context, executable string, args, env []string, replace <-chan os.Signal) error {
 	s := &handover.Succession{Executable: executable, Args: args, Env: env, Log: a.log}
+	if err := a.keeper.ledger.Watch(); err != nil {
+		a.log.Warn("what this proxy was told cannot be held against a crash of it", "error", err)
+	}
 	if a.cfg.SealFD != 0 {
 		s.Secrets = map[int][]byte{a.cfg.SealFD: a.keeper.key.Reveal()}
 	}

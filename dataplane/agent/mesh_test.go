@@ -38,6 +38,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if config := os.Getenv(proxyProcess); config != "" {
+		fmt.Fprintln(os.Stderr, runProxy(config))
+		os.Exit(1)
+	}
 	// An application of net/http sleeps for half a second before it closes what it answered early.
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*conn).closeWriteAndWait"))
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/dataplane/quarantine"
 	"github.com/isthmus-mesh/isthmus/internal/clock"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/trust"
@@ -30,6 +31,7 @@ type keeper struct {
 	log    *slog.Logger
 	due    chan struct{}
 	maxAge time.Duration
+	ledger *quarantine.Ledger
 
 	mu     sync.Mutex // serialises writes
 	frozen bool
@@ -58,6 +60,8 @@ func newKeeper(cfg *Config, s *store, source *trust.Source, c clock.Clock, log *
 		return nil, err
 	}
 	k.file, k.key = trust.SnapshotFile(cfg.Snapshot, key), key
+	k.ledger = quarantine.Open(quarantine.Config{Path: cfg.Snapshot + ".taken", Key: key.Reveal(), Now: c.Now, Log: log})
+	s.ledger = k.ledger
 	return k, nil
 }
 
@@ -89,6 +93,7 @@ func (k *keeper) boot(want mesh.Identity) []xds.Resource {
 		k.log.Error("the snapshot cannot be used; the proxy starts as new", "error", err)
 		return nil
 	}
+	held.Resources = k.ledger.Instead(held.Resources, held.Former)
 	k.store.restore(held, v)
 	k.log.Info("started from the snapshot", "generation", snap.Generation, "written", snap.Created, "ready", k.store.state.Load().Ready)
 	// What this version could not use is not held: it is to be sent again.
@@ -122,6 +127,7 @@ func (k *keeper) run(ctx context.Context) error {
 		<-ctx.Done()
 		return ctx.Err()
 	}
+	defer k.ledger.Close()
 	_, renewed := k.source.Watch()
 	for {
 		select {
@@ -149,6 +155,7 @@ func (k *keeper) freeze() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.frozen = true
+	k.ledger.Close()
 }
 
 func (k *keeper) write() {
@@ -179,13 +186,15 @@ type content struct {
 	// Absent are names, by type, that were answered with: there is none.
 	Absent map[string][]string
 	Vector string
+	// Former are what was in force before resources that came in the last minutes.
+	Former []xds.Resource `json:",omitempty"`
 }
 
 // snapshot is what the disk is to keep.
 func (s *store) snapshot() content {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := content{Absent: map[string][]string{}, Vector: s.vector.String()}
+	out := content{Absent: map[string][]string{}, Vector: s.vector.String(), Former: s.ledger.Former()}
 	for _, t := range slices.Sorted(maps.Keys(s.raw)) {
 		for _, n := range slices.Sorted(maps.Keys(s.raw[t])) {
 			out.Resources = append(out.Resources, s.raw[t][n])

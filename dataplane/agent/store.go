@@ -12,10 +12,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/isthmus-mesh/isthmus/codec/wire"
 	"github.com/isthmus-mesh/isthmus/core/balance"
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
+	"github.com/isthmus-mesh/isthmus/dataplane/quarantine"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/trust"
 	"github.com/isthmus-mesh/isthmus/xds"
@@ -63,6 +63,7 @@ type store struct {
 	// clustersSeen grows with every change of clusters; built is what was made of what.
 	clustersSeen uint64
 	built        map[mesh.ServiceName]built
+	ledger       *quarantine.Ledger
 	// restored says that the state came from a snapshot: it was complete when it was written.
 	restored bool
 
@@ -91,12 +92,9 @@ func (s *store) Apply(b xds.Batch) map[string]error {
 	if s.raw[t] == nil {
 		s.raw[t], s.told[t], s.refused[t] = map[string]xds.Resource{}, map[string]bool{}, map[string]error{}
 	}
+	s.note(t, b.Resources)
 	for _, r := range b.Resources {
-		v, err := wire.Decode(t, r.Body)
-		if err == nil {
-			err = s.put(r.Name, v)
-		}
-		if err != nil {
+		if err := s.take(t, &r); err != nil {
 			rejected[r.Name] = err
 			if _, good := s.raw[t][r.Name]; !good {
 				s.refused[t][r.Name] = err
