@@ -435,7 +435,7 @@ func (x *explainer) backend(b *ir.Backend, share float64) BackendChoice {
 		return c
 	}
 	view := balance.NewView(balance.Config{Endpoints: eps, Clusters: func(n mesh.ClusterName) *ir.Cluster { return eval(x, compile.ClusterOf, n) },
-		Cluster: x.view.Cluster, Proxy: x.out.Source.Workload, Zone: x.out.Source.Zone, Strategy: svc.Traffic.Strategy, Distribution: svc.Traffic.Distribution, Balancing: svc.Traffic.Balancing, Outlier: svc.Traffic.Outlier})
+		Cluster: x.view.Cluster, Proxy: x.out.Source.Workload, Zone: x.out.Source.Zone, Strategy: svc.Traffic.Strategy, Distribution: svc.Traffic.Distribution, Staleness: svc.Traffic.Staleness, Balancing: svc.Traffic.Balancing, Outlier: svc.Traffic.Outlier})
 	ask := &balance.Ask{Scope: x.scope, Strategy: svc.Traffic.Strategy, Now: x.now.UnixNano()}
 	x.spread(&c, view, b.Service)
 	for _, k := range view.Explain(ask) {

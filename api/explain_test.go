@@ -148,7 +148,8 @@ func tell(t *testing.T, w, other *world.World, objects []manifest.Object) *world
 	return w
 }
 
-// answerTo plays "SRC DST [--method M] [--path P] [--header H]… [--unreachable CLUSTER]…".
+// answerTo plays "SRC DST [--method M] [--path P] [--header H]… [--unreachable CLUSTER]… [--silent CLUSTER]…", of which the last
+// was last heard twenty minutes ago.
 func answerTo(t *testing.T, worlds map[mesh.ClusterName]*world.World, line string) string {
 	t.Helper()
 	words := strings.Fields(line)
@@ -175,6 +176,10 @@ func answerTo(t *testing.T, worlds map[mesh.ClusterName]*world.World, line strin
 		case "--unreachable":
 			n := mesh.ClusterName(words[i+1])
 			f := observed(mesh.KindReach, here, mesh.ServiceName{Name: string(n)}, &mesh.Reach{Cluster: n, State: mesh.Unreachable, RTT: 80 * time.Millisecond})
+			w, _ = w.Edit([]world.Edit{world.Put(f)})
+		case "--silent":
+			n := mesh.ClusterName(words[i+1])
+			f := observed(mesh.KindReach, here, mesh.ServiceName{Name: string(n)}, &mesh.Reach{Cluster: n, State: mesh.StaleServing, RTT: 80 * time.Millisecond, StaleSinceMillis: noon.Add(-20 * time.Minute).UnixMilli()})
 			w, _ = w.Edit([]world.Edit{world.Put(f)})
 		default:
 			t.Fatalf("question %q: %s is not known", line, words[i])

@@ -42,6 +42,9 @@ func trafficInForce(t *ir.Traffic) *TrafficInForce {
 	if text := distributionText(&t.Distribution); text != "" {
 		add("%s", text)
 	}
+	if s := t.Staleness; s.When != "" {
+		add("a cluster last heard more than %s ago is %s", s.Max, map[mesh.WhenStale]string{mesh.WhenStaleExclude: "excluded", mesh.WhenStaleLastResort: "the last resort"}[s.When])
+	}
 	if a := t.Affinity; a != nil {
 		add("%s", affinityText(a))
 	}

@@ -160,6 +160,9 @@ type Reach struct {
 	RTT time.Duration
 	// Leaving are those of its gateways that said they will stop.
 	Leaving []netip.AddrPort
+	// StaleSinceMillis is when its control plane was last heard, in Unix milliseconds, while it is not heard any
+	// more; 0 while it is, and of one that never was.
+	StaleSinceMillis int64
 }
 
 // Split is how the callers in a cluster are to spread their requests to a service over clusters. The law, what is

@@ -16,6 +16,7 @@ const (
 	ReasonNoBackend         Reason = "no_backend"            // 500: the chosen backend does not exist (Gateway API)
 	ReasonNoEndpoint        Reason = "no_endpoint"           // 503: no endpoint anywhere
 	ReasonResidency         Reason = "residency"             // 503: lawful clusters have no endpoint left
+	ReasonStale             Reason = "stale_cluster"         // 503: what is known of the clusters that are left is older than a policy bears
 	ReasonUnreachable       Reason = "unreachable"           // 503: every candidate was tried or is unreachable
 	ReasonConnectTimeout    Reason = "connect_timeout"       // 503
 	ReasonTLS               Reason = "tls_failure"           // 503: the other side could not be verified

@@ -67,6 +67,35 @@ type Distribution struct {
 	SecondsPerDollar, DollarsPerHour float64
 }
 
+// WhenStale is what becomes of a cluster whose state is older than a service bears.
+type WhenStale string
+
+// What may become of it. Its facts stay where they are: only requests for the service are concerned.
+const (
+	// WhenStaleKeep serves on what was known, however old; it is the default.
+	WhenStaleKeep WhenStale = "Keep"
+	// WhenStaleLastResort passes the cluster over while another serves.
+	WhenStaleLastResort WhenStale = "LastResort"
+	// WhenStaleExclude sends it nothing, whatever else fails.
+	WhenStaleExclude WhenStale = "Exclude"
+)
+
+// Staleness says how old the state of another cluster may be. The zero value bears any age.
+type Staleness struct {
+	// Max is counted from when the other cluster's control plane was last heard.
+	Max  time.Duration
+	When WhenStale
+}
+
+// From is the instant, in Unix nanoseconds, from which a cluster last heard at sinceMillis, in Unix
+// milliseconds, is too old; 0 is never, as for one that is heard now, whose sinceMillis is 0.
+func (s Staleness) From(sinceMillis int64) int64 {
+	if sinceMillis == 0 || s.When == "" || s.When == WhenStaleKeep {
+		return 0
+	}
+	return sinceMillis*int64(time.Millisecond) + int64(s.Max)
+}
+
 // What a dollar is worth in seconds that requests wait. Auto takes the price of an hour of somebody's time for it; Cost is
 // for those to whom money matters more.
 const (
@@ -83,6 +112,7 @@ type TrafficPolicy struct {
 	// Strategy and Distribution belong together.
 	Strategy       Strategy
 	Distribution   Distribution
+	Staleness      Staleness
 	ConnectTimeout time.Duration
 	RequestTimeout time.Duration // negative: none
 	TryTimeout     time.Duration

@@ -16,7 +16,7 @@ import (
 func (s *scope) trafficPolicy(in *trafficPolicy) *mesh.TrafficPolicy {
 	p := &in.Spec
 	out := &mesh.TrafficPolicy{Namespace: s.namespace, Name: s.name, Targets: s.targets(p.TargetRefs),
-		Strategy: mesh.Strategy(p.Locality.Strategy), Distribution: s.distribution(&p.Locality),
+		Strategy: mesh.Strategy(p.Locality.Strategy), Distribution: s.distribution(&p.Locality), Staleness: s.staleness(p.MaxStaleness, p.WhenStale),
 		ConnectTimeout: duration(p.Timeouts.Connect), RequestTimeout: timeout(p.Timeouts.Request), TryTimeout: duration(p.Timeouts.BackendRequest),
 		IdleTimeout: duration(p.Timeouts.Idle), Balancing: s.balancing(&p.LoadBalancing), Retry: s.retryPolicy(&p.Retry),
 		Affinity: s.affinity(p.SessionPersistence, spec("sessionPersistence")),
@@ -29,6 +29,21 @@ func (s *scope) trafficPolicy(in *trafficPolicy) *mesh.TrafficPolicy {
 	}
 	if r, t := out.RequestTimeout, out.TryTimeout; r > 0 && t > r {
 		s.fault(spec("timeouts", "backendRequest"), "longer than timeouts.request", "write at most "+p.Timeouts.Request)
+	}
+	return out
+}
+
+// staleness reads how old other clusters may be.
+func (s *scope) staleness(most, when string) mesh.Staleness {
+	out := mesh.Staleness{Max: duration(most), When: mesh.WhenStale(when)}
+	s.above(spec("maxStaleness"))
+	switch {
+	case most != "" && out.When == mesh.WhenStaleKeep:
+		s.fault(spec("maxStaleness"), "with whenStale Keep, which bears any age", "write whenStale: LastResort or Exclude, or remove one of the two")
+	case most == "" && out.When != "" && out.When != mesh.WhenStaleKeep:
+		s.fault(spec("maxStaleness"), "missing", "write how old a cluster may be, such as maxStaleness: 10m")
+	case most != "" && when == "":
+		out.When = mesh.WhenStaleExclude
 	}
 	return out
 }

@@ -17,6 +17,10 @@ type trafficPolicy struct {
 		TargetRefs []targetRef `json:"targetRefs" is:"required items=1..16"`
 		// Which clusters serve. Its fields are taken together from one policy.
 		Locality localityPolicy `json:"locality"`
+		// How old what is known of another cluster may be: how long ago its control plane was last heard by this one's. A silence is seen after 3s. It is taken together with whenStale from one policy. Default: any age.
+		MaxStaleness string `json:"maxStaleness" is:"duration"`
+		// What becomes of a cluster that is older than maxStaleness: LastResort passes it over while another serves; Exclude sends it nothing, and refuses requests with stale_cluster when no other is left; Keep serves on what was known, and takes a wider policy's away. Default: Exclude beside maxStaleness, else Keep.
+		WhenStale string `json:"whenStale" is:"enum=Keep|LastResort|Exclude"`
 		// How long things may take.
 		Timeouts struct {
 			// To make a connection; where no policy says, a cluster that is far away has as long as six round trips to each of its gateways, up to 5s. Default: 1s.

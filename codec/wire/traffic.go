@@ -19,7 +19,7 @@ func fromTraffic(t ir.Traffic) *wirepb.Traffic {
 		Outlier: &wirepb.Outlier{BaseEjection: int64(t.Outlier.BaseEjection), MaxEjection: int64(t.Outlier.MaxEjection),
 			MaxEjectedPercent: int64(t.Outlier.MaxEjectedPercent), SuccessRateStdev: int64(t.Outlier.SuccessRateStdev)},
 		Limits: fromLimits(t.Limits), RateLimits: each(t.RateLimits, fromRateLimit), Faults: each(t.Faults, fromFault),
-		Distribution: fromDistribution(t.Distribution)}
+		Distribution: fromDistribution(t.Distribution), MaxStaleness: int64(t.Staleness.Max), WhenStale: string(t.Staleness.When)}
 }
 
 func (d *decoder) traffic(m *wirepb.Traffic) ir.Traffic {
@@ -30,6 +30,7 @@ func (d *decoder) traffic(m *wirepb.Traffic) ir.Traffic {
 		Balancing: mesh.Balancing{Algorithm: mesh.Algorithm(b.GetAlgorithm()), Table: mesh.HashTable(b.GetTable()),
 			Keys: each(b.GetKeys(), toHashKey), Warmup: time.Duration(b.GetWarmup())},
 		Affinity: toAffinity(m.GetAffinity()), Distribution: toDistribution(m.GetDistribution()),
+		Staleness: mesh.Staleness{Max: time.Duration(m.GetMaxStaleness()), When: mesh.WhenStale(m.GetWhenStale())},
 		Retry: mesh.RetryPolicy{Attempts: int(m.GetRetries()), On: r.GetOn(), AnyMethod: r.GetAnyMethod(),
 			BudgetPercent: int(r.GetBudgetPercent()), BudgetBurst: int(r.GetBudgetBurst()), Backoff: time.Duration(r.GetBackoff())},
 		Outlier: mesh.Outlier{ConsecutiveFailures: int(m.GetEjectAfter()), BaseEjection: time.Duration(o.GetBaseEjection()),

@@ -71,6 +71,19 @@ func (w *saver) writeCache(ctx context.Context, s *replica.Saved) error {
 	return w.failpoints.Hit(ctx, PointCacheWritten)
 }
 
+// lastHeard is when the peer was last heard, to touchEvery, as the cache says: it is the file's time of modification. Zero
+// is unknown.
+func lastHeard(path string) time.Time {
+	info, err := os.Stat(path)
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
+}
+
+// touchEvery is how far the cache may be behind in saying when the peer was last heard.
+const touchEvery = 10 * time.Second
+
 // Writing costs time in proportion to the partition, not to the change, so a saver takes at most a
 // twentieth of a core and does not write what differs by the revision only.
 const (
@@ -88,10 +101,12 @@ type saver struct {
 
 	mu     sync.Mutex
 	newest *replica.Saved
+	// heard is when the peer was last heard, zero for never.
+	heard time.Time
 }
 
-func newSaver(cfg FollowerConfig, log *slog.Logger) *saver {
-	return &saver{path: cfg.Cache, clock: cfg.Clock, log: log, failpoints: cfg.Failpoints, wake: make(chan struct{}, 1)}
+func newSaver(cfg FollowerConfig, heard time.Time, log *slog.Logger) *saver {
+	return &saver{path: cfg.Cache, clock: cfg.Clock, log: log, failpoints: cfg.Failpoints, wake: make(chan struct{}, 1), heard: heard}
 }
 
 // save never waits; the latest state wins.
@@ -99,6 +114,18 @@ func (s *saver) save(v *replica.Saved) {
 	s.mu.Lock()
 	s.newest = v
 	s.mu.Unlock()
+	s.stir()
+}
+
+// touch says when the peer was last heard; it never waits either.
+func (s *saver) touch(heard time.Time) {
+	s.mu.Lock()
+	s.heard = heard
+	s.mu.Unlock()
+	s.stir()
+}
+
+func (s *saver) stir() {
 	select {
 	case s.wake <- struct{}{}:
 	default:
@@ -123,8 +150,9 @@ func (s *saver) run(ctx context.Context) {
 
 func (s *saver) write(ctx context.Context, written **replica.Saved) {
 	s.mu.Lock()
-	v := s.newest
+	v, heard := s.newest, s.heard
 	s.mu.Unlock()
+	defer s.date(heard)
 	if v == nil || *written != nil && same(v, *written) {
 		return
 	}
@@ -133,6 +161,16 @@ func (s *saver) write(ctx context.Context, written **replica.Saved) {
 		return
 	}
 	*written = v
+}
+
+// date sets the file's time of modification. A cache that is not there yet is dated when it is written.
+func (s *saver) date(heard time.Time) {
+	if heard.IsZero() {
+		return
+	}
+	if err := os.Chtimes(s.path, time.Time{}, heard); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.log.Warn("when a peer was last heard could not be written down", "error", err)
+	}
 }
 
 // same reports whether two states differ by no more than the revision.

@@ -90,10 +90,14 @@ type Follower struct {
 	direct, synced bool
 	// report is the newest load report of the peer.
 	report []byte
+	// began is when Run did, kept when the peer was last heard as the cache says, touched when that was last written.
+	began, kept, touched time.Time
 
 	mu     sync.Mutex
 	status replica.Status
 	err    error
+	// staleSince is what StaleSince returns.
+	staleSince time.Time
 	// holds is what siblings are told; holdsChanged is closed when it changes.
 	holds        held
 	holdsChanged chan struct{}
@@ -107,7 +111,8 @@ func NewFollower(cfg FollowerConfig) *Follower {
 	if err != nil {
 		log.Warn("the cache of a peer's facts cannot be used; all will be fetched again", "error", err)
 	}
-	f := &Follower{cfg: cfg, say: newQuiet(log), saver: newSaver(cfg, log), checked: map[*replica.Resource]*mesh.Fact{},
+	kept := lastHeard(cfg.Cache)
+	f := &Follower{cfg: cfg, say: newQuiet(log), saver: newSaver(cfg, kept, log), kept: kept, checked: map[*replica.Resource]*mesh.Fact{},
 		move: make(chan struct{}, 1), passes: make(chan *replica.Witness, passMax), holdsChanged: make(chan struct{})}
 	f.im = replica.NewImporter(replica.ImporterConfig{Owner: cfg.Peer.Name, TrustDomain: cfg.Peer.TrustDomain,
 		Holders: []mesh.ClusterName{cfg.Self}, Check: f.check, Build: cfg.Build}, saved)
@@ -121,6 +126,28 @@ func (f *Follower) Status() replica.Status {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.status
+}
+
+// StaleSince is when the peer was last heard, while it is not: zero while it is, and where nothing of it was ever known.
+// Of a peer that was not heard since the start it is what the cache says, once it has had the time of a lease to be. It is
+// safe for concurrent use.
+func (f *Follower) StaleSince() time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.staleSince
+}
+
+// staleAt is StaleSince by a state of the link.
+func (f *Follower) staleAt(s replica.Status, now time.Time) time.Time {
+	switch {
+	case !s.Stale:
+		return time.Time{}
+	case s.LastFresh.IsZero() && now.Sub(f.began) < replica.StaleAfter:
+		return time.Time{} // everybody is starting
+	case s.LastFresh.IsZero():
+		return f.kept
+	}
+	return s.LastFresh
 }
 
 // Applied counts the facts that were put into the world or taken out of it since the start; what is only confirmed
@@ -140,6 +167,7 @@ func (f *Follower) Run(ctx context.Context) error {
 	var saving sync.WaitGroup
 	defer saving.Wait()
 	f.behind = true // a new follower has put nothing there
+	f.began = f.cfg.Clock.Now()
 	if err := f.between(ctx, replica.Ready{}); err != nil {
 		return err
 	}
@@ -307,11 +335,17 @@ func (f *Follower) act(ctx context.Context, r replica.Ready, send func(context.C
 		}
 	}
 	s := f.im.Status()
+	since := f.staleAt(s, f.cfg.Clock.Now())
 	f.mu.Lock()
-	f.status = s
+	aged := !since.Equal(f.staleSince)
+	f.status, f.staleSince = s, since
 	f.mu.Unlock()
+	if s.LastFresh.Sub(f.touched) >= touchEvery {
+		f.touched = s.LastFresh
+		f.saver.touch(s.LastFresh)
+	}
 	f.hold()
-	if r.StatusChanged {
+	if r.StatusChanged || aged {
 		f.cfg.Changed(f.cfg.Peer.Name, s)
 	}
 	for _, m := range r.Send {

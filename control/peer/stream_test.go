@@ -90,7 +90,7 @@ func state(rev int64, name string) *replica.Saved {
 func TestCacheIsWrittenAtAPaceAndAtTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "a")
-		s := newSaver(FollowerConfig{Cache: path, Clock: clock.Real{}}, slog.New(slog.DiscardHandler))
+		s := newSaver(FollowerConfig{Cache: path, Clock: clock.Real{}}, time.Time{}, slog.New(slog.DiscardHandler))
 		ctx, stop := context.WithCancel(t.Context())
 		var done sync.WaitGroup
 		done.Go(func() { s.run(ctx) })

@@ -261,7 +261,7 @@ func (ps *peers) start(ctx context.Context, w mesh.Cluster) *link {
 		}})
 	l.follower = peer.NewFollower(peer.FollowerConfig{Self: p.cfg.Cluster, Peer: w, Source: p.source, Local: p.cfg.Local, Reach: p.reach(w),
 		Cache: p.cfg.path("peers", string(w.Name)), Edit: p.loop.EditAndWait, Known: p.known, Observe: p.observe, Clock: p.clock, Log: p.log, Failpoints: p.cfg.Failpoints, Build: p.cfg.Build, Patience: &p.patience,
-		Changed:  func(_ mesh.ClusterName, s replica.Status) { l.prober.Lease(!s.Stale) },
+		Changed:  func(_ mesh.ClusterName, s replica.Status) { l.prober.Lease(!s.Stale, l.follower.StaleSince()) },
 		Reported: func(n mesh.ClusterName, b []byte) { p.load.Heard(n, b, p.siblings.Through(n) != "") }})
 	var parts sync.WaitGroup
 	parts.Go(func() { ps.ended(w.Name, "following", ctx, l.follower.Run(ctx)) })
@@ -290,7 +290,7 @@ func (ps *peers) state(ctx context.Context, n mesh.ClusterName, next func(mesh.R
 	now := next(before)
 	ps.told[n] = now
 	ps.mu.Unlock()
-	if had && now.State == before.State && now.RTT == before.RTT && slices.Equal(now.Leaving, before.Leaving) {
+	if had && now.State == before.State && now.RTT == before.RTT && now.StaleSinceMillis == before.StaleSinceMillis && slices.Equal(now.Leaving, before.Leaving) {
 		return
 	}
 	f := &mesh.Fact{Key: mesh.Key{Kind: mesh.KindReach, Origin: ps.plane.cfg.Cluster, Name: string(n)}, Value: &now, Digest: ir.DigestOf(&now)}

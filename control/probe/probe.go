@@ -100,10 +100,12 @@ func New(cfg Config) *Prober {
 	return p
 }
 
-// Lease tells whether the control stream is fresh. Safe for concurrent use.
-func (p *Prober) Lease(fresh bool) {
+// Lease tells whether the control stream is fresh, and since when what the peer stated is stale: zero while that is not
+// so, or not known. Safe for concurrent use.
+func (p *Prober) Lease(fresh bool, staleSince time.Time) {
 	p.mu.Lock()
 	p.state = p.state.Lease(fresh, p.cfg.Clock.Now())
+	p.state.StaleSince = staleSince
 	p.mu.Unlock()
 	p.stir()
 }
@@ -219,7 +221,7 @@ func (p *Prober) step(ctx context.Context) time.Duration {
 		}
 	}
 	p.say(ctx, now, before.Reach(), after.Reach())
-	if after.Reach() != before.Reach() || after.RTT != before.RTT || after.Since != before.Since {
+	if after.Reach() != before.Reach() || after.RTT != before.RTT || after.Since != before.Since || !after.StaleSince.Equal(before.StaleSince) {
 		p.cfg.Changed(p.cfg.Peer.Name, after)
 	}
 	if left && p.cfg.Leaving != nil {

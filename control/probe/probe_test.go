@@ -223,9 +223,9 @@ func TestBeforeTheFirstAnswerNothingIsLost(t *testing.T) {
 
 func TestTheLeaseIsTold(t *testing.T) {
 	inBubble(t, 20*time.Millisecond, func(t *testing.T, _ *wan, p *Prober, o *told) {
-		p.Lease(false)
+		p.Lease(false, time.Time{})
 		o.until(t, "served by a stale partition", func(s liveness.State) bool { return s.Reach() == mesh.StaleServing })
-		p.Lease(true)
+		p.Lease(true, time.Time{})
 		o.until(t, "alive again", up)
 	})
 }

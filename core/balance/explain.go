@@ -3,6 +3,7 @@ package balance
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
@@ -31,7 +32,7 @@ func (v *View) Explain(a *Ask) []Candidate {
 	session := v.stays(a)
 	weighted, spread := false, v.plan != nil && a.Scope != mesh.ScopeCluster
 	for _, g := range v.groups {
-		c := Candidate{Cluster: g.cluster.Name, Detail: g.detail(), Part: v.part(g), Algorithm: v.algorithm(g, a)}
+		c := Candidate{Cluster: g.cluster.Name, Detail: g.detail(a.Now), Part: v.part(g), Algorithm: v.algorithm(g, a)}
 		if c.Dropped = g.unlawful(a); c.Dropped == Kept {
 			c.Dropped = g.unwise(a)
 		}
@@ -157,7 +158,7 @@ func (v *View) algorithm(g *group, a *Ask) string {
 	return how
 }
 
-func (g *group) detail() string {
+func (g *group) detail(now int64) string {
 	where := ""
 	if g.zone != "" {
 		where = ", zone " + string(g.zone)
@@ -168,5 +169,22 @@ func (g *group) detail() string {
 	case g.local:
 		return "own cluster" + where
 	}
-	return fmt.Sprintf("%s, rtt %s%s", g.cluster.Reach, g.cluster.RTT, where)
+	return fmt.Sprintf("%s, rtt %s%s%s", g.cluster.Reach, g.cluster.RTT, where, g.age(now))
+}
+
+// age says in words how old what is known of the cluster is, and when a policy has enough; "" is heard.
+func (g *group) age(now int64) string {
+	if g.cluster.StaleSinceMillis == 0 {
+		return ""
+	}
+	heard := time.UnixMilli(g.cluster.StaleSinceMillis)
+	out := fmt.Sprintf(", last heard %s ago", time.Unix(0, now).Sub(heard).Round(time.Second))
+	if g.staleFrom == 0 {
+		return out
+	}
+	what := "the last resort"
+	if g.excludes {
+		what = "excluded"
+	}
+	return fmt.Sprintf("%s, %s after %s", out, what, time.Unix(0, g.staleFrom).Sub(heard))
 }

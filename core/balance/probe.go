@@ -23,7 +23,7 @@ func (v *View) Due(now int64, dst []*Endpoint) (due []*Endpoint, next int64) {
 	}
 	for _, g := range v.groups {
 		s := g.state
-		if s.changes.Load() == 1 && s.trips.Load() == 0 || g.unlawful(&Ask{}) != Kept || !g.local && !g.cluster.Reach.Usable() {
+		if s.changes.Load() == 1 && s.trips.Load() == 0 || g.unlawful(&Ask{Now: now}) != Kept || !g.local && !g.cluster.Reach.Usable() {
 			continue
 		}
 		before := len(dst)

@@ -40,6 +40,10 @@ type group struct {
 	// leaving are the drains of the endpoints, each once, where all of them have some; nil where one has none.
 	leaving []mesh.Ramps
 	salt    uint64
+	// staleFrom is when what is known of the cluster is too old, in Unix nanoseconds, 0 for never; excludes says that
+	// it gets nothing from then on.
+	staleFrom int64
+	excludes  bool
 }
 
 // Config is what a view is made of.
@@ -59,6 +63,8 @@ type Config struct {
 	// Strategy and Distribution say how clusters are chosen; the zero value is the nearest first.
 	Strategy     mesh.Strategy
 	Distribution mesh.Distribution
+	// Staleness says how old what is known of other clusters may be.
+	Staleness mesh.Staleness
 	// Balancing and Outlier say how an endpoint is chosen and when it is taken out; zero fields are the
 	// defaults.
 	Balancing mesh.Balancing
@@ -88,6 +94,9 @@ func NewView(c Config) *View {
 		}
 	}
 	for _, g := range v.groups {
+		if !g.local {
+			g.staleFrom, g.excludes = c.Staleness.From(g.cluster.StaleSinceMillis), c.Staleness.When == mesh.WhenStaleExclude
+		}
 		weights := g.fill(&c, v.Service)
 		v.arrange(g, &c, weights, total)
 	}
@@ -254,6 +263,7 @@ const (
 	DropScope        Dropped = "the name asks for the caller's own cluster only"
 	DropLocal        Dropped = "the strategy Local keeps to the caller's own cluster"
 	DropNotExported  Dropped = "the cluster does not export the service"
+	DropStale        Dropped = "what is known of the cluster is older than a policy bears"
 	DropUnreachable  Dropped = "the cluster cannot be reached"
 	DropTripped      Dropped = "the cluster was tripped by failures in a row"
 	DropEmpty        Dropped = "no endpoint is ready"
@@ -283,15 +293,22 @@ func (g *group) unlawful(a *Ask) Dropped {
 		return DropLocal
 	case !g.local && !g.source.Exported:
 		return DropNotExported
+	case g.excludes && g.stale(a.Now):
+		return DropStale
 	}
 	return Kept
 }
+
+// stale reports whether what is known of the cluster is too old.
+func (g *group) stale(now int64) bool { return g.staleFrom != 0 && now >= g.staleFrom }
 
 // unwise says whether a group is passed over while another is left.
 func (g *group) unwise(a *Ask) Dropped {
 	switch {
 	case !g.local && !g.cluster.Reach.Usable():
 		return DropUnreachable
+	case g.stale(a.Now):
+		return DropStale
 	case len(g.all.endpoints) == 0:
 		return DropEmpty
 	case !g.local && a.Silent != "" && g.cluster.Name == a.Silent:
@@ -341,10 +358,10 @@ func (v *View) Pick(a *Ask) (Pick, mesh.Reason) {
 	if e := v.planned(a); e != nil {
 		return e.begin(a), mesh.ReasonNone
 	}
-	lawful, forbidden := false, false
+	lawful, forbidden, stale := false, false, false
 	for _, g := range v.groups {
 		if d := g.unlawful(a); d != Kept {
-			forbidden = forbidden || d == DropForbidden
+			forbidden, stale = forbidden || d == DropForbidden, stale || d == DropStale
 			continue
 		}
 		lawful = lawful || len(g.all.endpoints) > 0
@@ -369,6 +386,8 @@ func (v *View) Pick(a *Ask) (Pick, mesh.Reason) {
 	switch {
 	case lawful:
 		return Pick{}, mesh.ReasonUnreachable
+	case stale:
+		return Pick{}, mesh.ReasonStale
 	case forbidden:
 		return Pick{}, mesh.ReasonResidency
 	}

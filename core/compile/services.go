@@ -254,7 +254,7 @@ func cluster(c *derive.Ctx, n mesh.ClusterName) *ir.Cluster {
 	out := &ir.Cluster{Name: v.Name, Region: v.Region, Jurisdiction: v.Jurisdiction, Network: v.Network,
 		TrustDomain: v.TrustDomain, RTT: v.RTT, Gateways: v.Gateways, Ingresses: v.Ingresses, Drains: drains.Get(c, mesh.DrainTarget{Cluster: n})}
 	if reach := own[mesh.Reach](c, mesh.KindReach, "", string(n)); reach != nil {
-		out.Reach = reach.State
+		out.Reach, out.StaleSinceMillis = reach.State, reach.StaleSinceMillis
 		if reach.RTT > 0 {
 			out.RTT = reach.RTT
 		}

@@ -38,7 +38,7 @@ var update = flag.Bool("update", false, "write what the stories tell into their 
 //	watch               CLUSTER RESOURCE NAME, a line each: what the story looks at; see resources
 //	CLUSTER puts        manifests; the later of two sections has the later stamp
 //	CLUSTER deletes     KIND NAMESPACE/NAME, a line each; KIND NAME where there is no namespace
-//	CLUSTER observes    reach CLUSTER STATE [RTT [GATEWAY-THAT-LEAVES...]] | bundle TRUST-DOMAIN GENERATION ROOT |
+//	CLUSTER observes    reach CLUSTER STATE [RTT [GATEWAY-THAT-LEAVES...] [stale=MILLIS]] | bundle TRUST-DOMAIN GENERATION ROOT |
 //	                    address SERVICE ADDRESS SINCE
 //	then …              a consequence: slot tables follow, clusters tell each other what they export
 //	                    and replicate, and what changed of the watched is printed
@@ -202,6 +202,13 @@ func (s *telling) observe(at *site, words []string) {
 			r.RTT = period(s.T, words[3])
 		}
 		for _, a := range words[min(4, len(words)):] {
+			if since, ok := strings.CutPrefix(a, "stale="); ok {
+				var err error
+				if r.StaleSinceMillis, err = strconv.ParseInt(since, 10, 64); err != nil {
+					s.Fatal(err)
+				}
+				continue
+			}
 			r.Leaving = append(r.Leaving, netip.MustParseAddrPort(a))
 		}
 		at.edits = append(at.edits, world.Put(observed(mesh.KindReach, at.name, mesh.ServiceName{Name: words[1]}, r)))

@@ -52,6 +52,7 @@ func merge(t *ir.Traffic, p *mesh.TrafficPolicy) {
 	if p.Strategy != "" {
 		t.Strategy, t.Distribution = p.Strategy, p.Distribution
 	}
+	override(&t.Staleness, p.Staleness)
 	override(&t.ConnectTimeout, p.ConnectTimeout)
 	override(&t.RequestTimeout, p.RequestTimeout)
 	override(&t.TryTimeout, p.TryTimeout)
@@ -97,6 +98,9 @@ func merge(t *ir.Traffic, p *mesh.TrafficPolicy) {
 // complete turns what policies say by negative values into what proxies act on, and fills in what
 // depends on several fields.
 func complete(t *ir.Traffic) {
+	if t.Staleness.When == mesh.WhenStaleKeep { // it has taken a wider policy's away
+		t.Staleness = mesh.Staleness{}
+	}
 	t.RequestTimeout, t.Retry.Attempts = max(t.RequestTimeout, 0), max(t.Retry.Attempts, 0)
 	t.Balancing.Warmup, t.Retry.Backoff = max(t.Balancing.Warmup, 0), max(t.Retry.Backoff, 0)
 	t.Outlier.MaxEjection = max(t.Outlier.MaxEjection, t.Outlier.BaseEjection) // they may come from two policies

@@ -121,6 +121,7 @@ type Backend struct {
 type Traffic struct {
 	Strategy       mesh.Strategy
 	Distribution   mesh.Distribution
+	Staleness      mesh.Staleness
 	ConnectTimeout time.Duration // 0: Cluster.ConnectTimeout
 	RequestTimeout time.Duration // 0 none
 	TryTimeout     time.Duration // 0: derived from what was measured
@@ -161,6 +162,8 @@ type Cluster struct {
 	Ingresses []netip.Addr
 	// Drains is the part of its share that it gets while it is taken out of use, or back into it.
 	Drains mesh.Ramps
+	// StaleSinceMillis is mesh.Reach.StaleSinceMillis.
+	StaleSinceMillis int64
 }
 
 // A connection takes three round trips: TCP's (RFC 9293 §3.5), that of TLS 1.3 (RFC 8446 §2) and the PING that proves that

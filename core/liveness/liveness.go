@@ -62,6 +62,9 @@ const (
 type State struct {
 	// LeaseLost says that the control stream has been silent for too long.
 	LeaseLost bool
+	// StaleSince is when the peer's control plane was last heard, while it is not; zero while it is, and where that
+	// is not known.
+	StaleSince time.Time
 	// PathDown says that the path was found silent or refusing, and is not back.
 	PathDown bool
 	// RTT is the smoothed round-trip time; 0 until measured.
@@ -193,5 +196,9 @@ func (s State) Fact(cluster mesh.ClusterName, held time.Duration) mesh.Reach {
 	if held > 0 && (rtt-held).Abs() <= held/4 {
 		rtt = held
 	}
-	return mesh.Reach{Cluster: cluster, State: s.Reach(), RTT: rtt}
+	out := mesh.Reach{Cluster: cluster, State: s.Reach(), RTT: rtt}
+	if !s.StaleSince.IsZero() {
+		out.StaleSinceMillis = s.StaleSince.UnixMilli()
+	}
+	return out
 }

@@ -385,7 +385,7 @@ func (s *store) service(n mesh.ServiceName, svc *ir.Service, old *proxy.State) *
 	}
 	if eps != nil {
 		view = balance.NewView(balance.Config{Prev: before, Endpoints: eps, Clusters: func(c mesh.ClusterName) *ir.Cluster { return s.clusters[c] },
-			Cluster: s.cfg.Cluster, Proxy: s.cfg.ID, Zone: zone, Strategy: svc.Traffic.Strategy, Distribution: svc.Traffic.Distribution, Balancing: svc.Traffic.Balancing, Outlier: svc.Traffic.Outlier, Sessions: hasSessions(svc), Ejected: s.ejected, Now: s.now().UnixNano()})
+			Cluster: s.cfg.Cluster, Proxy: s.cfg.ID, Zone: zone, Strategy: svc.Traffic.Strategy, Distribution: svc.Traffic.Distribution, Staleness: svc.Traffic.Staleness, Balancing: svc.Traffic.Balancing, Outlier: svc.Traffic.Outlier, Sessions: hasSessions(svc), Ejected: s.ejected, Now: s.now().UnixNano()})
 	}
 	if split := s.splits[n]; split != nil && view != nil && before == nil {
 		split.apply(view)

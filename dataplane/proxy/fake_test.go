@@ -351,9 +351,9 @@ func newWorld(t testing.TB, endpoints int, change func(*ir.Service, *ir.Endpoint
 		change(svc, eps)
 	}
 	clusters := map[mesh.ClusterName]*ir.Cluster{"eu-west": {Name: "eu-west"}, "us-east": {Name: "us-east", RTT: 80 * time.Millisecond},
-		"ap-south": {Name: "ap-south", RTT: 120 * time.Millisecond}}
+		"ap-south": {Name: "ap-south", RTT: 120 * time.Millisecond}, "silent": {Name: "silent", StaleSinceMillis: 1}}
 	view := balance.NewView(balance.Config{Endpoints: eps, Clusters: func(c mesh.ClusterName) *ir.Cluster { return clusters[c] }, Cluster: "eu-west",
-		Balancing: svc.Traffic.Balancing, Outlier: svc.Traffic.Outlier, Sessions: true})
+		Staleness: svc.Traffic.Staleness, Balancing: svc.Traffic.Balancing, Outlier: svc.Traffic.Outlier, Sessions: true})
 	s, err := proxy.NewService(svc, view, nil)
 	if err != nil {
 		t.Fatal(err)

@@ -46,6 +46,10 @@ func refusals(t *testing.T) map[mesh.Reason]func() (*world, *exchange) {
 	from(mesh.ReasonResidency, "catalog", func(_ *ir.Service, e *ir.Endpoints) {
 		e.Groups = []ir.Group{{Cluster: "us-east", Exported: true, Slots: []uint64{1}, Forbidden: "ResidencyPolicy shop/eu"}}
 	})
+	from(mesh.ReasonStale, "catalog", func(s *ir.Service, e *ir.Endpoints) {
+		s.Traffic.Staleness = mesh.Staleness{Max: time.Minute, When: mesh.WhenStaleExclude}
+		e.Groups = []ir.Group{{Cluster: "silent", Exported: true, Slots: []uint64{1}}}
+	})
 	from(mesh.ReasonUnreachable, "catalog", nil, errRefused)
 	for _, r := range []mesh.Reason{mesh.ReasonConnectTimeout, mesh.ReasonTLS, mesh.ReasonOwnFault, mesh.ReasonDraining} {
 		from(r, "catalog", nil, reasoned(r))

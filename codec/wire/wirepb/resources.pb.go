@@ -1051,6 +1051,8 @@ type Traffic struct {
 	RateLimits     []*RateLimit           `protobuf:"bytes,15,rep,name=rate_limits,json=rateLimits,proto3" json:"rate_limits,omitempty"`
 	Faults         []*Fault               `protobuf:"bytes,16,rep,name=faults,proto3" json:"faults,omitempty"`
 	Distribution   *Distribution          `protobuf:"bytes,17,opt,name=distribution,proto3" json:"distribution,omitempty"`
+	MaxStaleness   int64                  `protobuf:"varint,18,opt,name=max_staleness,json=maxStaleness,proto3" json:"max_staleness,omitempty"`
+	WhenStale      string                 `protobuf:"bytes,19,opt,name=when_stale,json=whenStale,proto3" json:"when_stale,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1202,6 +1204,20 @@ func (x *Traffic) GetDistribution() *Distribution {
 		return x.Distribution
 	}
 	return nil
+}
+
+func (x *Traffic) GetMaxStaleness() int64 {
+	if x != nil {
+		return x.MaxStaleness
+	}
+	return 0
+}
+
+func (x *Traffic) GetWhenStale() string {
+	if x != nil {
+		return x.WhenStale
+	}
+	return ""
 }
 
 type Distribution struct {
@@ -2401,19 +2417,20 @@ func (x *Endpoints) GetGroups() []*Group {
 
 // Cluster is ir.Cluster.
 type Cluster struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Region        string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
-	Jurisdiction  string                 `protobuf:"bytes,3,opt,name=jurisdiction,proto3" json:"jurisdiction,omitempty"`
-	Network       string                 `protobuf:"bytes,4,opt,name=network,proto3" json:"network,omitempty"`
-	TrustDomain   string                 `protobuf:"bytes,5,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
-	Rtt           int64                  `protobuf:"varint,6,opt,name=rtt,proto3" json:"rtt,omitempty"`
-	Reach         uint32                 `protobuf:"varint,7,opt,name=reach,proto3" json:"reach,omitempty"`
-	Gateways      [][]byte               `protobuf:"bytes,8,rep,name=gateways,proto3" json:"gateways,omitempty"`   // address octets, then the port in 2, big-endian
-	Ingresses     [][]byte               `protobuf:"bytes,9,rep,name=ingresses,proto3" json:"ingresses,omitempty"` // address octets
-	Drains        []*Ramp                `protobuf:"bytes,10,rep,name=drains,proto3" json:"drains,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Name             string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Region           string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
+	Jurisdiction     string                 `protobuf:"bytes,3,opt,name=jurisdiction,proto3" json:"jurisdiction,omitempty"`
+	Network          string                 `protobuf:"bytes,4,opt,name=network,proto3" json:"network,omitempty"`
+	TrustDomain      string                 `protobuf:"bytes,5,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
+	Rtt              int64                  `protobuf:"varint,6,opt,name=rtt,proto3" json:"rtt,omitempty"`
+	Reach            uint32                 `protobuf:"varint,7,opt,name=reach,proto3" json:"reach,omitempty"`
+	Gateways         [][]byte               `protobuf:"bytes,8,rep,name=gateways,proto3" json:"gateways,omitempty"`   // address octets, then the port in 2, big-endian
+	Ingresses        [][]byte               `protobuf:"bytes,9,rep,name=ingresses,proto3" json:"ingresses,omitempty"` // address octets
+	Drains           []*Ramp                `protobuf:"bytes,10,rep,name=drains,proto3" json:"drains,omitempty"`
+	StaleSinceMillis int64                  `protobuf:"varint,11,opt,name=stale_since_millis,json=staleSinceMillis,proto3" json:"stale_since_millis,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Cluster) Reset() {
@@ -2514,6 +2531,13 @@ func (x *Cluster) GetDrains() []*Ramp {
 		return x.Drains
 	}
 	return nil
+}
+
+func (x *Cluster) GetStaleSinceMillis() int64 {
+	if x != nil {
+		return x.StaleSinceMillis
+	}
+	return 0
 }
 
 // Ramp is mesh.Ramp.
@@ -4344,7 +4368,7 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x16\n" +
 	"\x06weight\x18\x03 \x01(\rR\x06weight\x12,\n" +
 	"\afilters\x18\x04 \x03(\v2\x12.isthmus.v1.FilterR\afilters\x12\x18\n" +
-	"\amissing\x18\x05 \x01(\tR\amissing\"\xd5\x05\n" +
+	"\amissing\x18\x05 \x01(\tR\amissing\"\x99\x06\n" +
 	"\aTraffic\x12\x1a\n" +
 	"\bstrategy\x18\x01 \x01(\tR\bstrategy\x12'\n" +
 	"\x0fconnect_timeout\x18\x02 \x01(\x03R\x0econnectTimeout\x12'\n" +
@@ -4366,7 +4390,10 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"\vrate_limits\x18\x0f \x03(\v2\x15.isthmus.v1.RateLimitR\n" +
 	"rateLimits\x12)\n" +
 	"\x06faults\x18\x10 \x03(\v2\x11.isthmus.v1.FaultR\x06faults\x12<\n" +
-	"\fdistribution\x18\x11 \x01(\v2\x18.isthmus.v1.DistributionR\fdistribution\"\xc2\x01\n" +
+	"\fdistribution\x18\x11 \x01(\v2\x18.isthmus.v1.DistributionR\fdistribution\x12#\n" +
+	"\rmax_staleness\x18\x12 \x01(\x03R\fmaxStaleness\x12\x1d\n" +
+	"\n" +
+	"when_stale\x18\x13 \x01(\tR\twhenStale\"\xc2\x01\n" +
 	"\fDistribution\x12'\n" +
 	"\x05order\x18\x01 \x03(\v2\x11.isthmus.v1.PlaceR\x05order\x121\n" +
 	"\aweights\x18\x02 \x03(\v2\x17.isthmus.v1.PlaceWeightR\aweights\x12,\n" +
@@ -4464,7 +4491,7 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"\x17bandwidth_milli_percent\x18\v \x01(\x03R\x15bandwidthMilliPercent\"i\n" +
 	"\tEndpoints\x121\n" +
 	"\aservice\x18\x01 \x01(\v2\x17.isthmus.v1.ServiceNameR\aservice\x12)\n" +
-	"\x06groups\x18\x02 \x03(\v2\x11.isthmus.v1.GroupR\x06groups\"\xa2\x02\n" +
+	"\x06groups\x18\x02 \x03(\v2\x11.isthmus.v1.GroupR\x06groups\"\xd0\x02\n" +
 	"\aCluster\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\"\n" +
@@ -4476,7 +4503,8 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"\bgateways\x18\b \x03(\fR\bgateways\x12\x1c\n" +
 	"\tingresses\x18\t \x03(\fR\tingresses\x12(\n" +
 	"\x06drains\x18\n" +
-	" \x03(\v2\x10.isthmus.v1.RampR\x06drains\"a\n" +
+	" \x03(\v2\x10.isthmus.v1.RampR\x06drains\x12,\n" +
+	"\x12stale_since_millis\x18\v \x01(\x03R\x10staleSinceMillis\"a\n" +
 	"\x04Ramp\x12!\n" +
 	"\fsince_millis\x18\x01 \x01(\x03R\vsinceMillis\x12\x12\n" +
 	"\x04over\x18\x02 \x01(\x03R\x04over\x12\x12\n" +
