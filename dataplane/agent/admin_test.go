@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -82,5 +83,16 @@ func TestADrainLeavesOnlyTheAdminPort(t *testing.T) {
 	}
 	if err := client.end(); err == nil || !strings.Contains(err.Error(), "context canceled") {
 		t.Errorf("ended with %v", err)
+	}
+}
+
+func TestTheExpiryIsAMetric(t *testing.T) {
+	w := newWorld(t)
+	m := w.client()
+	m.waitReady(t)
+	_, body := adminCall(t, m, "GET", "/metrics")
+	at := fmt.Sprintf("\nisthmus_certificate_expiry_timestamp_seconds %d\n", m.Dump().NotAfter.Unix())
+	if m.Dump().NotAfter.IsZero() || !strings.Contains(body, at) {
+		t.Errorf("/metrics has no %q", at)
 	}
 }
