@@ -276,10 +276,19 @@ func TestReplayBody(t *testing.T) {
 	}
 }
 
-// goodput runs a server proxy for 8 s before an application of 4 lanes that takes 20 ms, FIFO,
-// while callers who wait 100 ms ask for ten times what it can do, and returns what share of its
-// capacity it answered in time in the last 4 s.
-func goodput(t *testing.T, limits mesh.Limits) (share float64) {
+// overload is what became of a run of ten times the capacity, and of half of it afterwards.
+type overload struct {
+	// goodput is the share of the capacity that was answered in time in the last 4 s of it.
+	goodput float64
+	// held is how many requests the proxy held at most.
+	held int
+	// recovery is how long after its end the last request began that was not answered in time.
+	recovery time.Duration
+}
+
+// overloaded runs a server proxy for 8 s before an application of 4 lanes that takes 20 ms, FIFO,
+// while callers who wait 100 ms ask for ten times what it can do, and then for 8 s at half of that.
+func overloaded(t *testing.T, limits mesh.Limits) (out overload) {
 	synctest.Test(t, func(t *testing.T) {
 		w := limited(t, &ir.Traffic{Limits: limits})
 		cfg := w.cfg
@@ -287,27 +296,44 @@ func goodput(t *testing.T, limits mesh.Limits) (share float64) {
 		lanes := make(chan struct{}, 4)
 		cfg.App = func(string, mesh.Protocol) (message.Stream, error) { return laned{answer(200, "ok"), lanes}, nil }
 		p := proxy.New(cfg)
-		const capacity, patience = 200, 100 * time.Millisecond
+		const capacity, patience, lasts = 200, 100 * time.Millisecond, 8 * time.Second
 		var all sync.WaitGroup
 		var mu sync.Mutex
-		good := 0
+		good, held := 0, 0
 		began := time.Now()
-		for range 8 * 10 * capacity {
+		ask := func() {
 			all.Go(func() {
 				ex, at := asked("/"), time.Now()
+				mu.Lock()
+				held++
+				out.held = max(out.held, held)
+				mu.Unlock()
 				p.Inbound(ex, peer)
 				mu.Lock()
 				defer mu.Unlock()
-				if now := time.Now(); ex.status == 200 && now.Sub(at) <= patience && now.Sub(began) > 4*time.Second && now.Sub(began) <= 8*time.Second {
+				held--
+				inTime := ex.status == 200 && time.Since(at) <= patience
+				if inTime && time.Since(began) > lasts/2 && time.Since(began) <= lasts {
 					good++
 				}
+				if asked := at.Sub(began); !inTime && asked >= lasts {
+					out.recovery = max(out.recovery, asked-lasts)
+				}
 			})
+		}
+		for time.Since(began) < lasts {
+			ask()
 			<-time.After(time.Second / (10 * capacity))
 		}
+		for time.Since(began) < 2*lasts {
+			ask()
+			<-time.After(2 * time.Second / capacity)
+		}
 		all.Wait()
-		share = float64(good) / (4 * capacity)
+		out.goodput = float64(good) / (lasts.Seconds() / 2 * capacity)
 	})
-	return share
+	t.Logf("concurrency %d: %+v", limits.Concurrency, out)
+	return out
 }
 
 // laned is an application that works on as many requests at once as it has lanes.
@@ -324,12 +350,13 @@ func (l laned) Receive(h *message.Head) (bool, error) {
 }
 
 // TestOverloadIsShed: at ten times its capacity a server with a limit goes on serving at 90 % of
-// it at least; without, in the control run, what it serves is served too late.
+// it at least, holds a bounded number of requests, and serves all within 5 s of the end; without, in the control run, what it serves
+// is served too late, it holds seventy times as many, and goes on being late.
 func TestOverloadIsShed(t *testing.T) {
-	if got := goodput(t, mesh.Limits{Concurrency: 12}); got < 0.9 {
-		t.Errorf("goodput %.2f of capacity with the limit, want 0.9", got)
+	if got := overloaded(t, mesh.Limits{Concurrency: 12}); got.goodput < 0.9 || got.held > 13 || got.recovery > 5*time.Second {
+		t.Errorf("%+v with the limit, want 0.9 of the capacity, 12 requests and one that is refused, and 5 s", got)
 	}
-	if got := goodput(t, mesh.Limits{}); got > 0.5 {
-		t.Errorf("goodput %.2f without the limit: the test proves nothing", got)
+	if got := overloaded(t, mesh.Limits{}); got.goodput > 0.5 || got.held < 500 || got.recovery < 5*time.Second {
+		t.Errorf("%+v without the limit: the test proves nothing", got)
 	}
 }
