@@ -1,0 +1,46 @@
+package sim
+
+import (
+	"testing"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/sim/defence"
+)
+
+// apart cuts the first cluster of a seed off from all others for an hour, in which everybody goes on writing, and returns what checkers complained of and how
+// long after the hour everybody agreed.
+func apart(seed uint64, without defence.Control) ([]Complaint, time.Duration) {
+	m := build(Config{Seed: seed, Clusters: 4, Quiet: time.Minute, Without: without})
+	m.clock.RunUntil(start.Add(5 * time.Second))
+	m.shape.Writes = [2]time.Duration{5 * time.Second, 40 * time.Second}
+	m.isolate(m.names[0], time.Hour)
+	m.clock.RunUntil(start.Add(5*time.Second + time.Hour))
+	m.calm = true
+	took, ok := m.converge()
+	if !ok {
+		took = m.cfg.Quiet
+	}
+	m.oracle.quiet()
+	return m.oracle.faults, took
+}
+
+// TestAnHourApart: what was told before the hour stays in force during it, nothing that was deleted meanwhile comes back, and after it everybody agrees
+// within 5 s. Proxies of either side serve all the while (checkers "lost", "boot", "resurrected", "absent-backend"). Without the last good state a checker
+// complains.
+func TestAnHourApart(t *testing.T) {
+	var worst time.Duration
+	for seed := range uint64(5) {
+		complaints, took := apart(seed+1, defence.All)
+		for _, c := range complaints {
+			t.Errorf("seed %d: %s: %s", seed+1, c.Checker, c.Detail)
+		}
+		worst = max(worst, took)
+	}
+	t.Logf("the slowest of five agreed %s after the hour", worst)
+	if worst > 5*time.Second {
+		t.Errorf("the slowest agreed %s after the hour, want 5s", worst)
+	}
+	if complaints, _ := apart(1, defence.NoLastGood); len(complaints) == 0 {
+		t.Error("no checker complains of a mesh that drops a peer's facts with its link")
+	}
+}
