@@ -31,14 +31,14 @@ type Config struct {
 	// before it took anything worth the name; see freshOctets. Further ones wait for it, and then are refused. Default
 	// 16; negative is no such bound.
 	StuckStreams int
-	// InitialWindow is the receive window of a new stream, in bytes: 65,535 (the
-	// default) to MaxWindow.
+	// InitialWindow is the receive window of a new stream, in bytes: 16 KiB, which is one of the largest frames, to
+	// MaxWindow. Default 65,535.
 	InitialWindow int
 	// MaxWindow bounds, in bytes, what a window may grow to as the measured product of
 	// bandwidth and delay asks for it. Default 16 MiB.
 	MaxWindow int
-	// Near says that a round trip to the peer costs little: a stream's window is then never larger than what its reader has
-	// taken in all, as TCP begins (RFC 5681 §3.1), so that who stops reading holds no more than he took.
+	// Near says that a round trip to the peer costs little: a stream's window then stays as it begins until its reader has taken
+	// nearTaken times as much, and is never larger than what he has taken, as TCP begins (RFC 5681 §3.1): who stops reading holds no more.
 	Near bool
 	// ConnBuffer bounds received bytes that nobody has read yet, over all streams of
 	// the connection, beside what Budget granted. While it is not exhausted a reader
@@ -118,6 +118,7 @@ const (
 	minMaxFrame       = 16384 // RFC 9113 §6.5.2: SETTINGS_MAX_FRAME_SIZE is at least this; we announce no more
 	maxMaxFrame       = 1<<24 - 1
 	defaultTableBytes = 4096
+	nearTaken         = 8 // initial windows
 )
 
 func orInt(v *int, def int) {
@@ -170,8 +171,8 @@ func (cfg Config) Validate() error {
 	}
 	within("MaxConcurrentStreams", cfg.MaxConcurrentStreams, 1, 1<<20)
 	within("MaxWindow", cfg.MaxWindow, defaultWindow, 1<<30)
-	within("InitialWindow", cfg.InitialWindow, defaultWindow, cfg.MaxWindow)
-	within("ConnBuffer", cfg.ConnBuffer, cfg.InitialWindow, 1<<30)
+	within("InitialWindow", cfg.InitialWindow, minMaxFrame, cfg.MaxWindow)
+	within("ConnBuffer", cfg.ConnBuffer, max(cfg.InitialWindow, defaultWindow), 1<<30)
 	within("MaxHeaderBytes", cfg.MaxHeaderBytes, 1<<10, 16<<20)
 	if cfg.OpenHeadBytes >= 0 {
 		within("OpenHeadBytes", cfg.OpenHeadBytes, 8*cfg.MaxHeaderBytes, 1<<30)

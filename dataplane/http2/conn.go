@@ -167,7 +167,7 @@ func (c *conn) init(nc net.Conn, cfg Config, client bool) {
 	c.flush.L = &c.mu
 	c.sendWin, c.peerWindow, c.maxFrame = defaultWindow, defaultWindow, minMaxFrame
 	c.sendMax = c.sendWin
-	c.recvWin, c.window, c.bufMax = defaultWindow, cfg.InitialWindow, cfg.ConnBuffer
+	c.recvWin, c.window, c.bufMax = defaultWindow, max(cfg.InitialWindow, defaultWindow), cfg.ConnBuffer
 	c.peerStreams = 100 // RFC 9113 §6.5.2 recommends no less; the first SETTINGS tell
 	c.bucket = newBucket(cfg.ControlRate, cfg.ControlBurst, cfg.Now())
 	c.lastRead.Store(cfg.Now())

@@ -12,16 +12,21 @@ import (
 )
 
 // TestWhoStopsReadingHoldsNoMoreThanHeTook: on a connection whose window has grown for others, a reader takes some of a large answer and
-// stops. From a peer that is near as much as he took comes in the end; the control is far, where half of the window for all, or all of it, does.
+// stops. From a peer that is near no more than the first window comes while he has taken little, and as much as he took in the end, so that
+// bulk is not held up; the control is far, where half of the window for all, or all of it, does, or at once a first window that is large.
 func TestWhoStopsReadingHoldsNoMoreThanHeTook(t *testing.T) {
-	const window, piece = 4 << 20, 8 << 10
+	const first, window, piece = 32 << 10, 4 << 20, 8 << 10
 	for _, near := range []bool{true, false} {
 		for _, took := range []int{0, 160 << 10, 1 << 20} {
 			t.Run(fmt.Sprintf("near %v, %d KiB", near, took>>10), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					client, server := net.Pipe()
 					var sent atomic.Int64
-					cc := pair(t, Config{Near: near, ConnBuffer: 16 << 20}, client, server, func(x message.Exchange) {
+					cfg := Config{Near: near, ConnBuffer: 16 << 20}
+					if near {
+						cfg.InitialWindow = first
+					}
+					cc := pair(t, cfg, client, server, func(x message.Exchange) {
 						if x.Respond(&message.Head{Status: 200, Length: message.LengthUnknown}, false) != nil {
 							return
 						}
@@ -52,11 +57,16 @@ func TestWhoStopsReadingHoldsNoMoreThanHeTook(t *testing.T) {
 					}
 					synctest.Wait()
 					held := int(sent.Load()) - took
-					least, most := 0, max(took, defaultWindow)+piece
-					if !near && took > 0 {
-						least, most = window/2, window+piece
+					least, most := first-piece, first
+					switch {
+					case near && took >= nearTaken*first:
+						least, most = took/4, took
+					case !near && took == 0:
+						least, most = defaultWindow-piece, defaultWindow
+					case !near:
+						least, most = window/2, window
 					}
-					if held < least || held > most {
+					if held < least-piece || held > most+piece {
 						t.Errorf("%d KiB came that nobody reads, want %d to %d", held>>10, least>>10, most>>10)
 					}
 					s.Close()

@@ -537,7 +537,7 @@ func (c *conn) giveBack(s *stream, n int) {
 		if c.cfg.Near {
 			most = min(most, s.taken)
 		}
-		if more := most - s.window; more > 0 && (c.cfg.Budget == nil || c.cfg.Budget.Take(more)) {
+		if more := most - s.window; more > 0 && (!c.cfg.Near || s.taken >= nearTaken*c.cfg.InitialWindow) && (c.cfg.Budget == nil || c.cfg.Budget.Take(more)) {
 			s.window += more
 			s.extra += more
 			s.consumed += more

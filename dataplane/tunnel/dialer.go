@@ -382,6 +382,9 @@ func (d *Dialer) connect(ctx context.Context, addr netip.AddrPort) (net.Conn, er
 // nearRTT is the round trip below which a few more of them cost less than memory for who does not read.
 const nearRTT = 5 * time.Millisecond
 
+// nearWindow is the window, in bytes, that a stream from a near server begins with: what an answer leaves here that nobody takes.
+const nearWindow = 32 << 10
+
 // near reports whether all of the path to addr is as short as the kernel has measured: beyond a gateway, or a link, there is more.
 func (d *Dialer) near(raw net.Conn, addr netip.AddrPort, w *Want) bool {
 	rtt, ok := socket.RoundTrip(raw)
@@ -420,7 +423,9 @@ func (d *Dialer) dialOne(ctx context.Context, addr netip.AddrPort, timeout time.
 	c.lives(d.cfg.Now(), material.SVID.Leaf, state.PeerCertificates[0])
 	h2 := d.h2
 	h2.Reported = c.arrived.note
-	h2.Near = d.near(raw, addr, w)
+	if h2.Near = d.near(raw, addr, w); h2.Near {
+		h2.InitialWindow = nearWindow
+	}
 	if c.ClientConn, err = http2.NewClientConn(c.wire, h2); err != nil {
 		return nil, err
 	}

@@ -5,6 +5,9 @@ import (
 	"net/netip"
 )
 
+// NearWindow is the first window of a stream from a near server.
+const NearWindow = nearWindow
+
 // Near is what the dialer takes for near.
 func (d *Dialer) Near(raw net.Conn, addr netip.AddrPort, w *Want) bool { return d.near(raw, addr, w) }
 

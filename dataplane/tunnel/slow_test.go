@@ -93,11 +93,11 @@ func TestAVerySlowLinkIsNeverSilent(t *testing.T) {
 	})
 }
 
-// TestAnswersThatNobodyReadsHoldUpNoOther has more streams of one connection than once had room
-// together stand full and unread, and asks for one more. The control is the smaller room.
+// TestAnswersThatNobodyReadsHoldUpNoOther has streams of one connection stand full and unread, and asks for one more. The
+// control is a room that they fill together.
 func TestAnswersThatNobodyReadsHoldUpNoOther(t *testing.T) {
 	const streams = 80
-	for name, room := range map[string]int{"room for all": 0, "control": 3 << 20} {
+	for name, room := range map[string]int{"room for all": 0, "control": 1 << 20} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			m := newMesh(t)
@@ -112,11 +112,11 @@ func TestAnswersThatNobodyReadsHoldUpNoOther(t *testing.T) {
 				h.Status, h.Length = 200, 1<<20
 				err := ex.Respond(&h, false)
 				if err == nil {
-					_, err = ex.Write(make([]byte, 65535)) // the window of a stream
+					_, err = ex.Write(make([]byte, tunnel.NearWindow))
 				}
 				if err == nil {
 					full <- struct{}{}
-					_, err = ex.Write(make([]byte, 1<<20-65535))
+					_, err = ex.Write(make([]byte, 1<<20-tunnel.NearWindow))
 				}
 				ex.Abort(err)
 			})
