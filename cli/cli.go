@@ -167,7 +167,7 @@ func (a *app) root() *cobra.Command {
 		&cobra.Group{ID: groupRun, Title: "Running the mesh:"}, &cobra.Group{ID: "parts", Title: "Long-running parts:"})
 	root.AddCommand(a.local()...)
 	root.AddCommand(a.applyCommand(), a.getCommand(), a.describeCommand(), a.deleteCommand(),
-		a.statusCommand(), a.proxyStatusCommand(), a.proxyConfigCommand(), a.explainCommand(), a.versionCommand())
+		a.statusCommand(), a.proxyStatusCommand(), a.proxyConfigCommand(), a.explainCommand(), a.eventsCommand(), a.versionCommand())
 	root.AddCommand(a.drainCommand(), a.undrainCommand())
 	if a.Simulate != nil {
 		root.AddCommand(a.simulateCommand())

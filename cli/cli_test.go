@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"maps"
 	"math"
 	"net/http"
 	"net/http/httptest"
@@ -25,6 +26,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/api"
 	"github.com/isthmus-mesh/isthmus/api/consistency"
 	"github.com/isthmus-mesh/isthmus/api/drains"
+	"github.com/isthmus-mesh/isthmus/api/events"
 	"github.com/isthmus-mesh/isthmus/cli"
 	"github.com/isthmus-mesh/isthmus/control/address"
 	"github.com/isthmus-mesh/isthmus/control/load"
@@ -228,7 +230,7 @@ func (g *ground) addCluster(mux *http.ServeMux, n int, name string) {
 	server, err := api.NewServer(api.Config{Cluster: self, Objects: objects, Token: token, Version: "0.1.0", Now: func() time.Time { return noon },
 		World: func() *world.World { return g.world(self) }, View: ir.View{Cluster: self, Network: mesh.Network(name)},
 		Stamp:     func() mesh.Stamp { clock += 2; return mesh.Stamp{WallMillis: clock, Origin: self} },
-		Addresses: pool, Random: zeros{}, More: drains.Handlers(&g.drains),
+		Addresses: pool, Random: zeros{}, More: g.more(self),
 		Proxies: func() []xds.ClientStatus {
 			types := []xds.TypeStatus{{Type: "type.isthmus.dev/v1/Service", Sent: 3, Acked: 3, SentDigest: "aa", AckedDigest: "aa", InSync: true}}
 			if g.behind && name == "us-east" {
@@ -279,6 +281,14 @@ func (g *ground) addCluster(mux *http.ServeMux, n int, name string) {
 		}
 		http.StripPrefix("/v1/clusters/"+name, server).ServeHTTP(w, r)
 	})
+}
+
+// more are the paths of packages beside api.
+func (g *ground) more(self mesh.ClusterName) map[string]func(http.ResponseWriter, *http.Request) error {
+	out := drains.Handlers(&g.drains)
+	other := map[mesh.ClusterName]mesh.ClusterName{"eu-west": "us-east", "us-east": "eu-west"}[self]
+	maps.Copy(out, events.Handlers(recorded(self, other), func() time.Time { return noon.Add(5 * time.Minute) }))
+	return out
 }
 
 // foresees is a loop of load of one service, whose every request goes to us-east once anything is lost.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -16,6 +17,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/api"
 	"github.com/isthmus-mesh/isthmus/api/consistency"
 	"github.com/isthmus-mesh/isthmus/api/drains"
+	"github.com/isthmus-mesh/isthmus/api/events"
 	"github.com/isthmus-mesh/isthmus/control/plane"
 	"github.com/isthmus-mesh/isthmus/core/world"
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -31,9 +33,11 @@ func serveWithAPI(ctx context.Context, cfg plane.Config, p *plane.Plane, log *sl
 	if err != nil {
 		return fmt.Errorf("the API needs a token: %w", err)
 	}
+	more := drains.Handlers(p.Drains())
+	maps.Copy(more, events.Handlers(p.Events(), time.Now))
 	server, err := api.NewServer(api.Config{Cluster: cfg.Cluster, Objects: p.Objects(), World: p.World, View: p.View(), Vector: p.Vector,
 		Proxies: p.Census().Proxies, OwnProxies: p.Proxies, Replicas: func() []api.Replica { return replicas(p) }, Peers: func() []api.PeerStatus { return peers(p) }, Bundle: p.Bundle, NewToken: p.NewToken, Stamp: p.Stamp, Ready: p.Ready,
-		Digests: p, Forecast: p, More: drains.Handlers(p.Drains()), MoreMetrics: func() string { return drains.Metrics(cfg.Cluster, p.Drains()) },
+		Digests: p, Forecast: p, More: more, MoreMetrics: func() string { return drains.Metrics(cfg.Cluster, p.Drains()) },
 		Verdicts: func() ([]consistency.Verdict, []consistency.VerdictEvent) {
 			return consistency.Judged(p.Verdicts(), time.Now())
 		},

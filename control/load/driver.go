@@ -23,7 +23,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Config is what a Driver works with. All fields but Sees and Costs are required.
+// Config is what a Driver works with. All fields but Sees, Costs and Told are required.
 type Config struct {
 	Cluster     mesh.ClusterName
 	TrustDomain mesh.TrustDomain
@@ -41,6 +41,8 @@ type Config struct {
 	Drained func(time.Time) map[mesh.ClusterName]float64
 	// Region is where a cluster is, "" where that is not known; nil is not.
 	Region func(mesh.ClusterName) mesh.Region
+	// Told takes each change, those that only say again what is among them; it must not wait. nil is nobody.
+	Told func(Change)
 	// Edit changes the world; it may wait for room until the context ends.
 	Edit  func(context.Context, []world.Edit) error
 	Clock clock.Clock
@@ -190,6 +192,9 @@ func (l *Driver) follow(ctx context.Context, changes []Change) error {
 	}
 	var edits []world.Edit
 	for _, c := range changes {
+		if l.cfg.Told != nil {
+			l.cfg.Told(c)
+		}
 		key := mesh.Key{Kind: mesh.KindSplit, Origin: l.cfg.Cluster, Namespace: c.Service.Namespace, Name: c.Service.Name}
 		if c.Split == nil {
 			edits = append(edits, world.Remove(key))

@@ -25,6 +25,7 @@ func (p *Plane) newLoad() *load.Driver {
 			return out
 		},
 		Sees:   p.sees,
+		Told:   p.events.Split,
 		Region: p.region,
 		Costs:  p.costs,
 		Drained: func(now time.Time) map[mesh.ClusterName]float64 {

@@ -245,11 +245,13 @@ func (ps *peers) start(ctx context.Context, w mesh.Cluster) *link {
 		Name:    "gateway." + string(w.TrustDomain),
 		Known:   ps.told[w.Name].Leaving,
 		Leaving: func(n mesh.ClusterName, gone []netip.AddrPort) {
+			p.events.Leaving(n, gone)
 			if err := p.cfg.Failpoints.Hit(ctx, PointWithdraw); err == nil {
 				ps.state(ctx, n, func(r mesh.Reach) mesh.Reach { r.Leaving = gone; return r })
 			}
 		},
 		Changed: func(n mesh.ClusterName, s liveness.State) {
+			p.events.Path(n, s)
 			for _, a := range w.ControlPlanes {
 				p.patience.Path(a, s.RTT)
 			}

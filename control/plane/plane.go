@@ -17,6 +17,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/control/ca"
 	"github.com/isthmus-mesh/isthmus/control/census"
 	"github.com/isthmus-mesh/isthmus/control/drain"
+	"github.com/isthmus-mesh/isthmus/control/events"
 	"github.com/isthmus-mesh/isthmus/control/load"
 	"github.com/isthmus-mesh/isthmus/control/loop"
 	"github.com/isthmus-mesh/isthmus/control/peer"
@@ -63,6 +64,8 @@ type Plane struct {
 	drains *drain.Keeper
 	// verdicts is what the mesh says of each cluster.
 	verdicts *verdict.Board
+	// events is what was done without a person, and why.
+	events *events.Recorder
 	// patience is what was seen of control planes that are dialled.
 	patience peer.Patience
 	// federation tells peers; it is nil in tests of parts.
@@ -132,6 +135,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (*Plane, error) {
 	}
 	p.loop = loop.New(lc)
 	p.xds = xds.NewServer(xds.ServerConfig{Source: source{p.loop}, Identify: identify, Order: order(), Now: p.clock.Now, Log: log, Delivered: p.delivered, Joined: p.joined, Build: cfg.Build})
+	p.events = p.newEvents()
 	p.peers, p.siblings = newPeers(p), p.newSiblings()
 	p.census = p.newCensus()
 	p.load, p.verdicts = p.newLoad(), p.newVerdicts()
@@ -192,6 +196,7 @@ func (p *Plane) Run(ctx context.Context) error {
 	part("load", p.load.Run)
 	part("drains", p.drains.Run)
 	part("verdicts", p.verdicts.Run)
+	part("events", p.events.Run)
 	part("discovery", p.xds.Run)
 	p.loop.Watch(string(p.cfg.Cluster), string(ir.TypeBundle), "*")
 	if err := p.stateBundle(ctx); err == nil {

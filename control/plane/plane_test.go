@@ -78,6 +78,8 @@ type cluster struct {
 	shell *http.Client
 	// services is what services get addresses from; none without it.
 	services netip.Prefix
+	// capacity is what instances of serve declare, such as ", capacity: {lanes: 4}"; "" is nothing.
+	capacity string
 	// store is an external store, or nil.
 	store *etcd
 }
@@ -316,8 +318,8 @@ metadata: {name: %[1]s, namespace: shop}
 apiVersion: isthmus.dev/v1alpha1
 kind: Workload
 metadata: {name: %[1]s-0, namespace: shop, labels: {app: %[1]s}}
-spec: {address: %[2]s, serviceAccount: %[1]s, ports: [{name: http, port: %[3]d}], proxy: "%[4]s"}
-`, service, app.Addr(), app.Port(), inbound))
+spec: {address: %[2]s, serviceAccount: %[1]s, ports: [{name: http, port: %[3]d}], proxy: "%[4]s"%[5]s}
+`, service, app.Addr(), app.Port(), inbound, c.capacity))
 	c.proxy(agent.Config{ID: "shop/" + service + "-0", Mode: agent.ModeSidecar, ServiceAccount: service, Inbound: inbound})
 }
 

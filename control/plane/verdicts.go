@@ -12,7 +12,7 @@ import (
 
 // newVerdicts is what judges clusters, over the rows that load reports carry.
 func (p *Plane) newVerdicts() *verdict.Board {
-	return verdict.New(verdict.Config{Self: p.cfg.Cluster, Clock: p.clock, Log: p.log,
+	return verdict.New(verdict.Config{Self: p.cfg.Cluster, Clock: p.clock, Log: p.log, Told: p.events.Verdict,
 		Clusters: func() []mesh.ClusterName {
 			p.peers.mu.Lock()
 			defer p.peers.mu.Unlock()

@@ -26,14 +26,16 @@ const (
 	eventsMax = 64
 )
 
-// Config is what a Board works with; all of it is needed.
+// Config is what a Board works with; all of it but Told is needed.
 type Config struct {
 	Self mesh.ClusterName
 	// Clusters are those of the mesh, Self among them; Own is what this one sees of the others.
 	Clusters func() []mesh.ClusterName
 	Own      func() map[mesh.ClusterName]liveness.Sight
-	Clock    clock.Clock
-	Log      *slog.Logger
+	// Told takes each change; it must not wait. nil is nobody.
+	Told  func(Event)
+	Clock clock.Clock
+	Log   *slog.Logger
 }
 
 // Of is the verdict of one cluster. Changes counts how often it changed since the process began.
@@ -97,6 +99,9 @@ func (b *Board) Run(ctx context.Context) error {
 				level = slog.LevelInfo
 			}
 			b.cfg.Log.Log(ctx, level, "the verdict of a cluster changed", "peer", e.Cluster, "from", e.From.String(), "to", e.To.String(), "because", e.Cause)
+			if b.cfg.Told != nil {
+				b.cfg.Told(e)
+			}
 		}
 		return nil
 	})
