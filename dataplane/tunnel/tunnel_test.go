@@ -281,27 +281,40 @@ func (l *load) none(t testing.TB) {
 	}
 }
 
+// TestRenewalFailsNoRequest: new certificates at both ends under load. In the control whatever serves then is cut off, in place of being
+// left when what it does has ended.
 func TestRenewalFailsNoRequest(t *testing.T) {
 	t.Parallel()
-	m := newMesh(t)
-	srv, serverSource := m.server(t, m.east.svid(t, orders, time.Hour), answerWith("hello"))
-	l := newLink(t, func() netip.AddrPort { return srv.addr })
-	d, source := m.dialer(t, nil)
-	load := startLoad(d, 4, func(int, int) *tunnel.Want { return want(l.addr, 0) })
-	defer load.stop()
-	load.some(t, 50)
-	for i := range 3 {
-		if err := source.Update(m.west.svid(t, shop, time.Hour), nil); err != nil {
-			t.Fatal(err)
-		}
-		if err := serverSource.Update(m.east.svid(t, orders, time.Hour), nil); err != nil {
-			t.Fatal(err)
-		}
-		eventually(t, "a new connection", func() bool { l.mu.Lock(); defer l.mu.Unlock(); return l.dials >= i+2 })
+	for _, cuts := range []bool{false, true} {
+		m := newMesh(t)
+		srv, serverSource := m.server(t, m.east.svid(t, orders, time.Hour), answerWith("hello"))
+		l := newLink(t, func() netip.AddrPort { return srv.addr })
+		d, source := m.dialer(t, nil)
+		load := startLoad(d, 4, func(int, int) *tunnel.Want { return want(l.addr, 0) })
+		defer load.stop()
 		load.some(t, 50)
+		for i := range 3 {
+			if err := source.Update(m.west.svid(t, shop, time.Hour), nil); err != nil {
+				t.Fatal(err)
+			}
+			if err := serverSource.Update(m.east.svid(t, orders, time.Hour), nil); err != nil {
+				t.Fatal(err)
+			}
+			if cuts {
+				l.breakAll()
+			}
+			eventually(t, "a new connection", func() bool { l.mu.Lock(); defer l.mu.Unlock(); return l.dials >= i+2 })
+			load.some(t, 50)
+		}
+		if cuts {
+			if load.stop(); load.failed.Load() == 0 {
+				t.Errorf("control: none of %d requests failed though their connections were cut: the load proves nothing", load.done.Load())
+			}
+			continue
+		}
+		load.none(t)
+		eventually(t, "the old connections end", func() bool { return len(d.Conns()) == 1 })
 	}
-	load.none(t)
-	eventually(t, "the old connections end", func() bool { return len(d.Conns()) == 1 })
 }
 
 func TestALostRootCutsLiveConnections(t *testing.T) {
