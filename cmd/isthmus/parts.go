@@ -90,26 +90,31 @@ func read[C any](path string, parse func(io.Reader) (C, error)) (C, error) {
 // controlPlaneCommand has flags for what differs between replicas of one configuration.
 func controlPlaneCommand() *cobra.Command {
 	var endpoints []string
+	var prefix string
 	var files plane.StoreTLS
 	c := part("control-plane", "run a cluster's control plane", func(ctx context.Context, config string, log *slog.Logger) error {
-		return controlPlane(ctx, config, endpoints, files, log)
+		return controlPlane(ctx, config, endpoints, prefix, files, log)
 	})
 	c.Example += "\n  isthmus control-plane --config control-plane.json --etcd-endpoints https://10.0.0.1:2379,https://10.0.0.2:2379 --etcd-ca ca.pem"
 	f := c.Flags()
 	f.StringSliceVar(&endpoints, "etcd-endpoints", nil, "an external etcd instead of a store of our own")
+	f.StringVar(&prefix, "etcd-prefix", "", "what every key begins with, where clusters share an etcd (default /isthmus/)")
 	f.StringVar(&files.CA, "etcd-ca", "", "PEM file of the CAs that etcd's servers are verified by")
 	f.StringVar(&files.Certificate, "etcd-cert", "", "PEM file of the certificate to show to etcd")
 	f.StringVar(&files.Key, "etcd-key", "", "PEM file of its key")
 	return c
 }
 
-func controlPlane(ctx context.Context, config string, endpoints []string, files plane.StoreTLS, log *slog.Logger) error {
+func controlPlane(ctx context.Context, config string, endpoints []string, prefix string, files plane.StoreTLS, log *slog.Logger) error {
 	cfg, err := read(config, plane.ReadConfig)
 	if err != nil {
 		return err
 	}
 	if len(endpoints) > 0 {
 		cfg.StoreEndpoints = endpoints
+	}
+	if prefix != "" {
+		cfg.StorePrefix = prefix
 	}
 	if files != (plane.StoreTLS{}) {
 		cfg.StoreTLS = files

@@ -13,6 +13,7 @@ import (
 	"io"
 	"net/netip"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/control/store"
@@ -47,6 +48,8 @@ type Config struct {
 	AddressHold time.Duration `json:"addressHold,omitempty"`
 	// StoreEndpoints select an external etcd; none: a child process of this binary.
 	StoreEndpoints []string `json:"storeEndpoints,omitempty"`
+	// StorePrefix begins every key there, by which clusters share an etcd; "" is store.DefaultPrefix.
+	StorePrefix string `json:"storePrefix,omitempty"`
 	// StoreTLS is for https endpoints of an external etcd.
 	StoreTLS StoreTLS `json:"storeTLS,omitzero"`
 	// CertificateTTL is the life of certificates; 0 is 24 h.
@@ -113,8 +116,11 @@ func (c *Config) Validate() error {
 	if (c.StoreTLS.Certificate == "") != (c.StoreTLS.Key == "") {
 		fault("storeTLS: certificate and key go together")
 	}
-	if c.StoreTLS != (StoreTLS{}) && len(c.StoreEndpoints) == 0 {
-		fault("storeTLS: it is for storeEndpoints, and there are none")
+	if (c.StoreTLS != (StoreTLS{}) || c.StorePrefix != "") && len(c.StoreEndpoints) == 0 {
+		fault("storeTLS, storePrefix: they are for storeEndpoints, and there are none")
+	}
+	if s := c.StorePrefix; s != "" && (!strings.HasPrefix(s, "/") || !strings.HasSuffix(s, "/") || len(s) < 3) {
+		fault("storePrefix: %q: write a word between slashes, such as /isthmus-%s/", s, c.Cluster)
 	}
 	if !c.Control.IsValid() {
 		fault("control: missing: want the address of port 15010")

@@ -166,7 +166,7 @@ func (p *Plane) openCA(ctx context.Context) (err error) {
 		return nil
 	}
 	for range authorityTries {
-		c.Keys = ca.NewSharedKeys(ca.SharedConfig{Objects: p.store, Key: p.sealKey, Copy: file, Clock: p.clock, Log: p.log})
+		c.Keys = ca.NewSharedKeys(ca.SharedConfig{Objects: p.claim, Key: p.sealKey, Copy: file, Clock: p.clock, Log: p.log})
 		if p.ca, err = ca.Open(ctx, c); !errors.Is(err, ca.ErrMoved) {
 			break
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/codec/wire/wirepb"
 	"github.com/isthmus-mesh/isthmus/control/ca"
 	"github.com/isthmus-mesh/isthmus/control/census"
+	"github.com/isthmus-mesh/isthmus/control/claim"
 	"github.com/isthmus-mesh/isthmus/control/drain"
 	"github.com/isthmus-mesh/isthmus/control/events"
 	"github.com/isthmus-mesh/isthmus/control/load"
@@ -85,6 +86,8 @@ type Plane struct {
 	read     chan struct{}
 	readOnce sync.Once
 	slots    chan mesh.SlotTable
+	// claim is this cluster's on a store that others can reach; nil where none can.
+	claim *claim.Claim
 	// addresses gives services addresses of their own.
 	addresses *addresses
 }

@@ -82,6 +82,8 @@ type cluster struct {
 	capacity string
 	// store is an external store, or nil.
 	store *etcd
+	// prefix is that of its keys there; "" is the default.
+	prefix string
 }
 
 // sealKey is a new key to seal with.
@@ -164,6 +166,7 @@ func (c *cluster) config() plane.Config {
 	}
 	if c.store != nil {
 		cfg.StoreEndpoints, cfg.StoreTLS = c.store.plan.Endpoints(), c.store.tls()
+		cfg.StorePrefix = c.prefix
 	}
 	return cfg
 }

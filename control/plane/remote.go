@@ -1,13 +1,16 @@
 package plane
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/control/claim"
 	"github.com/isthmus-mesh/isthmus/control/filestore"
 	"github.com/isthmus-mesh/isthmus/control/peer"
 	"github.com/isthmus-mesh/isthmus/control/relay"
@@ -63,8 +66,11 @@ func (p *Plane) openObjects(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	p.store, err = store.Open(store.Config{Endpoints: endpoints, TLS: storeTLS, Log: p.log, BackoffMax: 500 * time.Millisecond, Away: p.storeAway,
+	p.store, err = store.Open(store.Config{Endpoints: endpoints, Prefix: p.cfg.StorePrefix, TLS: storeTLS, Log: p.log, BackoffMax: 500 * time.Millisecond, Away: p.storeAway,
 		Failpoints: p.cfg.Failpoints})
+	if p.cfg.shared() {
+		p.claim = &claim.Claim{Cluster: p.cfg.Cluster, Objects: p.store, Where: strings.Join(endpoints, ", "), Prefix: cmp.Or(p.cfg.StorePrefix, store.DefaultPrefix), Clock: p.clock, Log: p.log}
+	}
 	return err
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/control/address"
+	"github.com/isthmus-mesh/isthmus/control/claim"
 	"github.com/isthmus-mesh/isthmus/control/object"
 	"github.com/isthmus-mesh/isthmus/control/peer"
 	"github.com/isthmus-mesh/isthmus/control/store"
@@ -214,7 +215,7 @@ func (f *follower) decode(o store.Object) *mesh.Fact {
 		}
 		return &mesh.Fact{Key: mesh.Key{Kind: mesh.KindServiceAddress, Origin: p.cfg.Cluster, Name: o.Name}, Value: a,
 			Digest: ir.DigestOf(a), Position: mesh.Position{Epoch: f.epoch, Revision: o.Revision}}
-	case kindEpoch:
+	case kindEpoch, claim.Kind:
 		return nil
 	}
 	fact, _, meta, err := object.Decode(o, p.cfg.Cluster, f.epoch)
@@ -240,6 +241,9 @@ func (f *follower) knowEpoch(ctx context.Context, e store.Events) error {
 		return nil
 	}
 	p := f.plane
+	if err := p.claim.Insist(ctx); err != nil {
+		return err
+	}
 	key := store.Key{Kind: kindEpoch, Name: e.Epoch}
 	begins := []byte(strconv.FormatInt(beginning(p.clock.Now(), e), 10))
 	for {
