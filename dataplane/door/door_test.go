@@ -73,3 +73,16 @@ func TestDoorsAreBounded(t *testing.T) {
 		t.Error("a place that was left is not given again")
 	}
 }
+
+// TestControlADoorWithoutParts: without a part for each one source takes all there is, and others find the door shut.
+func TestControlADoorWithoutParts(t *testing.T) {
+	d := &door.Door{Most: 6, Log: slog.New(slog.DiscardHandler), Now: time.Now}
+	for range 6 {
+		if _, ok := d.Enter(&from{addr: "10.1.0.1:1"}); !ok {
+			t.Fatal("refused within the bound")
+		}
+	}
+	if _, ok := d.Enter(&from{addr: "10.1.0.2:1"}); ok {
+		t.Error("another was let in beyond the bound: a part for each would protect nobody")
+	}
+}

@@ -1,6 +1,7 @@
 package http1
 
 import (
+	"bufio"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -10,6 +11,7 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -67,14 +69,15 @@ func exchangeOnce(c *ClientConn, h *message.Head) (string, error) {
 }
 
 // A server that sends a response nobody asked for would have it answer the next
-// request on the connection, which may be another user's.
+// request on the connection, which may be another user's. The control is a client that
+// reads answers off a connection one after the other and does not look for more: it gets it.
 func TestUnaskedResponseEndsTheConnection(t *testing.T) {
 	pairs := map[string]func(testing.TB) (net.Conn, net.Conn){"tcp": tcpPair, "tls": tlsPair}
 	for name, pair := range pairs {
 		for _, size := range []int{0, 10, 30_000} {
 			client, server := pair(t)
 			var wg sync.WaitGroup
-			wg.Go(func() {
+			send := func(server net.Conn) {
 				_, _ = server.Read(make([]byte, 1024))
 				h := head(200, int64(size))
 				b, _, err := appendResponse(nil, h, false, answered{})
@@ -83,7 +86,8 @@ func TestUnaskedResponseEndsTheConnection(t *testing.T) {
 				}
 				b = append(append(b, strings.Repeat("x", size)...), "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil"...)
 				_, _ = server.Write(b)
-			})
+			}
+			wg.Go(func() { send(server) })
 			c := NewClientConn(client, &Config{})
 			var h message.Head
 			body, err := exchangeOnce(c, &h)
@@ -94,7 +98,25 @@ func TestUnaskedResponseEndsTheConnection(t *testing.T) {
 			if c.Usable() {
 				t.Errorf("%s, %d bytes: a connection with an unasked response is offered again", name, size)
 			}
+			if _, err := exchangeOnce(c, &h); err == nil {
+				t.Errorf("%s, %d bytes: it is used again", name, size)
+			}
 			c.Close()
+
+			client, server = pair(t)
+			wg.Go(func() { send(server) })
+			_, _ = io.WriteString(client, "GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
+			var last string
+			for r := bufio.NewReader(client); last != "evil"; {
+				a, err := http.ReadResponse(r, nil)
+				if err != nil {
+					t.Fatalf("control: %s, %d bytes: %v", name, size, err)
+				}
+				b, _ := io.ReadAll(a.Body)
+				last = string(b)
+			}
+			wg.Wait()
+			client.Close()
 		}
 	}
 }

@@ -238,6 +238,27 @@ func TestHandlersThatOutliveTheirStreamsAreBounded(t *testing.T) {
 	}
 }
 
+// TestControlHandlersWithoutABound is the control: where as many streams are allowed as the attacker resets, each has a handler that goes on.
+func TestControlHandlersWithoutABound(t *testing.T) {
+	const resets = 40
+	hang, begun := make(chan struct{}), make(chan struct{}, resets)
+	p, _ := serverPeer(t, Config{MaxConcurrentStreams: resets}, func(message.Exchange) {
+		begun <- struct{}{}
+		<-hang
+	})
+	t.Cleanup(func() { close(hang) })
+	p.hello(true)
+	for i := range uint32(resets) {
+		p.headers(2*i+1, false, post...)
+		select {
+		case <-begun:
+		case <-time.After(bound):
+			t.Fatalf("handler %d does not begin: the bound of %d is not what held the others", i, resets)
+		}
+		p.fr.WriteRSTStream(2*i+1, 8)
+	}
+}
+
 // A stream whose reader does not drain stops itself only.
 func TestASlowReaderDoesNotStallItsNeighbours(t *testing.T) {
 	hang := make(chan struct{})

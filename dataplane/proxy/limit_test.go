@@ -203,8 +203,9 @@ func TestCircuitBreaks(t *testing.T) {
 }
 
 func TestSizesAreLimited(t *testing.T) {
-	limits := mesh.Limits{RequestHead: 400, ResponseHead: 200, RequestBody: 10, ResponseBody: 10}
+	small := mesh.Limits{RequestHead: 400, ResponseHead: 200, RequestBody: 10, ResponseBody: 10}
 	large := strings.Repeat("x", 500)
+	ok := func() message.Stream { return answer(200, "ok") }
 	unsized := func(ex *exchange) *exchange { ex.head.Length = -1; return ex }
 	unknown := func(s *stream) message.Stream { return lengthless{s} }
 	for _, c := range []struct {
@@ -213,9 +214,9 @@ func TestSizesAreLimited(t *testing.T) {
 		answer func() message.Stream
 		want   string
 	}{
-		{"all fits", func(e *exchange) *exchange { return e }, func() message.Stream { return answer(200, "ok") }, "200 "},
-		{"request head", func(e *exchange) *exchange { return e.with("x", large) }, nil, "431 head_too_large"},
-		{"request body", func(e *exchange) *exchange { e.head.Length = 11; e.body = strings.NewReader("12345678901"); return e }, nil, "413 body_too_large"},
+		{"all fits", func(e *exchange) *exchange { return e }, ok, "200 "},
+		{"request head", func(e *exchange) *exchange { return e.with("x", large) }, ok, "431 head_too_large"},
+		{"request body", func(e *exchange) *exchange { e.head.Length = 11; e.body = strings.NewReader("12345678901"); return e }, ok, "413 body_too_large"},
 		{"request body that streams", func(e *exchange) *exchange { e.body = strings.NewReader("12345678901"); return unsized(e) },
 			func() message.Stream { s := answer(200, "ok"); s.waitBody = true; return s }, "413 body_too_large"},
 		{"response head", func(e *exchange) *exchange { return e }, func() message.Stream { return answer(200, "ok").says("x", large) }, "502 head_too_large"},
@@ -223,7 +224,11 @@ func TestSizesAreLimited(t *testing.T) {
 		{"response body that streams", func(e *exchange) *exchange { return e }, func() message.Stream { return unknown(answer(200, "12345678901")) }, "aborted body_too_large"},
 	} {
 		for _, side := range []string{"client proxy", "server proxy"} {
-			t.Run(c.name+" at the "+side, func(t *testing.T) {
+			for _, limits := range []mesh.Limits{small, {}} {
+				want := c.want
+				if limits == (mesh.Limits{}) {
+					want = "200 "
+				}
 				var w *world
 				tries := 0
 				next := func() (message.Stream, error) { tries++; return c.answer(), nil }
@@ -243,10 +248,10 @@ func TestSizesAreLimited(t *testing.T) {
 				if ex.aborted != nil {
 					got = "aborted"
 				}
-				if got += " " + string(w.last.Reason); got != c.want || tries > 1 || ex.ends != 1 {
-					t.Errorf("%s (%s) after %d tries, ended %d times; want %s", got, w.last.Detail, tries, ex.ends, c.want)
+				if got += " " + string(w.last.Reason); got != want || tries > 1 || ex.ends != 1 {
+					t.Errorf("%s at the %s, limits %+v: %s (%s) after %d tries, ended %d times; want %s", c.name, side, limits, got, w.last.Detail, tries, ex.ends, want)
 				}
-			})
+			}
 		}
 	}
 }
