@@ -292,6 +292,22 @@ func TestAnAddressHasItsShareOfSessions(t *testing.T) {
 	})
 }
 
+// TestControlAnAddressTakesAllSessions is the control: without a share for each one address has all, and others get none.
+func TestControlAnAddressTakesAllSessions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := serveWith(datagram.Config{Most: 4, Each: 4}, echo)
+		defer p.end()
+		for i := range 4 {
+			p.send(i, "x")
+		}
+		p.in <- packet{netip.MustParseAddrPort("127.0.0.2:1"), "x"}
+		synctest.Wait()
+		if o, d := p.opened.Load(), p.dropped.Load(); o != 4 || d != 1 {
+			t.Errorf("%d sessions and %d drops, want 4 of one address, and none for the other", o, d)
+		}
+	})
+}
+
 // TestAnswersAreRationed: whoever sends in another's name has no more sent to him than he asked for. Without a ration, as between
 // workloads of the mesh, a service says as much as it likes.
 func TestAnswersAreRationed(t *testing.T) {

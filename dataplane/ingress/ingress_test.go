@@ -46,6 +46,9 @@ func TestClientsAreWhoTrustedProxiesSay(t *testing.T) {
 			"x-forwarded-proto: http; x-forwarded-for: 6.6.6.6, 198.51.100.7, 192.0.2.1; x-forwarded-host: shop.example"},
 		{2, []string{"x-forwarded-for", "6.6.6.6", "x-forwarded-for", "198.51.100.7, 203.0.113.1"}, "198.51.100.7",
 			"x-forwarded-for: 6.6.6.6, 198.51.100.7, 203.0.113.1, 192.0.2.1; x-forwarded-proto: https; x-forwarded-host: shop.example"},
+		// The control: where one proxy more is trusted than there is, what the client itself wrote is believed.
+		{2, []string{"x-forwarded-for", "6.6.6.6, 198.51.100.7", "x-forwarded-proto", "http"}, "6.6.6.6",
+			"x-forwarded-proto: http; x-forwarded-for: 6.6.6.6, 198.51.100.7, 192.0.2.1; x-forwarded-host: shop.example"},
 		{3, []string{"x-forwarded-for", "198.51.100.7"}, "192.0.2.1", "x-forwarded-for: 198.51.100.7, 192.0.2.1; x-forwarded-proto: https; x-forwarded-host: shop.example"},
 		{1, []string{"x-forwarded-for", "[2001:db8::1]:4711"}, "2001:db8::1", "x-forwarded-for: [2001:db8::1]:4711, 192.0.2.1; x-forwarded-proto: https; x-forwarded-host: shop.example"},
 		{1, []string{"x-forwarded-for", "unknown", "x_forwarded_for", "6.6.6.6"}, "192.0.2.1", "x-forwarded-for: unknown, 192.0.2.1; x-forwarded-proto: https; x-forwarded-host: shop.example"},
