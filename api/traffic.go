@@ -57,6 +57,13 @@ func trafficInForce(t *ir.Traffic) *TrafficInForce {
 	if l := limitsText(&t.Limits); l != "" {
 		add("limits of %s", l)
 	}
+	if a := t.Admission; a.Mode == mesh.AdmissionAdaptive {
+		wait := "150ms, or as long as a request takes"
+		if a.MaxWait > 0 {
+			wait = a.MaxWait.String()
+		}
+		add("admission by criticality, waits of %s at most", wait)
+	}
 	for i := range t.RateLimits {
 		add("rate limit %s", rateText(&t.RateLimits[i]))
 	}

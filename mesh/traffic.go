@@ -124,6 +124,7 @@ type TrafficPolicy struct {
 	Health         *HealthCheck
 	Limits         Limits
 	RateLimits     []RateLimit
+	Admission      Admission
 }
 
 // Algorithm is how an endpoint is chosen among those of a cluster.
@@ -263,6 +264,23 @@ type Limits struct {
 	RequestBody, ResponseBody int64
 	// ReplayBody is the largest request body kept for another try, in bytes.
 	ReplayBody int
+}
+
+// AdmissionMode says whether a server proxy lets into its application only what can be answered in time.
+type AdmissionMode string
+
+// The modes. AdmissionNone, as a wider policy's opposite, is the default.
+const (
+	AdmissionNone     AdmissionMode = "None"
+	AdmissionAdaptive AdmissionMode = "Adaptive"
+)
+
+// Admission is what a server proxy does where its application has too much to do; the zero value is nothing.
+type Admission struct {
+	Mode AdmissionMode
+	// MaxWait is how long a request of usual criticality may wait in the application; 0 is 150 ms, or as long as a request
+	// takes if that is longer.
+	MaxWait time.Duration
 }
 
 // RateLimit is a local rate limit of each server proxy: the generic cell rate algorithm

@@ -20,13 +20,15 @@ func (s *scope) trafficPolicy(in *trafficPolicy) *mesh.TrafficPolicy {
 		ConnectTimeout: duration(p.Timeouts.Connect), RequestTimeout: timeout(p.Timeouts.Request), TryTimeout: duration(p.Timeouts.BackendRequest),
 		IdleTimeout: duration(p.Timeouts.Idle), Balancing: s.balancing(&p.LoadBalancing), Retry: s.retryPolicy(&p.Retry),
 		Affinity: s.affinity(p.SessionPersistence, spec("sessionPersistence")),
-		Outlier:  s.outlier(&p.OutlierDetection), Health: s.health(p.HealthCheck, spec("healthCheck")), Limits: limitsOf(&p.Limits)}
+		Outlier:  s.outlier(&p.OutlierDetection), Health: s.health(p.HealthCheck, spec("healthCheck")), Limits: limitsOf(&p.Limits),
+		Admission: mesh.Admission{Mode: mesh.AdmissionMode(p.Admission.Mode), MaxWait: duration(p.Admission.MaxWait)}}
 	for i, l := range p.RateLimits {
 		out.RateLimits = append(out.RateLimits, s.rateLimit(l, spec("rateLimits").item(i)))
 	}
 	for _, f := range []string{"connect", "idle", "backendRequest"} { // request: 0s is no timeout
 		s.above(spec("timeouts", f))
 	}
+	s.above(spec("admission", "maxWait"))
 	if r, t := out.RequestTimeout, out.TryTimeout; r > 0 && t > r {
 		s.fault(spec("timeouts", "backendRequest"), "longer than timeouts.request", "write at most "+p.Timeouts.Request)
 	}

@@ -46,6 +46,8 @@ type trafficPolicy struct {
 		Limits limits `json:"limits"`
 		// Local rate limits, each of every server proxy by itself: a service of four instances admits four times as much. All must admit a request. Use them to keep one caller from starving others; for what a service can bear as a whole, limits.concurrency is the better tool. Default: none.
 		RateLimits []rateLimit `json:"rateLimits" is:"items=0..32 unique=name"`
+		// What a server proxy does while its application has too much to do. Fields are taken one by one.
+		Admission admission `json:"admission"`
 	} `json:"spec" is:"required"`
 	Status anything `json:"status"`
 }
@@ -197,6 +199,13 @@ type limits struct {
 	ResponseBodyBytes *int64 `json:"responseBodyBytes" is:"0..1099511627776"`
 	// The largest request body that is kept for another try; a request with a larger one is tried once. Default: 65536.
 	ReplayBodyBytes *int `json:"replayBodyBytes" is:"1..16777216"`
+}
+
+type admission struct {
+	// Adaptive lets into the application what can be answered in time: a request that would wait there for longer than it may by its criticality (the header isthmus-criticality), or than until its deadline, is refused at once as overloaded and never executed, and served elsewhere within the retry budget. How many requests the application can work on is what its Workload declares as lanes, else learnt from how long requests take. Use it for every service that more may be asked of than it can do; None takes a wider policy's away. Default: None.
+	Mode string `json:"mode" is:"enum=Adaptive|None"`
+	// How long a request of usual criticality may wait in the application; sheddable ones half of it, critical-plus four times as long. Default: 150ms, or as long as a request takes if that is longer.
+	MaxWait string `json:"maxWait" is:"duration"`
 }
 
 type rateLimit struct {

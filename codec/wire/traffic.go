@@ -19,7 +19,8 @@ func fromTraffic(t ir.Traffic) *wirepb.Traffic {
 		Outlier: &wirepb.Outlier{BaseEjection: int64(t.Outlier.BaseEjection), MaxEjection: int64(t.Outlier.MaxEjection),
 			MaxEjectedPercent: int64(t.Outlier.MaxEjectedPercent), SuccessRateStdev: int64(t.Outlier.SuccessRateStdev)},
 		Limits: fromLimits(t.Limits), RateLimits: each(t.RateLimits, fromRateLimit), Faults: each(t.Faults, fromFault),
-		Distribution: fromDistribution(t.Distribution), MaxStaleness: int64(t.Staleness.Max), WhenStale: string(t.Staleness.When)}
+		Distribution: fromDistribution(t.Distribution), MaxStaleness: int64(t.Staleness.Max), WhenStale: string(t.Staleness.When),
+		Admission: fromAdmission(t.Admission)}
 }
 
 func (d *decoder) traffic(m *wirepb.Traffic) ir.Traffic {
@@ -36,7 +37,8 @@ func (d *decoder) traffic(m *wirepb.Traffic) ir.Traffic {
 		Outlier: mesh.Outlier{ConsecutiveFailures: int(m.GetEjectAfter()), BaseEjection: time.Duration(o.GetBaseEjection()),
 			MaxEjection: time.Duration(o.GetMaxEjection()), MaxEjectedPercent: int(o.GetMaxEjectedPercent()),
 			SuccessRateStdev: int(o.GetSuccessRateStdev())},
-		Health: d.health(m.GetHealth()), Limits: toLimits(m.GetLimits()), RateLimits: each(m.GetRateLimits(), toRateLimit)}
+		Health: d.health(m.GetHealth()), Limits: toLimits(m.GetLimits()), RateLimits: each(m.GetRateLimits(), toRateLimit),
+		Admission: mesh.Admission{Mode: mesh.AdmissionMode(m.GetAdmission().GetMode()), MaxWait: time.Duration(m.GetAdmission().GetMaxWait())}}
 	for _, f := range m.GetFaults() {
 		// What is not understood may be what limits the fault to some requests: a fault that
 		// reaches too few is a test that shows nothing, one that reaches too many is an outage.
@@ -125,6 +127,14 @@ func toLimits(m *wirepb.Limits) mesh.Limits {
 	return mesh.Limits{Connections: int(m.GetConnections()), Pending: int(m.GetPending()), Requests: int(m.GetRequests()),
 		Concurrency: int(m.GetConcurrency()), RequestHead: int(m.GetRequestHead()), ResponseHead: int(m.GetResponseHead()),
 		RequestBody: m.GetRequestBody(), ResponseBody: m.GetResponseBody(), ReplayBody: int(m.GetReplayBody())}
+}
+
+// fromAdmission is nil where admission is off.
+func fromAdmission(a mesh.Admission) *wirepb.Admission {
+	if a == (mesh.Admission{}) {
+		return nil
+	}
+	return &wirepb.Admission{Mode: string(a.Mode), MaxWait: int64(a.MaxWait)}
 }
 
 func fromRateLimit(l mesh.RateLimit) *wirepb.RateLimit {

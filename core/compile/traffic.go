@@ -93,6 +93,8 @@ func merge(t *ir.Traffic, p *mesh.TrafficPolicy) {
 	if len(p.RateLimits) > 0 {
 		t.RateLimits = p.RateLimits
 	}
+	override(&t.Admission.Mode, p.Admission.Mode)
+	override(&t.Admission.MaxWait, p.Admission.MaxWait)
 }
 
 // complete turns what policies say by negative values into what proxies act on, and fills in what
@@ -108,6 +110,9 @@ func complete(t *ir.Traffic) {
 	l.Connections, l.Pending, l.Requests, l.Concurrency = max(l.Connections, 0), max(l.Pending, 0), max(l.Requests, 0), max(l.Concurrency, 0)
 	l.RequestHead, l.ResponseHead = max(l.RequestHead, 0), max(l.ResponseHead, 0)
 	l.RequestBody, l.ResponseBody = max(l.RequestBody, 0), max(l.ResponseBody, 0)
+	if t.Admission.Mode != mesh.AdmissionAdaptive {
+		t.Admission = mesh.Admission{}
+	}
 	if t.Health == nil {
 		return
 	}

@@ -75,10 +75,10 @@ func TestEveryFieldOfAPolicyReachesTheProxy(t *testing.T) {
 		return compiled(t, ServiceOf, In{services[0], view}, fact(kind, "eu", "shop", "p", v))
 	}
 
-	p := &mesh.TrafficPolicy{Targets: targets, Health: &mesh.HealthCheck{}, Balancing: mesh.Balancing{Algorithm: mesh.AlgorithmConsistentHash}, Strategy: mesh.StrategyWeighted}
+	p := &mesh.TrafficPolicy{Targets: targets, Health: &mesh.HealthCheck{}, Balancing: mesh.Balancing{Algorithm: mesh.AlgorithmConsistentHash}, Strategy: mesh.StrategyWeighted, Admission: mesh.Admission{Mode: mesh.AdmissionAdaptive}}
 	none := service(mesh.KindTrafficPolicy, p)
 	for _, part := range []any{&p.Strategy, &p.Distribution, &p.ConnectTimeout, &p.RequestTimeout, &p.TryTimeout, &p.IdleTimeout, &p.Balancing.Table, &p.Balancing.Keys,
-		&p.Balancing.Warmup, &p.Affinity, &p.Retry, &p.Outlier, p.Health, &p.Limits, &p.RateLimits} {
+		&p.Balancing.Warmup, &p.Affinity, &p.Retry, &p.Outlier, p.Health, &p.Limits, &p.RateLimits, &p.Admission} {
 		leaves(reflect.ValueOf(part).Elem(), reflect.TypeOf(part).String(), func(path string) { check(path, none, service(mesh.KindTrafficPolicy, p)) })
 	}
 
@@ -100,10 +100,10 @@ func TestEveryFieldOfAPolicyReachesTheProxy(t *testing.T) {
 // TestNegativeTakesAWiderPolicyAway gives every number of a wide policy a value and of a narrow one
 // its negative: what reaches the proxy is what no policy would say, or none.
 func TestNegativeTakesAWiderPolicyAway(t *testing.T) {
-	wide := &mesh.TrafficPolicy{Targets: []mesh.TargetRef{{Kind: "Mesh"}}, RequestTimeout: 1, Balancing: mesh.Balancing{Warmup: 1},
+	wide := &mesh.TrafficPolicy{Targets: []mesh.TargetRef{{Kind: "Mesh"}}, RequestTimeout: 1, Balancing: mesh.Balancing{Warmup: 1}, Admission: mesh.Admission{Mode: mesh.AdmissionAdaptive, MaxWait: 1},
 		Retry: mesh.RetryPolicy{Attempts: 5, Backoff: 1}, Outlier: mesh.Outlier{SuccessRateStdev: 5},
 		Limits: mesh.Limits{Connections: 1, Pending: 1, Requests: 1, Concurrency: 1, RequestHead: 1, ResponseHead: 1, RequestBody: 1, ResponseBody: 1}}
-	narrow := &mesh.TrafficPolicy{Targets: []mesh.TargetRef{{Kind: "Namespace", Name: "shop"}}, RequestTimeout: -1, Balancing: mesh.Balancing{Warmup: -1},
+	narrow := &mesh.TrafficPolicy{Targets: []mesh.TargetRef{{Kind: "Namespace", Name: "shop"}}, RequestTimeout: -1, Balancing: mesh.Balancing{Warmup: -1}, Admission: mesh.Admission{Mode: mesh.AdmissionNone},
 		Retry: mesh.RetryPolicy{Attempts: -1, Backoff: -1}, Outlier: mesh.Outlier{SuccessRateStdev: -1},
 		Limits: mesh.Limits{Connections: -1, Pending: -1, Requests: -1, Concurrency: -1, RequestHead: -1, ResponseHead: -1, RequestBody: -1, ResponseBody: -1}}
 	got := compiled(t, ServiceOf, In{services[0], view}, fact(mesh.KindTrafficPolicy, "eu", "shop", "wide", wide), fact(mesh.KindTrafficPolicy, "eu", "shop", "narrow", narrow)).Traffic

@@ -133,6 +133,7 @@ type Traffic struct {
 	Health         *mesh.HealthCheck
 	Limits         mesh.Limits
 	RateLimits     []mesh.RateLimit
+	Admission      mesh.Admission // zero: everything is let in
 	// Faults in order of the objects that state them, all of which apply.
 	Faults []Fault
 	// Policies name the objects that shaped it.
