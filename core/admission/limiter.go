@@ -253,6 +253,23 @@ func (l *Limiter) Wait() time.Duration {
 	return time.Duration(wait)
 }
 
+// Refuses is the most critical of what is turned away just now, if only in part; "" is nothing.
+func (l *Limiter) Refuses() mesh.Criticality {
+	service := math.Float64frombits(l.service.Load())
+	n := l.inFlight.Load()
+	wait, floor := l.wait(n, service)
+	if n < floor || wait <= 0 {
+		return ""
+	}
+	may, level := l.budget(service), l.level.Load()
+	for class := classes - 1; class >= 0; class-- {
+		if wait > may*patience[class] || level > int64(class*steps) {
+			return mesh.Criticalities[class]
+		}
+	}
+	return ""
+}
+
 // limit is how many requests of usual criticality are let in at a time; 0 is as many as come.
 func (l *Limiter) limit(service float64) int64 {
 	rate, free := math.Float64frombits(l.rate.Load()), max(l.harmless.Load(), floorConcurrency)

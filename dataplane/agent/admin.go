@@ -14,6 +14,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/balance"
 	"github.com/isthmus-mesh/isthmus/dataplane/admin"
 	"github.com/isthmus-mesh/isthmus/dataplane/healthcheck"
+	"github.com/isthmus-mesh/isthmus/dataplane/intake"
 	"github.com/isthmus-mesh/isthmus/dataplane/tunnel"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/telemetry/exposition"
@@ -166,6 +167,11 @@ func (a *Agent) metrics(w http.ResponseWriter, r *http.Request) {
 		e.Family("isthmus_certificate_expiry_timestamp_seconds", exposition.Gauge, "When the proxy's certificate ends, in seconds since 1970; it is renewed at 35 to 45 % of its life.")
 		e.Value(float64(svid.Leaf.NotAfter.Unix()))
 	}
+	gates := map[mesh.ServiceName]*intake.Gate{}
+	for n, in := range a.store.state.Load().Inbound {
+		gates[n] = in.Gate
+	}
+	intake.Expose(e, gates)
 	_, _ = e.Close() // a scraper that left needs no answer
 }
 

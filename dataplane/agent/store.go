@@ -322,6 +322,7 @@ func (s *store) build() {
 		s.served(s.self.Inbound) // before requests know of it
 		for _, in := range s.self.Inbound {
 			next.Inbound[in.Service] = s.inbound(&in, old.Inbound[in.Service])
+			next.Inbound[in.Service].Gate.SetLanes(int(s.self.Lanes))
 		}
 	}
 	next.Ready = old.Ready || s.ready(next)

@@ -10,6 +10,7 @@ package message
 import (
 	"errors"
 	"io"
+	"strconv"
 	"time"
 )
 
@@ -112,6 +113,20 @@ func (h *Head) Get(name string) []byte {
 		}
 	}
 	return nil
+}
+
+// Only is a field's one value, nil if there is none; false if it is there twice.
+func (h *Head) Only(name string) (value []byte, once bool) {
+	for i := range h.Fields {
+		if string(h.Fields[i].Name) != name {
+			continue
+		}
+		if value != nil {
+			return nil, false
+		}
+		value = h.Fields[i].Value
+	}
+	return value, true
 }
 
 // Has reports whether a field of the name, in lower case, is there.
@@ -224,3 +239,8 @@ var ErrUnheard = errors.New("nothing came over the connection meanwhile")
 // server closed before it sent a byte of a response (RFC 9112 §9.3.1): an idempotent
 // request may be tried again at once.
 var ErrStale = errors.New("the pooled connection had been closed")
+
+// Seconds is a wait as the field retry-after says it (RFC 9110 §10.2.3): whole seconds, rounded up.
+func Seconds(wait time.Duration) string {
+	return strconv.FormatInt(int64((wait+time.Second-1)/time.Second), 10)
+}

@@ -5,7 +5,9 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/core/admission"
 	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/dataplane/intake"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
@@ -51,13 +53,7 @@ func (r *request) limitRate() *refusal {
 	return ref
 }
 
-// retryAfterSeconds is a wait as the field retry-after says it (RFC 9110 §10.2.3): whole seconds,
-// rounded up.
-func retryAfterSeconds(wait time.Duration) string {
-	return strconv.FormatInt(int64((wait+time.Second-1)/time.Second), 10)
-}
-
-// shed is the server proxy's limit on what its application does at once. What it refuses was
+// shed is the server proxy's limit on what its application does at once, and admission to it. What it refuses was
 // not executed; the client proxy takes it for load and not for death.
 func (r *request) shed() *refusal {
 	if !r.in.concurrency.Enter(r.limits.Concurrency) {
@@ -65,6 +61,12 @@ func (r *request) shed() *refusal {
 			r.limits.Concurrency, r.in.Service))
 	}
 	r.entered = r.in.concurrency
+	if g := r.in.Gate; g != nil && !r.tunnels() {
+		v := g.Enter(&r.visit, &intake.Ask{Head: &r.head, Now: r.clock(), Deadline: r.deadline, Trace: r.rec.TraceID, ID: r.rec.RequestID})
+		if v != admission.Admitted {
+			return notExecuted(mesh.ReasonOverloaded, "the application of service "+r.in.Service.String()+" has too much to do: "+v.String())
+		}
+	}
 	return nil
 }
 

@@ -197,7 +197,7 @@ func TestResidencyOutranksFailover(t *testing.T) {
 var frontend = mesh.Identity{TrustDomain: "eu-west.isthmus.local", Namespace: "shop", ServiceAccount: "frontend"}
 
 // serving is a server proxy of shop/catalog under policies.
-func serving(t *testing.T, policies ...mesh.AccessPolicy) *world {
+func serving(t testing.TB, policies ...mesh.AccessPolicy) *world {
 	t.Helper()
 	w := newWorld(t, 1, nil)
 	a := &ir.Access{Service: catalog, Exported: true, Clusters: []ir.Caller{{TrustDomain: frontend.TrustDomain, Cluster: "eu-west"}}}

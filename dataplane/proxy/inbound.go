@@ -12,6 +12,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/limit"
 	"github.com/isthmus-mesh/isthmus/core/policy"
 	"github.com/isthmus-mesh/isthmus/dataplane/http2"
+	"github.com/isthmus-mesh/isthmus/dataplane/intake"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/dataplane/quota"
 	"github.com/isthmus-mesh/isthmus/dataplane/route"
@@ -44,12 +45,14 @@ func NewInbound(in *ir.Inbound, access *Access, traffic *ir.Traffic, prev *Inbou
 		out.Traffic = noTraffic
 	}
 	var counted *quota.Limits
+	var learnt *intake.Gate
 	if prev != nil {
-		out.concurrency, counted = prev.concurrency, prev.rates
+		out.concurrency, counted, learnt = prev.concurrency, prev.rates, prev.Gate
 		if out.Traffic.Health != nil {
 			out.Health = prev.Health
 		}
 	}
+	out.Gate = intake.New(out.Traffic.Admission, learnt)
 	var err error
 	if out.rates, err = quota.New(out.Traffic.RateLimits, counted); err != nil {
 		return nil, fmt.Errorf("traffic policy of service %s: %w", in.Service, err)
@@ -66,9 +69,9 @@ func (r *request) asked() *refusal {
 	r.rec.RequestID = r.head.Get(FieldRequestID)
 	service := r.peer.SNI.Service
 	r.rec.Service = service
-	to, ref := r.oneTo()
-	if ref != nil {
-		return ref
+	to, once := r.head.Only(FieldTo)
+	if !once {
+		return refuse(mesh.ReasonMalformed, "the field "+FieldTo+" is there twice")
 	}
 	// "namespace/service:port", held against the name of the connection piece by piece.
 	rest, ok := bytes.CutPrefix(to, []byte(service.Namespace))
@@ -106,21 +109,6 @@ func (r *request) asked() *refusal {
 	return nil
 }
 
-// oneTo is the one field that says where the request is to go.
-func (r *request) oneTo() ([]byte, *refusal) {
-	var to []byte
-	for i := range r.head.Fields {
-		if string(r.head.Fields[i].Name) != FieldTo {
-			continue
-		}
-		if to != nil {
-			return nil, refuse(mesh.ReasonMalformed, "the field "+FieldTo+" is there twice")
-		}
-		to = r.head.Fields[i].Value
-	}
-	return to, nil
-}
-
 func (r *request) misdirected(to string) *refusal {
 	name, _, _ := strings.Cut(to, ":")
 	if _, err := mesh.ParseServiceName(name); err != nil {
@@ -156,7 +144,8 @@ func (r *request) checkHealth() *refusal {
 
 // introduce tells the application who calls, and hides what is between proxies.
 func (r *request) introduce() *refusal {
-	route.Strip(&r.head)
+	route.StripRequest(&r.head)
+	r.in.Gate.Tell(&r.head)
 	r.scratch = append(r.scratch[:0], "URI=spiffe://"...)
 	r.scratch = append(r.scratch, r.peer.Identity.TrustDomain...)
 	r.scratch = append(append(r.scratch, "/ns/"...), r.peer.Identity.Namespace...)
@@ -210,6 +199,7 @@ func (r *request) deliver() *refusal {
 			r.drop()
 			return r.failed(err, mesh.ReasonReset).refusal
 		}
+		r.visit.Leave(r.now, true)
 		if !r.tunnels() {
 			r.proxy.meter.Served(r.now.Sub(began), r.now.UnixNano())
 		}

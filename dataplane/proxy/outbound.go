@@ -98,7 +98,7 @@ func (r *request) outside(host []byte, port uint16) *refusal {
 // complete strips reserved fields and adds what all tries share.
 func (r *request) complete() *refusal {
 	h := &r.head
-	route.Strip(h)
+	route.StripRequest(h)
 	r.number()
 	if len(h.Scheme) == 0 {
 		h.Scheme = h.KeepString("http")

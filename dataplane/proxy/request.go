@@ -11,6 +11,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/core/limit"
 	"github.com/isthmus-mesh/isthmus/core/policy"
+	"github.com/isthmus-mesh/isthmus/dataplane/intake"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/dataplane/route"
 	"github.com/isthmus-mesh/isthmus/dataplane/tenancy"
@@ -186,8 +187,9 @@ type request struct {
 	limits    *mesh.Limits
 	idle      time.Duration
 	bandwidth int64
-	// entered is left when the request has ended.
+	// entered is left when the request has ended, and visit at the latest then.
 	entered *limit.Gauge
+	visit   intake.Visit
 	// copies are to be made of the request, with the body that was kept.
 	copies []*mesh.RouteBackend
 	kept   []byte
@@ -311,6 +313,7 @@ func (r *request) end() {
 	if r.entered != nil {
 		r.entered.Leave()
 	}
+	r.visit.Leave(r.finished, false)
 	p.cfg.Done(&r.rec)
 	r.mu.Lock()
 	reuse := r.cut == nil && (!breaks || r.clean)
@@ -374,7 +377,7 @@ func (r *request) refuse(ref *refusal) {
 		h.Add(FieldNotExecuted, string(ref.reason))
 	}
 	if ref.retryAfter > 0 {
-		h.Add("retry-after", retryAfterSeconds(ref.retryAfter))
+		h.Add("retry-after", message.Seconds(ref.retryAfter))
 	}
 	h.Add("content-type", "text/plain; charset=utf-8")
 	text := string(ref.reason) + ": " + ref.detail + "\n"

@@ -16,6 +16,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/core/limit"
 	"github.com/isthmus-mesh/isthmus/dataplane/ingress"
+	"github.com/isthmus-mesh/isthmus/dataplane/intake"
 	"github.com/isthmus-mesh/isthmus/dataplane/quota"
 	"github.com/isthmus-mesh/isthmus/dataplane/route"
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -74,6 +75,8 @@ type Inbound struct {
 	Health *health.Sign
 	// Traffic is the service's policy; never nil.
 	Traffic *ir.Traffic
+	// Gate lets requests into the application; nil all.
+	Gate *intake.Gate
 
 	ports map[portKey]inboundPort
 	rates *quota.Limits

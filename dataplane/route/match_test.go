@@ -241,6 +241,35 @@ func TestStripKnowsEverySpelling(t *testing.T) {
 	}
 }
 
+// TestCriticalityStaysInAFieldOfItsOwn: of what applications say under our names, one criticality is left of a request, if
+// it is one and is spelled as ours; of nothing else that is stripped.
+func TestCriticalityStaysInAFieldOfItsOwn(t *testing.T) {
+	for _, c := range []struct {
+		fields []string
+		want   string
+	}{
+		{[]string{"isthmus-criticality", "sheddable"}, "[sheddable]"},
+		{[]string{"isthmus-criticality", "highest", "isthmus-criticality", "Critical_Plus", "isthmus-criticality", "sheddable"}, "[Critical_Plus]"},
+		{[]string{"isthmus_criticality", "sheddable"}, "[]"},
+		{[]string{"isthmus-criticality", ""}, "[]"},
+		{[]string{"isthmus-criticality", "sheddable, critical"}, "[]"},
+		{[]string{"isthmus-to", "shop/vault:80", "isthmus-brownout", "critical", "x-forwarded-client-cert", "critical", "isthmus-criticalit", "critical"}, "[]"},
+	} {
+		h := ask("GET", "/", c.fields...)
+		StripRequest(h)
+		values := [][]byte{}
+		for _, f := range h.Fields {
+			values = append(values, f.Value)
+		}
+		if got := fmt.Sprintf("%s", values); got != c.want {
+			t.Errorf("%q: left %s, want %s", c.fields, got, c.want)
+		}
+		if Strip(h); len(h.Fields) != 0 {
+			t.Errorf("%q: left %q where nothing may be", c.fields, h.Fields)
+		}
+	}
+}
+
 func TestExpressionsMatchTheWhole(t *testing.T) {
 	tab := table(t, ir.Route{Match: mesh.RouteMatch{PathType: mesh.PathRegex, Path: "/a|/b[0-9]"}})
 	for path, want := range map[string]bool{"/a": true, "/b1": true, "/ab": false, "/b12": false, "/x/a": false, "/A": false, "/a?b": true} {

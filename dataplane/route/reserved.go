@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
 const (
@@ -11,6 +12,9 @@ const (
 	reservedPrefix = "isthmus-"
 	// FieldCaller tells the application who called: the SPIFFE ID that was authenticated.
 	FieldCaller = "x-forwarded-client-cert"
+	// FieldCriticality says what a request is worth where not all can be served (mesh.Criticality). It is the one field of
+	// the mesh's own that an application may send, and gets, to pass it on with what it asks of others.
+	FieldCriticality = "isthmus-criticality"
 )
 
 // protected reports whether a filter may not touch a field: the mesh's own, and who called.
@@ -58,6 +62,24 @@ func Strip(h *message.Head) {
 	kept := h.Fields[:0]
 	for _, f := range h.Fields {
 		if !reserved(f.Name) && !isCaller(f.Name) {
+			kept = append(kept, f)
+		}
+	}
+	clear(h.Fields[len(kept):])
+	h.Fields = kept
+}
+
+// StripRequest is Strip for a request between applications of the mesh: its criticality stays, if it is one. Said twice, the
+// first counts.
+func StripRequest(h *message.Head) {
+	kept, said := h.Fields[:0], false
+	for _, f := range h.Fields {
+		ours := reserved(f.Name) || isCaller(f.Name)
+		if ours && !said && string(f.Name) == FieldCriticality {
+			_, said = mesh.ParseCriticality(f.Value)
+			ours = !said
+		}
+		if !ours {
 			kept = append(kept, f)
 		}
 	}
