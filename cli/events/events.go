@@ -38,11 +38,11 @@ func Check(f event.Filter, since string, now time.Time) error {
 
 // Said is what a cluster answered, or why it did not.
 type Said struct {
-	Cluster string `json:"cluster"`
+	Cluster string
 	Answer
-	Err error `json:"-"`
-	// Problem is Err for machines.
-	Problem string `json:"problem,omitempty"`
+	Err error
+	// Problem is Err for machines; Run sets it.
+	Problem string
 }
 
 // Terms are what the command works with. All are required.
@@ -68,8 +68,8 @@ func Run(ctx context.Context, t *Terms, f event.Filter, since string) error {
 	if !t.Follow && !t.Plain {
 		return errors.Join(t.Value(struct {
 			Events   []event.Event `json:"events"`
-			Clusters []Said        `json:"clusters"`
-		}{merged(said), bare(said)}), missing)
+			Clusters []remembers   `json:"clusters"`
+		}{merged(said), beside(said)}), missing)
 	}
 	if err := t.print(merged(said)); err != nil || !t.Follow {
 		return errors.Join(err, missing)
@@ -153,12 +153,19 @@ func merged(said []Said) []event.Event {
 	return event.Merge(lists...)
 }
 
-// bare is what is to be said of clusters beside their events.
-func bare(said []Said) []Said {
-	out := make([]Said, len(said))
-	for i, s := range said {
-		out[i] = s
-		out[i].Events = nil
+// remembers is what is to be said of a cluster beside its events.
+type remembers struct {
+	Cluster string    `json:"cluster"`
+	Started time.Time `json:"started,omitzero"`
+	Oldest  uint64    `json:"oldest,omitempty"`
+	Last    uint64    `json:"last,omitempty"`
+	Cut     bool      `json:"cut,omitempty"`
+	Problem string    `json:"problem,omitempty"`
+}
+
+func beside(said []Said) (out []remembers) {
+	for _, s := range said {
+		out = append(out, remembers{s.Cluster, s.Started, s.Oldest, s.Last, s.Cut, s.Problem})
 	}
 	return out
 }

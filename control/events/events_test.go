@@ -97,10 +97,14 @@ func TestAPathThatIsLostAndWhatFollows(t *testing.T) {
 	d.wrote("path_back<3")
 	d.Split(shares(split.CauseGain, 9500))
 	d.wrote("") // 5 %: not yet
+	d.hand.now = d.hand.now.Add(again)
 	d.Split(shares(split.CauseGain, 8500))
 	d.says(d.wrote("cluster_back<6")[0], "us-east can be reached", "us-east 0.0% → 15.0%")
-	d.Split(shares(split.CauseNoGain, 7000))
-	d.wrote("gain")
+	d.Split(shares(split.CauseGain, 7000))
+	d.wrote("") // the next step of the same way back
+	d.hand.now = d.hand.now.Add(again)
+	d.Split(shares(split.CauseNoGain, 6000))
+	d.says(d.wrote("gain")[0], "as load is measured", "us-east 15.0% → 40.0%")
 	d.Split(load.Change{Service: mesh.ServiceName{Namespace: "shop", Name: "catalog"}})
 	d.wrote("split_ended")
 	if a := d.List(event.Filter{Service: "catalog"}); len(a.Events) != 7 {
@@ -117,6 +121,7 @@ func TestSplitsThatMoveLittle(t *testing.T) {
 		d.Split(shares(split.CauseGain, 5000+100*uint32(i)))
 	}
 	d.wrote("")
+	d.hand.now = d.hand.now.Add(again)
 	d.Split(shares(split.CauseGain, 6000))
 	d.wrote("gain")
 	d.Split(shares(split.CauseOverload, 6300))
@@ -199,6 +204,7 @@ func TestDrains(t *testing.T) {
 	d.wrote("")
 	see(state(mesh.GoalDrained, 0.6, 0))
 	d.says(d.wrote("drain_goes_on<3")[0], "time", "us-east gets 60% of its part")
+	d.hand.now = d.hand.now.Add(again)
 	d.Split(shares(split.CauseGain, 7000))
 	d.says(d.wrote("cluster_drained<3")[0], "us-east is being drained: 60%", "eu-west 50.0% → 70.0%")
 	given := state(mesh.GoalServing, 0.5, 1)
@@ -210,6 +216,8 @@ func TestDrains(t *testing.T) {
 	see(state(mesh.GoalDrained, 1, 2))
 	see(state(mesh.GoalDrained, 0, 2))
 	d.wrote("drain_begun<6 drain_ended<8")
+	d.Split(shares(split.CauseLost, 10_000))
+	d.says(d.wrote("cluster_drained<8")[0], "us-east is being drained: 0%", "us-east 30.0% → 0.0%")
 	see()
 	d.says(d.wrote("drain_removed<8")[0], "was deleted", "its whole part at once")
 	see()

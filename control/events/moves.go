@@ -16,12 +16,13 @@ import (
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
-// What of a split is written down, in ten thousandths of all requests since the event before: moves for the better when they
-// add up to moveMin; those of an emergency, and of a drain, from urgentMin, but smaller ones of the same cause not sooner than again.
+// What of a split is written down, in ten thousandths of all requests since the event before: moves when they add up to moveMin;
+// those of an emergency from urgentMin. After an event, other than emergencies that big or of another cause, the next waits for
+// again: a way back has steps of 15 % twice a second, and is told in a few.
 const (
 	moveMin   = 1000
 	urgentMin = 200
-	again     = 2 * time.Second
+	again     = 3 * time.Second
 	// splitsMax bounds the services that are followed.
 	splitsMax = 10_000
 )
@@ -96,13 +97,16 @@ func (r *Recorder) Split(c load.Change) {
 // worth reports whether it is enough to be written down.
 func worth(was *spread, c *load.Change, now time.Time) bool {
 	d := distance(was.shares, c.Split.Shares)
+	urgent := c.Outcome.Cause == split.CauseLost || c.Outcome.Cause == split.CauseOverload
 	switch {
-	case was.shares == nil || d >= moveMin:
+	case was.shares == nil || urgent && d >= moveMin:
 		return true
-	case d < urgentMin || c.Outcome.Cause != split.CauseLost && c.Outcome.Cause != split.CauseOverload:
+	case urgent && d >= urgentMin && c.Outcome.Cause != was.cause:
+		return true
+	case d < urgentMin || !urgent && d < moveMin:
 		return false
 	}
-	return c.Outcome.Cause != was.cause || now.Sub(was.at) >= again
+	return now.Sub(was.at) >= again
 }
 
 // because says why a split moved. The caller holds mu.
@@ -110,12 +114,8 @@ func (r *Recorder) because(was *spread, c *load.Change) (reason, cause string, o
 	cause = string(c.Outcome.Cause)
 	for _, n := range named(was.shares, nil) {
 		less := partOf(was.shares, n) > partOf(c.Split.Shares, n)
-		lost, down := r.down[n]
-		switch {
-		case less && down:
+		if lost, down := r.down[n]; less && down {
 			return "cluster_lost", fmt.Sprintf("%s cannot be reached from %s", n, r.cfg.Cluster), lost
-		case less && c.Outcome.Cause == split.CauseLost && partOf(c.Split.Shares, n) == 0:
-			return "cluster_lost", fmt.Sprintf("%s may not or cannot be used any more", n), 0
 		}
 	}
 	for _, n := range named(was.shares, c.Split.Shares) {
@@ -126,14 +126,20 @@ func (r *Recorder) because(was *spread, c *load.Change) (reason, cause string, o
 			return "cluster_comes_back", fmt.Sprintf("%s comes back from a drain: it gets %s of its part", n, percent(d.state.Share)), d.begun
 		}
 	}
+	for _, n := range named(was.shares, nil) {
+		if c.Outcome.Cause == split.CauseLost && partOf(c.Split.Shares, n) == 0 {
+			return "cluster_lost", fmt.Sprintf("%s may not or cannot be used any more", n), 0
+		}
+	}
 	for _, n := range named(nil, c.Split.Shares) {
 		if of := r.back[n]; of > 0 && was.shares != nil && partOf(was.shares, n) == 0 {
 			return "cluster_back", fmt.Sprintf("%s can be reached from %s again", n, r.cfg.Cluster), of
 		}
 	}
+	if was.shares == nil {
+		return "split_begun", "its load is known in more than one cluster, and " + string(split.CauseStart), 0
+	}
 	switch c.Outcome.Cause {
-	case split.CauseStart:
-		return "split_begun", "its load is known in more than one cluster, and " + cause, 0
 	case split.CauseLost:
 		return "cluster_lost", cause, 0
 	case split.CauseOverload:

@@ -58,6 +58,7 @@ func TestFaults(t *testing.T) {
 		}},
 		{"only requests are cut: moved within 3 s", func(t *testing.T, m *meshUnder) {
 			moved(t, m, 3*time.Second, []string{"partition", "eu-west--us-east", "--only", "data"}, []string{"heal", "eu-west--us-east", "--only", "data"})
+			toldWhy(t, m)
 		}},
 		{"only control planes are cut from each other: nothing moves", onlyControl},
 		{"a control link that flaps: nothing moves", flapping},
@@ -154,6 +155,16 @@ func moved(t *testing.T, m *meshUnder, within time.Duration, fault, remedy []str
 		}
 	}
 	m.inSync(t, 20*time.Second)
+}
+
+// toldWhy asserts that the cluster which lost the way says so, and that it is back because of nothing else.
+func toldWhy(t *testing.T, m *meshUnder) {
+	told := m.run("events", "--cluster", "eu-west", "--about", "us-east", "--kind", "path")
+	_, told, lost := strings.Cut(told, "path us-east: path_lost\n    because  its gateways refuse, or are silent")
+	_, told, moved := strings.Cut(told, "so       requests from eu-west go to other clusters than us-east")
+	if _, told, back := strings.Cut(told, "path us-east: path_back\n"); !lost || !moved || !back || !strings.Contains(told, "follows  #") {
+		t.Errorf("a way that was lost and came back is not told: %s", told)
+	}
 }
 
 // stays asserts that every request since a time was served by a cluster, and at once.
