@@ -130,7 +130,7 @@ var inFolder = map[string][]string{
 	"internal":  {"story", "golden", "failpoint", "loopback", "parallel", "direct", "clock"},
 	"localmesh": {"link", "app"},
 	"sim":       {"catalog", "shape", "facts", "virtual", "tally", "defence", "traffic"},
-	"bench":     {"dataplane", "controlplane", "traffic", "local", "detection", "report", "rig", "load"},
+	"bench":     {"dataplane", "controlplane", "traffic", "emulation", "local", "detection", "report", "rig", "load"},
 }
 
 func TestImportsRunDownward(t *testing.T) {

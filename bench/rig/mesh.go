@@ -217,3 +217,12 @@ func (m *Mesh) ServiceAt(ctx context.Context, name string) (string, error) {
 	}
 	return fmt.Sprintf("%s:%d", s.Spec.ClusterIP, s.Spec.Ports[0].Port), nil
 }
+
+// Apply applies the text of objects to a cluster.
+func (m *Mesh) Apply(ctx context.Context, cluster, text string) error {
+	file := filepath.Join(m.dir, "apply.yaml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		return err
+	}
+	return m.isthmus(ctx, "apply", "--state-dir", m.dir, "--cluster", cluster, "-f", file)
+}

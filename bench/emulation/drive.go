@@ -1,0 +1,293 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/bench/rig"
+	"github.com/isthmus-mesh/isthmus/codec/manifest"
+)
+
+// The service that is asked, and those who ask, in namespace bench.
+const (
+	service = "http://server.bench/"
+	servers = "server"
+	callers = "caller"
+)
+
+// meshFile is a scenario's mesh: a cluster a region, its servers and as many callers as it has proxies.
+func meshFile(m *manifest.Simulation) string {
+	self, err := os.Executable()
+	if err != nil {
+		self = os.Args[0]
+	}
+	var b strings.Builder
+	b.WriteString("apiVersion: isthmus.dev/v1alpha1\nkind: LocalMesh\nclusters:\n")
+	for _, r := range m.Regions {
+		fmt.Fprintf(&b, "  - {name: %s, region: r-%s}\n", r.Name, r.Name)
+	}
+	b.WriteString("links:\n")
+	for _, l := range m.Links {
+		fmt.Fprintf(&b, "  - {between: [%s, %s], rtt: %s}\n", l.Between[0], l.Between[1], l.RTT)
+	}
+	b.WriteString("workloads:\n")
+	r := m.Regions[0] // all regions of a mesh file's workload are alike
+	fmt.Fprintf(&b, "  - {name: %s, namespace: bench, replicas: %d, lanes: %d, run: [%q, -be, server, -lanes, %q, -service, %q, -variation, %q, -shed, %q]}\n",
+		servers, r.Endpoints, r.Lanes, self, fmt.Sprint(r.Lanes), r.Service, fmt.Sprint(r.Variation), m.Requests.Shed)
+	fmt.Fprintf(&b, "  - {name: %s, namespace: bench, replicas: %d, export: false, run: [%q, -be, caller]}\n", callers, r.Proxies, self)
+	return b.String()
+}
+
+// policyText is what the scenario says of requests.
+func policyText(m *manifest.Simulation) string {
+	return fmt.Sprintf(`apiVersion: isthmus.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: emulation, namespace: bench}
+spec:
+  targetRefs: [{kind: Service, name: %s}]
+  timeouts: {request: %s, backendRequest: %s}
+  retry: {attempts: %d, budget: {percent: %d, burst: %d}}
+`, servers, m.Requests.Deadline, m.Requests.Try, m.Requests.Retries, m.Requests.Budget, m.Requests.Burst)
+}
+
+// outcome is of the requests that were meant to begin in the window.
+type outcome struct {
+	mu       sync.Mutex
+	requests int
+	took     []float64 // milliseconds, of answers
+	away     int       // answers from another region
+	why      map[string]int
+}
+
+func (o *outcome) mean() float64 {
+	sum := 0.0
+	for _, t := range o.took {
+		sum += t
+	}
+	return sum / float64(len(o.took))
+}
+
+func (o *outcome) quantile(q float64) float64 {
+	slices.Sort(o.took)
+	return o.took[min(len(o.took)-1, int(q*float64(len(o.took))))]
+}
+
+func (o *outcome) errors() float64 {
+	return float64(o.requests-len(o.took)) / float64(max(1, o.requests))
+}
+func (o *outcome) crossed() float64 { return float64(o.away) / float64(max(1, len(o.took))) }
+
+// drive asks for the scenario's requests and does its faults, and returns what became of those in the window.
+func drive(ctx context.Context, m *manifest.Simulation, mesh *rig.Mesh) (*outcome, error) {
+	if err := mesh.Apply(ctx, m.Regions[0].Name, policyText(m)); err != nil {
+		return nil, err
+	}
+	o := &outcome{why: map[string]int{}}
+	var regions []*region
+	for i, r := range m.Regions {
+		regions = append(regions, newRegion(m, i, mesh, o))
+		for _, p := range regions[i].proxies { // each has what it needs before the clock starts
+			if err := p.ready(ctx); err != nil {
+				return nil, fmt.Errorf("a caller of %s: %w", r.Name, err)
+			}
+		}
+	}
+	began := time.Now()
+	ctx, end := context.WithDeadline(ctx, began.Add(m.Duration+2*m.Requests.Deadline))
+	defer end()
+	errs := make([]error, len(regions)+len(m.Faults))
+	var all sync.WaitGroup
+	for i, r := range regions {
+		all.Go(func() { errs[i] = r.ask(ctx, began) })
+	}
+	for i, f := range m.Faults {
+		all.Go(func() { errs[len(regions)+i] = slow(ctx, began, &f, mesh) })
+	}
+	all.Wait()
+	if len(o.took) == 0 {
+		errs = append(errs, fmt.Errorf("of %d requests none was answered: %v", o.requests, o.why))
+	}
+	return o, errors.Join(errs...)
+}
+
+// slow does a fault to the servers of its region, and ends it.
+func slow(ctx context.Context, began time.Time, f *manifest.SimFault, m *rig.Mesh) error {
+	set := func(at time.Duration, factor float64) error {
+		if err := rig.Pause(ctx, time.Until(began.Add(at))); err != nil {
+			return nil // the run is over
+		}
+		n := 0
+		for _, in := range m.Cluster(f.Region).Instances {
+			if !strings.HasPrefix(in.Name, servers+"-") || f.Endpoints > 0 && n == f.Endpoints {
+				continue
+			}
+			n++
+			if err := rig.Fetch(ctx, fmt.Sprintf("http://%s/slow?factor=%g", in.App, factor), io.Discard); err != nil {
+				return fmt.Errorf("slow down %s of %s: %w", in.Name, f.Region, err)
+			}
+		}
+		return nil
+	}
+	err := set(f.From, f.Factor)
+	if err == nil && f.To > f.From {
+		err = set(f.To, 1)
+	}
+	return err
+}
+
+// proxy is a sidecar that requests of a region go in by.
+type proxy struct{ client *http.Client }
+
+// ready asks until it is answered.
+func (p *proxy) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for {
+		_, err := p.get(ctx)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		if e := rig.Pause(ctx, 100*time.Millisecond); e != nil {
+			return cmp.Or(err, e)
+		}
+	}
+}
+
+// get asks once and returns where the answer is from.
+func (p *proxy) get(ctx context.Context) (from string, err error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, service, nil)
+	if err != nil {
+		return "", err
+	}
+	a, err := p.client.Do(r)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, a.Body.Close()) }()
+	b, err := io.ReadAll(io.LimitReader(a.Body, 1<<10))
+	if err == nil && a.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%d %s", a.StatusCode, a.Header.Get("isthmus-reason"))
+	}
+	return strings.TrimSpace(string(b)), err
+}
+
+// region asks for what its users want.
+type region struct {
+	m       *manifest.Simulation
+	of      *manifest.SimRegion
+	rng     *rand.Rand
+	proxies []*proxy
+	own     map[string]bool // addresses of its own servers
+	out     *outcome
+}
+
+func newRegion(m *manifest.Simulation, i int, mesh *rig.Mesh, out *outcome) *region {
+	r := &region{m: m, of: &m.Regions[i], rng: rand.New(rand.NewPCG(1, uint64(i))), own: map[string]bool{}, out: out}
+	for _, in := range mesh.Cluster(r.of.Name).Instances {
+		switch {
+		case strings.HasPrefix(in.Name, servers+"-"):
+			r.own[in.App.Addr().String()] = true
+		case strings.HasPrefix(in.Name, callers+"-"):
+			via := &url.URL{Scheme: "http", Host: net.JoinHostPort(in.Sidecar.String(), "15001")}
+			r.proxies = append(r.proxies, &proxy{&http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(via), MaxIdleConnsPerHost: 1000}}})
+		}
+	}
+	return r
+}
+
+// rate is that of a moment, requests a second.
+func (r *region) rate(at time.Duration) float64 {
+	rate := r.of.Rate
+	for _, d := range r.m.Demand {
+		if (d.Region != r.of.Name && d.Region != "*") || at < d.From || d.To > 0 && at >= d.To {
+			continue
+		}
+		if rate *= d.Factor; d.Rate > 0 {
+			rate = d.Rate
+		}
+	}
+	return rate
+}
+
+// inFlight bounds the requests of a region under way: beyond it one counts as failed at once.
+const inFlight = 4096
+
+// ask begins each request at its time, whatever became of those before, and returns when all have ended.
+func (r *region) ask(ctx context.Context, began time.Time) error {
+	var all sync.WaitGroup
+	defer all.Wait()
+	slots := make(chan struct{}, inFlight)
+	for at := time.Duration(0); at < r.m.Duration; {
+		at += time.Duration(r.rng.ExpFloat64() / r.rate(at) * float64(time.Second))
+		if err := rig.Pause(ctx, time.Until(began.Add(at))); err != nil {
+			return err
+		}
+		p, measured := r.proxies[r.rng.IntN(len(r.proxies))], at >= r.m.From && at < r.m.To
+		select {
+		case slots <- struct{}{}:
+		default:
+			r.note(measured, math.NaN(), false, errors.New("too many under way"))
+			continue
+		}
+		all.Go(func() {
+			defer func() { <-slots }()
+			meant := began.Add(at)
+			one, cancel := context.WithDeadline(ctx, meant.Add(r.m.Requests.Deadline))
+			defer cancel()
+			from, err := p.get(one)
+			r.note(measured, float64(time.Since(meant).Microseconds())/1e3, !r.own[from], err)
+		})
+	}
+	return nil
+}
+
+// note takes what became of a request.
+func (r *region) note(measured bool, millis float64, away bool, err error) {
+	if !measured {
+		return
+	}
+	o := r.out
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.requests++
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		o.why["deadline"]++
+	case err != nil:
+		o.why[err.Error()]++
+	default:
+		o.took = append(o.took, millis)
+		if away {
+			o.away++
+		}
+	}
+}
+
+// ticks are those of all processors, as /proc/stat has them.
+type ticks struct{ busy, all float64 }
+
+func machine() (ticks, error) {
+	b, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return ticks{}, err
+	}
+	var user, nice, system, idle, wait, irq, soft, steal float64
+	_, err = fmt.Sscanf(string(b), "cpu %g %g %g %g %g %g %g %g", &user, &nice, &system, &idle, &wait, &irq, &soft, &steal)
+	busy := user + nice + system + irq + soft + steal
+	return ticks{busy, busy + idle + wait}, err
+}
+
+func (t ticks) since(before ticks) float64 { return (t.busy - before.busy) / (t.all - before.all) }
