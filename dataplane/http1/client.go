@@ -274,6 +274,7 @@ func (s *Stream) Read(p []byte) (int, error) {
 		return 0, fmt.Errorf("read body: %w: no response has come", ErrState)
 	}
 	n, err := s.c.in.read(p)
+	s.c.in.sparing = false
 	if perr, ok := err.(*ParseError); ok {
 		err = &ParseError{Status: 502, Reason: mesh.ReasonProtocol, Detail: perr.Detail}
 	}
@@ -284,9 +285,12 @@ func (s *Stream) Read(p []byte) (int, error) {
 // goroutine that reads.
 func (s *Stream) Ready() bool { return s.final && s.c.in.ready() }
 
-// Settle gives back what the stream holds beyond the bytes that lie in it: its caller is about to wait for somebody else. It
-// belongs to the goroutine that reads.
-func (s *Stream) Settle() { s.c.in.settle(0) }
+// Settle gives back what the stream holds beyond the bytes that lie in it, and the next Read takes little from the
+// connection: its caller is about to wait for somebody else. It belongs to the goroutine that reads.
+func (s *Stream) Settle() {
+	s.c.in.settle(0)
+	s.c.in.sparing = true
+}
 
 // Trailers of the response.
 func (s *Stream) Trailers() []message.Field {

@@ -33,6 +33,8 @@ type input struct {
 	buf  *buffer // nil while empty
 	r, w int     // unread bytes are buf.b[r:w]
 
+	sparing bool // what is read next is to be little: it will wait here
+
 	body   body
 	budget time.Duration // what the client may still fall behind Config.ReadRateMin
 	paced  bool
@@ -85,9 +87,15 @@ func (in *input) settle(room int) {
 // read without another buffer, and who sends it in two pieces is read into a whole one when this is full.
 const settleRoom = 256
 
+// sparingSize is what is read at once, in bytes, for who has no room for it.
+const sparingSize = 1 << 10
+
 // space returns room to read into, making it if there is none.
 func (in *input) space() []byte {
-	if in.buf == nil {
+	switch {
+	case in.buf == nil && in.sparing:
+		in.buf = &buffer{make([]byte, sparingSize)}
+	case in.buf == nil:
 		in.buf = in.cfg.getBuffer()
 	}
 	if in.w == len(in.buf.b) {

@@ -365,3 +365,42 @@ func TestASettledStreamHoldsLittle(t *testing.T) {
 		}
 	}
 }
+
+// TestWhoHasNoRoomTakesLittle: a stream whose caller has said that he is about to wait reads little ahead of what he asks for. The
+// control has not said so.
+func TestWhoHasNoRoomTakesLittle(t *testing.T) {
+	for _, waits := range []bool{true, false} {
+		sent := fmt.Sprintf("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", 10*bufferSize, strings.Repeat("x", 10*bufferSize))
+		s := NewClientConn(&chopped{in: []byte(sent)}, &Config{}).Open().(*Stream)
+		var h message.Head
+		h.Reset()
+		h.Method, h.Path, h.Authority = h.KeepString("GET"), h.KeepString("/"), h.KeepString("x")
+		if err := s.Send(&h, true); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Receive(&h); err != nil {
+			t.Fatal(err)
+		}
+		in, small, got := &s.c.in, make([]byte, 512), 0
+		read := func() {
+			n, err := s.Read(small)
+			if got += n; err != nil {
+				t.Fatal(err)
+			}
+		}
+		for len(in.buffered()) > 0 { // what came with the head
+			read()
+		}
+		if waits {
+			s.Settle()
+		}
+		read()
+		if held := len(in.buf.b); (held <= 2*len(small)) != waits {
+			t.Errorf("%d bytes are held for a caller who waits: %v", held, waits)
+		}
+		n, err := io.Copy(io.Discard, struct{ io.Reader }{s})
+		if got += int(n); err != nil || got != 10*bufferSize {
+			t.Errorf("%d bytes of %d came: %v", got, 10*bufferSize, err)
+		}
+	}
+}

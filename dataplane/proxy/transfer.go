@@ -301,6 +301,9 @@ func (r *request) piece(s message.Stream, last int) (n int, read, written error)
 	defer from.Put(pooled)
 	buf := *pooled
 	buf = buf[:min(len(buf), max(has, copyDribble))]
+	if has == 0 {
+		settle(s)
+	}
 	n, read = s.Read(r.paced(buf))
 	if r.rec.ResponseBytes += int64(n); r.answerTooLarge(r.rec.ResponseBytes) {
 		return n, errBodyTooLarge, nil
@@ -308,7 +311,6 @@ func (r *request) piece(s message.Stream, last int) (n int, read, written error)
 	if n > 0 {
 		r.pace(n)
 		if has == 0 {
-			settle(s)
 			r.lighten()
 			r.reply = message.Head{}
 		}
