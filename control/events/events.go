@@ -7,6 +7,7 @@ package events
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -23,6 +24,8 @@ const (
 	every = 500 * time.Millisecond
 	// eventsMax bounds what is kept: some kilobytes of text each hundred.
 	eventsMax = 2048
+	// refusedMax bounds the resources of which it is remembered that they are refused.
+	refusedMax = 4096
 	// listMax bounds one answer.
 	listMax = 1000
 	// startGrace is how long a start may take before a peer that is not heard is an event.
@@ -74,14 +77,16 @@ type Recorder struct {
 	leaving    map[mesh.ClusterName]int
 	splits     map[mesh.ServiceName]*spread
 	drains     map[string]*drained
-	bundle     mesh.Bundle
-	epoch      mesh.Epoch
+	// refused are the resources that proxies refuse, each with its event.
+	refused map[string]uint64
+	bundle  mesh.Bundle
+	epoch   mesh.Epoch
 }
 
 // New returns a recorder that remembers the start and nothing from before.
 func New(cfg Config) *Recorder {
 	r := &Recorder{cfg: cfg, started: cfg.Clock.Now(), ring: event.Ring{Max: eventsMax}, down: map[mesh.ClusterName]uint64{}, back: map[mesh.ClusterName]uint64{}, links: map[mesh.ClusterName]*link{},
-		leaving: map[mesh.ClusterName]int{}, splits: map[mesh.ServiceName]*spread{}, drains: map[string]*drained{}}
+		leaving: map[mesh.ClusterName]int{}, splits: map[mesh.ServiceName]*spread{}, drains: map[string]*drained{}, refused: map[string]uint64{}}
 	r.write(event.Event{Kind: event.Process, Subject: string(cfg.Cluster), Reason: "started", Cause: "this process of the control plane was started",
 		Effect: "events are remembered from here on; those of a process before it are gone"})
 	return r
@@ -176,4 +181,22 @@ func (r *Recorder) seeEpoch(e mesh.Epoch) {
 	r.write(event.Event{Kind: event.Store, Subject: string(r.cfg.Cluster), Reason: "history_began_anew",
 		Cause:  "the store was lost, or put back to an earlier state: its history " + before.ID + " is not continued",
 		Effect: "history " + e.ID + " counts from now on; peers hold over what the one before stated until it is stated again"})
+}
+
+// Delivered takes how many proxies refuse a resource, after a change of that, and what one of them said.
+func (r *Recorder) Delivered(resource string, nodes int, message string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	before, was := r.refused[resource]
+	e := event.Event{Kind: event.Config, Subject: resource}
+	switch {
+	case nodes > 0 && !was && len(r.refused) < refusedMax:
+		e.Reason, e.Cause = "config_refused", fmt.Sprintf("proxies refused it (%d): %s", nodes, message)
+		e.Effect = "who refused goes on with the one before; requests go on"
+		r.refused[resource] = r.write(e)
+	case nodes == 0 && was:
+		delete(r.refused, resource)
+		e.Reason, e.Cause, e.Effect, e.Because = "config_accepted", "no proxy refuses it any longer", "all act by the newest", before
+		r.write(e)
+	}
 }

@@ -238,6 +238,18 @@ func TestHistoriesAndRoots(t *testing.T) {
 	d.says(got[1], "history a is not continued", "history b counts")
 }
 
+// TestRefusedConfiguration is told once, and when it is over.
+func TestRefusedConfiguration(t *testing.T) {
+	d := newDesk(t)
+	d.Delivered("Service/shop/catalog", 0, "")
+	d.wrote("")
+	d.Delivered("Service/shop/catalog", 2, "bad regex")
+	d.Delivered("Service/shop/catalog", 3, "bad regex")
+	d.says(d.wrote("config_refused")[0], "(2): bad regex", "goes on with the one before")
+	d.Delivered("Service/shop/catalog", 0, "")
+	d.wrote("config_accepted<2")
+}
+
 // TestRecorderIsBounded and is told and asked by many at once.
 func TestRecorderIsBounded(t *testing.T) {
 	d := newDesk(t)

@@ -1,6 +1,8 @@
 package plane
 
 import (
+	"slices"
+
 	"github.com/isthmus-mesh/isthmus/control/events"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
@@ -8,13 +10,8 @@ import (
 // newEvents is what remembers what was done without a person: the parts tell it, or it looks.
 func (p *Plane) newEvents() *events.Recorder {
 	return events.New(events.Config{Cluster: p.cfg.Cluster, Clock: p.clock,
-		Serves: func(of mesh.ClusterName) (n int) {
-			for _, k := range p.known(of) {
-				if k.Kind == mesh.KindRemoteService {
-					n++
-				}
-			}
-			return n
+		Serves: func(of mesh.ClusterName) int {
+			return len(slices.DeleteFunc(p.known(of), func(k mesh.Key) bool { return k.Kind != mesh.KindRemoteService }))
 		},
 		Look: func() events.Seen {
 			s := events.Seen{Drains: p.drains.List(), Bundle: p.ca.Bundle()}

@@ -281,6 +281,7 @@ func (p *Plane) delivered(d xds.Delivery) {
 	ctx, stop := context.WithTimeout(context.Background(), time.Second)
 	defer stop()
 	resource := d.Type + "/" + d.Name
+	p.events.Delivered(resource, d.Nodes, d.Message)
 	key := mesh.Key{Kind: mesh.KindDelivery, Origin: p.cfg.Cluster, Name: resource}
 	edit := world.Remove(key)
 	if d.Nodes > 0 {

@@ -34,6 +34,8 @@ const (
 	Split Kind = "split"
 	// Drain: something is taken out of use, comes back, or was given up.
 	Drain Kind = "drain"
+	// Config: proxies refuse a resource, or do so no longer.
+	Config Kind = "config"
 	// Trust: the authority's roots changed.
 	Trust Kind = "trust"
 	// Store: the history of the cluster's objects began anew.
@@ -41,7 +43,9 @@ const (
 )
 
 // Kinds lists them, for help and for faults.
-func Kinds() []Kind { return []Kind{Process, Path, Gateway, Link, Verdict, Split, Drain, Trust, Store} }
+func Kinds() []Kind {
+	return []Kind{Process, Path, Gateway, Link, Verdict, Split, Drain, Config, Trust, Store}
+}
 
 // Event is one thing that a control plane did, or found, by itself.
 type Event struct {
