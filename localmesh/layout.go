@@ -15,6 +15,7 @@ const (
 	portInbound    = 15008
 	portControl    = 15010
 	portFederation = 15012
+	portMetrics    = 15014
 	portAdmin      = 15020
 	portDNS        = 15053
 	portAPI        = 15080

@@ -73,6 +73,7 @@ type planeConfig struct {
 	Control      netip.AddrPort   `json:"control"`
 	Federation   netip.AddrPort   `json:"federation,omitzero"`
 	API          netip.AddrPort   `json:"api"`
+	Metrics      netip.AddrPort   `json:"metrics"`
 	TokenFile    string           `json:"tokenFile"`
 	ServiceRange netip.Prefix     `json:"serviceRange"`
 	TTL          time.Duration    `json:"certificateTTL,omitempty"`
@@ -203,7 +204,7 @@ func (p *Plan) planeSpec(c *Cluster, i int) Spec {
 	own, role := p.Layout.Replica(c.N, i), c.planeRole()
 	config := planeConfig{
 		Cluster: c.Name, Domain: p.Domain, Network: c.Network, StateDir: p.planeDir(c, i), SealFD: fdSeal, Local: own,
-		Control: at(own, portControl), API: at(own, portAPI), TokenFile: p.tokenFile(),
+		Control: at(own, portControl), API: at(own, portAPI), Metrics: at(own, portMetrics), TokenFile: p.tokenFile(),
 		ServiceRange: p.Layout.Net(c.N, systemNet), TTL: p.CertificateTTL,
 	}
 	if !c.Remote() {

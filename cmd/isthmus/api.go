@@ -37,7 +37,7 @@ func serveWithAPI(ctx context.Context, cfg plane.Config, p *plane.Plane, log *sl
 	maps.Copy(more, events.Handlers(p.Events(), time.Now))
 	server, err := api.NewServer(api.Config{Cluster: cfg.Cluster, Objects: p.Objects(), World: p.World, View: p.View(), Vector: p.Vector,
 		Proxies: p.Census().Proxies, OwnProxies: p.Proxies, Replicas: func() []api.Replica { return replicas(p) }, Peers: func() []api.PeerStatus { return peers(p) }, Bundle: p.Bundle, NewToken: p.NewToken, Stamp: p.Stamp, Ready: p.Ready,
-		Digests: p, Forecast: p, More: more, MoreMetrics: func() string { return drains.Metrics(cfg.Cluster, p.Drains()) },
+		Digests: p, Forecast: p, More: more, MoreMetrics: func() string { return moreMetrics(cfg, p) },
 		Verdicts: func() ([]consistency.Verdict, []consistency.VerdictEvent) {
 			return consistency.Judged(p.Verdicts(), time.Now())
 		},

@@ -142,7 +142,8 @@ func runPlane(ctx context.Context, cfg plane.Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	return serveWithAPI(ctx, cfg, p, log)
+	return beside(ctx, func(ctx context.Context) error { return serveHealth(ctx, cfg, p) },
+		func(ctx context.Context) error { return serveWithAPI(ctx, cfg, p, log) })
 }
 
 // proxyCommand can replace a running proxy; so can SIGUSR2 sent to that.

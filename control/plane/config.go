@@ -34,10 +34,11 @@ type Config struct {
 	SealFD int `json:"sealFD"`
 	// Local binds outgoing connections; invalid is any.
 	Local netip.Addr `json:"local,omitzero"`
-	// Control is port 15010, Federation 15012, API 15080.
+	// Control is port 15010, Federation 15012, API 15080, Metrics 15014, which asks nobody for a token and changes nothing.
 	Control    netip.AddrPort `json:"control"`
 	Federation netip.AddrPort `json:"federation"`
 	API        netip.AddrPort `json:"api,omitzero"`
+	Metrics    netip.AddrPort `json:"metrics,omitzero"`
 	// TokenFile holds the bearer token of the API.
 	TokenFile string `json:"tokenFile,omitempty"`
 	// ServiceRange is where services get addresses of their own, also those that only other clusters have:
@@ -48,10 +49,9 @@ type Config struct {
 	AddressHold time.Duration `json:"addressHold,omitempty"`
 	// StoreEndpoints select an external etcd; none: a child process of this binary.
 	StoreEndpoints []string `json:"storeEndpoints,omitempty"`
-	// StorePrefix begins every key there, by which clusters share an etcd; "" is store.DefaultPrefix.
-	StorePrefix string `json:"storePrefix,omitempty"`
-	// StoreTLS is for https endpoints of an external etcd.
-	StoreTLS StoreTLS `json:"storeTLS,omitzero"`
+	// StorePrefix begins every key there, by which clusters share an etcd; "" is store.DefaultPrefix. StoreTLS is for https endpoints.
+	StorePrefix string   `json:"storePrefix,omitempty"`
+	StoreTLS    StoreTLS `json:"storeTLS,omitzero"`
 	// CertificateTTL is the life of certificates; 0 is 24 h.
 	CertificateTTL time.Duration `json:"certificateTTL,omitempty"`
 	// Remote makes it the relay of a remote cluster: its objects are in sealed files, it takes no streams from other
