@@ -70,7 +70,7 @@ bench-controlplane: build ## the control plane with a thousand proxies, beside g
 	$(BIN)/bench/controlplane -bin $(BIN) -out docs $(if $(QUICK),-quick)
 
 bench-peers: # rows without a peer say so, where these cannot be installed
-	@if ! command -v haproxy nginx >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	@if ! { command -v haproxy nginx && ls /usr/lib/nginx/modules/ngx_stream_module.so; } >/dev/null 2>&1 && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq haproxy nginx libnginx-mod-stream || true; fi
 
 ROUNDS ?= 3
