@@ -57,7 +57,7 @@ func TestADrainFailsNothing(t *testing.T) {
 		}
 		return out, strings.Contains(out, "nobody else may or can serve demo/echo")
 	})
-	if out := m.run("status"); !strings.Contains(out, "eu-west: drained\n") {
+	if out, _ := m.try("status"); !strings.Contains(out, "eu-west: drained\n") { // links may be on their way still, which is exit 1
 		t.Errorf("status says nothing of it: %s", out)
 	}
 	for i, l := range []*load{spread, nearest} {
