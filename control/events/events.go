@@ -183,6 +183,18 @@ func (r *Recorder) seeEpoch(e mesh.Epoch) {
 		Effect: "history " + e.ID + " counts from now on; peers hold over what the one before stated until it is stated again"})
 }
 
+// Recalled takes how many policies were in force here and are written back to a store that had lost them. Of nobody it is nothing.
+func (r *Recorder) Recalled(policies int) {
+	if r == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.write(event.Event{Kind: event.Store, Subject: string(r.cfg.Cluster), Reason: "policies_recalled",
+		Cause:  "the store was lost, or put back to an earlier state, and did not know the policies, or deletions of policies, that were in force here",
+		Effect: fmt.Sprintf("they are written back as they were (%d), and were in force all the while", policies)})
+}
+
 // Delivered takes how many proxies refuse a resource, after a change of that, and what one of them said.
 func (r *Recorder) Delivered(resource string, nodes int, message string) {
 	r.mu.Lock()

@@ -236,6 +236,9 @@ func TestHistoriesAndRoots(t *testing.T) {
 	got := d.wrote("roots_changed history_began_anew")
 	d.says(got[0], "1 root came, 0 roots went", "believe 2 roots")
 	d.says(got[1], "history a is not continued", "history b counts")
+	d.Recalled(3)
+	d.says(d.wrote("policies_recalled")[0], "put back to an earlier state", "written back as they were (3)")
+	(*Recorder)(nil).Recalled(1) // nobody listens
 }
 
 // TestRefusedConfiguration is told once, and when it is over.

@@ -2,14 +2,10 @@ package plane
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"strings"
 	"time"
 
-	"github.com/isthmus-mesh/isthmus/codec/manifest"
-	"github.com/isthmus-mesh/isthmus/control/object"
+	"github.com/isthmus-mesh/isthmus/control/recall"
 	"github.com/isthmus-mesh/isthmus/control/store"
 	"github.com/isthmus-mesh/isthmus/core/replica"
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -20,9 +16,6 @@ import (
 // outlive this process. It is stored beside the policies, written in the transaction that deletes, and is
 // never taken back: a policy that is made again bears a later stamp.
 
-// kindGone begins the kinds under which deletions are stored.
-const kindGone = "Gone-"
-
 // Bounds of what is kept of deletions.
 const (
 	// goneMax bounds the deletions of policies that are stated; the oldest go first.
@@ -31,56 +24,14 @@ const (
 	buryMax = time.Second
 )
 
-// deletion is when a policy was deleted, as it is stored.
-type deletion struct {
-	WallMillis int64            `json:"wallMillis"`
-	Counter    uint32           `json:"counter"`
-	Origin     mesh.ClusterName `json:"origin"`
-}
-
-// goneObject is the stored statement of a deletion; false for what is no policy.
-func goneObject(n replica.Name, at mesh.Stamp) (store.Object, bool) {
-	kind, ok := manifest.KindNamed(string(n.Kind))
-	if !ok || !replica.Tightens(n.Kind) {
-		return store.Object{}, false
-	}
-	value, err := json.Marshal(deletion{at.WallMillis, at.Counter, at.Origin})
-	return store.Object{Key: store.Key{Kind: kindGone + object.KindKey(kind), Namespace: n.Namespace, Name: n.Name}, Value: value}, err == nil
-}
-
-// policyNamed is the policy that a key of the store names.
-func policyNamed(k store.Key) (replica.Name, bool) {
-	kind, ok := object.KindOf(k.Kind)
-	n := replica.Name{Kind: mesh.Kind(kind.Kind), Namespace: k.Namespace, Name: k.Name}
-	return n, ok && replica.Tightens(n.Kind)
-}
-
-// goneNamed is the policy whose deletion a key of the store states.
-func goneNamed(k store.Key) (replica.Name, bool) {
-	of, ok := strings.CutPrefix(k.Kind, kindGone)
-	if !ok {
-		return replica.Name{}, false
-	}
-	k.Kind = of
-	return policyNamed(k)
-}
-
-func decodeGone(b []byte) (mesh.Stamp, error) {
-	var d deletion
-	if err := json.Unmarshal(b, &d); err != nil {
-		return mesh.Stamp{}, fmt.Errorf("a stored deletion: %w", err)
-	}
-	return mesh.Stamp{WallMillis: d.WallMillis, Counter: d.Counter, Origin: d.Origin}, nil
-}
-
 // Delete removes an object as store.Store does; of a policy that travelled it leaves the statement of its
 // deletion behind, in the same transaction.
 func (o Objects) Delete(ctx context.Context, key store.Key, pre store.Precondition) (int64, error) {
-	n, ok := policyNamed(key)
+	n, ok := recall.Policy(key)
 	if !ok || o.plane.home(n) {
 		return o.objects.Delete(ctx, key, pre)
 	}
-	gone, ok := goneObject(n, o.plane.Stamp())
+	gone, ok := recall.Statement(n, o.plane.Stamp())
 	if !ok {
 		return o.objects.Delete(ctx, key, pre)
 	}
@@ -113,7 +64,7 @@ func (p *Plane) forgetOldest(ctx context.Context) {
 	if !over {
 		return
 	}
-	if o, ok := goneObject(oldest, since); ok {
+	if o, ok := recall.Statement(oldest, since); ok {
 		if _, err := p.store.Delete(ctx, o.Key, store.Any()); err != nil && !errors.Is(err, store.ErrNotFound) {
 			p.log.Warn("an old deletion of a policy could not be forgotten", "policy", oldest.String(), "error", err)
 		}
@@ -153,7 +104,7 @@ func (p *Plane) gone(ctx context.Context, n replica.Name, last mesh.Stamp) mesh.
 		return at
 	}
 	at := p.Stamp()
-	if o, ok := goneObject(n, at); ok {
+	if o, ok := recall.Statement(n, at); ok {
 		ctx, stop := context.WithTimeout(ctx, buryMax)
 		defer stop()
 		if _, err := p.store.Put(ctx, o, store.Any()); err != nil {

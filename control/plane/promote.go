@@ -2,7 +2,6 @@ package plane
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/control/filestore"
+	"github.com/isthmus-mesh/isthmus/control/recall"
 	"github.com/isthmus-mesh/isthmus/control/store"
 	"github.com/isthmus-mesh/isthmus/core/replica"
 	"github.com/isthmus-mesh/isthmus/internal/clock"
@@ -72,7 +72,7 @@ func (p *Plane) promote(ctx context.Context) error {
 func (p *Plane) adoptAll(ctx context.Context, all []store.Object) error {
 	for _, o := range all {
 		pre := store.MustNotExist()
-		if o.Key == lineageKey {
+		if o.Key == recall.LineageKey {
 			pre = store.Any()
 		}
 		if _, err := p.store.Put(ctx, o, pre); err != nil && !errors.Is(err, store.ErrExists) {
@@ -97,9 +97,9 @@ func withLineage(all []store.Object, at store.Position) ([]store.Object, error) 
 	for _, o := range all {
 		var err error
 		switch {
-		case o.Key == lineageKey:
+		case o.Key == recall.LineageKey:
 			var before replica.Lineage
-			if before, err = decodeLineage(o.Value); err == nil {
+			if before, err = recall.DecodeLineage(o.Value); err == nil {
 				lineage = lineage.Union(before)
 			}
 		case o.Kind == kindEpoch && o.Name == at.Epoch:
@@ -112,12 +112,12 @@ func withLineage(all []store.Object, at store.Position) ([]store.Object, error) 
 	if epoch.StartMillis != 0 { // otherwise nobody was told of it
 		lineage = lineage.Union(replica.Lineage{epoch: at.Revision})
 	}
-	value, err := json.Marshal(lines(lineage))
+	value, err := recall.EncodeLineage(lineage)
 	if err != nil {
 		return nil, err
 	}
-	all = slices.DeleteFunc(slices.Clone(all), func(o store.Object) bool { return o.Key == lineageKey })
-	return append(all, store.Object{Key: lineageKey, Value: value}), nil // last: it says that the rest is there
+	all = slices.DeleteFunc(slices.Clone(all), func(o store.Object) bool { return o.Key == recall.LineageKey })
+	return append(all, store.Object{Key: recall.LineageKey, Value: value}), nil // last: it says that the rest is there
 }
 
 // demote makes the files of a relay from the store that a control plane kept here, whose process it runs meanwhile.

@@ -3,26 +3,22 @@ package plane
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/codec/manifest"
 	"github.com/isthmus-mesh/isthmus/control/object"
 	"github.com/isthmus-mesh/isthmus/control/peer"
+	"github.com/isthmus-mesh/isthmus/control/recall"
 	"github.com/isthmus-mesh/isthmus/control/store"
 	"github.com/isthmus-mesh/isthmus/core/replica"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
-
-// kindLineage is the stored object that says which earlier histories of the store the present one
-// takes into account, and up to where.
-const kindLineage = "Lineage.isthmus.dev"
 
 // Bounds of what peers may say of our own history.
 const (
@@ -39,8 +35,6 @@ const (
 	batchMax = 100
 )
 
-var lineageKey = store.Key{Kind: kindLineage, Name: "own"}
-
 // recovery is what brings back what a lost history knew: a store that was restored from an old
 // copy is told by peers how far it had been, and which policies they hold over.
 type recovery struct {
@@ -50,6 +44,9 @@ type recovery struct {
 	mu     sync.Mutex
 	begun  int
 	asking map[string]bool // what a person was asked, so that it is asked once
+
+	// forgets is the control of tests: what was in force is not recalled.
+	forgets atomic.Bool
 }
 
 // ahead hears that a peer knows a position of ours that we do not. If the store itself is behind, its
@@ -153,12 +150,12 @@ func (r *recovery) adopt(ctx context.Context, from mesh.ClusterName, w *replica.
 			ops = append(ops, op)
 		}
 		if at, known := p.goneAt(o.Name); o.Gone && (!known || at.Compare(o.Stamp) < 0) {
-			if stated, ok := goneObject(o.Name, o.Stamp); ok {
+			if stated, ok := recall.Statement(o.Name, o.Stamp); ok {
 				ops = append(ops, store.Op{Object: stated})
 			}
 		}
 	}
-	value, err := json.Marshal(lines(lineage.Union(w.Crossed)))
+	value, err := recall.EncodeLineage(lineage.Union(w.Crossed))
 	if err != nil {
 		return err
 	}
@@ -169,7 +166,7 @@ func (r *recovery) adopt(ctx context.Context, from mesh.ClusterName, w *replica.
 		}
 		ops = ops[batchMax:]
 	}
-	if _, err := p.store.Batch(ctx, append(ops, store.Op{Object: store.Object{Key: lineageKey, Value: value}, Pre: pre})); err != nil {
+	if _, err := p.store.Batch(ctx, append(ops, store.Op{Object: store.Object{Key: recall.LineageKey, Value: value}, Pre: pre})); err != nil {
 		return err
 	}
 	p.log.Warn("what a peer knew of a lost history was taken back", "peer", from, "policies", len(w.Orphans))
@@ -221,45 +218,14 @@ func (p *Plane) accepts() []mesh.Accept {
 	return f.Value.(*mesh.Cluster).Accepts
 }
 
-// line is one epoch of a stored lineage.
-type line struct {
-	ID          string `json:"id"`
-	StartMillis int64  `json:"startMillis"`
-	Revision    int64  `json:"revision"`
-}
-
-func lines(l replica.Lineage) []line {
-	var out []line
-	for e, r := range l {
-		out = append(out, line{e.ID, e.StartMillis, r})
-	}
-	slices.SortFunc(out, func(a, b line) int {
-		return mesh.Position{Epoch: mesh.Epoch{StartMillis: a.StartMillis, ID: a.ID}}.Compare(mesh.Position{Epoch: mesh.Epoch{StartMillis: b.StartMillis, ID: b.ID}})
-	})
-	return out
-}
-
-// decodeLineage reads the stored lineage.
-func decodeLineage(b []byte) (replica.Lineage, error) {
-	var in []line
-	if err := json.Unmarshal(b, &in); err != nil {
-		return nil, fmt.Errorf("the stored lineage: %w", err)
-	}
-	l := replica.Lineage{}
-	for _, e := range in {
-		l[mesh.Epoch{StartMillis: e.StartMillis, ID: e.ID}] = e.Revision
-	}
-	return l, nil
-}
-
 func (p *Plane) readLineage(ctx context.Context) (replica.Lineage, store.Precondition, error) {
-	o, err := p.store.Get(ctx, lineageKey)
+	o, err := p.store.Get(ctx, recall.LineageKey)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, store.MustNotExist(), nil
 	}
 	if err != nil {
 		return nil, store.Precondition{}, err
 	}
-	l, err := decodeLineage(o.Value)
+	l, err := recall.DecodeLineage(o.Value)
 	return l, store.AtRevision(o.Revision), err
 }

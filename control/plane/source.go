@@ -12,6 +12,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/control/claim"
 	"github.com/isthmus-mesh/isthmus/control/object"
 	"github.com/isthmus-mesh/isthmus/control/peer"
+	"github.com/isthmus-mesh/isthmus/control/recall"
 	"github.com/isthmus-mesh/isthmus/control/store"
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/core/replica"
@@ -45,17 +46,19 @@ type follower struct {
 	epoch mesh.Epoch
 	// of is the store's name of epoch.
 	of string
+	// read is up to where the state was read after another history had begun: steps up to there are no news.
+	read int64
 }
 
 // apply takes one consistent step of the store into the world.
 func (f *follower) apply(ctx context.Context, e store.Events) error {
-	p := f.plane
-	p.mirror.apply(e)
-	p.siblings.Apply(e)
-	before := f.epoch
-	if err := f.knowEpoch(ctx, e); err != nil {
+	p, before := f.plane, f.epoch
+	e, ok, err := f.begin(ctx, e)
+	if err != nil || !ok {
 		return err
 	}
+	p.mirror.apply(e)
+	p.siblings.Apply(e)
 	at := mesh.Position{Epoch: f.epoch, Revision: e.Revision}
 	var lineage replica.Lineage
 	var edits []world.Edit
@@ -79,9 +82,9 @@ func (f *follower) apply(ctx context.Context, e store.Events) error {
 		drop(k)
 	}
 	for _, o := range e.Puts {
-		if o.Key == lineageKey {
+		if o.Key == recall.LineageKey {
 			var err error
-			if lineage, err = decodeLineage(o.Value); err != nil {
+			if lineage, err = recall.DecodeLineage(o.Value); err != nil {
 				p.log.Error("what is known of earlier histories cannot be read", "error", err)
 			}
 			continue
@@ -152,11 +155,11 @@ func (f *follower) absent(e store.Events) (out []store.Key) {
 func (f *follower) deletions(e store.Events) map[replica.Name]mesh.Stamp {
 	stated := map[replica.Name]mesh.Stamp{}
 	for _, o := range e.Puts {
-		n, ok := goneNamed(o.Key)
+		n, ok := recall.Gone(o.Key)
 		if !ok {
 			continue
 		}
-		stamp, err := decodeGone(o.Value)
+		stamp, err := recall.Stamp(o.Value)
 		if err != nil {
 			f.plane.log.Error("the deletion of a policy cannot be read", "policy", n.String(), "error", err)
 			continue
@@ -165,7 +168,7 @@ func (f *follower) deletions(e store.Events) map[replica.Name]mesh.Stamp {
 		stated[n] = stamp
 	}
 	for _, d := range e.Deletes {
-		if n, ok := goneNamed(d.Key); ok {
+		if n, ok := recall.Gone(d.Key); ok {
 			f.plane.unbury(n)
 			stated[n] = mesh.Stamp{}
 		}
