@@ -23,6 +23,7 @@ var (
 	partitionKinds  = flag.String("partitions", "", "kinds of partition to try, separated by commas; all of them with all")
 	partitionRounds = flag.Int("partitions-rounds", 1, "how often each is tried, in a mesh of its own each time")
 	partitionLasts  = flag.Duration("partitions-last", 3*time.Second, "how long a fault lasts beyond what it is waited for")
+	partitionRate   = flag.Int("partitions-rate", 300, "requests a second")
 	partitionDocs   = flag.String("partitions-docs", "", "the directory of the documentation, whose table is written")
 )
 
@@ -197,7 +198,7 @@ const slowAfter = 500 * time.Millisecond
 // tryOne makes one fault and mends it.
 func (m *meshUnder) tryOne(t *testing.T, p partition, filler string) *outcome {
 	const url = "http://web.shop.svc.clusterset.local/"
-	l, home := m.mixed(0, url, 300), (*load)(nil)
+	l, home := m.mixed(0, url, *partitionRate), (*load)(nil)
 	defer l.stop()
 	if p.name != "killed" {
 		home = m.load(1, url, 50) // those at home in us-east lose nothing either
