@@ -22,6 +22,8 @@ type health struct {
 	rated atomic.Int32
 	// good of all answers in the window.
 	good, all atomic.Uint32
+	// times counts how often it went out, and last is why it last did.
+	times, last atomic.Uint32
 }
 
 // Why an endpoint is out.
@@ -48,6 +50,7 @@ type groupState struct {
 	frame        atomic.Pointer[frame]
 	failures     atomic.Int32 // never executed, in a row, over all endpoints
 	trips        atomic.Int32
+	tripTimes    atomic.Uint32 // since it was known
 	trippedUntil atomic.Int64
 	proved       proof
 	// typical is the service time that is usual in the cluster.
@@ -150,7 +153,10 @@ func (e *Endpoint) eject(now int64, why uint32, level *atomic.Int32) {
 	o := &e.group.frame.Load().outlier
 	e.health.proved.Store(false)
 	e.health.until.Store(now + int64(backoff(o.BaseEjection, o.MaxEjection, level.Add(1))))
-	e.health.out.Store(why)
+	e.health.last.Store(why)
+	if e.health.out.Swap(why) == isIn {
+		e.health.times.Add(1)
+	}
 	e.group.changes.Add(1)
 	e.group.tell()
 }

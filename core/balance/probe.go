@@ -98,7 +98,11 @@ func (g *groupState) tripped(now int64) bool {
 // trip takes the cluster out for as long as its level says.
 func (g *groupState) trip(now int64) {
 	g.proved.Store(false)
-	g.trippedUntil.Store(now + int64(backoff(ejectFirst, ejectMax, g.trips.Add(1))))
+	level := g.trips.Add(1)
+	if level == 1 {
+		g.tripTimes.Add(1)
+	}
+	g.trippedUntil.Store(now + int64(backoff(ejectFirst, ejectMax, level)))
 	g.tell()
 }
 
