@@ -1,5 +1,5 @@
-// Package load tells a proxy's control plane what its applications ask for and what its own application can serve: a
-// measurement each half second, of which the newest replaces all before. It decides nothing; control/load does.
+// Package load tells a proxy's control plane what its applications ask for, what its own application can serve, and which places
+// it leaves out by itself: a report each half second, of which the newest replaces all before. It decides nothing; control/load does.
 package load
 
 import (
@@ -11,6 +11,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/codec/wire"
 	"github.com/isthmus-mesh/isthmus/codec/wire/wirepb"
 	"github.com/isthmus-mesh/isthmus/core/balance"
+	"github.com/isthmus-mesh/isthmus/core/outage"
 	"github.com/isthmus-mesh/isthmus/core/split"
 	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
 	"github.com/isthmus-mesh/isthmus/internal/clock"
@@ -56,6 +57,7 @@ type count struct{ asked, sent, received int64 }
 
 // Run reports until ctx ends.
 func (r *Reporter) Run(ctx context.Context) error {
+	var o outages
 	m := &meter{asked: map[mesh.ServiceName]count{}, last: r.Clock.Now()}
 	period := loadPeriod
 	timer := r.Clock.NewTimer(period)
@@ -68,25 +70,29 @@ func (r *Reporter) Run(ctx context.Context) error {
 		}
 		now := r.Clock.Now()
 		samples, busy := m.samples(r.State(), r.Meter, r.Bytes, now)
-		if len(samples) > 0 && (busy || m.busy || now.Sub(m.said) >= idlePeriod) {
-			if next, ok := r.send(ctx, samples); ok {
-				m.said, m.busy = now, busy
+		left, told, news := o.look(r.State(), now.UnixNano())
+		if due := busy || m.busy || now.Sub(m.said) >= idlePeriod; news || due && (len(samples) > 0 || o.busy()) {
+			if next, ok := r.send(ctx, samples, left); ok {
+				m.said, m.busy, o.told = now, busy, told
 				period = next
 			}
+		} else {
+			o.told = told
 		}
 		timer.Reset(period)
 	}
 }
 
 // send makes one report; false says that it was not taken.
-func (r *Reporter) send(ctx context.Context, samples []split.Sample) (time.Duration, bool) {
+func (r *Reporter) send(ctx context.Context, samples []split.Sample, left outage.Report) (time.Duration, bool) {
 	conn := r.Conn()
 	if conn == nil {
 		return 0, false
 	}
 	ctx, stop := context.WithTimeout(ctx, loadTimeout)
 	defer stop()
-	answer, err := wirepb.NewLoadClient(conn).Report(ctx, &wirepb.LoadRequest{Node: r.Node, Samples: wire.FromSamples(samples)})
+	answer, err := wirepb.NewLoadClient(conn).Report(ctx, &wirepb.LoadRequest{Node: r.Node, Samples: wire.FromSamples(samples),
+		Outages: wire.FromOutages(left.Outages), MoreOutages: uint32(left.More)})
 	if err != nil {
 		r.Log.Debug("a load report was not taken", "error", err)
 		return 0, false

@@ -75,6 +75,8 @@ type LoadRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"` // NAMESPACE/WORKLOAD
 	Samples       []*Sample              `protobuf:"bytes,2,rep,name=samples,proto3" json:"samples,omitempty"`
+	Outages       []*Outage              `protobuf:"bytes,3,rep,name=outages,proto3" json:"outages,omitempty"`                             // all that the proxy leaves out, and what came back since the report before
+	MoreOutages   uint32                 `protobuf:"varint,4,opt,name=more_outages,json=moreOutages,proto3" json:"more_outages,omitempty"` // left out as well, without room in outages
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -123,6 +125,97 @@ func (x *LoadRequest) GetSamples() []*Sample {
 	return nil
 }
 
+func (x *LoadRequest) GetOutages() []*Outage {
+	if x != nil {
+		return x.Outages
+	}
+	return nil
+}
+
+func (x *LoadRequest) GetMoreOutages() uint32 {
+	if x != nil {
+		return x.MoreOutages
+	}
+	return 0
+}
+
+// Outage is outage.Outage: what a proxy leaves out by itself. Numbers are those of core/outage.
+type Outage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Service       *ServiceName           `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Cluster       string                 `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Endpoint      string                 `protobuf:"bytes,3,opt,name=endpoint,proto3" json:"endpoint,omitempty"` // "" is the whole cluster
+	Why           uint32                 `protobuf:"varint,4,opt,name=why,proto3" json:"why,omitempty"`
+	State         uint32                 `protobuf:"varint,5,opt,name=state,proto3" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Outage) Reset() {
+	*x = Outage{}
+	mi := &file_isthmus_v1_load_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Outage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Outage) ProtoMessage() {}
+
+func (x *Outage) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_load_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Outage.ProtoReflect.Descriptor instead.
+func (*Outage) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_load_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Outage) GetService() *ServiceName {
+	if x != nil {
+		return x.Service
+	}
+	return nil
+}
+
+func (x *Outage) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *Outage) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
+func (x *Outage) GetWhy() uint32 {
+	if x != nil {
+		return x.Why
+	}
+	return 0
+}
+
+func (x *Outage) GetState() uint32 {
+	if x != nil {
+		return x.State
+	}
+	return 0
+}
+
 type LoadResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Period        int64                  `protobuf:"varint,1,opt,name=period,proto3" json:"period,omitempty"` // nanoseconds until the next report is wanted; 0 leaves it
@@ -132,7 +225,7 @@ type LoadResponse struct {
 
 func (x *LoadResponse) Reset() {
 	*x = LoadResponse{}
-	mi := &file_isthmus_v1_load_proto_msgTypes[1]
+	mi := &file_isthmus_v1_load_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -144,7 +237,7 @@ func (x *LoadResponse) String() string {
 func (*LoadResponse) ProtoMessage() {}
 
 func (x *LoadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_load_proto_msgTypes[1]
+	mi := &file_isthmus_v1_load_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -157,7 +250,7 @@ func (x *LoadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadResponse.ProtoReflect.Descriptor instead.
 func (*LoadResponse) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_load_proto_rawDescGZIP(), []int{1}
+	return file_isthmus_v1_load_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *LoadResponse) GetPeriod() int64 {
@@ -184,7 +277,7 @@ type Sample struct {
 
 func (x *Sample) Reset() {
 	*x = Sample{}
-	mi := &file_isthmus_v1_load_proto_msgTypes[2]
+	mi := &file_isthmus_v1_load_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -196,7 +289,7 @@ func (x *Sample) String() string {
 func (*Sample) ProtoMessage() {}
 
 func (x *Sample) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_load_proto_msgTypes[2]
+	mi := &file_isthmus_v1_load_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -209,7 +302,7 @@ func (x *Sample) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sample.ProtoReflect.Descriptor instead.
 func (*Sample) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_load_proto_rawDescGZIP(), []int{2}
+	return file_isthmus_v1_load_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Sample) GetService() *ServiceName {
@@ -279,7 +372,7 @@ type ClusterLoad struct {
 
 func (x *ClusterLoad) Reset() {
 	*x = ClusterLoad{}
-	mi := &file_isthmus_v1_load_proto_msgTypes[3]
+	mi := &file_isthmus_v1_load_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -291,7 +384,7 @@ func (x *ClusterLoad) String() string {
 func (*ClusterLoad) ProtoMessage() {}
 
 func (x *ClusterLoad) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_load_proto_msgTypes[3]
+	mi := &file_isthmus_v1_load_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -304,7 +397,7 @@ func (x *ClusterLoad) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterLoad.ProtoReflect.Descriptor instead.
 func (*ClusterLoad) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_load_proto_rawDescGZIP(), []int{3}
+	return file_isthmus_v1_load_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ClusterLoad) GetPaths() []*Path {
@@ -333,7 +426,7 @@ type Path struct {
 
 func (x *Path) Reset() {
 	*x = Path{}
-	mi := &file_isthmus_v1_load_proto_msgTypes[4]
+	mi := &file_isthmus_v1_load_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -345,7 +438,7 @@ func (x *Path) String() string {
 func (*Path) ProtoMessage() {}
 
 func (x *Path) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_load_proto_msgTypes[4]
+	mi := &file_isthmus_v1_load_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -358,7 +451,7 @@ func (x *Path) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Path.ProtoReflect.Descriptor instead.
 func (*Path) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_load_proto_rawDescGZIP(), []int{4}
+	return file_isthmus_v1_load_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Path) GetCluster() string {
@@ -406,7 +499,7 @@ type ServiceLoad struct {
 
 func (x *ServiceLoad) Reset() {
 	*x = ServiceLoad{}
-	mi := &file_isthmus_v1_load_proto_msgTypes[5]
+	mi := &file_isthmus_v1_load_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -418,7 +511,7 @@ func (x *ServiceLoad) String() string {
 func (*ServiceLoad) ProtoMessage() {}
 
 func (x *ServiceLoad) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_load_proto_msgTypes[5]
+	mi := &file_isthmus_v1_load_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -431,7 +524,7 @@ func (x *ServiceLoad) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceLoad.ProtoReflect.Descriptor instead.
 func (*ServiceLoad) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_load_proto_rawDescGZIP(), []int{5}
+	return file_isthmus_v1_load_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ServiceLoad) GetService() *ServiceName {
@@ -502,10 +595,18 @@ var File_isthmus_v1_load_proto protoreflect.FileDescriptor
 const file_isthmus_v1_load_proto_rawDesc = "" +
 	"\n" +
 	"\x15isthmus/v1/load.proto\x12\n" +
-	"isthmus.v1\x1a\x1aisthmus/v1/resources.proto\"O\n" +
+	"isthmus.v1\x1a\x1aisthmus/v1/resources.proto\"\xa0\x01\n" +
 	"\vLoadRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12,\n" +
-	"\asamples\x18\x02 \x03(\v2\x12.isthmus.v1.SampleR\asamples\"&\n" +
+	"\asamples\x18\x02 \x03(\v2\x12.isthmus.v1.SampleR\asamples\x12,\n" +
+	"\aoutages\x18\x03 \x03(\v2\x12.isthmus.v1.OutageR\aoutages\x12!\n" +
+	"\fmore_outages\x18\x04 \x01(\rR\vmoreOutages\"\x99\x01\n" +
+	"\x06Outage\x121\n" +
+	"\aservice\x18\x01 \x01(\v2\x17.isthmus.v1.ServiceNameR\aservice\x12\x18\n" +
+	"\acluster\x18\x02 \x01(\tR\acluster\x12\x1a\n" +
+	"\bendpoint\x18\x03 \x01(\tR\bendpoint\x12\x10\n" +
+	"\x03why\x18\x04 \x01(\rR\x03why\x12\x14\n" +
+	"\x05state\x18\x05 \x01(\rR\x05state\"&\n" +
 	"\fLoadResponse\x12\x16\n" +
 	"\x06period\x18\x01 \x01(\x03R\x06period\"\xd7\x01\n" +
 	"\x06Sample\x121\n" +
@@ -556,31 +657,34 @@ func file_isthmus_v1_load_proto_rawDescGZIP() []byte {
 }
 
 var file_isthmus_v1_load_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_isthmus_v1_load_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_isthmus_v1_load_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_isthmus_v1_load_proto_goTypes = []any{
 	(Lease)(0),           // 0: isthmus.v1.Lease
 	(*LoadRequest)(nil),  // 1: isthmus.v1.LoadRequest
-	(*LoadResponse)(nil), // 2: isthmus.v1.LoadResponse
-	(*Sample)(nil),       // 3: isthmus.v1.Sample
-	(*ClusterLoad)(nil),  // 4: isthmus.v1.ClusterLoad
-	(*Path)(nil),         // 5: isthmus.v1.Path
-	(*ServiceLoad)(nil),  // 6: isthmus.v1.ServiceLoad
-	(*ServiceName)(nil),  // 7: isthmus.v1.ServiceName
+	(*Outage)(nil),       // 2: isthmus.v1.Outage
+	(*LoadResponse)(nil), // 3: isthmus.v1.LoadResponse
+	(*Sample)(nil),       // 4: isthmus.v1.Sample
+	(*ClusterLoad)(nil),  // 5: isthmus.v1.ClusterLoad
+	(*Path)(nil),         // 6: isthmus.v1.Path
+	(*ServiceLoad)(nil),  // 7: isthmus.v1.ServiceLoad
+	(*ServiceName)(nil),  // 8: isthmus.v1.ServiceName
 }
 var file_isthmus_v1_load_proto_depIdxs = []int32{
-	3, // 0: isthmus.v1.LoadRequest.samples:type_name -> isthmus.v1.Sample
-	7, // 1: isthmus.v1.Sample.service:type_name -> isthmus.v1.ServiceName
-	5, // 2: isthmus.v1.ClusterLoad.paths:type_name -> isthmus.v1.Path
-	6, // 3: isthmus.v1.ClusterLoad.services:type_name -> isthmus.v1.ServiceLoad
-	0, // 4: isthmus.v1.Path.lease:type_name -> isthmus.v1.Lease
-	7, // 5: isthmus.v1.ServiceLoad.service:type_name -> isthmus.v1.ServiceName
-	1, // 6: isthmus.v1.Load.Report:input_type -> isthmus.v1.LoadRequest
-	2, // 7: isthmus.v1.Load.Report:output_type -> isthmus.v1.LoadResponse
-	7, // [7:8] is the sub-list for method output_type
-	6, // [6:7] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	4, // 0: isthmus.v1.LoadRequest.samples:type_name -> isthmus.v1.Sample
+	2, // 1: isthmus.v1.LoadRequest.outages:type_name -> isthmus.v1.Outage
+	8, // 2: isthmus.v1.Outage.service:type_name -> isthmus.v1.ServiceName
+	8, // 3: isthmus.v1.Sample.service:type_name -> isthmus.v1.ServiceName
+	6, // 4: isthmus.v1.ClusterLoad.paths:type_name -> isthmus.v1.Path
+	7, // 5: isthmus.v1.ClusterLoad.services:type_name -> isthmus.v1.ServiceLoad
+	0, // 6: isthmus.v1.Path.lease:type_name -> isthmus.v1.Lease
+	8, // 7: isthmus.v1.ServiceLoad.service:type_name -> isthmus.v1.ServiceName
+	1, // 8: isthmus.v1.Load.Report:input_type -> isthmus.v1.LoadRequest
+	3, // 9: isthmus.v1.Load.Report:output_type -> isthmus.v1.LoadResponse
+	9, // [9:10] is the sub-list for method output_type
+	8, // [8:9] is the sub-list for method input_type
+	8, // [8:8] is the sub-list for extension type_name
+	8, // [8:8] is the sub-list for extension extendee
+	0, // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_isthmus_v1_load_proto_init() }
@@ -595,7 +699,7 @@ func file_isthmus_v1_load_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_isthmus_v1_load_proto_rawDesc), len(file_isthmus_v1_load_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   6,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
