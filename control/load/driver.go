@@ -13,6 +13,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/codec/wire"
 	"github.com/isthmus-mesh/isthmus/codec/wire/wirepb"
 	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/core/outage"
 	"github.com/isthmus-mesh/isthmus/core/replica"
 	"github.com/isthmus-mesh/isthmus/core/split"
 	"github.com/isthmus-mesh/isthmus/core/world"
@@ -23,7 +24,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Config is what a Driver works with. All fields but Sees, Costs and Told are required.
+// Config is what a Driver works with. All fields but Sees, Costs, Told and LeftOut are required.
 type Config struct {
 	Cluster     mesh.ClusterName
 	TrustDomain mesh.TrustDomain
@@ -43,6 +44,8 @@ type Config struct {
 	Region func(mesh.ClusterName) mesh.Region
 	// Told takes each change, those that only say again what is among them; it must not wait. nil is nobody.
 	Told func(Change)
+	// LeftOut takes what a proxy of this cluster leaves out by itself; it must not wait. nil is nobody.
+	LeftOut func(node string, r outage.Report)
 	// Edit changes the world; it may wait for room until the context ends.
 	Edit  func(context.Context, []world.Edit) error
 	Clock clock.Clock
@@ -137,6 +140,9 @@ func (l *Driver) Report(ctx context.Context, r *wirepb.LoadRequest) (*wirepb.Loa
 	}
 	if !l.balancer.Sampled(r.Node, id.Namespace, samples, l.cfg.Clock.Now()) {
 		return nil, status.Errorf(codes.ResourceExhausted, "cluster %s takes the reports of no more proxies or services", l.cfg.Cluster)
+	}
+	if l.cfg.LeftOut != nil {
+		l.cfg.LeftOut(r.Node, wire.ToOutages(r.Outages, r.MoreOutages))
 	}
 	return &wirepb.LoadResponse{Period: int64(Every)}, nil
 }

@@ -24,10 +24,11 @@ func (p *Plane) newLoad() *load.Driver {
 			}
 			return out
 		},
-		Sees:   p.sees,
-		Told:   p.events.Split,
-		Region: p.region,
-		Costs:  p.costs,
+		Sees:    p.sees,
+		Told:    p.events.Split,
+		LeftOut: p.events.LeftOut,
+		Region:  p.region,
+		Costs:   p.costs,
 		Drained: func(now time.Time) map[mesh.ClusterName]float64 {
 			return compile.Drained(p.loop.World(), now.UnixNano())
 		},
