@@ -185,20 +185,23 @@ func (r *Recorder) writeFresh(k lot, at []outage.Place) {
 		maps.Copy(by, r.left.places[a].by)
 	}
 	e := k.about()
+	e.Because = r.down[k.cluster]
 	e.Effect = "their requests go to other endpoints while there are any; it is probed, and tried by one request once it answers"
 	what := names(at)
 	if k.trip {
 		what = "the endpoints"
-		e.Reason, e.Because = "cluster_tripped", r.down[k.cluster]
+		e.Reason = "cluster_tripped"
 		e.Effect = fmt.Sprintf("their requests for %s go to other clusters than %s while there are any; it is probed, and tried by one request once it answers", e.Subject, k.cluster)
 	} else {
 		e.Reason = "endpoint_ejected"
 	}
 	class := "were refused, or found no way, several times in a row: they were never executed"
-	switch k.why {
-	case outage.SuccessRate:
+	switch {
+	case k.trip:
+		class = "found no way, or were refused by all of them, many in a row: they were never executed"
+	case k.why == outage.SuccessRate:
 		class = "failed far more often than those to other endpoints"
-	case outage.Unknown:
+	case k.why == outage.Unknown:
 		class = "failed in a way that this control plane does not know of"
 	}
 	e.Cause = fmt.Sprintf("requests of %s to %s of %s %s", proxies(len(by)), what, k.cluster, class)
@@ -221,7 +224,7 @@ func (r *Recorder) writeOver(k lot, at []outage.Place) {
 	}
 	e := k.about()
 	e.Because = k.because
-	what := names(at)
+	what := names(at) + " of " + string(k.cluster)
 	if e.Reason = "endpoint_back"; k.trip {
 		e.Reason, what = "cluster_back", string(k.cluster)
 	}

@@ -82,9 +82,9 @@ func TestWhatIsSaidNoLonger(t *testing.T) {
 	d.says(d.wrote("endpoint_ejected")[0], "requests of 2 proxies to catalog-1, catalog-2 of us-east", "")
 	d.LeftOut("shop/web", outage.Report{})
 	d.later(time.Second)
-	d.says(d.wrote("endpoint_forgotten<2")[0], "no proxy says any longer that it leaves catalog-1 out", "")
+	d.says(d.wrote("endpoint_forgotten<2")[0], "no proxy says any longer that it leaves catalog-1 of us-east out", "")
 	d.later(unheard)
-	d.says(d.wrote("endpoint_forgotten<2")[0], "leaves catalog-2 out", "nothing is known")
+	d.says(d.wrote("endpoint_forgotten<2")[0], "leaves catalog-2 of us-east out", "nothing is known")
 }
 
 // TestAClusterThatIsTripped follows from the path that was lost, if one was.
@@ -94,7 +94,7 @@ func TestAClusterThatIsTripped(t *testing.T) {
 	d.LeftOut("shop/web", said("", outage.Out))
 	d.later(settle)
 	e := d.wrote("path_lost cluster_tripped<2")[1]
-	if d.says(e, "to the endpoints of us-east were refused", "for catalog.shop go to other clusters than us-east"); e.Kind != event.Trip {
+	if d.says(e, "to the endpoints of us-east found no way", "for catalog.shop go to other clusters than us-east"); e.Kind != event.Trip {
 		t.Errorf("kind %s", e.Kind)
 	}
 	d.LeftOut("shop/web", said("", outage.Over))

@@ -71,7 +71,7 @@ func TestALossIsToldWithCauseAndEffect(t *testing.T) {
 	tells("path_lost", "because its gateways refuse, or are silent", "so requests from eu go to other clusters than us (it offers 1 service)")
 	tells("cluster_lost", "because us cannot be reached from eu", "→ 100.0%, us ", "→ 0.0%", "after path_lost")
 	tells("link_lost", "not heard for longer than a lease lasts", "nothing new is learnt")
-	a := eu.plane.Events().List(event.Filter{Service: "catalog.shop", Cluster: "us"})
+	a := eu.plane.Events().List(event.Filter{Service: "catalog.shop", Cluster: "us", Kinds: []event.Kind{event.Split}}) // with the path that they follow from
 	if len(a.Events) < 2 || a.Events[len(a.Events)-1].Kind != event.Split {
 		t.Errorf("of the service and the cluster: %+v", a.Events)
 	}
