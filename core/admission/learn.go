@@ -195,6 +195,9 @@ func (st *learnt) unhindered(s *seen) {
 
 // settleLevel sets the level so that what is let in in the next window is what was answered in the last, a little less while
 // requests wait for longer than half of what they may, a little more while they wait less.
+//
+// The most critical are meant only when those let in wait for twice as long as others may, and so are mostly such themselves. A window of an
+// application with few lanes has seven answers, or by chance four, which is fewer than are asked for by the most critical; they have room all the same.
 func (l *Limiter) settleLevel(s *seen, now int64) {
 	st := &l.state
 	if now-st.leveled < int64(window) {
@@ -219,6 +222,9 @@ func (l *Limiter) settleLevel(s *seen, now int64) {
 	for at > 0 && room >= offered[at-1] {
 		at--
 		room -= offered[at]
+	}
+	if wait <= 2*budget {
+		at = min(at, positions-steps)
 	}
 	l.level.Store(int64(min(at, positions-1))) // the most critical are never all refused for their level
 }

@@ -367,3 +367,33 @@ func BenchmarkEnter(b *testing.B) {
 		})
 	}
 }
+
+// TestTheMostCriticalAreNotMeantByChance: of an application that can do 30 requests a second a window of the level sees seven
+// answers, or by chance four; then too the most critical, of whom there is room for all, are let in. Where there is none, as
+// nothing else comes, they are turned away, and nobody works in vain.
+func TestTheMostCriticalAreNotMeantByChance(t *testing.T) {
+	for _, c := range []struct {
+		mix  [classes]float64
+		part float64 // of the most critical that is answered at least
+		good float64 // goodput as a part of capacity, at least
+	}{
+		{[classes]float64{0.6, 0, 0.2, 0.2}, 0.9995, 0.95}, {[classes]float64{0, 0, 0, 1}, 0.49, 0.99},
+	} {
+		good, offered, all := 0, 0, 0.0
+		for seed := range uint64(20) {
+			a := &app{lanes: 3, declared: 3, patience: time.Second, mix: c.mix, from: 5 * time.Second, to: 65 * time.Second,
+				work: func(*rand.Rand, time.Duration) time.Duration { return 100 * time.Millisecond },
+				rate: func(now time.Duration) float64 {
+					if now < 3*time.Second {
+						return 15
+					}
+					return 60
+				}}
+			a.run(seed)
+			good, offered, all = good+a.good[3], offered+a.offered[3], all+a.goodput()/20
+		}
+		if float64(good) < c.part*float64(offered) || all < c.good*30 {
+			t.Errorf("of %v %.1f of 30 a second are served in time, of the most critical %d of %d", c.mix, all, good, offered)
+		}
+	}
+}
