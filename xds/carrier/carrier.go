@@ -118,14 +118,14 @@ func (s *Server) RegisterService(d *grpc.ServiceDesc, impl any) {
 // Converse has the streams of a method, "/service/method", opened by open.
 func (s *Server) Converse(method string, open Opener) { s.converses[method] = open }
 
-// Serve accepts on ln until ctx ends, and returns when every connection has. It closes ln.
+// Serve accepts on ln until ctx ends or ln is closed, then closes every connection, and returns when all have ended. It closes ln.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	defer context.AfterFunc(ctx, func() { ln.Close() })()
 	var running sync.WaitGroup
 	defer running.Wait()
+	defer s.closeAll() // not when ctx ends: its end may close ln before it reaches who else waits for it
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	defer context.AfterFunc(ctx, s.closeAll)()
 	for pause := time.Duration(0); ; {
 		raw, err := ln.Accept()
 		if err != nil {

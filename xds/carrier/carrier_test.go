@@ -527,3 +527,36 @@ func TestConnectionsAreBounded(t *testing.T) {
 		t.Errorf("the first: %v", err)
 	}
 }
+
+// TestAClosedListenerEndsAll: the end of a context may close the listener before it reaches whoever else waits for it, and Serve ends its
+// connections all the same.
+func TestAClosedListenerEndsAll(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := carrier.New(plain())
+	open := make(chan struct{}, 1)
+	s.Converse(echoMethod, func(_ context.Context, wake func()) (carrier.Conversation, error) {
+		open <- struct{}{}
+		return &echo{wake: wake, times: 1, closed: make(chan struct{})}, nil
+	})
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	ended := make(chan error, 1)
+	go func() { ended <- s.Serve(ctx, ln) }()
+	conn := (&server{addr: ln.Addr().String()}).dial(t, insecure.NewCredentials())
+	talk(t, conn, echoMethod)
+	<-open
+	ln.Close()
+	select {
+	case err := <-ended:
+		if !errors.Is(err, net.ErrClosed) {
+			t.Errorf("ended with %v", err)
+		}
+	case <-time.After(bound):
+		stop()
+		conn.Close() // or the test's end waits as well
+		t.Fatal("it waits for a connection that nobody closes")
+	}
+}
