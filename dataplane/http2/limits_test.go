@@ -379,6 +379,7 @@ func TestDeadlinesCutEveryWait(t *testing.T) {
 		second.Close()
 		st.Close()
 		close(hang)
+		synctest.Wait() // what the handler gave back of the window is written, and not to a pipe that is closed
 		if n := cc.InFlight(); n != 0 {
 			t.Errorf("%d in flight", n)
 		}
