@@ -43,7 +43,7 @@ func HAProxy(ctx context.Context, env []string, parts ...Part) (*Peer, error) {
 	}
 	p := &Peer{Name: version(ctx, "HAProxy", binary, "-v")}
 	for _, part := range parts {
-		if err := p.start(ctx, env, part, binary, "-db", "-f", part.Config); err != nil { // one process, in the foreground
+		if err := p.start(ctx, env, part, 0, binary, "-db", "-f", part.Config); err != nil { // one process, in the foreground
 			return nil, errors.Join(err, p.End())
 		}
 	}
@@ -79,7 +79,7 @@ func NGINX(ctx context.Context, dir string, env []string, parts ...Part) (*Peer,
 		if err := os.WriteFile(rendered, []byte(out), 0o600); err != nil {
 			return nil, errors.Join(err, p.End())
 		}
-		if err := p.start(ctx, nil, part, binary, "-e", "stderr", "-p", dir, "-c", rendered); err != nil {
+		if err := p.start(ctx, nil, part, 1, binary, "-e", "stderr", "-p", dir, "-c", rendered); err != nil {
 			return nil, errors.Join(err, p.End())
 		}
 	}
@@ -94,8 +94,8 @@ func look(name string) (string, error) {
 	return exec.LookPath("/usr/sbin/" + name)
 }
 
-// start adds a process and its children.
-func (p *Peer) start(ctx context.Context, env []string, part Part, name string, args ...string) error {
+// start adds a process and its children, of which there are to be so many at least: a port is open before its worker is there.
+func (p *Peer) start(ctx context.Context, env []string, part Part, workers int, name string, args ...string) error {
 	one, err := Start(env, name, args...)
 	if err != nil {
 		return err
@@ -104,12 +104,24 @@ func (p *Peer) start(ctx context.Context, env []string, part Part, name string, 
 		return fmt.Errorf("%s with %s: %w", p.Name, part.Config, notReady(one, err))
 	}
 	p.parts = append(p.parts, one)
-	children, err := os.ReadFile(fmt.Sprintf("/proc/%[1]d/task/%[1]d/children", one.PID()))
-	if err != nil {
-		return err
+	var children []string
+	for try := 0; ; try++ {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%[1]d/task/%[1]d/children", one.PID()))
+		if err != nil {
+			return err
+		}
+		if children = strings.Fields(string(text)); len(children) >= workers {
+			break
+		}
+		if try == 100 {
+			return fmt.Errorf("%s with %s has %d workers, want %d", p.Name, part.Config, len(children), workers)
+		}
+		if err := Pause(ctx, 50*time.Millisecond); err != nil {
+			return err
+		}
 	}
 	p.PIDs = append(p.PIDs, one.PID())
-	for _, field := range strings.Fields(string(children)) {
+	for _, field := range children {
 		pid, err := strconv.Atoi(field)
 		if err != nil {
 			return err
