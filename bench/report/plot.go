@@ -43,7 +43,7 @@ func (r *Report) plot() string {
 	for i, one := range rows {
 		y := plotTop + float64(i)*(barHeight+barGap)
 		colour := "#009e73" // told apart from the other by those who see few colours
-		if one.Target != nil && one.RatioTarget && *one.Ratio > *one.Target {
+		if one.Target != nil && (one.RatioTarget && *one.Ratio > *one.Target || !one.RatioTarget && *one.Ours > *one.Target) {
 			colour = "#e69f00"
 		}
 		fmt.Fprintf(&b, `<text x="%.0f" y="%.1f" text-anchor="end">%s</text>`, plotLeft-8, y+12, html.EscapeString(one.Row))
@@ -54,7 +54,8 @@ func (r *Report) plot() string {
 		if one.Target != nil && one.RatioTarget {
 			fmt.Fprintf(&b, `<rect x="%.1f" y="%.1f" width="3" height="%.0f" fill="black"/>`, at(*one.Target)-1.5, y-2, barHeight+4)
 		}
-		fmt.Fprintf(&b, `<text x="%.1f" y="%.1f">%s (%s)</text>`+"\n", plotLeft+plotWide+8, y+12, number(one.Ratio), html.EscapeString(one.PeerName))
+		peer, _, _ := strings.Cut(one.PeerName, ";") // the table has what the others cost
+		fmt.Fprintf(&b, `<text x="%.1f" y="%.1f">%s (%s)</text>`+"\n", plotLeft+plotWide+8, y+12, number(one.Ratio), html.EscapeString(peer))
 	}
 	b.WriteString("</svg>\n")
 	return b.String()
