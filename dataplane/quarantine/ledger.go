@@ -47,7 +47,7 @@ type Ledger struct {
 	lasting bool
 	taken   map[name]taken
 	held    map[name]string // the version
-	crashes []time.Time
+	last    time.Time       // when a process crashed; zero: none is known to have
 }
 
 // name is a resource's, among all types.
@@ -79,13 +79,8 @@ func Open(cfg Config) *Ledger {
 
 // crashed takes a crash in. The caller is Open.
 func (l *Ledger) crashed(at time.Time, what string) {
-	last := len(l.crashes) - 1
-	again := last >= 0 && at.Sub(l.crashes[last]) <= Window
-	var from time.Time
-	if again {
-		from = l.crashes[last].Add(-Window)
-	}
-	l.crashes = []time.Time{at}
+	again, from := !l.last.IsZero() && at.Sub(l.last) <= Window, l.last.Add(-Window)
+	l.last = at
 	l.cfg.Log.Error("the process before this one crashed", "at", at.UTC().Format(time.RFC3339), "report", l.kept(), "what", what)
 	switch {
 	case !again:

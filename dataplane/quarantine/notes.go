@@ -87,7 +87,7 @@ func (l *Ledger) read() error {
 		case n.Lasting:
 			l.lasting = true
 		case n.Crash:
-			l.crashes = []time.Time{at}
+			l.last = at
 		case n.Held:
 			l.held[id] = n.Version
 		default:
@@ -122,8 +122,8 @@ func (l *Ledger) compact() {
 	for n, v := range l.held {
 		b = l.seal.line(b, note{Type: n.typ, Name: n.name, Version: v, Held: true, At: now.UnixMilli()})
 	}
-	for _, at := range l.crashes {
-		b = l.seal.line(b, note{Crash: true, At: at.UnixMilli()})
+	if !l.last.IsZero() {
+		b = l.seal.line(b, note{Crash: true, At: l.last.UnixMilli()})
 	}
 	l.forget()
 	for n, t := range l.taken {
