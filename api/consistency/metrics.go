@@ -28,6 +28,8 @@ type PeerStatus struct {
 	Protocol int
 	Problem  string
 	Gateways []netip.AddrPort
+	// Received and Sent are octets over the connections that this control plane made to the peer's.
+	Received, Sent int64
 }
 
 // Up reports whether a gateway of it answers.
@@ -59,6 +61,14 @@ func Metrics(cluster mesh.ClusterName, version string, proxies []xds.ClientStatu
 	each("isthmus_peer_loss_ratio", "Share of the questions of the last minute that its gateways did not answer in time.", func(p PeerStatus) float64 { return p.Loss })
 	each("isthmus_peer_in_sync", "Whether all that the cluster states is known here, and its lease holds.", func(p PeerStatus) float64 { return float64(index(p.InSync && !p.Stale)) })
 	each("isthmus_peer_age_seconds", "How long ago the cluster was last heard; how old what is known of it may be.", func(p PeerStatus) float64 { return p.Age.Seconds() })
+	family("isthmus_peer_received_bytes_total", "counter", "Octets received over the connections that this control plane made to the cluster's: what it told.")
+	for _, p := range peers {
+		fmt.Fprintf(&b, "isthmus_peer_received_bytes_total{cluster=%q,peer=%q} %d\n", self, string(p.Cluster), p.Received)
+	}
+	family("isthmus_peer_sent_bytes_total", "counter", "Octets sent over the same connections: acknowledgements.")
+	for _, p := range peers {
+		fmt.Fprintf(&b, "isthmus_peer_sent_bytes_total{cluster=%q,peer=%q} %d\n", self, string(p.Cluster), p.Sent)
+	}
 	family("isthmus_peer_state", "gauge", "1 for the reachability that the cluster has, 0 for the others.")
 	for _, p := range peers {
 		for _, state := range []mesh.Reachability{mesh.Alive, mesh.StaleServing, mesh.Unreachable} {

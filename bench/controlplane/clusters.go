@@ -42,6 +42,9 @@ func (b *bench) clusters(ctx context.Context) (err error) {
 		return err
 	}
 	b.Add(report.Row{Row: "X2-hop-cpu-ms", Unit: "ms", Title: "X2: CPU of an endpoint change that crosses to a cluster, both control planes, beyond that of one that does not"}.Of(cpu).Within(1))
+	if err := b.quietLink(ctx, p, there); err != nil {
+		return err
+	}
 	near, err := connect(ctx, p.serve, proxies)
 	if err != nil {
 		return err

@@ -62,6 +62,10 @@ func (b *bench) splits(ctx context.Context, p, there *plane) error {
 	if err != nil {
 		return err
 	}
+	octets, err := crossed(ctx, p, there)
+	if err != nil {
+		return err
+	}
 	told, began := here.splits.Load(), time.Now()
 	if err := rig.Pause(ctx, b.size.steady); err != nil {
 		return err
@@ -71,6 +75,9 @@ func (b *bench) splits(ctx context.Context, p, there *plane) error {
 		return err
 	}
 	took := time.Since(began).Seconds()
+	if err := b.crossedSince(ctx, octets, began, "P1-moving-kbs", fmt.Sprintf("load of %d services moves", b.size.services), p, there); err != nil {
+		return err
+	}
 	rate := float64(here.splits.Load()-told) / took
 	for _, f := range []*fleet{here, away} {
 		if err := f.failed.Load(); err != nil {

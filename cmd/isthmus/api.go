@@ -85,7 +85,7 @@ func peers(p *plane.Plane) []api.PeerStatus {
 	for _, l := range p.Peers() {
 		s := api.PeerStatus{Cluster: l.Cluster, State: l.State.String(), InSync: l.Status.InSync, Stale: l.Status.Stale,
 			Position: l.Status.Position, RTT: l.RTT, Gateways: l.Gateways,
-			Loss: l.Loss, StateAge: time.Since(l.Since),
+			Received: l.Received, Sent: l.Sent, Loss: l.Loss, StateAge: time.Since(l.Since),
 			Version: l.Status.Version, Protocol: l.Status.Protocol, Problem: l.Status.Skew}
 		if l.Since.IsZero() {
 			s.StateAge = 0

@@ -83,6 +83,7 @@ type Follower struct {
 	behind, swept bool
 
 	applied atomic.Int64
+	traffic Traffic
 	// move ends a session, passes are witnesses of siblings.
 	move   chan struct{}
 	passes chan *replica.Witness
@@ -153,6 +154,9 @@ func (f *Follower) staleAt(s replica.Status, now time.Time) time.Time {
 // Applied counts the facts that were put into the world or taken out of it since the start; what is only confirmed
 // does not count. It is safe for concurrent use.
 func (f *Follower) Applied() int64 { return f.applied.Load() }
+
+// Octets are those received and sent over the connections that were made to the peer itself. It is safe for concurrent use.
+func (f *Follower) Octets() (received, sent int64) { return f.traffic.Octets() }
 
 // Err is why there is no session, nil while there is one or none was tried. It is safe for
 // concurrent use.
@@ -258,7 +262,7 @@ func (f *Follower) dial(ctx context.Context, attempt uint64) (*Session, error) {
 		return nil, errors.New("it has no address")
 	}
 	return Dial(ctx, DialConfig{Source: f.cfg.Source, TrustDomain: f.cfg.Peer.TrustDomain, Address: addrs[attempt%uint64(len(addrs))], Local: f.cfg.Local,
-		Clock: f.cfg.Clock, Patience: f.cfg.Patience}, f.cfg.Peer.Name, "")
+		Clock: f.cfg.Clock, Patience: f.cfg.Patience, Traffic: &f.traffic}, f.cfg.Peer.Name, "")
 }
 
 // errMoved ends a session in favour of one with somebody else.

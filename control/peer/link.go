@@ -101,8 +101,9 @@ type DialConfig struct {
 	// Local binds the connection; invalid is any.
 	Local netip.Addr
 	Clock clock.Clock
-	// Patience may be nil.
+	// Patience and Traffic may be nil.
 	Patience *Patience
+	Traffic  *Traffic
 }
 
 // NewConn returns a connection that is made when it is first used.
@@ -120,7 +121,7 @@ func NewConn(cfg DialConfig) (*Conn, error) {
 				return nil, err
 			}
 			c.heard.note()
-			return listener{conn, c.heard}, nil
+			return listener{conn, c.heard, cfg.Traffic}, nil
 		}),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: pingMax}),

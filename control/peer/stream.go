@@ -110,10 +110,11 @@ func (s sender[M]) Send(ctx context.Context, m M) error {
 	}
 }
 
-// listener notes when octets last came over a connection.
+// listener notes when octets last came over a connection, and counts them.
 type listener struct {
 	net.Conn
-	heard *heard
+	heard   *heard
+	traffic *Traffic
 }
 
 func (l listener) Read(b []byte) (int, error) {
@@ -122,6 +123,13 @@ func (l listener) Read(b []byte) (int, error) {
 		l.heard.spoken.Store(true)
 		l.heard.note()
 	}
+	l.traffic.add(n, 0)
+	return n, err
+}
+
+func (l listener) Write(b []byte) (int, error) {
+	n, err := l.Conn.Write(b)
+	l.traffic.add(0, n)
 	return n, err
 }
 

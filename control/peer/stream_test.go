@@ -47,7 +47,8 @@ func TestSilenceIsOfOctets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHeard(clock.Real{})
 		far, near := net.Pipe()
-		l := listener{near, h}
+		var octets Traffic
+		l := listener{near, h, &octets}
 		go func() { _, _ = far.Write([]byte("12")) }()
 		pass(t, 3*time.Second)
 		if got := h.silence(); got != 3*time.Second {
@@ -64,6 +65,13 @@ func TestSilenceIsOfOctets(t *testing.T) {
 		}
 		if got := h.silence(); got != time.Second {
 			t.Errorf("silent for %v, want 1s", got)
+		}
+		go func() { _, _ = far.Read(make([]byte, 3)) }()
+		if _, err := l.Write([]byte("345")); err != nil {
+			t.Fatal(err)
+		}
+		if in, out := octets.Octets(); in != 2 || out != 3 {
+			t.Errorf("%d octets received and %d sent, want 2 and 3", in, out)
 		}
 	})
 }

@@ -314,6 +314,8 @@ type Peer struct {
 	Err error
 	// Applied counts what of its facts changed here since the link began.
 	Applied int64
+	// Received and Sent are octets over the connections that were made to the peer itself.
+	Received, Sent int64
 	// Through is the replica of this control plane that holds the link, "" for this one.
 	Through string
 	// Gateways are where the path leads.
@@ -328,7 +330,8 @@ func (p *Plane) Peers() []Peer {
 	for n, l := range p.peers.on {
 		s := l.prober.State()
 		loss, _ := l.prober.Loss()
-		out = append(out, Peer{Cluster: n, State: s.Reach(), Lease: s.LeaseOf(), Since: s.Since, RTT: s.RTT, Loss: loss, Status: l.follower.Status(), Err: l.follower.Err(), Applied: l.follower.Applied(), Through: p.siblings.Through(n), Gateways: l.cluster.Gateways})
+		in, sent := l.follower.Octets()
+		out = append(out, Peer{Cluster: n, State: s.Reach(), Lease: s.LeaseOf(), Since: s.Since, RTT: s.RTT, Loss: loss, Status: l.follower.Status(), Err: l.follower.Err(), Applied: l.follower.Applied(), Received: in, Sent: sent, Through: p.siblings.Through(n), Gateways: l.cluster.Gateways})
 	}
 	slices.SortFunc(out, func(a, b Peer) int {
 		if a.Cluster < b.Cluster {
