@@ -25,11 +25,13 @@ workloads:
   - {name: cart, namespace: shop, clusters: [eu-west], replicas: 3, run: builtin/echo}
   - {name: one, namespace: shop, clusters: [eu-west], run: builtin/echo}
   - {name: reviews, namespace: shop, clusters: [eu-west], replicas: 6, run: builtin/echo}
+  - {name: quiet, namespace: shop, clusters: [eu-west], replicas: 2, run: builtin/echo}
 `
 
 // TestCrashes kills sidecars (kill -9) while their control plane is dead: each serves again soon, from its snapshot alone, and of
 // what others ask for, nothing fails but what was with it at that moment. The controls are a sidecar without a snapshot, and a service
-// that has nowhere else to be asked.
+// that has nowhere else to be asked. Beside that a sidecar makes use of a service for the first time, whose control is one that fetches
+// nothing before it is used.
 func TestCrashes(t *testing.T) {
 	m := newMesh(t, 245)
 	m.up("-f", write(t, "mesh.yaml", crashMesh))
@@ -43,7 +45,19 @@ func TestCrashes(t *testing.T) {
 	for _, s := range sidecars {
 		eventually(t, 10*time.Second, "the snapshot holds what was used", func() (string, bool) { return s.kept(used) })
 	}
+	first, control := m.sidecar(t, "eu-west.shop.quiet-0.sidecar"), m.sidecar(t, "eu-west.shop.quiet-1.sidecar")
+	control.fetchesNothing(t)
 	m.run("drill", "kill", "control-plane@eu-west")
+	t.Run("a first use needs no control plane", func(t *testing.T) {
+		if a := get(first.client, "http://reviews.shop/"); a.Status != 200 {
+			t.Errorf("the first request to a service: %s", a)
+		}
+	})
+	t.Run("control: nothing fetched before its use", func(t *testing.T) {
+		if a := get(control.client, "http://reviews.shop/"); a.Status == 200 {
+			t.Errorf("the first request to a service is answered: %s", a)
+		}
+	})
 	t.Run("serving again within 500 ms", func(t *testing.T) {
 		var took []time.Duration
 		for _, s := range sidecars[1:] {
@@ -58,11 +72,7 @@ func TestCrashes(t *testing.T) {
 	})
 	t.Run("control: without a snapshot", func(t *testing.T) {
 		s := sidecars[0]
-		for _, f := range []string{s.snapshot, s.snapshot + ".prev"} {
-			if err := os.Remove(f); err != nil && !os.IsNotExist(err) {
-				t.Fatal(err)
-			}
-		}
+		s.forget(t)
 		m.crash(t, "proxy", s.process)
 		for until := time.Now().Add(3 * time.Second); time.Now().Before(until); <-time.After(20 * time.Millisecond) {
 			if said, serves := s.asks(); serves {
@@ -110,6 +120,39 @@ func (m *meshUnder) sidecar(t *testing.T, process string) *crashed {
 	}
 	proxy := &url.URL{Scheme: "http", Host: c.Outbound.String()}
 	return &crashed{m, process, c.Snapshot, &http.Client{Timeout: time.Second, Transport: &http.Transport{Proxy: http.ProxyURL(proxy), DisableKeepAlives: true}}}
+}
+
+// fetchesNothing starts the sidecar anew, without a snapshot, as one that asks for services when they are used and not before.
+func (s *crashed) fetchesNothing(t *testing.T) {
+	t.Helper()
+	name := filepath.Join(s.m.dir, "run", s.process+".json")
+	var config map[string]any
+	b, err := os.ReadFile(name)
+	if err == nil {
+		err = json.Unmarshal(b, &config)
+	}
+	if err == nil {
+		config["prefetch"] = -1
+		b, err = json.Marshal(config)
+	}
+	if err == nil {
+		err = os.WriteFile(name, b, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.forget(t)
+	s.crash(t, 10*time.Second) // and has used cart
+}
+
+// forget removes the snapshot.
+func (s *crashed) forget(t *testing.T) {
+	t.Helper()
+	for _, f := range []string{s.snapshot, s.snapshot + ".prev"} {
+		if err := os.Remove(f); err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+	}
 }
 
 // asks sends one request by way of the sidecar, over connections that are new on either side of it after a crash.
