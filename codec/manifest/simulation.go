@@ -21,8 +21,10 @@ type Simulation struct {
 	Links              []SimLink
 	// Generate, where not nil, makes Regions and Links.
 	Generate *SimGenerate
-	Demand   []SimDemand
-	Faults   []SimFault
+	// Calls are the services below the one that users call, each after the one that calls it.
+	Calls  []SimCall
+	Demand []SimDemand
+	Faults []SimFault
 	// Residency says to which regions requests of one may go; a region that is not named may use all.
 	Residency map[string][]string
 	Requests  SimRequests
@@ -43,6 +45,17 @@ type SimRegion struct {
 	Variation float64
 	Rate      float64 // requests a second
 	Proxies   int
+}
+
+// SimCall is a service that another one calls for each of its requests.
+type SimCall struct {
+	Name string
+	// By is who calls it, an index of Calls; -1 is the service that users call.
+	By int
+	// Times it is called for one request, one after another.
+	Times int
+	// Regions are those of the scenario, in their order, with what the service has there.
+	Regions []SimRegion
 }
 
 // SimLink is the way between two regions, the same both ways.
@@ -86,6 +99,7 @@ const (
 type SimFault struct {
 	Kind     string
 	Region   string
+	Service  string    // "" is every service of the region
 	Between  [2]string // of cut, loss and delay
 	OneWay   bool      // of cut: from the first to the second only
 	From, To time.Duration
@@ -117,6 +131,7 @@ type simulation struct {
 	Generate    *simGenerate `json:"generate"`
 	Regions     []simRegion  `json:"regions" is:"items=1..64 unique=name"`
 	Links       []simLink    `json:"links" is:"items=0..2016"`
+	Calls       []simCall    `json:"calls" is:"items=0..8 unique=name"`
 	Demand      []simDemand  `json:"demand" is:"items=0..1000"`
 	Faults      []simFault   `json:"faults" is:"items=0..1000"`
 	Residency   []struct {
@@ -156,6 +171,18 @@ type simRegion struct {
 	Proxies   *int     `json:"proxies" is:"1..100"`
 }
 
+type simCall struct {
+	Name      string      `json:"name" is:"required label"`
+	By        string      `json:"by" is:"label"`
+	Times     *int        `json:"times" is:"1..20"`
+	Endpoints *int        `json:"endpoints" is:"0..1000"`
+	Lanes     *int        `json:"lanes" is:"1..1000"`
+	Service   string      `json:"service" is:"duration"`
+	Variation *decimal    `json:"variation"`
+	Proxies   *int        `json:"proxies" is:"1..100"`
+	Regions   []simRegion `json:"regions" is:"items=0..64 unique=name"`
+}
+
 type simLink struct {
 	Between []string `json:"between" is:"required items=2..2 unique=."`
 	RTT     string   `json:"rtt" is:"required duration"`
@@ -176,6 +203,7 @@ type simDemand struct {
 type simFault struct {
 	Kind      string   `json:"kind" is:"required enum=slow|refuse|blackhole|cut|loss|delay"`
 	Region    string   `json:"region" is:"label"`
+	Service   string   `json:"service" is:"label"`
 	Between   []string `json:"between" is:"items=2..2 unique=."`
 	OneWay    bool     `json:"oneWay"`
 	From      string   `json:"from" is:"required duration"`
@@ -243,6 +271,7 @@ func (s *scope) simulation(in *simulation) *Simulation {
 		s.fault(root.field("regions"), "want either regions or generate", "write one of the two")
 	}
 	s.simRegions(in, out)
+	s.simCalls(in, out)
 	s.simDemand(in, out)
 	s.simFaults(in, out)
 	return out
@@ -259,12 +288,7 @@ func (s *scope) simRegions(in *simulation, out *Simulation) {
 		out.Generate.fill(out)
 	}
 	for _, r := range in.Regions {
-		variation := 1.0
-		if r.Variation != nil {
-			variation = float64(*r.Variation)
-		}
-		out.Regions = append(out.Regions, SimRegion{Name: r.Name, Endpoints: numberOr(r.Endpoints, 10), Lanes: numberOr(r.Lanes, 4),
-			Service: durationOr(r.Service, 20*time.Millisecond), Variation: variation, Rate: float64(r.Rate), Proxies: numberOr(r.Proxies, 4)})
+		out.Regions = append(out.Regions, r.over(SimRegion{Endpoints: 10, Lanes: 4, Service: 20 * time.Millisecond, Variation: 1, Proxies: 4}))
 	}
 	names := out.regionNames()
 	seen := map[[2]string]int{}
@@ -311,6 +335,44 @@ func (s *scope) simRegions(in *simulation, out *Simulation) {
 	}
 }
 
+// over is a region of a file over what is taken where it says nothing.
+func (r *simRegion) over(d SimRegion) SimRegion {
+	if r.Variation != nil {
+		d.Variation = float64(*r.Variation)
+	}
+	return SimRegion{Name: r.Name, Endpoints: numberOr(r.Endpoints, d.Endpoints), Lanes: numberOr(r.Lanes, d.Lanes), Service: durationOr(r.Service, d.Service),
+		Variation: d.Variation, Rate: float64(r.Rate), Proxies: numberOr(r.Proxies, d.Proxies)}
+}
+
+func (s *scope) simCalls(in *simulation, out *Simulation) {
+	names := out.regionNames()
+	for i, c := range in.Calls {
+		at := (*path)(nil).field("calls").item(i)
+		one := SimCall{Name: c.Name, By: i - 1, Times: numberOr(c.Times, 1)}
+		if c.By != "" {
+			if one.By = slices.IndexFunc(out.Calls, func(o SimCall) bool { return o.Name == c.By }); one.By < 0 {
+				s.fault(at.field("by"), quote(c.By)+" is not called before", "write the name of one that stands above, or nothing for the one right above")
+			}
+		}
+		all := simRegion{Endpoints: c.Endpoints, Lanes: c.Lanes, Service: c.Service, Variation: c.Variation, Proxies: c.Proxies}
+		usual := all.over(SimRegion{Endpoints: 10, Lanes: 4, Service: 20 * time.Millisecond, Variation: 1, Proxies: 4})
+		for _, name := range names {
+			of := simRegion{Name: name}
+			if k := slices.IndexFunc(c.Regions, func(r simRegion) bool { return r.Name == name }); k >= 0 {
+				of = c.Regions[k]
+			}
+			one.Regions = append(one.Regions, of.over(usual))
+		}
+		for k, r := range c.Regions {
+			s.clusterAt(r.Name, names, at.field("regions").item(k).field("name"))
+			if r.Rate != 0 {
+				s.fault(at.field("regions").item(k).field("rate"), "users do not ask for "+c.Name, "remove it: the service above does")
+			}
+		}
+		out.Calls = append(out.Calls, one)
+	}
+}
+
 func (m *Simulation) regionNames() []string {
 	var names []string
 	for _, r := range m.Regions {
@@ -347,7 +409,7 @@ func (s *scope) simFaults(in *simulation, out *Simulation) {
 	names := out.regionNames()
 	for i, f := range in.Faults {
 		at := (*path)(nil).field("faults").item(i)
-		one := SimFault{Kind: f.Kind, Region: f.Region, OneWay: f.OneWay, From: duration(f.From), To: durationOr(f.To, out.Duration), Endpoints: numberOr(f.Endpoints, 0),
+		one := SimFault{Kind: f.Kind, Region: f.Region, Service: f.Service, OneWay: f.OneWay, From: duration(f.From), To: durationOr(f.To, out.Duration), Endpoints: numberOr(f.Endpoints, 0),
 			Over: duration(f.Over), Every: duration(f.Every), Factor: float64(f.Factor), Loss: float64(f.Loss), Delay: duration(f.Delay)}
 		link := f.Kind == FaultCut || f.Kind == FaultLoss || f.Kind == FaultDelay
 		switch {
@@ -362,6 +424,9 @@ func (s *scope) simFaults(in *simulation, out *Simulation) {
 			s.fault(at.field("region"), "missing", "write the region")
 		default:
 			s.clusterAt(f.Region, names, at.field("region"))
+		}
+		if f.Service != "" && !slices.ContainsFunc(out.Calls, func(c SimCall) bool { return c.Name == f.Service }) {
+			s.fault(at.field("service"), quote(f.Service)+" is not called", "write the name of one of calls, or nothing for all of the region")
 		}
 		if f.Kind == FaultSlow && one.Factor <= 0 {
 			s.fault(at.field("factor"), "missing", "write by how much service times grow, such as 2.5")

@@ -37,7 +37,7 @@ func (d *decoder) split(m *wirepb.Split) *mesh.Split {
 func FromSamples(samples []split.Sample) []*wirepb.Sample {
 	return each(samples, func(s split.Sample) *wirepb.Sample {
 		return &wirepb.Sample{Service: fromService(s.Service), Asked: s.Asked, Served: s.Served, Lanes: s.Lanes, Time: int64(s.Time), Wait: int64(s.Wait),
-			Sent: s.Sent, Received: s.Received}
+			Sent: s.Sent, Received: s.Received, Calling: s.Calling}
 	})
 }
 
@@ -46,11 +46,12 @@ func ToSamples(m []*wirepb.Sample) ([]split.Sample, error) {
 	d := &decoder{}
 	out := each(m, func(s *wirepb.Sample) split.Sample {
 		v := split.Sample{Service: d.service(s.Service), Asked: s.Asked, Served: s.Served, Lanes: s.Lanes, Time: time.Duration(s.Time), Wait: time.Duration(s.Wait),
-			Sent: s.Sent, Received: s.Received}
+			Sent: s.Sent, Received: s.Received, Calling: s.Calling}
 		d.within("asked", v.Asked, 0, rateMax)
 		d.within("served", v.Served, 0, rateMax)
 		d.within("sent", v.Sent, 0, bytesMax)
 		d.within("received", v.Received, 0, bytesMax)
+		d.within("calling", v.Calling, 0, rateMax)
 		d.within("time", float64(v.Time), 0, float64(timeMax))
 		d.within("wait", float64(v.Wait), -float64(timeMax), float64(timeMax))
 		return v
@@ -67,6 +68,28 @@ func (d *decoder) within(what string, v, least, most float64) {
 	}
 }
 
+// fromBelow leaves out what is nothing, as most services call none.
+func fromBelow(b split.Price) []float64 {
+	if b == (split.Price{}) {
+		return nil
+	}
+	return b.Deep[:]
+}
+
+// below reads as many hops as are known here; who counts fewer has the last of them counted on.
+func (d *decoder) below(v []float64, grows float64) (b split.Price) {
+	b.Grows = grows
+	d.within("growth of that cost", grows, 0, timeMax.Seconds())
+	for h := range b.Deep {
+		if len(v) == 0 {
+			break
+		}
+		b.Deep[h] = v[min(h, len(v)-1)]
+		d.within("cost of calls", b.Deep[h], 0, timeMax.Seconds())
+	}
+	return b
+}
+
 // EncodeReport returns the bytes of a cluster's report, which replication carries beside its log.
 func EncodeReport(r *split.ClusterReport) []byte {
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(&wirepb.ClusterLoad{
@@ -75,7 +98,7 @@ func EncodeReport(r *split.ClusterReport) []byte {
 		}),
 		Services: each(r.Services, func(s split.ServiceReport) *wirepb.ServiceLoad {
 			return &wirepb.ServiceLoad{Service: fromService(s.Service), Demand: s.Demand, Rate: s.Rate, Lanes: s.Lanes, Time: s.Time, Wait: s.Wait,
-				Forbidden: texts(s.Forbidden), Sent: s.Sent, Received: s.Received}
+				Forbidden: texts(s.Forbidden), Sent: s.Sent, Received: s.Received, Below: fromBelow(s.Below), Grows: s.Below.Grows, Within: s.Within}
 		})})
 	if err != nil {
 		panic("wire: encode a report: " + err.Error()) // names are valid UTF-8 by parsing
@@ -113,9 +136,10 @@ func DecodeReport(b []byte) (*split.ClusterReport, error) {
 			d.within("sent", s.Sent, 0, bytesMax)
 			d.within("received", s.Received, 0, bytesMax)
 			d.within("time", s.Time, 0, timeMax.Seconds())
+			d.within("time within", s.Within, 0, timeMax.Seconds())
 			d.within("wait", s.Wait, -timeMax.Seconds(), timeMax.Seconds())
 			return split.ServiceReport{Service: d.service(s.Service), Demand: s.Demand, Rate: s.Rate, Lanes: s.Lanes, Time: s.Time, Wait: s.Wait,
-				Forbidden: typed[mesh.ClusterName](s.Forbidden), Sent: s.Sent, Received: s.Received}
+				Forbidden: typed[mesh.ClusterName](s.Forbidden), Sent: s.Sent, Received: s.Received, Below: d.below(s.Below, s.Grows), Within: s.Within}
 		})}
 	if d.err != nil {
 		return nil, fmt.Errorf("decode a cluster's report: %w", d.err)

@@ -1,12 +1,14 @@
 package wire
 
 import (
+	"math"
 	"testing"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/codec/wire/wirepb"
 	"github.com/isthmus-mesh/isthmus/core/liveness"
 	"github.com/isthmus-mesh/isthmus/core/split"
+	"github.com/isthmus-mesh/isthmus/mesh"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -31,5 +33,39 @@ func TestLeasesTravel(t *testing.T) {
 	}
 	if got, err := DecodeReport(b); err != nil || got.Paths[0].Lease != liveness.LeaseUnknown {
 		t.Errorf("a word of a later version: %+v, %v", got, err)
+	}
+}
+
+// TestWhatIsCalledTravels; of a build that does not tell it nothing is known, and of one that counts fewer hops the last goes on.
+func TestWhatIsCalledTravels(t *testing.T) {
+	s := split.ServiceReport{Service: mesh.ServiceName{Namespace: "shop", Name: "app"}, Below: split.Price{Deep: [split.Hops]float64{0.1, 0.2, 0.3, 0.4}, Grows: 1e-4}, Within: 0.05}
+	got, err := DecodeReport(EncodeReport(&split.ClusterReport{Services: []split.ServiceReport{s, {Service: s.Service}}}))
+	if err != nil || got.Services[0].Below != s.Below || got.Services[0].Within != s.Within || got.Services[1].Below != (split.Price{}) {
+		t.Errorf("%+v came back as %+v, %v", s, got, err)
+	}
+	for _, c := range []struct {
+		below []float64
+		want  [split.Hops]float64
+		fails bool
+	}{
+		{nil, [split.Hops]float64{}, false},
+		{[]float64{0.1, 0.2}, [split.Hops]float64{0.1, 0.2, 0.2, 0.2}, false},
+		{[]float64{1, 2, 3, 4, 5, 6}, [split.Hops]float64{1, 2, 3, 4}, false},
+		{[]float64{-1}, [split.Hops]float64{}, true},
+		{[]float64{1e6}, [split.Hops]float64{}, true},
+		{[]float64{math.NaN()}, [split.Hops]float64{}, true},
+	} {
+		b, err := proto.Marshal(&wirepb.ClusterLoad{Services: []*wirepb.ServiceLoad{{Service: fromService(s.Service), Below: c.below}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := DecodeReport(b)
+		if c.fails != (err != nil) || err == nil && got.Services[0].Below.Deep != c.want {
+			t.Errorf("%v is read as %+v, %v", c.below, got, err)
+		}
+	}
+	samples, err := ToSamples(FromSamples([]split.Sample{{Service: s.Service, Asked: 1, Calling: 0.5}}))
+	if err != nil || samples[0].Calling != 0.5 {
+		t.Errorf("%+v, %v", samples, err)
 	}
 }

@@ -66,8 +66,11 @@ type service struct {
 	// sent, received and calls are sums that fade: the bytes of calls from here.
 	sent, received, calls float64
 	// spend is what crossing costs all callers, in US dollars an hour.
-	spend     float64
-	own       split.Report
+	spend float64
+	own   split.Report
+	// tree is what is called where it runs here, and called when something here last was known to call it.
+	tree      split.Tree
+	called    time.Time
 	lanes     float64
 	forbidden []mesh.ClusterName
 	asked     time.Time    // when it was last asked for here
@@ -181,7 +184,7 @@ func (b *Balancer) Report(paths []split.Path, may func(mesh.ServiceName) bool) *
 			continue
 		}
 		out.Services = append(out.Services, split.ServiceReport{Service: n, Demand: s.own.Demand, Rate: s.own.Rate, Lanes: s.lanes, Time: s.own.Service, Wait: s.own.Wait,
-			Forbidden: s.forbidden, Sent: s.perCall(s.sent), Received: s.perCall(s.received)})
+			Forbidden: s.forbidden, Sent: s.perCall(s.sent), Received: s.perCall(s.received), Below: s.own.Below, Within: s.own.Within})
 	}
 	return out
 }
@@ -220,6 +223,7 @@ func (b *Balancer) Tick(paths []split.Path, now time.Time) []Change {
 	for _, n := range slices.SortedFunc(maps.Keys(b.services), mesh.ServiceName.Compare) {
 		s := b.services[n]
 		s.follow(measured[n], since, now)
+		b.reckon(s, now)
 		if c, ok := b.step(n, s, own, since, now); ok {
 			out = append(out, c)
 		}
@@ -255,6 +259,8 @@ type sum struct {
 	sent, received float64 // bytes a second
 	busy, capacity float64 // lanes of those with a known time, and what they serve
 	wait, waiting  float64 // weighted by what they served
+	// calls are those of its endpoints.
+	calls map[mesh.ServiceName]split.Call
 }
 
 func (b *Balancer) measure(now time.Time) map[mesh.ServiceName]*sum {
@@ -287,6 +293,9 @@ func (b *Balancer) measure(now time.Time) map[mesh.ServiceName]*sum {
 				}
 			}
 		}
+		if fresh {
+			n.call(out)
+		}
 	}
 	return out
 }
@@ -300,6 +309,7 @@ func (s *service) follow(m *sum, since time.Duration, now time.Time) {
 		s.asked = now
 	}
 	s.carried(m)
+	s.tree.Measured(m.served, m.calls)
 	s.own.Demanded(m.asked, since)
 	s.own.Answered(m.served)
 	if s.own.Wait = -1; m.waiting > 0 {
@@ -347,11 +357,15 @@ func serving(e *ir.Endpoints) (n int) {
 func (b *Balancer) step(n mesh.ServiceName, s *service, own *peer, since time.Duration, now time.Time) (Change, bool) {
 	var shares []mesh.Share
 	var o split.Outcome
-	if s.spreads(now) {
+	switch {
+	case s.spreads(now):
 		in, at := b.pose(n, s, own, since, now)
 		s.state, o = split.Step(s.state, in)
 		shares = round(s.state.Clusters, s.state.Row(at))
-	} else {
+	case s.priced(now):
+		in, _ := b.pose(n, s, own, since, now)
+		s.state, _ = split.Step(s.state, in)
+	default:
 		s.state = split.State{}
 	}
 	s.spend = o.Spend * 3600
@@ -395,11 +409,12 @@ func (b *Balancer) pose(n mesh.ServiceName, s *service, own *peer, since time.Du
 		case c == b.self:
 			self, p, forbidden, r = i, own, s.forbidden, s.own
 			r.Age = 0
-			r.Capacity, r.Service = known(s.lanes, s.own.Service, usual)
+			r.Capacity, r.Service = known(s.lanes, s.own.Service, usual+r.Below.Deep[split.Hops-1])
 		case p != nil && p.services[n] != nil:
 			v := p.services[n]
 			r.Age, r.Demand, r.Rate, r.Wait, forbidden = now.Sub(p.at), v.Demand, v.Rate, v.Wait, v.Forbidden
-			r.Capacity, r.Service = known(v.Lanes, v.Time, usual)
+			r.Below, r.Within = v.Below, v.Within
+			r.Capacity, r.Service = known(v.Lanes, v.Time, usual+r.Below.Deep[split.Hops-1])
 		}
 		if part, ok := b.drained[c]; ok {
 			r.Draining = 1 - part

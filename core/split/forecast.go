@@ -47,7 +47,7 @@ func Foresee(prev State, in *Input, w Question) Forecast {
 	t := newTick(prev, &q.Input)
 	best, _ := t.target()
 	t.fresh = true // stale news holds nothing back
-	t.apply(best, CauseStart)
+	t.apply(best, CauseStart, 1)
 	n := t.n
 	f := Forecast{Clusters: t.next.Clusters, Flow: t.flow(t.next.X), Demand: make([]float64, n), Refused: make([]float64, n), Law: make([]bool, n), Mean: make([]float64, n),
 		Load: make([]float64, n), Capacity: make([]float64, n), Shed: make([]float64, n)}

@@ -88,6 +88,9 @@ func newForward() *[forwardSize + 1]float64 {
 	return &t
 }
 
+// Marginal is what one request more costs all who wait for a sink, over its service time, where it is used to that part.
+func Marginal(rho float64) float64 { return lookMarginal(rho) }
+
 // lookMarginal is marginal from the table, within a part in a thousand.
 func lookMarginal(rho float64) float64 {
 	if rho >= straightFrom {

@@ -15,6 +15,8 @@ type Sample struct {
 	Asked, Served float64
 	// Sent and Received are the bytes of bodies of its applications' requests and of their answers, a second.
 	Sent, Received float64
+	// Calling is how many of its applications' requests were under way on average.
+	Calling float64
 	// Lanes is how many requests its application serves at once, 0 if it is no endpoint of the service.
 	Lanes uint32
 	// Time is that of a request in a lane, 0 if unknown; Wait that before it, negative if unknown.
@@ -48,6 +50,9 @@ type ServiceReport struct {
 	Lanes, Time, Wait float64
 	// Sent and Received are the bytes of one of its callers' requests and of its answer; 0 is unknown.
 	Sent, Received float64
+	// Below is what the calls of one request cost there, and Within what they took while Time was measured, in seconds.
+	Below  Price
+	Within float64
 	// Forbidden are the clusters to which the law lets none of its requests go, sorted.
 	Forbidden []mesh.ClusterName
 }

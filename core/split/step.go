@@ -39,6 +39,10 @@ type Report struct {
 	Service, Wait float64
 	// Draining is the part of it that is being taken out of use, 0 to 1.
 	Draining float64
+	// Below is what the calls of one request cost there now, and Within what they took while Service was measured, which
+	// holds them, in seconds (Tree). What is known of neither is 0.
+	Below  Price
+	Within float64
 }
 
 // Input is one tick.
@@ -59,10 +63,7 @@ type Input struct {
 	// Forbidden says where the law does not let requests of i go; Dead where nothing passes from i to j, as
 	// far as is known. Both may be nil.
 	Forbidden, Dead []bool
-	// Downstream is what a request costs below each cluster, in seconds (Outcome.Price of what is called
-	// there, times the calls); may be nil.
-	Downstream []float64
-	Strategy   mesh.Strategy
+	Strategy        mesh.Strategy
 	// Weights of the strategy Weighted, by cluster.
 	Weights []float64
 	// Rank is how early cluster i tries cluster j by the strategy Nearest, at [i·n+j]: the lower before the higher, and
@@ -96,9 +97,8 @@ type State struct {
 	// Back is how long each cluster has had capacity again, and Path how long its way from cluster i has been
 	// open again, at [i·n+j].
 	Back, Path []time.Duration
-	// Price is the expected cost of a request from each cluster, in seconds, damped: what callers of this
-	// service add as Downstream.
-	Price []float64
+	// Price is what a request more costs all from each cluster, damped: what callers of this service add below theirs.
+	Price []Price
 	// Beta is what a budget made of Input.Beta; 0 where there is none.
 	Beta float64
 }
@@ -129,8 +129,9 @@ func Step(prev State, in *Input) (State, Outcome) {
 	best, rounds := t.target()
 	out := Outcome{Rounds: rounds, Cause: CauseGain}
 	now, old := t.flow(t.next.X), t.problem.Objective(t.flow(t.next.X))
-	if cost := t.problem.Objective(best); old > 0 {
-		out.Gain = (old - cost) / old
+	reach, gain := caution(old-t.problem.Objective(best), t.bend(now, best))
+	if old > 0 {
+		out.Gain = gain / old
 	}
 	switch {
 	case t.fresh:
@@ -142,7 +143,7 @@ func Step(prev State, in *Input) (State, Outcome) {
 	case !t.planned() && out.Gain <= GainMin:
 		out.Cause = CauseNoGain
 	}
-	out.Moved = t.apply(best, out.Cause)
+	out.Moved = t.apply(best, out.Cause, reach)
 	out.Beta = t.beta()
 	out.Spend = t.budget()
 	t.measure()
@@ -156,12 +157,14 @@ type tick struct {
 	fresh   bool
 	next    State
 	problem *Problem
+	// bare is Problem.Cost without what is called below.
+	bare []float64
 }
 
 func newTick(prev State, in *Input) *tick {
 	n := len(in.Reports)
 	t := &tick{Input: in, n: n, next: State{Clusters: make([]mesh.ClusterName, n), X: make([]float64, n*n), Kappa: make([]float64, n),
-		Back: make([]time.Duration, n), Path: make([]time.Duration, n*n), Price: make([]float64, n)}}
+		Back: make([]time.Duration, n), Path: make([]time.Duration, n*n), Price: make([]Price, n)}}
 	old := make(map[mesh.ClusterName]int, len(prev.Clusters))
 	for i, c := range prev.Clusters {
 		old[c] = i
@@ -192,6 +195,7 @@ func newTick(prev State, in *Input) *tick {
 // pose states the problem of this instant.
 func (t *tick) pose() {
 	t.problem = &Problem{Demand: make([]float64, t.n), Sinks: make([]Sink, t.n), Cost: make([]float64, t.n*t.n)}
+	t.bare = make([]float64, t.n*t.n)
 	for j := range t.Reports {
 		r := &t.Reports[j]
 		t.problem.Demand[j] = r.Demand
@@ -223,8 +227,8 @@ func (t *tick) pose() {
 					c += min(t.beta()*t.Price[at], priceMost)
 				}
 			}
-			if t.Downstream != nil {
-				c += t.Downstream[j]
+			if t.bare[at] = c; !planned(t.Strategy) {
+				c += t.below(j, Hops)
 			}
 			t.problem.Cost[at] = c
 		}
@@ -302,7 +306,7 @@ func (t *tick) strained(f Flow) bool {
 }
 
 // apply moves the split towards the flow best, as far as the cause allows, and returns how far.
-func (t *tick) apply(best Flow, cause Cause) float64 {
+func (t *tick) apply(best Flow, cause Cause, reach float64) float64 {
 	most := 0.0
 	for i := range t.n {
 		row := t.next.Row(i)
@@ -322,6 +326,9 @@ func (t *tick) apply(best Flow, cause Cause) float64 {
 		default:
 			if step = Damping; step*distance > MoveMax {
 				step = MoveMax / distance
+			}
+			if reach < 1 {
+				step = min(step, pace*reach)
 			}
 		}
 		if step == 0 {
@@ -404,15 +411,5 @@ func (t *tick) measure() {
 			*k += KappaRate * (min(max(r.Wait/(r.Service*wait(rho)), KappaMin), KappaMax) - *k)
 		}
 	}
-	for i := range t.n {
-		cost := 0.0
-		for j, x := range t.next.Row(i) {
-			if s := &t.problem.Sinks[j]; x > 0 && s.capacity() > 0 {
-				cost += x * (t.problem.Cost[i*t.n+j] + s.Service*(1+s.kappa()*wait(load[j]/s.capacity())))
-			}
-		}
-		if t.next.Price[i] += Damping * (cost - t.next.Price[i]); t.fresh {
-			t.next.Price[i] = cost
-		}
-	}
+	t.prices(load)
 }

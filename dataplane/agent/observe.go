@@ -100,7 +100,7 @@ func (o *observer) done(r *proxy.Record) {
 		o.metrics.Observe(&e, &q)
 	}
 	if !r.Inbound && r.Cluster != "" {
-		o.bytes.Add(mesh.ServiceName{Namespace: e.DestinationNamespace, Name: e.DestinationService}, r.RequestBytes, r.ResponseBytes)
+		o.bytes.Add(mesh.ServiceName{Namespace: e.DestinationNamespace, Name: e.DestinationService}, r.RequestBytes, r.ResponseBytes, r.Duration)
 	}
 	o.tell(&e, r)
 	o.also(r)

@@ -52,8 +52,8 @@ type meter struct {
 	busy  bool      // what was last reported was not nothing
 }
 
-// count is what was asked of a service, and carried, until the last report.
-type count struct{ asked, sent, received int64 }
+// count is what was asked of a service, carried, and waited for, until the last report.
+type count struct{ asked, sent, received, took int64 }
 
 // Run reports until ctx ends.
 func (r *Reporter) Run(ctx context.Context) error {
@@ -112,10 +112,11 @@ func (m *meter) samples(s *proxy.State, of *balance.Meter, bytes *Bytes, now tim
 	m.last = now
 	for n, svc := range s.Services {
 		was, is := m.asked[n], count{asked: svc.Live.Asked()}
-		is.sent, is.received = bytes.read(n)
+		is.sent, is.received, is.took = bytes.read(n)
 		if d := is.asked - was.asked; d > 0 || is.sent+is.received > was.sent+was.received {
 			out, busy = append(out, split.Sample{Service: n, Asked: float64(d) / over.Seconds(), Wait: -1,
-				Sent: float64(is.sent-was.sent) / over.Seconds(), Received: float64(is.received-was.received) / over.Seconds()}), true
+				Sent: float64(is.sent-was.sent) / over.Seconds(), Received: float64(is.received-was.received) / over.Seconds(),
+				Calling: float64(is.took-was.took) / float64(over)}), true
 		}
 		m.asked[n] = is
 	}

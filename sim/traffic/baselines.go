@@ -179,12 +179,12 @@ func (p *istio) start(w *world) {
 	}
 }
 
-// nearestFirst lists the lawful regions from each, by RTT.
+// nearestFirst lists the lawful regions with endpoints from each, by RTT.
 func nearestFirst(w *world) [][]int32 {
 	out := make([][]int32, len(w.regions))
 	for i := range out {
 		for j := range w.regions {
-			if w.mayGo(int32(i), int32(j)) {
+			if w.mayGo(int32(i), int32(j)) && len(w.regions[j].endpoints) > 0 {
 				out[i] = append(out[i], int32(j))
 			}
 		}

@@ -9,6 +9,8 @@
 // the same order. Arrivals and the work of each request are drawn from streams of their own, so that
 // policies of one seed are compared on the same requests.
 //
-// It models no bytes, no CPU of proxies, no TLS, and no application that calls another in turn; connections
-// exist only in that a path that is silent is noticed. Read Scenario in codec/manifest, then Run, then world.
+// A service may call others for each of its requests: each of them is a world of its own, on the same time, with
+// policies of its own; a tree of them is crossed by one request.
+//
+// It models no bytes, no CPU of proxies and no TLS; connections exist only in that a path that is silent is noticed. Read Scenario in codec/manifest, then Run, then world.
 package traffic

@@ -4,6 +4,7 @@ package traffic
 type event struct {
 	at   int64 // virtual nanoseconds
 	kind kind
+	tier uint8 // the service whose world it happens in
 	a, b int32
 }
 
@@ -24,6 +25,17 @@ const (
 // queue is the events to come, a heap with four children a node: half as deep as one of two. Equal times
 // leave it in an order that the calls before determine.
 type queue []event
+
+// agenda are the events of one tier among those of all.
+type agenda struct {
+	*queue
+	tier uint8
+}
+
+func (a agenda) push(e event) {
+	e.tier = a.tier
+	a.queue.push(e)
+}
 
 func (q *queue) push(e event) {
 	h := append(*q, e)

@@ -8,12 +8,13 @@ import (
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
-// fluid is the oracle of the split: every tick, and at once when anything changes, the optimum for the true
+// fluid is the oracle of the split: every tick the optimum for the true
 // rates, service times and lanes; inside a region the better of two by what is truly there.
 type fluid struct {
 	views
 	state split.State
 	rtt   []float64
+	tree  []float64 // the split of a service that is one of several, which the first of them finds
 }
 
 func (p *fluid) start(w *world) {
@@ -27,6 +28,14 @@ func (p *fluid) tick() { p.solve() }
 
 func (p *fluid) solve() {
 	w := p.w
+	if len(w.tiers) > 1 {
+		if w.above == nil {
+			for t, x := range solveTree(w.tiers) {
+				w.tiers[t].policy.(*fluid).tree = x
+			}
+		}
+		return
+	}
 	n := len(w.regions)
 	in := &split.Input{Since: time.Hour, RTT: p.rtt, Forbidden: w.forbidden, Dead: make([]bool, n*n), Strategy: mesh.StrategyAuto, Free: true,
 		Price: make([]float64, n*n), Beta: w.scenario.Beta}
@@ -37,25 +46,20 @@ func (p *fluid) solve() {
 			in.Price[i*n+j] = w.links[i*n+j].price
 		}
 		reg := &w.regions[i]
-		capacity, weighted := 0.0, 0.0
-		for _, at := range reg.endpoints {
-			if e := &w.endpoints[at]; e.state == works {
-				c := float64(e.lanes) / (reg.service * e.slow) * 1e9
-				capacity += c
-				weighted += float64(e.lanes)
-			}
-		}
-		service := reg.service / 1e9
-		if capacity > 0 {
-			service = weighted / capacity
-		}
+		capacity, service := w.offers(i)
 		in.Reports = append(in.Reports, split.Report{Cluster: mesh.ClusterName(reg.name), Demand: w.rate(i, w.now), Rate: w.rate(i, w.now), Capacity: capacity, Service: service, Wait: -1})
 	}
 	p.state, _ = split.Step(p.state, in)
 }
 
 func (p *fluid) pick(r *request, _ *try, _ int32) (int32, bool) {
-	j, ok := drawRegion(p.w, p.state.Row(int(r.region)))
+	var row []float64
+	if n := len(p.w.regions); p.tree != nil {
+		row = p.tree[int(r.region)*n : (int(r.region)+1)*n]
+	} else {
+		row = p.state.Row(int(r.region))
+	}
+	j, ok := drawRegion(p.w, row)
 	if !ok {
 		return 0, false
 	}

@@ -11,6 +11,9 @@ import (
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
+// forgetAfter is when a proxy no longer tells a time that it has not measured since, as balance.Gauge has it.
+const forgetAfter = int64(5e9)
+
 // plane is a region's control plane: what it measures of itself, what it has heard of others, the paths it
 // probes, and the split that it makes of that.
 type plane struct {
@@ -20,6 +23,8 @@ type plane struct {
 	// quietUntil is how long what proxies saw of a path outweighs what gateways answer.
 	quietUntil []int64
 	own        split.Report
+	tree       split.Tree
+	timed      bool // a time in a lane was measured lately
 	// heard is the last report of each region, and at when it was made.
 	heard []split.Report
 	at    []int64
@@ -51,8 +56,10 @@ func (c *plane) observe() {
 	reg := &w.regions[c.i]
 	c.own.Demanded(float64(reg.arrived)/tickEvery.Seconds(), tickEvery)
 	c.own.Answered(float64(reg.answered) / tickEvery.Seconds())
+	served := float64(reg.answered) / tickEvery.Seconds()
 	reg.arrived, reg.answered = 0, 0
 	c.measureCapacity()
+	c.measureCalls(served)
 	waited, began := 0.0, 0
 	for _, at := range reg.endpoints {
 		e := &w.endpoints[at]
@@ -64,11 +71,42 @@ func (c *plane) observe() {
 	}
 }
 
+// measureCalls is what the region's endpoints call, and what that costs.
+func (c *plane) measureCalls(served float64) {
+	calls := map[mesh.ServiceName]split.Call{}
+	for _, w := range c.p.w.below {
+		reg := &w.regions[c.i]
+		if reg.asked > 0 || reg.waited > 0 {
+			calls[nameOf(w)] = split.Call{Asked: float64(reg.asked) / tickEvery.Seconds(), Busy: float64(reg.waited) / float64(tickEvery)}
+			reg.asked, reg.waited = 0, 0
+		}
+	}
+	c.tree.Measured(served, calls)
+	if c.p.blind {
+		return
+	}
+	inLane := 0.0
+	if c.timed {
+		inLane = c.own.Service
+	}
+	c.own.Below, c.own.Within = c.tree.Cost(inLane, func(n mesh.ServiceName) (split.Price, bool) {
+		for _, w := range c.p.w.below {
+			if p, ok := w.policy.(*product); ok && nameOf(w) == n {
+				return p.planes[c.i].state.Price[c.i], true
+			}
+		}
+		return split.Price{}, false
+	})
+}
+
+func nameOf(w *world) mesh.ServiceName { return mesh.ServiceName{Namespace: "sim", Name: w.name} }
+
 // measureCapacity sums lanes over service times of endpoints that the region's health checks let in.
 func (c *plane) measureCapacity() {
 	w := c.p.w
 	reg := &w.regions[c.i]
 	capacity, lanes := 0.0, 0.0
+	c.timed = false
 	for _, at := range reg.endpoints {
 		e := &w.endpoints[at]
 		dead := e.state != works && w.now-e.lastDeath >= healthAfter || e.state == works && e.lastBirth > 0 && w.now-e.lastBirth < healthAfter
@@ -76,8 +114,10 @@ func (c *plane) measureCapacity() {
 			continue
 		}
 		s := float64(e.meter.Service()) / 1e9
-		if s == 0 {
-			s = reg.service / 1e9 // as declared
+		if s == 0 || len(w.below) > 0 && w.now-e.answeredAt > forgetAfter {
+			s = reg.service/1e9 + c.own.Below.Deep[split.Hops-1] // as declared, and what calls would cost
+		} else {
+			c.timed = true
 		}
 		capacity += float64(e.lanes) / s
 		lanes += float64(e.lanes)

@@ -21,6 +21,8 @@ type product struct {
 	proxies []proxy
 	planes  []plane
 	rand    *rand.Rand
+	// blind to what is called below: for control runs.
+	blind bool
 }
 
 // proxy is one proxy's part.
@@ -162,12 +164,14 @@ func (p *product) gatewayAnswers(i, j int32) (answers, refused bool) {
 		return false, false
 	}
 	dead := 0
-	for _, at := range p.w.regions[j].endpoints {
-		switch p.w.endpoints[at].state {
-		case works:
-			return true, false
-		case refuses:
-			dead++
+	for _, w := range p.w.tiers {
+		for _, at := range w.regions[j].endpoints {
+			switch w.endpoints[at].state {
+			case works:
+				return true, false
+			case refuses:
+				dead++
+			}
 		}
 	}
 	return false, dead > 0
@@ -280,5 +284,8 @@ func (p *product) tick() {
 }
 
 func (w *world) note(i int32, what string) {
+	if w.name != "" {
+		what = w.name + ": " + what
+	}
 	w.out.Events = append(w.out.Events, Event{At: time.Duration(w.now), Region: w.regions[i].name, Action: what})
 }

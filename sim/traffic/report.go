@@ -71,7 +71,7 @@ func All(lines []Line) []Figures {
 // WriteTable writes what people read.
 func WriteTable(w io.Writer, m *manifest.Simulation, lines []Line) error {
 	fmt.Fprintf(w, "%s: %s\n", m.Name, m.Description)
-	fmt.Fprintf(w, "%d seeds, requests that arrive from %s to %s; ± is half of the 95 %% interval over seeds, ratios are of pooled p99\n\n", len(lines[0].Runs), m.From, m.To)
+	fmt.Fprintf(w, "seeds %d to %d, requests that arrive from %s to %s; ± is half of the 95 %% interval over seeds, ratios are of pooled p99\n\n", lines[0].First, lines[0].First+len(lines[0].Runs)-1, m.From, m.To)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "POLICY\tP50 ms\tP99 ms\tTO ORACLE\tMEAN ms\tERRORS\tCRITICAL\tCROSSED\tGOODPUT/s\tSHED\tTIMED OUT\tREFUSED\tREQUESTS")
 	for _, f := range All(lines) {
@@ -109,7 +109,7 @@ func WriteCSV(w io.Writer, lines []Line) error {
 		for seed, r := range l.Runs {
 			for s := range r.Seconds {
 				x := &r.Seconds[s]
-				row := []string{l.Policy, strconv.Itoa(seed + 1), strconv.Itoa(s), strconv.Itoa(x.Requests), strconv.Itoa(x.Errors), strconv.Itoa(x.Crossed),
+				row := []string{l.Policy, strconv.Itoa(l.First + seed), strconv.Itoa(s), strconv.Itoa(x.Requests), strconv.Itoa(x.Errors), strconv.Itoa(x.Crossed),
 					strconv.FormatFloat(x.SumMillis/math.Max(float64(x.Requests-x.Errors), 1), 'f', 2, 64), strconv.FormatFloat(x.P99Millis, 'f', 2, 64)}
 				if err := c.Write(row); err != nil {
 					return err

@@ -58,20 +58,26 @@ func (w *world) release(at int32) {
 
 // arrive is a request of a region.
 func (w *world) arrive(i int32) {
-	reg := &w.regions[i]
-	reg.arrived++
 	at := w.newRequest()
-	r := &w.requests[at]
+	w.begin(at, i, -1)
+	w.nextArrival(i)
+	w.attempt(at)
+}
+
+// begin is a request of a region, by a proxy of it: one at random for users.
+func (w *world) begin(at, i int32, k int) {
+	reg, r := &w.regions[i], &w.requests[at]
+	reg.arrived++
 	r.born, r.region = w.now, i
 	r.work = [2]float64{reg.work(), reg.work()}
-	k := reg.arrivals.IntN(len(reg.proxies))
+	if k < 0 {
+		k = reg.arrivals.IntN(len(reg.proxies))
+	}
 	r.proxy = reg.proxies[k]
 	r.critical = w.scenario.Requests.Critical > 0 && reg.arrivals.Float64() < w.scenario.Requests.Critical
 	r.free, r.leave = freeTries, -1
 	reg.budgets[k].Earn(w.retryRate)
 	reg.across[k].Earn(w.retryRate.Across())
-	w.nextArrival(i)
-	w.attempt(at)
 }
 
 // attempt makes one try of a request.
@@ -136,7 +142,11 @@ func (w *world) reach(at int32) {
 // sheds is the admission that stands at every server: by the wait that a request would have. The critical
 // may wait longer, up to the time of a try.
 func (w *world) sheds(e *endpoint, r *request) bool {
-	wait := int64(float64(e.queued()+1) * w.regions[e.region].service * e.slow / float64(e.lanes))
+	service := w.regions[e.region].service * e.slow
+	if s := e.meter.Service(); len(w.below) > 0 && s > 0 { // with what calls take
+		service = float64(s)
+	}
+	wait := int64(float64(e.queued()+1) * service / float64(e.lanes))
 	limit := int64(w.scenario.Requests.Shed)
 	if r.critical {
 		limit *= 2
@@ -155,24 +165,55 @@ func (w *world) serve(e *endpoint, at int32) {
 	if r.tries > 1 {
 		work = r.work[1]
 	}
-	t.took = int64(work * w.regions[e.region].service * e.slow)
-	t.life = e.lost
-	w.events.push(event{at: w.now + t.took, kind: finish, a: at})
+	t.began, t.life = w.now, e.lost
+	w.events.push(event{at: w.now + int64(work*w.regions[e.region].service*e.slow), kind: finish, a: at})
 }
 
-// finish is when a lane is done.
+// finish is when a lane has done its own part: what the request calls, one after another, follows in the same lane.
 func (w *world) finish(at int32) {
 	t := &w.tries[at]
 	e := &w.endpoints[t.endpoint]
-	if t.life != e.lost {
+	switch {
+	case t.life != e.lost:
 		w.reset(e, at)
-		return
+	case int(t.step) < len(w.below):
+		t.step++
+		w.below[t.step-1].call(e.region, int(t.endpoint), at)
+	default:
+		w.vacate(at, balance.Served)
 	}
+}
+
+// call is a request of an application in region i, for a try of the tier above.
+func (w *world) call(i int32, endpoint int, caller int32) {
+	reg := &w.regions[i]
+	reg.asked++
+	at := w.newRequest()
+	w.begin(at, i, endpoint%len(reg.proxies))
+	w.requests[at].caller = caller + 1
+	w.attempt(at)
+}
+
+// called is the end of a call that a try waited for.
+func (w *world) called(at int32, answered bool) {
+	t := &w.tries[at]
+	if answered || t.life != w.endpoints[t.endpoint].lost {
+		w.finish(at)
+	} else {
+		w.vacate(at, balance.Failed)
+	}
+}
+
+// vacate frees a try's lane, and answers.
+func (w *world) vacate(at int32, o balance.Outcome) {
+	t := &w.tries[at]
+	e := &w.endpoints[t.endpoint]
 	e.busy--
 	e.served++
+	e.answeredAt = w.now
 	w.regions[e.region].answered++
-	e.meter.Served(time.Duration(t.took), w.now)
-	t.outcome = balance.Served
+	e.meter.Served(time.Duration(w.now-t.began), w.now)
+	t.outcome = o
 	t.reported = uint8(copyReport(&e.meter, t.report[:0]))
 	e.meter.End()
 	if e.queued() > 0 {
@@ -281,22 +322,42 @@ func (w *world) succeed(req int32, t *try) {
 	late := w.now-r.born > int64(w.scenario.Requests.Deadline)
 	w.record(r, w.endpoints[t.endpoint].region, late)
 	r.done = true
+	w.tell(r.caller, r.region, w.now-r.born, !late)
+}
+
+// tell ends the wait of whoever called from a region, if that was no user. It comes last: more may be called then.
+func (w *world) tell(caller, from int32, waited int64, answered bool) {
+	if caller > 0 {
+		w.regions[from].waited += waited
+		w.above.called(caller-1, answered)
+	}
 }
 
 func (w *world) fail(req int32) {
 	r := &w.requests[req]
-	if !r.done {
+	first, caller, from, waited := !r.done, r.caller, r.region, w.now-r.born
+	if first {
 		w.record(r, -1, true)
 		r.done = true
 	}
 	if r.open == 0 {
 		w.freeReq = append(w.freeReq, req)
 	}
+	if first {
+		w.tell(caller, from, waited, false)
+	}
 }
 
-// record counts a request that has ended.
+// record counts a request that has ended: of users, and of the calls below what crossed.
 func (w *world) record(r *request, by int32, failed bool) {
 	took := w.now - r.born
+	if w.above != nil {
+		if r.born >= w.from && r.born < w.to && !failed && by != r.region {
+			w.out.Crossed++
+			w.out.Price += w.link(r.region, by).price
+		}
+		return
+	}
 	s := int(r.born / 1e9)
 	for s >= len(w.out.Seconds) {
 		w.out.Seconds = append(w.out.Seconds, Second{})

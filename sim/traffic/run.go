@@ -16,11 +16,16 @@ func Policies() []string {
 	return []string{"isthmus", "round-robin", "local", "istio", "l3", "p2c", "waterfall-0.6", "waterfall", "waterfall-0.95", "oracle-fluid", "oracle-queue"}
 }
 
+// blind is the product without what is called below, for control runs.
+const blind = "isthmus-blind"
+
 // newPolicy makes a policy, nil for a name that nobody knows.
 func newPolicy(name string) policy {
 	switch name {
 	case "isthmus":
 		return &product{}
+	case blind:
+		return &product{blind: true}
 	case "round-robin":
 		return &roundRobin{}
 	case "local":
@@ -48,19 +53,26 @@ func newPolicy(name string) policy {
 // Line is what a policy did in all seeds of a scenario.
 type Line struct {
 	Policy string
+	// First is the seed of the first of Runs; the others follow it.
+	First  int
 	Runs   []*Measured
 	Pooled *Measured
 }
 
-// Run runs a scenario for each policy and seed, as many at a time as there are processors. The lines come in
-// the order of the policies.
+// Run is RunSeeds from seed 1 on: the seeds that constants were chosen with.
 func Run(ctx context.Context, m *manifest.Simulation, policies []string, seeds int) ([]Line, error) {
+	return RunSeeds(ctx, m, policies, 1, seeds)
+}
+
+// RunSeeds runs a scenario for each policy and so many seeds from first on, as many at a time as there are processors. The lines come in
+// the order of the policies.
+func RunSeeds(ctx context.Context, m *manifest.Simulation, policies []string, first, seeds int) ([]Line, error) {
 	lines := make([]Line, len(policies))
 	for i, name := range policies {
 		if newPolicy(name) == nil {
 			return nil, fmt.Errorf("simulate %s: policy %q is not known; write one of %v", m.Name, name, Policies())
 		}
-		lines[i] = Line{Policy: name, Runs: make([]*Measured, seeds)}
+		lines[i] = Line{Policy: name, First: first, Runs: make([]*Measured, seeds)}
 	}
 	type job struct{ line, seed int }
 	jobs := make(chan job)
@@ -68,7 +80,7 @@ func Run(ctx context.Context, m *manifest.Simulation, policies []string, seeds i
 	for range runtime.GOMAXPROCS(0) {
 		workers.Go(func() {
 			for j := range jobs {
-				lines[j.line].Runs[j.seed] = newWorld(m, newPolicy(policies[j.line]), uint64(j.seed+1)).run()
+				lines[j.line].Runs[j.seed] = newWorld(m, policies[j.line], uint64(first+j.seed)).run()
 			}
 		})
 	}

@@ -63,7 +63,7 @@ func TestRunsAreReproducible(t *testing.T) {
 	m := short(t)
 	arrived := -1
 	for _, name := range Policies() {
-		a, b := newWorld(m, newPolicy(name), 7).run(), newWorld(m, newPolicy(name), 7).run()
+		a, b := newWorld(m, name, 7).run(), newWorld(m, name, 7).run()
 		if a.Requests != b.Requests || a.Errors != b.Errors || a.Tries != b.Tries || a.latency.sum != b.latency.sum || len(a.Events) != len(b.Events) {
 			t.Errorf("%s: two runs of one seed differ: %d and %d tries, %g and %g s", name, a.Tries, b.Tries, a.latency.sum, b.latency.sum)
 		}
@@ -78,7 +78,7 @@ func TestRunsAreReproducible(t *testing.T) {
 func TestEveryRequestEndsOnce(t *testing.T) {
 	m := short(t)
 	for _, name := range Policies() {
-		w := newWorld(m, newPolicy(name), 3)
+		w := newWorld(m, name, 3)
 		out := w.run()
 		ended := 0
 		for _, s := range out.Seconds {
@@ -103,7 +103,7 @@ func TestResidencyHoldsUnderEveryFault(t *testing.T) {
 	m := short(t)
 	m.Residency = map[string][]string{"a": {"a", "b"}, "b": {"b"}}
 	for seed := range uint64(3) {
-		out := newWorld(m, newPolicy("isthmus"), seed).run()
+		out := newWorld(m, "isthmus", seed).run()
 		if out.Unlawful != 0 {
 			t.Errorf("seed %d: %d of %d tries are unlawful", seed, out.Unlawful, out.Tries)
 		}
@@ -119,7 +119,7 @@ func TestOverloadIsNoCollapse(t *testing.T) {
 	m := load(t, "t3-overload")
 	m.Duration, m.From, m.To = 20*time.Second, 10*time.Second, 20*time.Second
 	m.Demand[0].From, m.Demand[0].To = 4*time.Second, 20*time.Second
-	out := newWorld(m, newPolicy("isthmus"), 1).run()
+	out := newWorld(m, "isthmus", 1).run()
 	if out.Goodput < 0.98*6000 {
 		t.Errorf("%.0f requests a second are served of 6,000", out.Goodput)
 	}
@@ -130,7 +130,7 @@ func TestOverloadIsNoCollapse(t *testing.T) {
 		t.Errorf("%.4f of the critical fail", e)
 	}
 	m.Requests.Shed = time.Hour
-	if out := newWorld(m, newPolicy("isthmus"), 1).run(); out.Goodput > 0.5*6000 {
+	if out := newWorld(m, "isthmus", 1).run(); out.Goodput > 0.5*6000 {
 		t.Errorf("control run: without admission %.0f are served", out.Goodput)
 	}
 }
@@ -140,11 +140,11 @@ func TestSilenceMovesRequests(t *testing.T) {
 	m := load(t, "t3-blackhole")
 	m.Duration, m.From, m.To = 8*time.Second, 4500*time.Millisecond, 6*time.Second
 	m.Faults[0].From, m.Faults[0].To = 5*time.Second, 8*time.Second
-	out := pool([]*Measured{newWorld(m, newPolicy("isthmus"), 1).run(), newWorld(m, newPolicy("isthmus"), 2).run()})
+	out := pool([]*Measured{newWorld(m, "isthmus", 1).run(), newWorld(m, "isthmus", 2).run()})
 	if out.ErrorRate() > 0.002 || out.P99() > 450 {
 		t.Errorf("errors %.4f, p99 %.0f ms", out.ErrorRate(), out.P99())
 	}
-	slow := pool([]*Measured{newWorld(m, newPolicy("istio"), 1).run()})
+	slow := pool([]*Measured{newWorld(m, "istio", 1).run()})
 	if slow.ErrorRate() < 0.02 {
 		t.Errorf("control run: without detection of silence %.4f errors", slow.ErrorRate())
 	}

@@ -48,6 +48,7 @@ type endpoint struct {
 	lost     uint32 // how often it died: what was in it then is lost
 	// lastDeath is when, for who notices late.
 	lastDeath, lastBirth int64
+	answeredAt           int64
 	// free are when lanes are free, as a clairvoyant policy plans them.
 	free []int64
 }
@@ -82,6 +83,10 @@ type region struct {
 	arrivals  *rand.Rand
 	// deadCount is endpoints that do not work, as the region itself knows: late.
 	answered int // since the last tick, by its endpoints
+	// asked is how often applications of the tier above called from here since it last looked, and waited how long they waited for
+	// what has ended, in nanoseconds.
+	asked  int
+	waited int64
 }
 
 // request is what a caller waits for.
@@ -95,6 +100,7 @@ type request struct {
 	paid     int32 // retries so far
 	critical bool
 	done     bool
+	caller   int32 // the try of the tier above that waits for it, plus one; 0 is a user
 	open     int32 // tries that still exist
 	leave    int32 // the region that the next try leaves; -1 is none
 	tried    [4]*balance.Endpoint
@@ -106,7 +112,8 @@ type try struct {
 	request, endpoint int32
 	sent              int64
 	came              int64  // when it reached the endpoint
-	took              int64  // in its lane
+	began             int64  // in its lane
+	step              int32  // calls that it made of those below
 	epoch             uint32 // of the place: timeouts of an earlier one are void
 	life              uint32 // of the endpoint, when it was given a lane
 	outcome           balance.Outcome
@@ -126,11 +133,15 @@ type link struct {
 	cut   bool
 }
 
-// world is one run.
+// world is one run of one service: those that it calls are tiers, worlds of the same regions on the same time.
 type world struct {
 	now       int64
-	events    queue
-	timeouts  []event // of tries, all the same time ahead: a ring
+	events    agenda
+	tiers     []*world // all, the one that users call first
+	above     *world   // who calls it
+	below     []*world // what one request calls, one after another
+	name      string   // "" is the one that users call
+	timeouts  []event  // of tries, all the same time ahead: a ring
 	timeHead  int
 	regions   []region
 	endpoints []endpoint
@@ -164,8 +175,45 @@ type policy interface {
 }
 
 // newWorld makes the world of a scenario and a seed.
-func newWorld(m *manifest.Simulation, p policy, seed uint64) *world {
-	w := &world{scenario: m, policy: p, out: &Measured{}, from: int64(m.From), to: int64(m.To), end: int64(m.Duration),
+func newWorld(m *manifest.Simulation, policy string, seed uint64) *world {
+	var events queue
+	root := newTier(m, newPolicy(policy), seed, agenda{&events, 0})
+	tiers := []*world{root}
+	for k := range m.Calls {
+		c := &m.Calls[k]
+		w := newTier(tierOf(m, c), newPolicy(policy), seed+uint64(k+1)<<32, agenda{&events, uint8(k + 1)})
+		w.name, w.above, w.out = c.Name, tiers[c.By+1], root.out
+		for range c.Times {
+			w.above.below = append(w.above.below, w)
+		}
+		tiers = append(tiers, w)
+	}
+	for _, w := range tiers {
+		w.tiers = tiers
+	}
+	for k := len(tiers) - 1; k >= 0; k-- { // whoever calls knows what that costs
+		w := tiers[k]
+		w.events.push(event{at: int64(tickEvery), kind: tick})
+		w.policy.start(w)
+	}
+	return root
+}
+
+// tierOf is a scenario as a service sees it that users do not call.
+func tierOf(m *manifest.Simulation, c *manifest.SimCall) *manifest.Simulation {
+	t := *m
+	t.Regions, t.Demand, t.Calls, t.Faults = c.Regions, nil, nil, nil
+	for _, f := range m.Faults {
+		if f.Service == "" || f.Service == c.Name {
+			t.Faults = append(t.Faults, f)
+		}
+	}
+	return &t
+}
+
+// newTier makes the world of one service.
+func newTier(m *manifest.Simulation, p policy, seed uint64, events agenda) *world {
+	w := &world{scenario: m, policy: p, out: &Measured{}, events: events, from: int64(m.From), to: int64(m.To), end: int64(m.Duration),
 		chance: rand.New(rand.NewPCG(seed, 99)), retryRate: balance.BudgetRate{Percent: m.Requests.Budget, Burst: m.Requests.Burst}}
 	n := len(m.Regions)
 	w.links, w.forbidden = make([]link, n*n), make([]bool, n*n)
@@ -202,8 +250,6 @@ func newWorld(m *manifest.Simulation, p policy, seed uint64) *world {
 		r.rateMax = w.rateMax(i)
 		w.nextArrival(int32(i))
 	}
-	w.events.push(event{at: int64(tickEvery), kind: tick})
-	p.start(w)
 	return w
 }
 
@@ -296,23 +342,29 @@ func (w *world) passes(i, j int32) bool {
 // run runs to the end, and lets what is under way end.
 func (w *world) run() *Measured {
 	last := w.end + int64(2*w.scenario.Requests.Deadline)
-	for len(w.events) > 0 || w.timeHead < len(w.timeouts) {
-		if w.timeHead < len(w.timeouts) && (len(w.events) == 0 || w.timeouts[w.timeHead].at <= w.events[0].at) {
-			e := w.timeouts[w.timeHead]
-			if w.timeHead++; w.timeHead > 4096 && w.timeHead*2 > len(w.timeouts) {
-				w.timeouts = append(w.timeouts[:0], w.timeouts[w.timeHead:]...)
-				w.timeHead = 0
-			}
-			w.now = e.at
-			w.timeOut(e.a, e.b)
-			continue
+	for {
+		next := int64(math.MaxInt64)
+		if q := *w.events.queue; len(q) > 0 {
+			next = q[0].at
 		}
-		e := w.events.pop()
-		if e.at > last {
+		var late *world
+		for _, t := range w.tiers {
+			if t.timeHead < len(t.timeouts) && t.timeouts[t.timeHead].at <= next {
+				next, late = t.timeouts[t.timeHead].at, t
+			}
+		}
+		if next > last {
 			break
 		}
-		w.now = e.at
-		w.handle(e)
+		for _, t := range w.tiers {
+			t.now = next
+		}
+		if late != nil {
+			late.overdue()
+		} else {
+			e := w.events.pop()
+			w.tiers[e.tier].handle(e)
+		}
 	}
 	for i := range w.out.Seconds {
 		w.out.Seconds[i].P99Millis = w.out.Seconds[i].slowest.quantile(0.99) * 1e3
@@ -320,6 +372,16 @@ func (w *world) run() *Measured {
 	seconds := float64(w.to-w.from) / 1e9
 	w.out.Goodput = float64(w.out.Requests-w.out.Errors) / seconds
 	return w.out
+}
+
+// overdue ends the oldest wait for a try.
+func (w *world) overdue() {
+	e := w.timeouts[w.timeHead]
+	if w.timeHead++; w.timeHead > 4096 && w.timeHead*2 > len(w.timeouts) {
+		w.timeouts = append(w.timeouts[:0], w.timeouts[w.timeHead:]...)
+		w.timeHead = 0
+	}
+	w.timeOut(e.a, e.b)
 }
 
 func (w *world) handle(e event) {

@@ -271,6 +271,7 @@ type Sample struct {
 	Wait          int64                  `protobuf:"varint,6,opt,name=wait,proto3" json:"wait,omitempty"`
 	Sent          float64                `protobuf:"fixed64,7,opt,name=sent,proto3" json:"sent,omitempty"` // bytes a second
 	Received      float64                `protobuf:"fixed64,8,opt,name=received,proto3" json:"received,omitempty"`
+	Calling       float64                `protobuf:"fixed64,9,opt,name=calling,proto3" json:"calling,omitempty"` // requests under way
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -357,6 +358,13 @@ func (x *Sample) GetSent() float64 {
 func (x *Sample) GetReceived() float64 {
 	if x != nil {
 		return x.Received
+	}
+	return 0
+}
+
+func (x *Sample) GetCalling() float64 {
+	if x != nil {
+		return x.Calling
 	}
 	return 0
 }
@@ -493,6 +501,9 @@ type ServiceLoad struct {
 	Forbidden     []string               `protobuf:"bytes,7,rep,name=forbidden,proto3" json:"forbidden,omitempty"`
 	Sent          float64                `protobuf:"fixed64,8,opt,name=sent,proto3" json:"sent,omitempty"` // bytes a call
 	Received      float64                `protobuf:"fixed64,9,opt,name=received,proto3" json:"received,omitempty"`
+	Below         []float64              `protobuf:"fixed64,10,rep,packed,name=below,proto3" json:"below,omitempty"` // seconds; one call deep, two, ...
+	Within        float64                `protobuf:"fixed64,11,opt,name=within,proto3" json:"within,omitempty"`      // seconds
+	Grows         float64                `protobuf:"fixed64,12,opt,name=grows,proto3" json:"grows,omitempty"`        // of below, seconds for each request a second more
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -590,6 +601,27 @@ func (x *ServiceLoad) GetReceived() float64 {
 	return 0
 }
 
+func (x *ServiceLoad) GetBelow() []float64 {
+	if x != nil {
+		return x.Below
+	}
+	return nil
+}
+
+func (x *ServiceLoad) GetWithin() float64 {
+	if x != nil {
+		return x.Within
+	}
+	return 0
+}
+
+func (x *ServiceLoad) GetGrows() float64 {
+	if x != nil {
+		return x.Grows
+	}
+	return 0
+}
+
 var File_isthmus_v1_load_proto protoreflect.FileDescriptor
 
 const file_isthmus_v1_load_proto_rawDesc = "" +
@@ -608,7 +640,7 @@ const file_isthmus_v1_load_proto_rawDesc = "" +
 	"\x03why\x18\x04 \x01(\rR\x03why\x12\x14\n" +
 	"\x05state\x18\x05 \x01(\rR\x05state\"&\n" +
 	"\fLoadResponse\x12\x16\n" +
-	"\x06period\x18\x01 \x01(\x03R\x06period\"\xd7\x01\n" +
+	"\x06period\x18\x01 \x01(\x03R\x06period\"\xf1\x01\n" +
 	"\x06Sample\x121\n" +
 	"\aservice\x18\x01 \x01(\v2\x17.isthmus.v1.ServiceNameR\aservice\x12\x14\n" +
 	"\x05asked\x18\x02 \x01(\x01R\x05asked\x12\x16\n" +
@@ -617,7 +649,8 @@ const file_isthmus_v1_load_proto_rawDesc = "" +
 	"\x04time\x18\x05 \x01(\x03R\x04time\x12\x12\n" +
 	"\x04wait\x18\x06 \x01(\x03R\x04wait\x12\x12\n" +
 	"\x04sent\x18\a \x01(\x01R\x04sent\x12\x1a\n" +
-	"\breceived\x18\b \x01(\x01R\breceived\"j\n" +
+	"\breceived\x18\b \x01(\x01R\breceived\x12\x18\n" +
+	"\acalling\x18\t \x01(\x01R\acalling\"j\n" +
 	"\vClusterLoad\x12&\n" +
 	"\x05paths\x18\x01 \x03(\v2\x10.isthmus.v1.PathR\x05paths\x123\n" +
 	"\bservices\x18\x02 \x03(\v2\x17.isthmus.v1.ServiceLoadR\bservices\"o\n" +
@@ -625,7 +658,7 @@ const file_isthmus_v1_load_proto_rawDesc = "" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x10\n" +
 	"\x03rtt\x18\x02 \x01(\x03R\x03rtt\x12\x12\n" +
 	"\x04dead\x18\x03 \x01(\bR\x04dead\x12'\n" +
-	"\x05lease\x18\x04 \x01(\x0e2\x11.isthmus.v1.LeaseR\x05lease\"\xf8\x01\n" +
+	"\x05lease\x18\x04 \x01(\x0e2\x11.isthmus.v1.LeaseR\x05lease\"\xbc\x02\n" +
 	"\vServiceLoad\x121\n" +
 	"\aservice\x18\x01 \x01(\v2\x17.isthmus.v1.ServiceNameR\aservice\x12\x16\n" +
 	"\x06demand\x18\x02 \x01(\x01R\x06demand\x12\x12\n" +
@@ -635,7 +668,11 @@ const file_isthmus_v1_load_proto_rawDesc = "" +
 	"\x04wait\x18\x06 \x01(\x01R\x04wait\x12\x1c\n" +
 	"\tforbidden\x18\a \x03(\tR\tforbidden\x12\x12\n" +
 	"\x04sent\x18\b \x01(\x01R\x04sent\x12\x1a\n" +
-	"\breceived\x18\t \x01(\x01R\breceived*;\n" +
+	"\breceived\x18\t \x01(\x01R\breceived\x12\x14\n" +
+	"\x05below\x18\n" +
+	" \x03(\x01R\x05below\x12\x16\n" +
+	"\x06within\x18\v \x01(\x01R\x06within\x12\x14\n" +
+	"\x05grows\x18\f \x01(\x01R\x05grows*;\n" +
 	"\x05Lease\x12\x11\n" +
 	"\rLEASE_UNKNOWN\x10\x00\x12\x0f\n" +
 	"\vLEASE_FRESH\x10\x01\x12\x0e\n" +
