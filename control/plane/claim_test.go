@@ -112,6 +112,54 @@ func TestClustersShareAnEtcd(t *testing.T) {
 	}
 }
 
+// TestReplicasAgreeOnThePrefix: a replica that is given another prefix than the others of its cluster would find nothing, and be an authority of its own: it ends with what to do,
+// and writes nothing there but whose that prefix is. The control is the same replica with the prefix of the others; and who has none written down, as former
+// versions, is written down by the first that starts.
+func TestReplicasAgreeOnThePrefix(t *testing.T) {
+	ctx, parts := lasting(t)
+	e := startEtcd(t)
+	two := replicas(t, ctx, parts, e, "eu", 2)
+	first, second := two[0], two[1]
+	stop := first.startAlone()
+	first.ready()
+
+	second.prefix = "/elsewhere/"
+	const wrong = "the objects of cluster eu are under the prefix /isthmus/"
+	if _, err := plane.New(ctx, second.config(), second.log); err == nil || !errors.Is(err, store.ErrRefused) || !strings.Contains(err.Error(), wrong) || !strings.Contains(err.Error(), "--etcd-prefix /isthmus/") {
+		t.Fatalf("error %v, want %q and what to do", err, wrong)
+	}
+	at := func(prefix string) *store.Store {
+		st, err := store.Open(store.Config{Endpoints: e.plan.Endpoints(), Prefix: prefix, TLS: mustTLS(t, e)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = st.Close() }) // nothing was written to it
+		return st
+	}
+	all, _, err := at("/elsewhere/").List(ctx, store.Scope{})
+	if err != nil || len(all) > 1 || len(all) == 1 && all[0].Key.Kind != "Claim.isthmus.dev" {
+		t.Errorf("under the other prefix are %v, %v; want the claim at most", all, err)
+	}
+
+	second.prefix = ""
+	stopSecond := second.startAlone()
+	second.ready()
+	stopSecond()
+	stop()
+
+	entry := store.Key{Kind: "Prefix.isthmus.dev", Name: "eu"}
+	index := at("/isthmus-clusters/")
+	if _, err := index.Delete(ctx, entry, store.Any()); err != nil {
+		t.Fatal(err)
+	}
+	first.addr["control"], first.addr["federation"] = loopback.AddrPort(t), loopback.AddrPort(t)
+	defer first.startAlone()()
+	first.ready()
+	if o, err := index.Get(ctx, entry); err != nil || string(o.Value) != "/isthmus/" {
+		t.Errorf("after a start the prefix is %q, %v", o.Value, err)
+	}
+}
+
 const wrongEtcd = "belongs to cluster eu under the prefix /isthmus/, and two clusters over one would overwrite each other's objects: start this one with --etcd-prefix /isthmus-us/, or give it an etcd of its own"
 
 // refused starts a control plane that must not start.

@@ -122,7 +122,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (*Plane, error) {
 	}
 	if err == nil {
 		if err = p.openAuthority(ctx); err != nil {
-			err = errors.Join(err, p.store.Close())
+			err = errors.Join(err, p.claim.Close(), p.store.Close())
 		}
 	}
 	if err != nil {
@@ -211,7 +211,7 @@ func (p *Plane) Run(ctx context.Context) error {
 		}
 	}
 	parts.Wait()
-	return errors.Join(context.Cause(ctx), p.store.Close())
+	return errors.Join(context.Cause(ctx), p.claim.Close(), p.store.Close())
 }
 
 // serveControl answers proxies once the store has been read: before, absence would be

@@ -68,8 +68,9 @@ func (p *Plane) openObjects(ctx context.Context) (err error) {
 	}
 	p.store, err = store.Open(store.Config{Endpoints: endpoints, Prefix: p.cfg.StorePrefix, TLS: storeTLS, Log: p.log, BackoffMax: 500 * time.Millisecond, Away: p.storeAway,
 		Failpoints: p.cfg.Failpoints})
-	if p.cfg.shared() {
+	if err == nil && p.cfg.shared() {
 		p.claim = &claim.Claim{Cluster: p.cfg.Cluster, Objects: p.store, Where: strings.Join(endpoints, ", "), Prefix: cmp.Or(p.cfg.StorePrefix, store.DefaultPrefix), Clock: p.clock, Log: p.log}
+		err = p.claim.Open(store.Config{Endpoints: endpoints, TLS: storeTLS, Log: p.log})
 	}
 	return err
 }
