@@ -37,6 +37,12 @@ func TestMain(m *testing.M) {
 // serve runs a store in dir until standard input ends, which it does at the
 // latest with the test.
 func serve(dir string) int {
+	if os.Getenv(diskEnv) != "" {
+		if err := faultyDisk(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin)
@@ -62,6 +68,7 @@ type server struct {
 	cmd   *exec.Cmd
 	stdin io.Closer
 	took  time.Duration // from start to ready
+	env   []string      // more than the test's
 }
 
 // newServer starts a store on a fresh directory.
@@ -89,7 +96,7 @@ func (s *server) start() {
 // run is start for other goroutines than the test's.
 func (s *server) run() error {
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), serverEnv+"="+s.dir)
+	cmd.Env = append(append(os.Environ(), serverEnv+"="+s.dir), s.env...)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
