@@ -188,6 +188,24 @@ func TestAnIssuerMayBeDownForHalfADay(t *testing.T) {
 	})
 }
 
+// TestControlAnIssuerThatIsDownForLonger is the control of TestAnIssuerMayBeDownForHalfADay: by an issuer that is away for longer than a certificate lasts it ends, after more
+// than four hours of alarms, and is not believed by its owner either.
+func TestControlAnIssuerThatIsDownForLonger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		source := trust.NewSource(clock.Real{})
+		s := &issuer{t: t, root: newRoot(t, west), id: shop, life: 24 * time.Hour}
+		s.down = func(now time.Time) bool { return now.Sub(start) > time.Hour }
+		log := bubble(t, s, clock.Real{}, source, shop, func() { time.Sleep(25 * time.Hour) })
+		if left := time.Until(source.Current().SVID.Leaf.NotAfter); left > 0 {
+			t.Errorf("the certificate lasts for %v although nobody signed: the other test shows nothing", left)
+		}
+		if n := strings.Count(log, "level=ERROR"); n < 4 {
+			t.Errorf("%d alarms before it ended, want some each hour", n)
+		}
+	})
+}
+
 func TestAShortLifeIsRenewedInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		source := trust.NewSource(clock.Real{})

@@ -304,3 +304,33 @@ func TestSilenceEndsAConnection(t *testing.T) {
 		}
 	})
 }
+
+// TestSilenceIsNotNoticedBelow is the control of TestSilenceEndsAConnection: without the client that listens for signs of life, the same stream to a server that was
+// stopped is as good as ever a minute later, for nothing is sent on it.
+func TestSilenceIsNotNoticedBelow(t *testing.T) {
+	story(t, nil, func(t *testing.T, r *replica) {
+		conn, err := grpc.NewClient("passthrough:test", grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(r.quiet))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		ctx, cancel := context.WithCancel(t.Context())
+		stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, xds.Method)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		go func() {
+			_, err := stream.Header() // which comes with the first message: never
+			ended <- err
+		}()
+		synctest.Wait()
+		r.stopped.Store(true)
+		pass(time.Minute)
+		if len(ended) > 0 {
+			t.Error("the stream ended by itself: the other test shows nothing")
+		}
+		cancel()
+		<-ended
+	})
+}

@@ -2,6 +2,7 @@ package xds_test
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -114,5 +115,44 @@ func TestRefusalIsolatesTheResource(t *testing.T) {
 		}
 		r.change(put(typeTarget, "a", "4"))
 		wantBatches(t, p, "test/Target +a=4")
+	})
+}
+
+// wholesale is a client that refuses a response as a whole if anything in it cannot be, as the protocol allows.
+type wholesale struct {
+	*model
+	bad string
+}
+
+func (w wholesale) Apply(b xds.Batch) map[string]error {
+	if !slices.ContainsFunc(b.Resources, func(r xds.Resource) bool { return string(r.Body) == w.bad }) {
+		return w.model.Apply(b)
+	}
+	out := map[string]error{}
+	for _, r := range b.Resources {
+		out[r.Name] = errors.New("in a response with what cannot be")
+	}
+	return out
+}
+
+// TestControlRefusalOfAWholeResponse is the control of TestRefusalIsolatesTheResource: where a response is refused as a whole, what came beside the poison is held
+// up with it.
+func TestControlRefusalOfAWholeResponse(t *testing.T) {
+	story(t, nil, func(t *testing.T, r *replica) {
+		p := newProxy(r, "shop/cart-0", func(c *xds.ClientConfig) { c.Handler = wholesale{c.Handler.(*model), "bad"} })
+		p.Subscribe(typeTarget, xds.Wildcard)
+		p.start()
+		defer p.stop()
+		r.settle()
+		r.change(put(typeTarget, "a", "1"), put(typeTarget, "b", "1"))
+		synctest.Wait()
+		r.change(put(typeTarget, "a", "bad"), put(typeTarget, "b", "2"))
+		synctest.Wait()
+		if got := p.held(typeTarget); got["b"] != "1" {
+			t.Errorf("holds %v: b was not held up, and the other test shows nothing", got)
+		}
+		if c := r.Clients()[0]; len(c.Types[0].Refused) != 2 {
+			t.Errorf("refused %+v, want both", c.Types[0].Refused)
+		}
 	})
 }
