@@ -93,8 +93,10 @@ func TestEveryDamageIsDetected(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	n := 0
 	damage := func(what string, data []byte) {
 		t.Helper()
+		n++
 		if err := os.WriteFile(f.Path, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -121,6 +123,7 @@ func TestEveryDamageIsDetected(t *testing.T) {
 			damage(fmt.Sprintf("bytes %d and %d swapped", i, j), bad)
 		}
 	}
+	t.Logf("%d damages of %d bytes looked at", n, len(good))
 }
 
 func TestADamagedFileFallsBackToTheOneBefore(t *testing.T) {

@@ -233,7 +233,9 @@ func TestDamageIsNeverBelieved(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	n := 0
 	damaged := func(what string, b []byte, cut bool) {
+		n++
 		c := config(t.TempDir())
 		if err := errors.Join(os.WriteFile(c.Path, whole, 0o600), os.WriteFile(c.Path+".log", b, 0o600)); err != nil {
 			t.Fatal(err)
@@ -262,6 +264,7 @@ func TestDamageIsNeverBelieved(t *testing.T) {
 		damaged(fmt.Sprintf("byte %d of %d flipped", i, len(log)), b, i%(len(log)/3) < 4)
 		damaged(fmt.Sprintf("cut to %d of %d", i, len(log)), log[:i], true)
 	}
+	t.Logf("%d damages of %d bytes looked at", n, len(log))
 }
 
 // TestFilesPutBackBeginAnotherEpoch: who knows more of the history than the files makes them begin another.

@@ -104,7 +104,9 @@ func TestNothingIsLoosenedByAStoreThatWasPutBack(t *testing.T) {
 			within(t, "written", func() bool { return p.stamp("edited") == edited.Stamp && p.holds("later") && !p.holds("deleted") })
 			before, missed := *p.position.Load(), p.watched(t, "later")
 			d.putBack()
+			began := time.Now()
 			within(t, "in another history", func() bool { return p.exports.Position().Epoch.Newer(before.Epoch) })
+			t.Logf("noticed, and another history begun, %v after an older store was there", time.Since(began).Round(time.Millisecond))
 			misses := missed()
 			if forgets {
 				if misses == 0 || p.holds("later") || p.stamp("edited") != old.Stamp || !p.holds("deleted") {

@@ -401,9 +401,11 @@ func TestRestoredDiskBeginsAnEpoch(t *testing.T) {
 	if err := errors.Join(os.RemoveAll(data), os.Rename(backup, data)); err != nil {
 		t.Fatal(err)
 	}
+	began := time.Now()
 	s.start()
 	for _, m := range []*mirror{first, second} {
 		m.until("another epoch", func() bool { return m.at.Epoch != old })
+		t.Logf("another epoch %v after the older disk was started", time.Since(began).Round(time.Millisecond))
 		m.equals(st)
 	}
 	if first.at.Epoch != second.at.Epoch {
