@@ -16,16 +16,23 @@ import (
 )
 
 // follower is a sidecar that follows one replica.
-func (m *replicated) follower(replica int, name string) *process {
+func (m *replicated) follower(replica int, name string) *process { return m.followerOf(name, replica) }
+
+// followerOf is one that follows any of some replicas, the first of them first.
+func (m *replicated) followerOf(name string, replicas ...int) *process {
 	m.Helper()
 	identity := "spiffe://eu.isthmus.local/ns/shop/sa/" + name
 	var token struct{ Token string }
 	eventually(m.T, 60*time.Second, "a join token", func() (string, bool) {
-		status, text, _ := m.call(replica, http.MethodPost, "/v1/tokens", `{"identity":"`+identity+`"}`)
+		status, text, _ := m.call(replicas[0], http.MethodPost, "/v1/tokens", `{"identity":"`+identity+`"}`)
 		return text, status == http.StatusCreated && json.Unmarshal([]byte(text), &token) == nil
 	})
+	var control []netip.AddrPort
+	for _, i := range replicas {
+		control = append(control, m.control[i])
+	}
 	config, err := json.Marshal(map[string]any{"id": "shop/" + name, "mode": "sidecar", "cluster": "eu", "trustDomain": "eu.isthmus.local", "serviceAccount": name,
-		"controlPlanes": []netip.AddrPort{m.control[replica]}, "join": token.Token, "outbound": loopback.AddrPort(m.T), "admin": loopback.AddrPort(m.T)})
+		"controlPlanes": control, "join": token.Token, "outbound": loopback.AddrPort(m.T), "admin": loopback.AddrPort(m.T)})
 	if err != nil {
 		m.Fatal(err)
 	}
