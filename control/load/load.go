@@ -50,9 +50,11 @@ type Balancer struct {
 
 	mu       sync.Mutex
 	services map[mesh.ServiceName]*service
-	nodes    map[string]*node
-	peers    map[mesh.ClusterName]*peer
-	last     time.Time
+	// stirred are those that the next Tick looks at.
+	stirred map[mesh.ServiceName]*service
+	nodes   map[string]*node
+	peers   map[mesh.ClusterName]*peer
+	last    time.Time
 	// drained is the part of its share that each cluster gets that is taken out of use, or comes back.
 	drained map[mesh.ClusterName]float64
 }
@@ -102,7 +104,7 @@ func newPeer(paths []split.Path, now time.Time) *peer {
 
 // New returns a Balancer of a cluster that knows nothing.
 func New(self mesh.ClusterName) *Balancer {
-	return &Balancer{self: self, services: map[mesh.ServiceName]*service{}, nodes: map[string]*node{}, peers: map[mesh.ClusterName]*peer{}}
+	return &Balancer{self: self, services: map[mesh.ServiceName]*service{}, stirred: map[mesh.ServiceName]*service{}, nodes: map[string]*node{}, peers: map[mesh.ClusterName]*peer{}}
 }
 
 // Know takes where a service can be reached from this cluster.
@@ -132,15 +134,18 @@ func (b *Balancer) Forget(n mesh.ServiceName) {
 	defer b.mu.Unlock()
 	if s := b.services[n]; s != nil {
 		s.endpoints = nil // Tick takes the split back
+		b.stir(n, s)
 	}
 }
 
+// service is the one of a name, made if there is none, of which something is news.
 func (b *Balancer) service(n mesh.ServiceName) *service {
 	s := b.services[n]
 	if s == nil {
 		s = &service{strategy: mesh.StrategyAuto, own: split.Report{Cluster: b.self, Wait: -1}}
 		b.services[n] = s
 	}
+	b.stir(n, s)
 	return s
 }
 
@@ -178,11 +183,15 @@ func (b *Balancer) Report(paths []split.Path, may func(mesh.ServiceName) bool) *
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	out := &split.ClusterReport{Paths: paths}
-	for _, n := range slices.SortedFunc(maps.Keys(b.services), mesh.ServiceName.Compare) {
-		s := b.services[n]
-		if s.endpoints == nil || s.lanes == 0 && s.own.Demand == 0 || !may(n) {
-			continue
+	var told []mesh.ServiceName
+	for n, s := range b.services {
+		if s.endpoints != nil && (s.lanes != 0 || s.own.Demand != 0) && may(n) {
+			told = append(told, n)
 		}
+	}
+	slices.SortFunc(told, mesh.ServiceName.Compare)
+	for _, n := range told {
+		s := b.services[n]
 		out.Services = append(out.Services, split.ServiceReport{Service: n, Demand: s.own.Demand, Rate: s.own.Rate, Lanes: s.lanes, Time: s.own.Service, Wait: s.own.Wait,
 			Forbidden: s.forbidden, Sent: s.perCall(s.sent), Received: s.perCall(s.received), Below: s.own.Below, Within: s.own.Within})
 	}
@@ -218,10 +227,15 @@ func (b *Balancer) Tick(paths []split.Path, now time.Time) []Change {
 	b.last = now
 	b.expire(now)
 	measured := b.measure(now)
+	for n := range measured {
+		if s := b.services[n]; s != nil {
+			b.stir(n, s)
+		}
+	}
 	own := newPeer(paths, now)
 	var out []Change
-	for _, n := range slices.SortedFunc(maps.Keys(b.services), mesh.ServiceName.Compare) {
-		s := b.services[n]
+	for _, n := range slices.SortedFunc(maps.Keys(b.stirred), mesh.ServiceName.Compare) {
+		s := b.stirred[n]
 		s.follow(measured[n], since, now)
 		b.reckon(s, now)
 		if c, ok := b.step(n, s, own, since, now); ok {
@@ -229,6 +243,9 @@ func (b *Balancer) Tick(paths []split.Path, now time.Time) []Change {
 		}
 		if s.endpoints == nil {
 			delete(b.services, n)
+		}
+		if s.endpoints == nil || s.rests(measured[n], now) {
+			delete(b.stirred, n)
 		}
 	}
 	return out
