@@ -13,7 +13,7 @@ func BenchmarkOneChange(b *testing.B) {
 	var all []*stream
 	answer := func(f *frame) *request { return &request{typ: "t", answers: f.nonce} }
 	for range streams {
-		st := &stream{s: s, wake: func() {}, out: make(chan *frame, maxTypes), done: make(chan struct{})}
+		st := &stream{s: s, wake: func(bool) {}, out: make(chan *frame, maxTypes), done: make(chan struct{})}
 		if err := s.open(st); err != nil {
 			b.Fatal(err)
 		}

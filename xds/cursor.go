@@ -278,7 +278,7 @@ func (b *sub) send(ups bool, downsBefore uint64) {
 	s.counters.Resources[b.g.typ] += uint64(len(items))
 	b.st.told = s.cfg.Now()
 	b.st.out <- b.inflight // never blocks: it has room for one response a type
-	b.st.wake()
+	b.st.wake(false)
 }
 
 // give adds what the stream is to be told of an entry to a response, and moves its mark, at i, to sum.

@@ -166,7 +166,7 @@ func newReplica(edit func(*xds.ServerConfig)) *replica {
 // carried is what carries a server's streams in the clear.
 func carried(s *xds.Server) *carrier.Server {
 	c := carrier.New(carrier.Config{Plain: true, MessageMax: xds.MessageMax, PingAfter: xds.PingAfter, Patience: xds.Patience})
-	c.Converse(xds.Method, func(ctx context.Context, wake func()) (carrier.Conversation, error) { return s.Converse(ctx, wake) })
+	c.Converse(xds.Method, func(ctx context.Context, wake func(bool)) (carrier.Conversation, error) { return s.Converse(ctx, wake) })
 	return c
 }
 

@@ -10,13 +10,13 @@ import (
 
 // Liveness. gRPC-Go lets a client ask for a sign of life no more often than each 10 s, and
 // a ping of its own for each connection costs a wake-up and an answer. So a server says an
-// empty word to clients to whom it has said nothing for beatAfter, which it looks for each beatLook, and a client
+// empty word to clients to whom it has said nothing for beatAfter, those of beatLook at once, and a client
 // leaves a stream on which it heard nothing for silenceMax: a control plane that was stopped with its sockets open is
 // left within 10 s, and one that is late by two seconds is not. Servers find clients that are gone by pings, which may
 // take longer.
 const (
-	beatAfter  = 6500 * time.Millisecond
-	beatLook   = time.Second
+	beatAfter  = 7250 * time.Millisecond
+	beatLook   = 250 * time.Millisecond
 	silenceMax = 9500 * time.Millisecond
 	pingAfter  = 2 * time.Minute
 )

@@ -81,7 +81,6 @@ type Server struct {
 	queued    []*stream // for their turn
 	reports   map[reportKey]*report
 	reportAt  time.Time // zero if there is nothing to report
-	beatAt    time.Time // of the next sign of life
 	deadlines chan struct{}
 }
 
@@ -297,9 +296,12 @@ func (s *Server) wake() {
 }
 
 // Run acts on deadlines until ctx ends: it ends watches that lingered, streams that
-// waited too long, and reports what was refused. Then it closes all streams with
+// waited too long, reports what was refused, and gives signs of life. Then it closes all streams with
 // UNAVAILABLE, refuses new ones, and returns the error of ctx.
 func (s *Server) Run(ctx context.Context) error {
+	var pulse sync.WaitGroup
+	defer pulse.Wait()
+	pulse.Go(func() { s.pulse(ctx) })
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -357,7 +359,7 @@ func (s *Server) expire() (time.Duration, []Delivery) {
 		}
 		s.configured(st)
 	}
-	next = min(next, s.release(now), s.beat(now))
+	next = min(next, s.release(now))
 	var deliveries []Delivery
 	if !s.reportAt.IsZero() {
 		if wait := s.reportAt.Sub(now); wait > 0 {
@@ -367,27 +369,6 @@ func (s *Server) expire() (time.Duration, []Delivery) {
 		}
 	}
 	return next, deliveries
-}
-
-// beat gives clients that expect it a sign of life when they were sent nothing else for a while, and returns how
-// long it is until it is to be called again.
-func (s *Server) beat(now time.Time) time.Duration {
-	if wait := s.beatAt.Sub(now); wait > 0 {
-		return wait
-	}
-	s.beatAt = now.Add(beatLook)
-	for st := range s.streams {
-		if st.types == 0 || now.Sub(st.told) < beatAfter {
-			continue
-		}
-		st.told = now
-		select {
-		case st.beat <- struct{}{}:
-			st.wake()
-		default: // the last was not sent yet
-		}
-	}
-	return beatLook
 }
 
 // linger ends the watch of a name, or with a nil entry of all of a group, after a

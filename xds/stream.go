@@ -51,7 +51,7 @@ type stream struct {
 	// out holds at most one response a type: it never blocks who sends to it.
 	out  chan *frame
 	beat chan struct{} // a sign of life is due; holds one
-	wake func()        // tells the carrier that there is something in either, or that done is closed
+	wake func(bool)    // tells the carrier that there is something in either, or that done is closed; true: to be sent by the caller
 	once sync.Once
 	done chan struct{} // closed with err set
 	err  error
@@ -63,8 +63,9 @@ type Conversation struct{ st *stream }
 // requests are read into these: the names of a first one take room that a stream does not need again.
 var requests = sync.Pool{New: func() any { return new(request) }}
 
-// Converse opens a stream of the method Method. wake is called when there is something for Next.
-func (s *Server) Converse(ctx context.Context, wake func()) (*Conversation, error) {
+// Converse opens a stream of the method Method. wake is called when there is something for Next; here says that the calling
+// goroutine may send it.
+func (s *Server) Converse(ctx context.Context, wake func(here bool)) (*Conversation, error) {
 	id, err := s.cfg.Identify(ctx)
 	if err != nil {
 		return nil, status.Errorf(codes.Unauthenticated, "identify the peer: %v", err)
@@ -133,7 +134,7 @@ func (st *stream) fail(err error) {
 		st.err = err
 		close(st.done)
 	})
-	st.wake()
+	st.wake(false)
 }
 
 func (s *Server) open(st *stream) error {

@@ -185,7 +185,7 @@ func FuzzConversation(f *testing.F) {
 			return
 		}
 		s := NewServer(ServerConfig{Source: open{}, Order: []string{"a", "b"}})
-		st := &stream{s: s, wake: func() {}, out: make(chan *frame, maxTypes), done: make(chan struct{})}
+		st := &stream{s: s, wake: func(bool) {}, out: make(chan *frame, maxTypes), done: make(chan struct{})}
 		if err := s.open(st); err != nil {
 			t.Fatal(err)
 		}

@@ -234,7 +234,9 @@ func (p *Plane) serveControl(ctx context.Context, ln net.Listener) error {
 		return nil, nil
 	}
 	srv := carrier.New(carrier.Config{TLS: c, MessageMax: xds.MessageMax, PingAfter: xds.PingAfter, Patience: xds.Patience, Log: p.log})
-	srv.Converse(xds.Method, func(ctx context.Context, wake func()) (carrier.Conversation, error) { return p.xds.Converse(ctx, wake) })
+	srv.Converse(xds.Method, func(ctx context.Context, wake func(bool)) (carrier.Conversation, error) {
+		return p.xds.Converse(ctx, wake)
+	})
 	wirepb.RegisterIdentityServer(srv, &signer{plane: p})
 	wirepb.RegisterLoadServer(srv, p.load)
 	return srv.Serve(ctx, ln)

@@ -240,7 +240,7 @@ func (w *world) plane(c mesh.ClusterName) {
 		w.t.Fatal(err)
 	}
 	srv := carrier.New(carrier.Config{TLS: trust.ServerConfig(source, trust.ServerOptions{Accept: trust.AcceptKnownClients(), ALPN: []string{"h2"}}), MessageMax: xds.MessageMax})
-	srv.Converse(xds.Method, func(ctx context.Context, wake func()) (carrier.Conversation, error) {
+	srv.Converse(xds.Method, func(ctx context.Context, wake func(bool)) (carrier.Conversation, error) {
 		return w.script.server.Converse(ctx, wake)
 	})
 	ln, err := net.Listen("tcp", host+":0")

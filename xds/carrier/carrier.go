@@ -40,8 +40,9 @@ type Conversation interface {
 
 // Opener begins a conversation. ctx is the stream's, with the peer's credentials as grpc has
 // them (peer.FromContext). wake says that there is something for Next; it never waits, and may
-// be called by anybody at any time.
-type Opener func(ctx context.Context, wake func()) (Conversation, error)
+// be called by anybody at any time. here has the caller's goroutine send it, where that need not wait: for who has a
+// word for many streams at once, none of which then begins a goroutine.
+type Opener func(ctx context.Context, wake func(here bool)) (Conversation, error)
 
 // Config is what a Server works with. TLS is required, or Plain.
 type Config struct {

@@ -1,6 +1,7 @@
 package carrier_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -44,7 +45,7 @@ const echoMethod = "/test.Echo/Talk"
 
 // echo is a conversation that says everything again, times times.
 type echo struct {
-	wake  func()
+	wake  func(here bool)
 	times int
 
 	mu     sync.Mutex
@@ -61,13 +62,17 @@ func (e *echo) Take(m []byte) error {
 	case "\n\x04fail":
 		return status.Error(codes.FailedPrecondition, "as asked: 50 %\n é")
 	}
-	e.mu.Lock()
 	for range e.times {
-		e.queue = append(e.queue, append([]byte(nil), m...))
+		e.say(append([]byte(nil), m...))
 	}
-	e.mu.Unlock()
-	e.wake()
+	e.wake(false)
 	return nil
+}
+
+func (e *echo) say(m []byte) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.queue = append(e.queue, m)
 }
 
 func (e *echo) Next() (mem.BufferSlice, bool, error) {
@@ -137,7 +142,7 @@ func start(t *testing.T, cfg carrier.Config, times int) *server {
 	s := &server{talks: make(chan *echo, 1000), health: &health{waiting: make(chan struct{}, 10)}}
 	c := carrier.New(cfg)
 	c.RegisterService(checkOnly(), s.health)
-	c.Converse(echoMethod, func(_ context.Context, wake func()) (carrier.Conversation, error) {
+	c.Converse(echoMethod, func(_ context.Context, wake func(bool)) (carrier.Conversation, error) {
 		s.opened.Add(1)
 		e := &echo{wake: wake, times: times, closed: make(chan struct{})}
 		select {
@@ -146,7 +151,7 @@ func start(t *testing.T, cfg carrier.Config, times int) *server {
 		}
 		return e, nil
 	})
-	c.Converse("/test.Echo/Refused", func(context.Context, func()) (carrier.Conversation, error) {
+	c.Converse("/test.Echo/Refused", func(context.Context, func(bool)) (carrier.Conversation, error) {
 		return nil, status.Error(codes.PermissionDenied, "not you")
 	})
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -289,7 +294,7 @@ func TestHowStreamsEnd(t *testing.T) {
 	e.mu.Lock()
 	e.queue, e.ended, e.end = [][]byte{[]byte("\n\x04last")}, true, status.Error(codes.Unavailable, "over")
 	e.mu.Unlock()
-	e.wake()
+	e.wake(false)
 	if err := recv(st); err != nil {
 		t.Errorf("what was due before the end: %v", err)
 	}
@@ -330,10 +335,46 @@ func TestASlowClientDelaysNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 200 {
-		e.wake()
+		e.wake(false)
 		if err := quick.RecvMsg(new(wrapperspb.StringValue)); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestWhoWakesHereNeverWaits: a client reads nothing, and whoever has words for it sends them from his own goroutine until the socket is full, and
+// goes on. None is lost, and none comes before another, when the client reads again.
+func TestWhoWakesHereNeverWaits(t *testing.T) {
+	const messages, size = 2000, 8 << 10 // more than sockets hold
+	s := start(t, plain(), 1)
+	f := s.foreign(t)
+	_ = f.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1<<31 - 1})
+	_ = f.WriteWindowUpdate(0, 1<<31-1-65535)
+	f.head(1, ":method", "POST", ":path", echoMethod, ":scheme", "http", ":authority", "x", "content-type", "application/grpc")
+	_ = f.WriteData(1, false, []byte{0, 0, 0, 0, 1, 'x'}) // whose echo says that the windows have come
+	e := <-s.talks
+	read := func(n int) (got []byte) {
+		if f.until(func(fr http2.Frame) bool {
+			if d, ok := fr.(*http2.DataFrame); ok {
+				got = append(got, d.Data()...)
+			}
+			return len(got) >= n
+		}) == nil {
+			t.Fatalf("the connection ended after %d bytes", len(got))
+		}
+		return got
+	}
+	read(6)
+	var want []byte
+	for i := range messages {
+		m := binary.BigEndian.AppendUint32(nil, uint32(i))
+		m = append(m, make([]byte, size)...)
+		want = append(binary.BigEndian.AppendUint32(append(want, 0), uint32(len(m))), m...)
+		e.say(m)
+		e.wake(true)
+	}
+	if !bytes.Equal(read(len(want)), want) {
+		t.Error("what arrives is not what was said")
 	}
 }
 
@@ -537,7 +578,7 @@ func TestAClosedListenerEndsAll(t *testing.T) {
 	}
 	s := carrier.New(plain())
 	open := make(chan struct{}, 1)
-	s.Converse(echoMethod, func(_ context.Context, wake func()) (carrier.Conversation, error) {
+	s.Converse(echoMethod, func(_ context.Context, wake func(bool)) (carrier.Conversation, error) {
 		open <- struct{}{}
 		return &echo{wake: wake, times: 1, closed: make(chan struct{})}, nil
 	})

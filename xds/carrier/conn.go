@@ -66,7 +66,8 @@ func (c *conn) run(ctx context.Context) {
 	c.ctx, c.stop = context.WithCancel(ctx)
 	defer c.stop()
 	p := &peer.Peer{Addr: c.raw.RemoteAddr(), LocalAddr: c.raw.LocalAddr()}
-	conn := direct.New(c.raw)
+	outlet := direct.NewOutlet(c.raw)
+	var conn net.Conn = outlet
 	if !c.s.cfg.Plain {
 		tc := tls.Server(conn, c.s.cfg.TLS)
 		shaking, stop := context.WithTimeout(ctx, handshakeTime)
@@ -83,7 +84,7 @@ func (c *conn) run(ctx context.Context) {
 		p.AuthInfo = credentials.TLSInfo{State: tc.ConnectionState(), CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}}
 	}
 	c.ctx = peer.NewContext(c.ctx, p)
-	c.w = newWriter(conn)
+	c.w = newWriter(conn, outlet)
 	err := c.read(conn)
 	c.w.fail(err)
 	if c.timer != nil {

@@ -67,7 +67,7 @@ func (c *conn) converse(s *stream, open Opener, ended bool) error {
 
 func (c *conn) guardedOpen(ctx context.Context, open Opener, s *stream) (_ Conversation, err error) {
 	defer c.s.caught(&err)
-	return open(ctx, s.wake)
+	return open(ctx, s.wakeBy)
 }
 
 // caught turns a panic into the end of one call.
@@ -135,23 +135,56 @@ func (s *stream) refuse(err error) {
 }
 
 // wake sees to it that what is due is sent: by the goroutine that sends, or by one that begins now.
-func (s *stream) wake() {
+func (s *stream) wake() { s.wakeBy(false) }
+
+// wakeBy is wake; here says that the caller sends, as far as nothing makes it wait.
+func (s *stream) wakeBy(here bool) {
 	w := s.c.w
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	switch {
-	case s.gone:
-	case s.sending:
-		s.again = true
-	default:
+	begin := !s.gone && !s.sending
+	if begin {
 		s.sending = true
-		go s.send()
+	} else {
+		s.again = true
+	}
+	w.mu.Unlock()
+	switch {
+	case begin && here:
+		s.sendNow()
+	case begin:
+		go s.send(nil)
 	}
 }
 
-// send writes what is due until there is no more.
-func (s *stream) send() {
+// sendNow sends one message without waiting, and leaves the rest to a goroutine if there is any.
+func (s *stream) sendNow() {
 	w := s.c.w
+	m, _, _ := s.next() // an end is said again
+	if m == nil || !w.now(s, !s.headed, m) {
+		go s.send(m)
+		return
+	}
+	s.headed = true
+	w.mu.Lock()
+	done := !s.again && s.refused == nil
+	if done {
+		s.sending = false
+	}
+	w.mu.Unlock()
+	if !done {
+		go s.send(nil)
+	}
+}
+
+// send writes m, unless it is nil, and what is due until there is no more.
+func (s *stream) send(m mem.BufferSlice) {
+	w := s.c.w
+	if m != nil {
+		if !w.message(s, !s.headed, m) {
+			return // gone, or the connection is
+		}
+		s.headed = true
+	}
 	for {
 		w.mu.Lock()
 		refused := s.refused

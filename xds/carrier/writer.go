@@ -8,6 +8,8 @@ import (
 
 	"golang.org/x/net/http2"
 	"google.golang.org/grpc/mem"
+
+	"github.com/isthmus-mesh/isthmus/internal/direct"
 )
 
 const (
@@ -27,7 +29,9 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b
 // writer is the way out of a connection. Whoever adds something writes it, with all that others
 // add meanwhile, unless somebody writes already.
 type writer struct {
-	conn net.Conn
+	conn   net.Conn
+	outlet *direct.Outlet // below conn
+	hasty  bool           // writes of the outlet wait for nothing
 
 	mu       sync.Mutex
 	room     sync.Cond // windows grew, what was pending is written, or the connection failed
@@ -41,8 +45,9 @@ type writer struct {
 	frameSize int
 }
 
-func newWriter(c net.Conn) *writer {
-	w := &writer{conn: c, window: 65535, initial: 65535, frameSize: 16 << 10}
+// newWriter writes to c, which writes to o.
+func newWriter(c net.Conn, o *direct.Outlet) *writer {
+	w := &writer{conn: c, outlet: o, hasty: o.Hasty(), window: 65535, initial: 65535, frameSize: 16 << 10}
 	w.room.L = &w.mu
 	return w
 }
@@ -60,15 +65,20 @@ func (w *writer) add(build func(b []byte) []byte) {
 		return
 	}
 	w.writing = true
+	w.drain()
+}
+
+// drain writes what is pending, and ends the writing. The mutex is held but while it writes.
+func (w *writer) drain() {
 	for w.out != nil && w.err == nil {
 		p := w.out
 		w.out = nil
 		w.mu.Unlock()
 		err := w.write(*p)
-		if cap(*p) <= pendingMax {
-			*p = (*p)[:0]
-			buffers.Put(p)
+		if err == nil {
+			err = w.rest()
 		}
+		release(p)
 		w.mu.Lock()
 		if err != nil && w.err == nil {
 			w.err = err
@@ -78,15 +88,43 @@ func (w *writer) add(build func(b []byte) []byte) {
 	w.writing = false
 }
 
+func release(p *[]byte) {
+	if cap(*p) <= pendingMax {
+		*p = (*p)[:0]
+		buffers.Put(p)
+	}
+}
+
+// write hands bytes to the connection. One that is hasty may keep some of them until rest.
 func (w *writer) write(p []byte) error {
-	if now := time.Now(); w.deadline.Sub(now) < writeTime/2 {
-		w.deadline = now.Add(writeTime) // only the one who writes reads it
-		if err := w.conn.SetWriteDeadline(w.deadline); err != nil {
+	if !w.hasty {
+		if err := w.until(); err != nil {
 			return err
 		}
 	}
 	_, err := w.conn.Write(p)
 	return err
+}
+
+// rest waits until what the socket had no room for is written.
+func (w *writer) rest() error {
+	if !w.hasty || !w.outlet.Kept() {
+		return nil
+	}
+	if err := w.until(); err != nil {
+		return err
+	}
+	return w.outlet.Rest()
+}
+
+// until renews the deadline. Only the one who writes calls it.
+func (w *writer) until() error {
+	now := time.Now()
+	if w.deadline.Sub(now) >= writeTime/2 {
+		return nil
+	}
+	w.deadline = now.Add(writeTime)
+	return w.outlet.SetWriteDeadline(w.deadline)
 }
 
 // control adds an answer to what the client did. False says that the client takes none.
@@ -144,6 +182,60 @@ func (w *writer) message(s *stream, head bool, m mem.BufferSlice) bool {
 		})
 	}
 	return w.err == nil
+}
+
+// now is message for who must not wait: it writes one that is due alone and that fits the windows and a frame. False says that
+// it was not written; what of it the socket has no room for, a goroutine writes.
+func (w *writer) now(s *stream, head bool, m mem.BufferSlice) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	size := messageHead + m.Len()
+	if !w.hasty || s.gone || w.err != nil || w.writing || w.out != nil || int64(size) > min(w.window, s.window, int64(w.frameSize)) {
+		return false
+	}
+	w.window -= int64(size)
+	s.window -= int64(size)
+	p := buffers.Get().(*[]byte)
+	if head {
+		*p = appendResponseHead(*p, s.id)
+	}
+	*p = appendMessage(frame(*p, http2.FrameData, 0, s.id, size), m)
+	w.writing = true
+	w.mu.Unlock()
+	err := w.write(*p)
+	release(p)
+	w.mu.Lock()
+	switch {
+	case err != nil:
+		w.err, w.writing = err, false
+		w.room.Broadcast()
+	case w.out != nil || w.outlet.Kept():
+		go w.goOn()
+	default:
+		w.writing = false
+	}
+	return true
+}
+
+// goOn writes what now left. It ends when that is written, or with the connection.
+func (w *writer) goOn() {
+	err := w.rest()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err != nil && w.err == nil {
+		w.err = err
+	}
+	w.drain()
+	w.room.Broadcast()
+}
+
+// appendMessage appends a message with its prefix.
+func appendMessage(b []byte, m mem.BufferSlice) []byte {
+	b = binary.BigEndian.AppendUint32(append(b, 0), uint32(m.Len()))
+	for _, part := range m {
+		b = append(b, part.ReadOnlyData()...)
+	}
+	return b
 }
 
 // pieces are read one after the other.
