@@ -119,3 +119,25 @@ func story(r *rand.Rand, n mesh.ServiceName, now time.Time) func(*Balancer) {
 		b.Sampled(fmt.Sprint("shop/", y), "shop", []split.Sample{{Service: n, Asked: 1000 * x, Served: 100 * x, Lanes: 4, Time: 20 * time.Millisecond, Wait: -1, Received: 1e4 * x}}, now)
 	}
 }
+
+// BenchmarkTick is a tick of a thousand services of which nothing is measured, as it is, and where each is looked at.
+func BenchmarkTick(b *testing.B) {
+	for _, all := range []bool{false, true} {
+		b.Run(fmt.Sprint("all=", all), func(b *testing.B) {
+			l, now := New("eu"), time.Unix(1000, 0)
+			for i := range 1000 {
+				l.Know(&ir.Endpoints{Service: mesh.ServiceName{Namespace: "shop", Name: fmt.Sprint("svc-", i)},
+					Groups: []ir.Group{{Cluster: "eu", Endpoints: make([]ir.Endpoint, 5)}}})
+			}
+			l.Tick(nil, now)
+			for b.Loop() {
+				if all {
+					for n, s := range l.services {
+						l.stir(n, s)
+					}
+				}
+				l.Tick(nil, now)
+			}
+		})
+	}
+}
