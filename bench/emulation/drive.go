@@ -19,6 +19,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/bench/rig"
 	"github.com/isthmus-mesh/isthmus/codec/manifest"
+	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
 // The service that is asked, and those who ask, in namespace bench.
@@ -58,9 +59,9 @@ kind: TrafficPolicy
 metadata: {name: emulation, namespace: bench}
 spec:
   targetRefs: [{kind: Service, name: %s}]
-  timeouts: {request: %s, backendRequest: %s}
+  timeouts: {request: %dms, backendRequest: %dms}
   retry: {attempts: %d, budget: {percent: %d, burst: %d}}
-`, servers, m.Requests.Deadline, m.Requests.Try, m.Requests.Retries, m.Requests.Budget, m.Requests.Burst)
+`, servers, m.Requests.Deadline.Milliseconds(), m.Requests.Try.Milliseconds(), m.Requests.Retries, m.Requests.Budget, m.Requests.Burst)
 }
 
 // outcome is of the requests that were meant to begin in the window.
@@ -69,7 +70,9 @@ type outcome struct {
 	requests int
 	took     []float64 // milliseconds, of answers
 	away     int       // answers from another region
-	why      map[string]int
+	// critical of the requests are, and so many of them failed.
+	critical, criticalFailed int
+	why                      map[string]int
 }
 
 func (o *outcome) mean() float64 {
@@ -88,17 +91,20 @@ func (o *outcome) quantile(q float64) float64 {
 func (o *outcome) errors() float64 {
 	return float64(o.requests-len(o.took)) / float64(max(1, o.requests))
 }
+func (o *outcome) criticalErrors() float64 {
+	return float64(o.criticalFailed) / float64(max(1, o.critical))
+}
 func (o *outcome) crossed() float64 { return float64(o.away) / float64(max(1, len(o.took))) }
 
 // drive asks for the scenario's requests and does its faults, and returns what became of those in the window.
-func drive(ctx context.Context, m *manifest.Simulation, mesh *rig.Mesh) (*outcome, error) {
-	if err := mesh.Apply(ctx, m.Regions[0].Name, policyText(m)); err != nil {
+func drive(ctx context.Context, m *manifest.Simulation, under *rig.Mesh) (*outcome, error) {
+	if err := under.Apply(ctx, m.Regions[0].Name, policyText(m)); err != nil {
 		return nil, err
 	}
 	o := &outcome{why: map[string]int{}}
 	var regions []*region
 	for i, r := range m.Regions {
-		regions = append(regions, newRegion(m, i, mesh, o))
+		regions = append(regions, newRegion(m, i, under, o))
 		for _, p := range regions[i].proxies { // each has what it needs before the clock starts
 			if err := p.ready(ctx); err != nil {
 				return nil, fmt.Errorf("a caller of %s: %w", r.Name, err)
@@ -114,7 +120,7 @@ func drive(ctx context.Context, m *manifest.Simulation, mesh *rig.Mesh) (*outcom
 		all.Go(func() { errs[i] = r.ask(ctx, began) })
 	}
 	for i, f := range m.Faults {
-		all.Go(func() { errs[len(regions)+i] = slow(ctx, began, &f, mesh) })
+		all.Go(func() { errs[len(regions)+i] = fault(ctx, began, &f, under) })
 	}
 	all.Wait()
 	if len(o.took) == 0 {
@@ -123,29 +129,61 @@ func drive(ctx context.Context, m *manifest.Simulation, mesh *rig.Mesh) (*outcom
 	return o, errors.Join(errs...)
 }
 
-// slow does a fault to the servers of its region, and ends it.
-func slow(ctx context.Context, began time.Time, f *manifest.SimFault, m *rig.Mesh) error {
-	set := func(at time.Duration, factor float64) error {
-		if err := rig.Pause(ctx, time.Until(began.Add(at))); err != nil {
+// fault does a fault at its time, and ends it.
+func fault(ctx context.Context, began time.Time, f *manifest.SimFault, m *rig.Mesh) error {
+	for _, step := range []struct {
+		at time.Duration
+		on bool
+	}{{f.From, true}, {f.To, false}} {
+		if !step.on && f.To <= f.From {
+			break // it lasts
+		}
+		if err := rig.Pause(ctx, time.Until(began.Add(step.at))); err != nil {
 			return nil // the run is over
 		}
-		n := 0
-		for _, in := range m.Cluster(f.Region).Instances {
-			if !strings.HasPrefix(in.Name, servers+"-") || f.Endpoints > 0 && n == f.Endpoints {
-				continue
-			}
-			n++
-			if err := rig.Fetch(ctx, fmt.Sprintf("http://%s/slow?factor=%g", in.App, factor), io.Discard); err != nil {
-				return fmt.Errorf("slow down %s of %s: %w", in.Name, f.Region, err)
-			}
+		if err := harm(ctx, f, m, step.on); err != nil {
+			return fmt.Errorf("%s of %s: %w", f.Kind, f.Region, err)
 		}
-		return nil
 	}
-	err := set(f.From, f.Factor)
-	if err == nil && f.To > f.From {
-		err = set(f.To, 1)
+	return nil
+}
+
+// harm begins or ends a fault. A region that refuses has its servers killed; of one that is a black hole servers, their sidecars and the
+// gateway stand still with their sockets open.
+func harm(ctx context.Context, f *manifest.SimFault, m *rig.Mesh, on bool) error {
+	if f.Kind == manifest.FaultSlow {
+		factor := 1.0
+		if on {
+			factor = f.Factor
+		}
+		return slow(ctx, f, m, factor)
 	}
-	return err
+	verb, targets := "resume", []string{servers + ".bench@" + f.Region}
+	if f.Kind == manifest.FaultBlackHole {
+		targets = append(targets, "gateway@"+f.Region)
+	}
+	switch {
+	case on && f.Kind == manifest.FaultBlackHole:
+		verb = "pause"
+	case on:
+		verb = "kill"
+	}
+	return m.Drill(ctx, append([]string{verb}, targets...)...)
+}
+
+// slow multiplies the time that servers of the fault's region take.
+func slow(ctx context.Context, f *manifest.SimFault, m *rig.Mesh, factor float64) error {
+	n := 0
+	for _, in := range m.Cluster(f.Region).Instances {
+		if !strings.HasPrefix(in.Name, servers+"-") || f.Endpoints > 0 && n == f.Endpoints {
+			continue
+		}
+		n++
+		if err := rig.Fetch(ctx, fmt.Sprintf("http://%s/slow?factor=%g", in.App, factor), io.Discard); err != nil {
+			return fmt.Errorf("slow down %s: %w", in.Name, err)
+		}
+	}
+	return nil
 }
 
 // proxy is a sidecar that requests of a region go in by.
@@ -156,7 +194,7 @@ func (p *proxy) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	for {
-		_, err := p.get(ctx)
+		_, err := p.get(ctx, false)
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
@@ -167,10 +205,13 @@ func (p *proxy) ready(ctx context.Context) error {
 }
 
 // get asks once and returns where the answer is from.
-func (p *proxy) get(ctx context.Context) (from string, err error) {
+func (p *proxy) get(ctx context.Context, critical bool) (from string, err error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, service, nil)
 	if err != nil {
 		return "", err
+	}
+	if critical {
+		r.Header.Set(criticalityHeader, string(mesh.CriticalPlus))
 	}
 	a, err := p.client.Do(r)
 	if err != nil {
@@ -194,9 +235,9 @@ type region struct {
 	out     *outcome
 }
 
-func newRegion(m *manifest.Simulation, i int, mesh *rig.Mesh, out *outcome) *region {
+func newRegion(m *manifest.Simulation, i int, under *rig.Mesh, out *outcome) *region {
 	r := &region{m: m, of: &m.Regions[i], rng: rand.New(rand.NewPCG(1, uint64(i))), own: map[string]bool{}, out: out}
-	for _, in := range mesh.Cluster(r.of.Name).Instances {
+	for _, in := range under.Cluster(r.of.Name).Instances {
 		switch {
 		case strings.HasPrefix(in.Name, servers+"-"):
 			r.own[in.App.Addr().String()] = true
@@ -236,10 +277,11 @@ func (r *region) ask(ctx context.Context, began time.Time) error {
 			return err
 		}
 		p, measured := r.proxies[r.rng.IntN(len(r.proxies))], at >= r.m.From && at < r.m.To
+		critical := r.m.Requests.Critical > 0 && r.rng.Float64() < r.m.Requests.Critical
 		select {
 		case slots <- struct{}{}:
 		default:
-			r.note(measured, math.NaN(), false, errors.New("too many under way"))
+			r.note(measured, critical, math.NaN(), false, errors.New("too many under way"))
 			continue
 		}
 		all.Go(func() {
@@ -247,15 +289,15 @@ func (r *region) ask(ctx context.Context, began time.Time) error {
 			meant := began.Add(at)
 			one, cancel := context.WithDeadline(ctx, meant.Add(r.m.Requests.Deadline))
 			defer cancel()
-			from, err := p.get(one)
-			r.note(measured, float64(time.Since(meant).Microseconds())/1e3, !r.own[from], err)
+			from, err := p.get(one, critical)
+			r.note(measured, critical, float64(time.Since(meant).Microseconds())/1e3, !r.own[from], err)
 		})
 	}
 	return nil
 }
 
 // note takes what became of a request.
-func (r *region) note(measured bool, millis float64, away bool, err error) {
+func (r *region) note(measured, critical bool, millis float64, away bool, err error) {
 	if !measured {
 		return
 	}
@@ -263,6 +305,12 @@ func (r *region) note(measured bool, millis float64, away bool, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.requests++
+	if critical {
+		o.critical++
+		if err != nil {
+			o.criticalFailed++
+		}
+	}
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		o.why["deadline"]++

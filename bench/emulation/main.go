@@ -9,7 +9,7 @@
 //
 // The figures go to bench/results/emulation.json and, between two markers, into docs/benchmarks.md. Read run first, then drive.
 //
-//	go run ./bench/emulation -bin bin -out docs            # the four scenarios at a factor of 5: 22 minutes
+//	go run ./bench/emulation -bin bin -out docs            # seven scenarios at a factor of 5: 38 minutes
 //	go run ./bench/emulation -bin bin -factor 2 -out ''    # busier and sooner over
 package main
 
@@ -47,7 +47,7 @@ func main() {
 	out := flag.String("out", "docs", "folder of benchmarks.md; empty: print only")
 	results := flag.String("results", "bench/results", "folder for emulation.json")
 	flag.StringVar(&b.scenarios, "scenarios", "sim/traffic/scenarios", "folder of scenarios")
-	names := flag.String("run", "t3-steady,t3-slowdown,t3-brownout,t3-burst", "scenarios, separated by commas")
+	names := flag.String("run", "t3-steady,t3-slowdown,t3-brownout,t3-burst,t3-overload,t3-refuse,t3-blackhole", "scenarios, separated by commas")
 	flag.Float64Var(&b.factor, "factor", 5, "how much longer everything takes than in the scenario, 1 to 20")
 	flag.IntVar(&b.seeds, "seeds", 5, "seeds of the simulator")
 	flag.IntVar(&b.base, "address-base", 93, "address base of the meshes, as of isthmus up")
@@ -136,7 +136,12 @@ func (b *bench) run(ctx context.Context, name string) (err error) {
 		Of([]float64{got.quantile(0.99)}).Against("the simulator", []float64{want.Pooled.P99()}))
 	b.Add(report.Row{Row: name + "-errors", Unit: "%", Title: fmt.Sprintf("%s: errors, of %d requests", name, got.requests),
 		Reason: fmt.Sprintf("the simulator %.3f %%", 100*want.Pooled.ErrorRate())}.Of([]float64{100 * got.errors()}))
-	b.Add(report.Row{Row: name + "-crossed", Unit: "%", Title: name + ": answers from another region"}.Of([]float64{100 * got.crossed()}))
+	if got.critical > 0 {
+		b.Add(report.Row{Row: name + "-critical", Unit: "%", Title: fmt.Sprintf("%s: errors of the most critical, of %d requests", name, got.critical),
+			Reason: fmt.Sprintf("the simulator %.3f %%", 100*float64(want.Pooled.CriticalErrors)/float64(max(1, want.Pooled.Critical)))}.Of([]float64{100 * got.criticalErrors()}))
+	}
+	b.Add(report.Row{Row: name + "-crossed", Unit: "%", Title: name + ": answers from another region",
+		Reason: fmt.Sprintf("the simulator %.1f %%", 100*float64(want.Pooled.Crossed)/float64(max(1, want.Pooled.Requests-want.Pooled.Errors)))}.Of([]float64{100 * got.crossed()}))
 	b.Add(report.Row{Row: name + "-busy", Unit: "%", Title: name + ": of the machine that was busy, this program included"}.
 		Of([]float64{100 * after.since(busy)}).Within(60))
 	b.Say("%s: took %s; errors by kind: %v", name, time.Since(began).Round(time.Second), got.why)
@@ -159,8 +164,9 @@ func (b *bench) scenario(name string) (*manifest.Simulation, error) {
 		return nil, fmt.Errorf("read %s: it is no Simulation", path)
 	}
 	for _, f := range m.Faults {
-		if f.Kind != manifest.FaultSlow || f.Every != 0 || f.Over != 0 {
-			return nil, fmt.Errorf("%s: a fault of kind %s, or one that comes little by little, is not done to processes", name, f.Kind)
+		whole := f.Kind == manifest.FaultRefuse || f.Kind == manifest.FaultBlackHole
+		if f.Kind != manifest.FaultSlow && (!whole || f.Endpoints > 0) || f.Every != 0 || f.Over != 0 {
+			return nil, fmt.Errorf("%s: a fault of kind %s that is of a link, of some endpoints, or comes again or little by little, is not done to processes", name, f.Kind)
 		}
 	}
 	for _, d := range m.Demand {

@@ -105,6 +105,11 @@ func (m *Mesh) isthmus(ctx context.Context, args ...string) error {
 	return nil
 }
 
+// Drill does harm to parts of the mesh, or undoes it, as isthmus drill says.
+func (m *Mesh) Drill(ctx context.Context, args ...string) error {
+	return m.isthmus(ctx, append([]string{"drill", "--state-dir", m.dir}, args...)...)
+}
+
 // PIDs are the processes of the mesh with all the words in their command lines.
 func (m *Mesh) PIDs(words ...string) ([]int, error) {
 	return Processes(append([]string{m.dir, filepath.Join(m.bin, "isthmus")}, words...)...)
