@@ -371,7 +371,7 @@ func (s *Server) dangling(w *world.World, f *mesh.Fact) []dangle {
 	case *mesh.Route:
 		return append(s.parents(w, v), s.backends(w, f, v)...)
 	case *mesh.TrafficPolicy:
-		return s.targets(w, v.Targets)
+		return append(s.targets(w, v.Targets), s.fallbacks(w, v)...)
 	case *mesh.FaultPolicy:
 		return s.targets(w, v.Targets)
 	case *mesh.TelemetryPolicy:

@@ -10,9 +10,11 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/core/balance"
 	"github.com/isthmus-mesh/isthmus/core/compile"
+	"github.com/isthmus-mesh/isthmus/core/derive"
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/core/policy"
 	"github.com/isthmus-mesh/isthmus/core/price"
+	"github.com/isthmus-mesh/isthmus/core/world"
 	"github.com/isthmus-mesh/isthmus/dataplane/route"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
@@ -63,6 +65,12 @@ func trafficInForce(t *ir.Traffic) *TrafficInForce {
 			wait = a.MaxWait.String()
 		}
 		add("admission by criticality, waits of %s at most", wait)
+	}
+	if t.Criticality != "" {
+		add("requests that say no criticality are %s", t.Criticality)
+	}
+	if t.Fallback != nil {
+		add("%s", fallbackText(t.Fallback))
 	}
 	for i := range t.RateLimits {
 		add("rate limit %s", rateText(&t.RateLimits[i]))
@@ -268,6 +276,43 @@ func limitsText(l *mesh.Limits) string {
 		add(int64(l.ReplayBody), "bytes kept for a retry")
 	}
 	return strings.Join(parts, ", ")
+}
+
+// fallbackText is what answers in the service's place, and when.
+func fallbackText(f *ir.Fallback) string {
+	v := &f.Fallback
+	methods := ""
+	if !v.AnyMethod && v.Cache == nil {
+		methods = ", of GET, HEAD and OPTIONS"
+	}
+	text := "fallback on " + strings.Join(v.On, ", ") + methods + ": "
+	switch {
+	case v.Static != nil:
+		text += fmt.Sprintf("a static answer, %d with %d bytes", v.Static.Status, len(v.Static.Body))
+	case v.Service != nil && f.Missing != "":
+		text += "none, as " + f.Missing
+	case v.Service != nil:
+		text += "service " + v.Service.Service.String()
+	case v.Cache != nil:
+		text += "what it answered before, stale for " + v.Cache.MaxStale.String() + " at most"
+	}
+	return text + ", by " + f.Object
+}
+
+// fallbacks finds a fallback of a policy that leads nowhere.
+func (s *Server) fallbacks(w *world.World, p *mesh.TrafficPolicy) []dangle {
+	if p.Fallback == nil || p.Fallback.Service == nil {
+		return nil
+	}
+	missing, err := derive.Eval(w, compile.FallbackMissing, compile.FallbackKey{View: s.cfg.View, Namespace: p.Namespace, To: *p.Fallback.Service})
+	if err != nil || missing == "" {
+		return nil
+	}
+	reason := "BackendNotFound"
+	if strings.HasPrefix(missing, "no ReferenceGrant") {
+		reason = "RefNotPermitted"
+	}
+	return []dangle{{"spec.fallback.service", reason, missing}}
 }
 
 func rateText(l *mesh.RateLimit) string {

@@ -125,6 +125,10 @@ type TrafficPolicy struct {
 	Limits         Limits
 	RateLimits     []RateLimit
 	Admission      Admission
+	// Criticality is what requests are worth that say none; "" leaves them as they are.
+	Criticality Criticality
+	// Fallback, unless it is nil, is taken whole; one that is none of its kinds takes a wider policy's away.
+	Fallback *Fallback
 }
 
 // Algorithm is how an endpoint is chosen among those of a cluster.

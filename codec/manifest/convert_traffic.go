@@ -21,7 +21,8 @@ func (s *scope) trafficPolicy(in *trafficPolicy) *mesh.TrafficPolicy {
 		IdleTimeout: duration(p.Timeouts.Idle), Balancing: s.balancing(&p.LoadBalancing), Retry: s.retryPolicy(&p.Retry),
 		Affinity: s.affinity(p.SessionPersistence, spec("sessionPersistence")),
 		Outlier:  s.outlier(&p.OutlierDetection), Health: s.health(p.HealthCheck, spec("healthCheck")), Limits: limitsOf(&p.Limits),
-		Admission: mesh.Admission{Mode: mesh.AdmissionMode(p.Admission.Mode), MaxWait: duration(p.Admission.MaxWait)}}
+		Admission:   mesh.Admission{Mode: mesh.AdmissionMode(p.Admission.Mode), MaxWait: duration(p.Admission.MaxWait)},
+		Criticality: criticalities[p.Criticality], Fallback: s.fallback(p.Fallback, spec("fallback"))}
 	for i, l := range p.RateLimits {
 		out.RateLimits = append(out.RateLimits, s.rateLimit(l, spec("rateLimits").item(i)))
 	}
@@ -218,21 +219,29 @@ var retryConditions = []string{"reset", "timeout", "5xx", "gateway-error",
 	"cancelled", "deadline-exceeded", "resource-exhausted", "internal", "unavailable"}
 
 func (x *retryOn) decodeValue(d *decoder, v *value, p *path) {
+	if condition(d, v, p, retryConditions, 400, "tried again") {
+		*x = retryOn(v.text)
+	}
+}
+
+// condition reports whether a value is one of the words or a status from low to 599, and the fault if it is neither.
+func condition(d *decoder, v *value, p *path, words []string, low int, what string) bool {
 	n, err := strconv.Atoi(v.text)
 	switch {
 	case v.kind != kindString && v.kind != kindInt:
-		d.fault(v.place, p, "want a condition or a status, not "+v.kind.article(), "write "+enumerate(retryConditions)+", or a status")
-	case err == nil && (n < 400 || n > 599):
-		d.fault(v.place, p, v.text+" is not a status that is tried again", "write a status from 400 to 599")
-	case err != nil && !contains(retryConditions, v.text):
-		remedy := "write " + enumerate(retryConditions) + ", or a status"
-		if near := nearest(v.text, retryConditions); near != "" {
+		d.fault(v.place, p, "want a condition or a status, not "+v.kind.article(), "write "+enumerate(words)+", or a status")
+	case err == nil && (n < low || n > 599):
+		d.fault(v.place, p, v.text+" is not a status that is "+what, fmt.Sprintf("write a status from %d to 599", low))
+	case err != nil && !contains(words, v.text):
+		remedy := "write " + enumerate(words) + ", or a status"
+		if near := nearest(v.text, words); near != "" {
 			remedy += ", likely " + near
 		}
 		d.fault(v.place, p, quote(v.text)+" is not known", remedy)
 	default:
-		*x = retryOn(v.text)
+		return true
 	}
+	return false
 }
 
 func (s *scope) retryPolicy(in *retryPolicy) mesh.RetryPolicy {

@@ -178,7 +178,7 @@ func scalarText(typ, is string) string {
 		return "boolean"
 	case typ == "decimal":
 		return "number, may have a fraction"
-	case typ == "retryOn":
+	case typ == "retryOn", typ == "fallbackOn":
 		return "condition or status"
 	case typ == "statusRange":
 		return "status or range"

@@ -48,6 +48,10 @@ type trafficPolicy struct {
 		RateLimits []rateLimit `json:"rateLimits" is:"items=0..32 unique=name"`
 		// What a server proxy does while its application has too much to do. Fields are taken one by one.
 		Admission admission `json:"admission"`
+		// What requests to the service are worth that say nothing about it in the header isthmus-criticality. The client's proxy writes it into them, so that the application gets it and may send it on. Use it where callers cannot say it themselves: Sheddable for what only batches ask, CriticalPlus for what must go on. Default: requests stay as they are, and count as Critical.
+		Criticality string `json:"criticality" is:"enum=CriticalPlus|Critical|SheddablePlus|Sheddable"`
+		// What answers in the service's place when it cannot: the caller's proxy gives it, once retries are spent. It is taken whole from one policy. See the guide "degradation". Default: nothing; callers see the failure.
+		Fallback *fallback `json:"fallback"`
 	} `json:"spec" is:"required"`
 	Status anything `json:"status"`
 }
@@ -206,6 +210,58 @@ type admission struct {
 	Mode string `json:"mode" is:"enum=Adaptive|None"`
 	// How long a request of usual criticality may wait in the application; sheddable ones half of it, critical-plus four times as long. Default: 150ms, or as long as a request takes if that is longer.
 	MaxWait string `json:"maxWait" is:"duration"`
+}
+
+// fallback has one of static, service, cache and none.
+type fallback struct {
+	// The failures that it is for: no-endpoint (nobody can be reached, or may be by law), overloaded (shed, or beyond limits), timeout, reset (the connection broke before an answer), 5xx, gateway-error (502, 503, 504), or a status from 500, of the application or of a proxy. What a policy denies is never among them. Default: no-endpoint, overloaded, timeout, 503 and 504.
+	Conditions []fallbackOn `json:"conditions" is:"items=1..16"`
+	// Answers methods too that are not safe. A static answer then tells the client of a POST something of a request that nobody executed, and another service may do what the first one did as well: only where that is what the client should hear. With cache it does nothing and is refused. Default: false, only GET, HEAD and OPTIONS.
+	AnyMethod bool `json:"anyMethod"`
+	// The same answer always. Use it where an empty list, a default price or a page of regret is better than an error.
+	Static *staticAnswer `json:"static"`
+	// Another service is asked, once; its own policies, access rules and residency hold, and its own fallback is not looked at. Its answer is passed on whatever it is. In another namespace it needs a ReferenceGrant there, from TrafficPolicy of group isthmus.dev. Use it for a simpler service that does the same.
+	Service *fallbackService `json:"service"`
+	// What the service answered before, as caches that are shared may keep it (RFC 9111): to GET and HEAD, with status 200, and where the answer says that it may be cached and is for everybody. Each proxy keeps 16 MiB at most, of all services, and no answer above 1 MiB. Use it for what is read often and may be old.
+	Cache *staleCache `json:"cache"`
+	// Takes a wider policy's away.
+	None bool `json:"none"`
+}
+
+type staticAnswer struct {
+	// Its status. Default: 200.
+	Status int `json:"status" is:"200..599"`
+	// What the body is. Default: text/plain; charset=utf-8 where there is a body.
+	ContentType string `json:"contentType" is:"len=1..256"`
+	// More fields, each by name and value.
+	Headers []answerField `json:"headers" is:"items=0..16 unlike=name"`
+	// The body. Default: none.
+	Body string `json:"body" is:"len=0..65536"`
+}
+
+type answerField struct {
+	// What it is called.
+	Name string `json:"name" is:"required headername"`
+	// What it says.
+	Value string `json:"value" is:"required len=1..4096"`
+}
+
+type fallbackService struct {
+	// The API group: multicluster.x-k8s.io of a ServiceImport. Default: that of Service, which is empty.
+	Group *string `json:"group" is:"group"`
+	// Service or ServiceImport. Default: Service.
+	Kind *string `json:"kind" is:"kind"`
+	// What it is called.
+	Name string `json:"name" is:"required label"`
+	// Where it is. Default: the namespace of the policy.
+	Namespace *string `json:"namespace" is:"label"`
+	// Its port, which speaks HTTP; required of a Service. Default: the port that was asked for.
+	Port *int32 `json:"port" is:"1..65535"`
+}
+
+type staleCache struct {
+	// How long after its freshness has ended an answer may be given; less where it says so itself (stale-if-error, RFC 5861), and never where it forbids that (must-revalidate, proxy-revalidate, s-maxage). Default: 1h.
+	MaxStale string `json:"maxStale" is:"duration"`
 }
 
 type rateLimit struct {

@@ -20,7 +20,7 @@ func fromTraffic(t ir.Traffic) *wirepb.Traffic {
 			MaxEjectedPercent: int64(t.Outlier.MaxEjectedPercent), SuccessRateStdev: int64(t.Outlier.SuccessRateStdev)},
 		Limits: fromLimits(t.Limits), RateLimits: each(t.RateLimits, fromRateLimit), Faults: each(t.Faults, fromFault),
 		Distribution: fromDistribution(t.Distribution), MaxStaleness: int64(t.Staleness.Max), WhenStale: string(t.Staleness.When),
-		Admission: fromAdmission(t.Admission)}
+		Admission: fromAdmission(t.Admission), Criticality: string(t.Criticality), Fallback: fromFallback(t.Fallback)}
 }
 
 func (d *decoder) traffic(m *wirepb.Traffic) ir.Traffic {
@@ -38,7 +38,8 @@ func (d *decoder) traffic(m *wirepb.Traffic) ir.Traffic {
 			MaxEjection: time.Duration(o.GetMaxEjection()), MaxEjectedPercent: int(o.GetMaxEjectedPercent()),
 			SuccessRateStdev: int(o.GetSuccessRateStdev())},
 		Health: d.health(m.GetHealth()), Limits: toLimits(m.GetLimits()), RateLimits: each(m.GetRateLimits(), toRateLimit),
-		Admission: mesh.Admission{Mode: mesh.AdmissionMode(m.GetAdmission().GetMode()), MaxWait: time.Duration(m.GetAdmission().GetMaxWait())}}
+		Admission:   mesh.Admission{Mode: mesh.AdmissionMode(m.GetAdmission().GetMode()), MaxWait: time.Duration(m.GetAdmission().GetMaxWait())},
+		Criticality: mesh.Criticality(m.GetCriticality()), Fallback: d.fallback(m.GetFallback())}
 	for _, f := range m.GetFaults() {
 		// What is not understood may be what limits the fault to some requests: a fault that
 		// reaches too few is a test that shows nothing, one that reaches too many is an outage.
@@ -135,6 +136,41 @@ func fromAdmission(a mesh.Admission) *wirepb.Admission {
 		return nil
 	}
 	return &wirepb.Admission{Mode: string(a.Mode), MaxWait: int64(a.MaxWait)}
+}
+
+func fromFallback(f *ir.Fallback) *wirepb.Fallback {
+	if f == nil {
+		return nil
+	}
+	v := &f.Fallback
+	out := &wirepb.Fallback{Object: f.Object, On: v.On, AnyMethod: v.AnyMethod, Missing: f.Missing}
+	if s := v.Static; s != nil {
+		out.Static = &wirepb.StaticAnswer{Status: int64(s.Status), ContentType: s.ContentType, Headers: each(s.Headers, fromHeaderValue), Body: []byte(s.Body)}
+	}
+	if s := v.Service; s != nil {
+		out.Service = &wirepb.FallbackService{Kind: s.Kind, Service: fromService(s.Service), Port: uint32(s.Port)}
+	}
+	if s := v.Cache; s != nil {
+		out.Cache = &wirepb.StaleCache{MaxStale: int64(s.MaxStale)}
+	}
+	return out
+}
+
+func (d *decoder) fallback(m *wirepb.Fallback) *ir.Fallback {
+	if m == nil {
+		return nil
+	}
+	out := &ir.Fallback{Object: m.Object, Missing: m.Missing, Fallback: mesh.Fallback{On: m.On, AnyMethod: m.AnyMethod}}
+	if s := m.Static; s != nil {
+		out.Fallback.Static = &mesh.StaticAnswer{Status: int(s.Status), ContentType: s.ContentType, Headers: each(s.Headers, toHeaderValue), Body: string(s.Body)}
+	}
+	if s := m.Service; s != nil {
+		out.Fallback.Service = &mesh.FallbackService{Kind: s.Kind, Service: d.service(s.Service), Port: d.portNumber(s.Port)}
+	}
+	if s := m.Cache; s != nil {
+		out.Fallback.Cache = &mesh.StaleCache{MaxStale: time.Duration(s.MaxStale)}
+	}
+	return out
 }
 
 func fromRateLimit(l mesh.RateLimit) *wirepb.RateLimit {

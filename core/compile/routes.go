@@ -16,7 +16,7 @@ func service(c *derive.Ctx, k In) *ir.Service {
 	if n == nil {
 		return nil
 	}
-	s := &ir.Service{Name: k.Service, Ports: n.Ports, Traffic: traffic(c, k.Service)}
+	s := &ir.Service{Name: k.Service, Ports: n.Ports, Traffic: traffic(c, k)}
 	for _, a := range settled(attachments(c, k.Service), n.Ports) {
 		s.Routes = append(s.Routes, routesOf(c, k, a)...)
 	}
@@ -159,7 +159,8 @@ func missing(c *derive.Ctx, view ir.View, r *mesh.Route, b mesh.RouteBackend) st
 	if _, known := backendGroups[b.Kind]; !known {
 		return b.Kind + " is no kind of backend"
 	}
-	if b.Service.Namespace != r.Namespace && !granted(c, r, b) {
+	from := mesh.GrantFrom{Group: "gateway.networking.k8s.io", Kind: r.Kind, Namespace: r.Namespace}
+	if b.Service.Namespace != r.Namespace && !granted(c, from, b) {
 		return "no ReferenceGrant in namespace " + b.Service.Namespace + " lets a " + r.Kind + " of namespace " + r.Namespace + " refer to it"
 	}
 	n := NameOf.Get(c, In{b.Service, view})
@@ -186,12 +187,10 @@ var backendGroups = map[string]string{"Service": "", "ServiceImport": "multiclus
 
 // granted reports whether a reference across namespaces is allowed (Gateway API
 // ReferenceGrant).
-func granted(c *derive.Ctx, r *mesh.Route, b mesh.RouteBackend) bool {
+func granted(c *derive.Ctx, who mesh.GrantFrom, b mesh.RouteBackend) bool {
 	for _, f := range gather(c, world.Granted(b.Service.Namespace)) {
 		g := f.Value.(*mesh.ReferenceGrant)
-		from := slices.ContainsFunc(g.From, func(x mesh.GrantFrom) bool {
-			return x.Group == "gateway.networking.k8s.io" && x.Kind == r.Kind && x.Namespace == r.Namespace
-		})
+		from := slices.Contains(g.From, who)
 		to := slices.ContainsFunc(g.To, func(x mesh.GrantTo) bool {
 			return x.Group == backendGroups[b.Kind] && x.Kind == b.Kind && (x.Name == "" || x.Name == b.Service.Name)
 		})

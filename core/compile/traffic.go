@@ -27,11 +27,15 @@ func defaults() ir.Traffic {
 
 // traffic merges the traffic policies of a service field by field, the most specific
 // first, over the defaults, and gathers the faults of every fault policy.
-func traffic(c *derive.Ctx, s mesh.ServiceName) ir.Traffic {
-	t := defaults()
+func traffic(c *derive.Ctx, k In) ir.Traffic {
+	t, s := defaults(), k.Service
 	found := attached(c, mesh.KindTrafficPolicy, s)
 	for _, f := range slices.Backward(found) {
-		merge(&t, f.Value.(*mesh.TrafficPolicy))
+		p := f.Value.(*mesh.TrafficPolicy)
+		merge(&t, p)
+		if p.Fallback != nil {
+			t.Fallback = &ir.Fallback{Object: f.Key.String(), Fallback: *p.Fallback, Missing: fallbackMissing(c, k, p)}
+		}
 	}
 	for _, f := range found {
 		t.Policies = append(t.Policies, f.Key.String())
@@ -95,6 +99,7 @@ func merge(t *ir.Traffic, p *mesh.TrafficPolicy) {
 	}
 	override(&t.Admission.Mode, p.Admission.Mode)
 	override(&t.Admission.MaxWait, p.Admission.MaxWait)
+	override(&t.Criticality, p.Criticality)
 }
 
 // complete turns what policies say by negative values into what proxies act on, and fills in what
@@ -113,6 +118,7 @@ func complete(t *ir.Traffic) {
 	if t.Admission.Mode != mesh.AdmissionAdaptive {
 		t.Admission = mesh.Admission{}
 	}
+	completeFallback(t)
 	if t.Health == nil {
 		return
 	}

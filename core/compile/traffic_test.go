@@ -2,6 +2,7 @@ package compile
 
 import (
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -76,9 +77,10 @@ func TestEveryFieldOfAPolicyReachesTheProxy(t *testing.T) {
 	}
 
 	p := &mesh.TrafficPolicy{Targets: targets, Health: &mesh.HealthCheck{}, Balancing: mesh.Balancing{Algorithm: mesh.AlgorithmConsistentHash}, Strategy: mesh.StrategyWeighted, Admission: mesh.Admission{Mode: mesh.AdmissionAdaptive}}
+	p.Fallback = &mesh.Fallback{Static: &mesh.StaticAnswer{}}
 	none := service(mesh.KindTrafficPolicy, p)
 	for _, part := range []any{&p.Strategy, &p.Distribution, &p.ConnectTimeout, &p.RequestTimeout, &p.TryTimeout, &p.IdleTimeout, &p.Balancing.Table, &p.Balancing.Keys,
-		&p.Balancing.Warmup, &p.Affinity, &p.Retry, &p.Outlier, p.Health, &p.Limits, &p.RateLimits, &p.Admission} {
+		&p.Balancing.Warmup, &p.Affinity, &p.Retry, &p.Outlier, p.Health, &p.Limits, &p.RateLimits, &p.Admission, &p.Criticality, &p.Fallback.On, &p.Fallback.AnyMethod, p.Fallback.Static} {
 		leaves(reflect.ValueOf(part).Elem(), reflect.TypeOf(part).String(), func(path string) { check(path, none, service(mesh.KindTrafficPolicy, p)) })
 	}
 
@@ -112,5 +114,53 @@ func TestNegativeTakesAWiderPolicyAway(t *testing.T) {
 	want.Policies = []string{"TrafficPolicy shop/narrow@eu", "TrafficPolicy shop/wide@eu"}
 	if ir.DigestOf(got) != ir.DigestOf(want) {
 		t.Errorf("got %+v\nwant %+v", got, want)
+	}
+}
+
+// TestAFallbackIsTakenWholeAndMustBeGranted: the most specific policy's, with what it does not say filled in; another service of
+// the policy's namespace may be named, one of another where a grant says so, and never the service itself.
+func TestAFallbackIsTakenWholeAndMustBeGranted(t *testing.T) {
+	b := mesh.ServiceName{Namespace: "plain", Name: "b"}
+	other := fact(mesh.KindService, "eu", "plain", "b", &mesh.Service{ServiceName: b, Ports: []mesh.ServicePort{{Port: 80, Protocol: mesh.ProtocolHTTP}, {Port: 53, Protocol: mesh.ProtocolUDP}}})
+	grant := func(kind string) *mesh.Fact {
+		return fact(mesh.KindReferenceGrant, "eu", "plain", "g", &mesh.ReferenceGrant{Namespace: "plain", Name: "g",
+			From: []mesh.GrantFrom{{Group: "isthmus.dev", Kind: kind, Namespace: "shop"}}, To: []mesh.GrantTo{{Kind: "Service"}}})
+	}
+	policy := func(name, target string, f *mesh.Fallback) *mesh.Fact {
+		return fact(mesh.KindTrafficPolicy, "eu", "shop", name, &mesh.TrafficPolicy{Namespace: "shop", Name: name, Fallback: f,
+			Targets: []mesh.TargetRef{{Kind: target, Name: map[string]string{"Mesh": "", "Namespace": "shop"}[target]}}})
+	}
+	to := func(s mesh.ServiceName, port uint16) *mesh.Fallback {
+		return &mesh.Fallback{Service: &mesh.FallbackService{Kind: "Service", Service: s, Port: port}}
+	}
+	for _, c := range []struct {
+		what  string
+		facts []*mesh.Fact
+		want  string // the beginning of why it is none; "-" is one, "none" that there is no word of any
+	}{
+		{"no policy", nil, "none"},
+		{"granted", []*mesh.Fact{other, grant("TrafficPolicy"), policy("p", "Mesh", to(b, 80))}, "-"},
+		{"not granted", []*mesh.Fact{other, policy("p", "Mesh", to(b, 80))}, "no ReferenceGrant"},
+		{"granted to routes", []*mesh.Fact{other, grant("HTTPRoute"), policy("p", "Mesh", to(b, 80))}, "no ReferenceGrant"},
+		{"not there", []*mesh.Fact{grant("TrafficPolicy"), policy("p", "Mesh", to(b, 80))}, "service plain/b does not exist"},
+		{"no such port", []*mesh.Fact{other, grant("TrafficPolicy"), policy("p", "Mesh", to(b, 81))}, "service plain/b has no such port"},
+		{"a port of datagrams", []*mesh.Fact{other, grant("TrafficPolicy"), policy("p", "Mesh", to(b, 53))}, "service plain/b has no such port"},
+		{"itself", []*mesh.Fact{policy("p", "Mesh", to(services[0], 80))}, "a service cannot answer"},
+		{"taken away", []*mesh.Fact{policy("wide", "Mesh", &mesh.Fallback{Cache: &mesh.StaleCache{}}), policy("narrow", "Namespace", &mesh.Fallback{})}, "none"},
+		{"narrower", []*mesh.Fact{policy("wide", "Mesh", to(b, 80)), policy("narrow", "Namespace", &mesh.Fallback{Cache: &mesh.StaleCache{}})}, "-"},
+	} {
+		got := compiled(t, ServiceOf, In{services[0], view}, c.facts...).Traffic.Fallback
+		switch {
+		case got == nil:
+			if c.want != "none" {
+				t.Errorf("%s: no fallback", c.what)
+			}
+			continue
+		case c.want == "none" || c.want == "-" && got.Missing != "" || c.want != "-" && !strings.HasPrefix(got.Missing, c.want):
+			t.Errorf("%s: %+v", c.what, got)
+		}
+		if len(got.Fallback.On) != 5 || got.Object == "" || got.Fallback.Cache != nil && got.Fallback.Cache.MaxStale != mesh.DefaultMaxStale {
+			t.Errorf("%s: what it does not say is not filled in: %+v", c.what, got)
+		}
 	}
 }

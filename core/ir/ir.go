@@ -11,6 +11,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -134,6 +135,10 @@ type Traffic struct {
 	Limits         mesh.Limits
 	RateLimits     []mesh.RateLimit
 	Admission      mesh.Admission // zero: everything is let in
+	// Criticality is that of requests that say none; "" leaves them as they are.
+	Criticality mesh.Criticality
+	// Fallback is nil where nothing answers in the service's place.
+	Fallback *Fallback
 	// Faults in order of the objects that state them, all of which apply.
 	Faults []Fault
 	// Policies name the objects that shaped it.
@@ -144,6 +149,48 @@ type Traffic struct {
 type Fault struct {
 	Object string // "FaultPolicy shop/slow@eu-west"
 	Fault  mesh.Fault
+}
+
+// Fallback is what answers in the place of a service that cannot, and the policy that states it.
+type Fallback struct {
+	Object   string // "TrafficPolicy shop/catalog@eu-west"
+	Fallback mesh.Fallback
+	// Missing says why the other service cannot be asked; empty where it can.
+	Missing string
+}
+
+// Kind is mesh.Fallback.Kind, and "" of nil.
+func (f *Fallback) Kind() string {
+	if f == nil {
+		return ""
+	}
+	return f.Fallback.Kind()
+}
+
+// Refers lists the services beside itself that requests for s may be sent to: as backends, as copies, or in its place.
+func (s *Service) Refers() []mesh.ServiceName {
+	var out []mesh.ServiceName
+	copies := func(filters []mesh.RouteFilter) {
+		for i := range filters {
+			if f := &filters[i]; f.Kind == mesh.FilterMirror && f.Backend != nil {
+				out = append(out, f.Backend.Service)
+			}
+		}
+	}
+	for _, r := range s.Routes {
+		copies(r.Filters)
+		for _, b := range r.Backends {
+			copies(b.Filters)
+			if b.Missing == "" && b.Service != s.Name {
+				out = append(out, b.Service)
+			}
+		}
+	}
+	if f := s.Traffic.Fallback; f != nil && f.Fallback.Service != nil && f.Missing == "" {
+		out = append(out, f.Fallback.Service.Service)
+	}
+	slices.SortFunc(out, mesh.ServiceName.Compare)
+	return slices.Compact(out)
 }
 
 // Cluster is what proxies of a view know of a cluster whatever the service: one small

@@ -234,12 +234,12 @@ func (s *store) prefetch() {
 		if !s.asked[n] {
 			continue // it is served here, and not called
 		}
-		for _, n := range backends(svc) {
+		for _, n := range svc.Refers() {
 			s.ask(n)
 		}
 	}
 	for _, svc := range s.gateways.tables.Services() {
-		for _, n := range backends(svc) {
+		for _, n := range svc.Refers() {
 			s.ask(n)
 		}
 	}
@@ -255,33 +255,6 @@ func (s *store) ask(n mesh.ServiceName) bool {
 	s.want(ir.TypeService, n.String())
 	s.want(ir.TypeSplit, n.String())
 	return true
-}
-
-// backends lists what a service's routes refer to beside itself.
-func backends(svc *ir.Service) []mesh.ServiceName {
-	var out []mesh.ServiceName
-	for _, r := range svc.Routes {
-		out = append(out, mirrors(r.Filters)...)
-		for _, b := range r.Backends {
-			out = append(out, mirrors(b.Filters)...)
-			if b.Missing == "" && b.Service != svc.Name {
-				out = append(out, b.Service)
-			}
-		}
-	}
-	slices.SortFunc(out, mesh.ServiceName.Compare)
-	return slices.Compact(out)
-}
-
-// mirrors lists where filters send copies to.
-func mirrors(filters []mesh.RouteFilter) []mesh.ServiceName {
-	var out []mesh.ServiceName
-	for i := range filters {
-		if f := &filters[i]; f.Kind == mesh.FilterMirror && f.Backend != nil {
-			out = append(out, f.Backend.Service)
-		}
-	}
-	return out
 }
 
 // answered reports whether a service and its endpoints have been spoken of.
@@ -418,7 +391,7 @@ func (s *store) whole(n mesh.ServiceName, svc *ir.Service, eps *ir.Endpoints) bo
 	if !s.answered(n) {
 		return false
 	}
-	for _, b := range backends(svc) {
+	for _, b := range svc.Refers() {
 		if !s.answered(b) {
 			return false
 		}

@@ -1054,6 +1054,8 @@ type Traffic struct {
 	MaxStaleness   int64                  `protobuf:"varint,18,opt,name=max_staleness,json=maxStaleness,proto3" json:"max_staleness,omitempty"`
 	WhenStale      string                 `protobuf:"bytes,19,opt,name=when_stale,json=whenStale,proto3" json:"when_stale,omitempty"`
 	Admission      *Admission             `protobuf:"bytes,20,opt,name=admission,proto3" json:"admission,omitempty"` // absent: none
+	Criticality    string                 `protobuf:"bytes,21,opt,name=criticality,proto3" json:"criticality,omitempty"`
+	Fallback       *Fallback              `protobuf:"bytes,22,opt,name=fallback,proto3" json:"fallback,omitempty"` // absent: none
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1228,6 +1230,284 @@ func (x *Traffic) GetAdmission() *Admission {
 	return nil
 }
 
+func (x *Traffic) GetCriticality() string {
+	if x != nil {
+		return x.Criticality
+	}
+	return ""
+}
+
+func (x *Traffic) GetFallback() *Fallback {
+	if x != nil {
+		return x.Fallback
+	}
+	return nil
+}
+
+type Fallback struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Object        string                 `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
+	On            []string               `protobuf:"bytes,2,rep,name=on,proto3" json:"on,omitempty"`
+	AnyMethod     bool                   `protobuf:"varint,3,opt,name=any_method,json=anyMethod,proto3" json:"any_method,omitempty"`
+	Static        *StaticAnswer          `protobuf:"bytes,4,opt,name=static,proto3" json:"static,omitempty"`
+	Service       *FallbackService       `protobuf:"bytes,5,opt,name=service,proto3" json:"service,omitempty"`
+	Cache         *StaleCache            `protobuf:"bytes,6,opt,name=cache,proto3" json:"cache,omitempty"`
+	Missing       string                 `protobuf:"bytes,7,opt,name=missing,proto3" json:"missing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Fallback) Reset() {
+	*x = Fallback{}
+	mi := &file_isthmus_v1_resources_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Fallback) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Fallback) ProtoMessage() {}
+
+func (x *Fallback) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_resources_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Fallback.ProtoReflect.Descriptor instead.
+func (*Fallback) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Fallback) GetObject() string {
+	if x != nil {
+		return x.Object
+	}
+	return ""
+}
+
+func (x *Fallback) GetOn() []string {
+	if x != nil {
+		return x.On
+	}
+	return nil
+}
+
+func (x *Fallback) GetAnyMethod() bool {
+	if x != nil {
+		return x.AnyMethod
+	}
+	return false
+}
+
+func (x *Fallback) GetStatic() *StaticAnswer {
+	if x != nil {
+		return x.Static
+	}
+	return nil
+}
+
+func (x *Fallback) GetService() *FallbackService {
+	if x != nil {
+		return x.Service
+	}
+	return nil
+}
+
+func (x *Fallback) GetCache() *StaleCache {
+	if x != nil {
+		return x.Cache
+	}
+	return nil
+}
+
+func (x *Fallback) GetMissing() string {
+	if x != nil {
+		return x.Missing
+	}
+	return ""
+}
+
+type StaticAnswer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Status        int64                  `protobuf:"varint,1,opt,name=status,proto3" json:"status,omitempty"`
+	ContentType   string                 `protobuf:"bytes,2,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
+	Headers       []*HeaderValue         `protobuf:"bytes,3,rep,name=headers,proto3" json:"headers,omitempty"`
+	Body          []byte                 `protobuf:"bytes,4,opt,name=body,proto3" json:"body,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StaticAnswer) Reset() {
+	*x = StaticAnswer{}
+	mi := &file_isthmus_v1_resources_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StaticAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StaticAnswer) ProtoMessage() {}
+
+func (x *StaticAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_resources_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StaticAnswer.ProtoReflect.Descriptor instead.
+func (*StaticAnswer) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *StaticAnswer) GetStatus() int64 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
+}
+
+func (x *StaticAnswer) GetContentType() string {
+	if x != nil {
+		return x.ContentType
+	}
+	return ""
+}
+
+func (x *StaticAnswer) GetHeaders() []*HeaderValue {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *StaticAnswer) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+type FallbackService struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Service       *ServiceName           `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	Port          uint32                 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FallbackService) Reset() {
+	*x = FallbackService{}
+	mi := &file_isthmus_v1_resources_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FallbackService) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FallbackService) ProtoMessage() {}
+
+func (x *FallbackService) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_resources_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FallbackService.ProtoReflect.Descriptor instead.
+func (*FallbackService) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *FallbackService) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *FallbackService) GetService() *ServiceName {
+	if x != nil {
+		return x.Service
+	}
+	return nil
+}
+
+func (x *FallbackService) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+type StaleCache struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	MaxStale      int64                  `protobuf:"varint,1,opt,name=max_stale,json=maxStale,proto3" json:"max_stale,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StaleCache) Reset() {
+	*x = StaleCache{}
+	mi := &file_isthmus_v1_resources_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StaleCache) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StaleCache) ProtoMessage() {}
+
+func (x *StaleCache) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_resources_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StaleCache.ProtoReflect.Descriptor instead.
+func (*StaleCache) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *StaleCache) GetMaxStale() int64 {
+	if x != nil {
+		return x.MaxStale
+	}
+	return 0
+}
+
 type Admission struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Mode          string                 `protobuf:"bytes,1,opt,name=mode,proto3" json:"mode,omitempty"`
@@ -1238,7 +1518,7 @@ type Admission struct {
 
 func (x *Admission) Reset() {
 	*x = Admission{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[14]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1250,7 +1530,7 @@ func (x *Admission) String() string {
 func (*Admission) ProtoMessage() {}
 
 func (x *Admission) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[14]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1263,7 +1543,7 @@ func (x *Admission) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Admission.ProtoReflect.Descriptor instead.
 func (*Admission) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{14}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Admission) GetMode() string {
@@ -1292,7 +1572,7 @@ type Distribution struct {
 
 func (x *Distribution) Reset() {
 	*x = Distribution{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[15]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1304,7 +1584,7 @@ func (x *Distribution) String() string {
 func (*Distribution) ProtoMessage() {}
 
 func (x *Distribution) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[15]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1317,7 +1597,7 @@ func (x *Distribution) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Distribution.ProtoReflect.Descriptor instead.
 func (*Distribution) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{15}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Distribution) GetOrder() []*Place {
@@ -1359,7 +1639,7 @@ type Place struct {
 
 func (x *Place) Reset() {
 	*x = Place{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[16]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1371,7 +1651,7 @@ func (x *Place) String() string {
 func (*Place) ProtoMessage() {}
 
 func (x *Place) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[16]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1384,7 +1664,7 @@ func (x *Place) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Place.ProtoReflect.Descriptor instead.
 func (*Place) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{16}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Place) GetRegion() string {
@@ -1418,7 +1698,7 @@ type PlaceWeight struct {
 
 func (x *PlaceWeight) Reset() {
 	*x = PlaceWeight{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[17]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1430,7 +1710,7 @@ func (x *PlaceWeight) String() string {
 func (*PlaceWeight) ProtoMessage() {}
 
 func (x *PlaceWeight) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[17]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1443,7 +1723,7 @@ func (x *PlaceWeight) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceWeight.ProtoReflect.Descriptor instead.
 func (*PlaceWeight) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{17}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PlaceWeight) GetPlace() *Place {
@@ -1472,7 +1752,7 @@ type Balancing struct {
 
 func (x *Balancing) Reset() {
 	*x = Balancing{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[18]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1484,7 +1764,7 @@ func (x *Balancing) String() string {
 func (*Balancing) ProtoMessage() {}
 
 func (x *Balancing) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[18]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1497,7 +1777,7 @@ func (x *Balancing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Balancing.ProtoReflect.Descriptor instead.
 func (*Balancing) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{18}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Balancing) GetAlgorithm() string {
@@ -1540,7 +1820,7 @@ type HashKey struct {
 
 func (x *HashKey) Reset() {
 	*x = HashKey{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[19]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1552,7 +1832,7 @@ func (x *HashKey) String() string {
 func (*HashKey) ProtoMessage() {}
 
 func (x *HashKey) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[19]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1565,7 +1845,7 @@ func (x *HashKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashKey.ProtoReflect.Descriptor instead.
 func (*HashKey) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{19}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *HashKey) GetHeader() string {
@@ -1608,7 +1888,7 @@ type Affinity struct {
 
 func (x *Affinity) Reset() {
 	*x = Affinity{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[20]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1620,7 +1900,7 @@ func (x *Affinity) String() string {
 func (*Affinity) ProtoMessage() {}
 
 func (x *Affinity) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[20]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1633,7 +1913,7 @@ func (x *Affinity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Affinity.ProtoReflect.Descriptor instead.
 func (*Affinity) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{20}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Affinity) GetKind() string {
@@ -1677,7 +1957,7 @@ type RetryPolicy struct {
 
 func (x *RetryPolicy) Reset() {
 	*x = RetryPolicy{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[21]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1689,7 +1969,7 @@ func (x *RetryPolicy) String() string {
 func (*RetryPolicy) ProtoMessage() {}
 
 func (x *RetryPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[21]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1702,7 +1982,7 @@ func (x *RetryPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryPolicy.ProtoReflect.Descriptor instead.
 func (*RetryPolicy) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{21}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RetryPolicy) GetOn() []string {
@@ -1752,7 +2032,7 @@ type Outlier struct {
 
 func (x *Outlier) Reset() {
 	*x = Outlier{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[22]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1764,7 +2044,7 @@ func (x *Outlier) String() string {
 func (*Outlier) ProtoMessage() {}
 
 func (x *Outlier) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[22]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1777,7 +2057,7 @@ func (x *Outlier) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outlier.ProtoReflect.Descriptor instead.
 func (*Outlier) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{22}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Outlier) GetBaseEjection() int64 {
@@ -1826,7 +2106,7 @@ type HealthCheck struct {
 
 func (x *HealthCheck) Reset() {
 	*x = HealthCheck{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[23]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1838,7 +2118,7 @@ func (x *HealthCheck) String() string {
 func (*HealthCheck) ProtoMessage() {}
 
 func (x *HealthCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[23]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1851,7 +2131,7 @@ func (x *HealthCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthCheck.ProtoReflect.Descriptor instead.
 func (*HealthCheck) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{23}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *HealthCheck) GetKind() string {
@@ -1934,7 +2214,7 @@ type StatusRange struct {
 
 func (x *StatusRange) Reset() {
 	*x = StatusRange{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[24]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1946,7 +2226,7 @@ func (x *StatusRange) String() string {
 func (*StatusRange) ProtoMessage() {}
 
 func (x *StatusRange) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[24]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1959,7 +2239,7 @@ func (x *StatusRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRange.ProtoReflect.Descriptor instead.
 func (*StatusRange) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{24}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *StatusRange) GetFirst() int32 {
@@ -1993,7 +2273,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[25]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2005,7 +2285,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[25]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2018,7 +2298,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{25}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Limits) GetConnections() int64 {
@@ -2098,7 +2378,7 @@ type RateLimit struct {
 
 func (x *RateLimit) Reset() {
 	*x = RateLimit{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[26]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2110,7 +2390,7 @@ func (x *RateLimit) String() string {
 func (*RateLimit) ProtoMessage() {}
 
 func (x *RateLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[26]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2123,7 +2403,7 @@ func (x *RateLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RateLimit.ProtoReflect.Descriptor instead.
 func (*RateLimit) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{26}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RateLimit) GetName() string {
@@ -2180,7 +2460,7 @@ type RateKey struct {
 
 func (x *RateKey) Reset() {
 	*x = RateKey{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[27]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2192,7 +2472,7 @@ func (x *RateKey) String() string {
 func (*RateKey) ProtoMessage() {}
 
 func (x *RateKey) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[27]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2205,7 +2485,7 @@ func (x *RateKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RateKey.ProtoReflect.Descriptor instead.
 func (*RateKey) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{27}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RateKey) GetIdentity() bool {
@@ -2247,7 +2527,7 @@ type RequestMatch struct {
 
 func (x *RequestMatch) Reset() {
 	*x = RequestMatch{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[28]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2259,7 +2539,7 @@ func (x *RequestMatch) String() string {
 func (*RequestMatch) ProtoMessage() {}
 
 func (x *RequestMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[28]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2272,7 +2552,7 @@ func (x *RequestMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestMatch.ProtoReflect.Descriptor instead.
 func (*RequestMatch) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{28}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RequestMatch) GetMethods() []string {
@@ -2317,7 +2597,7 @@ type Fault struct {
 
 func (x *Fault) Reset() {
 	*x = Fault{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[29]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2329,7 +2609,7 @@ func (x *Fault) String() string {
 func (*Fault) ProtoMessage() {}
 
 func (x *Fault) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[29]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2342,7 +2622,7 @@ func (x *Fault) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fault.ProtoReflect.Descriptor instead.
 func (*Fault) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{29}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Fault) GetObject() string {
@@ -2433,7 +2713,7 @@ type Endpoints struct {
 
 func (x *Endpoints) Reset() {
 	*x = Endpoints{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[30]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2445,7 +2725,7 @@ func (x *Endpoints) String() string {
 func (*Endpoints) ProtoMessage() {}
 
 func (x *Endpoints) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[30]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2458,7 +2738,7 @@ func (x *Endpoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoints.ProtoReflect.Descriptor instead.
 func (*Endpoints) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{30}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Endpoints) GetService() *ServiceName {
@@ -2495,7 +2775,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[31]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2507,7 +2787,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[31]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2520,7 +2800,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{31}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Cluster) GetName() string {
@@ -2613,7 +2893,7 @@ type Ramp struct {
 
 func (x *Ramp) Reset() {
 	*x = Ramp{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[32]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2625,7 +2905,7 @@ func (x *Ramp) String() string {
 func (*Ramp) ProtoMessage() {}
 
 func (x *Ramp) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[32]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2638,7 +2918,7 @@ func (x *Ramp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ramp.ProtoReflect.Descriptor instead.
 func (*Ramp) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{32}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Ramp) GetSinceMillis() int64 {
@@ -2680,7 +2960,7 @@ type SlotRamps struct {
 
 func (x *SlotRamps) Reset() {
 	*x = SlotRamps{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[33]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2692,7 +2972,7 @@ func (x *SlotRamps) String() string {
 func (*SlotRamps) ProtoMessage() {}
 
 func (x *SlotRamps) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[33]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2705,7 +2985,7 @@ func (x *SlotRamps) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotRamps.ProtoReflect.Descriptor instead.
 func (*SlotRamps) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{33}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SlotRamps) GetSlot() uint32 {
@@ -2738,7 +3018,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[34]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2750,7 +3030,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[34]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2763,7 +3043,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{34}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Group) GetCluster() string {
@@ -2836,7 +3116,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[35]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2848,7 +3128,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[35]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2861,7 +3141,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{35}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Endpoint) GetTag() string {
@@ -2925,7 +3205,7 @@ type Proxy struct {
 
 func (x *Proxy) Reset() {
 	*x = Proxy{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[36]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2937,7 +3217,7 @@ func (x *Proxy) String() string {
 func (*Proxy) ProtoMessage() {}
 
 func (x *Proxy) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[36]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2950,7 +3230,7 @@ func (x *Proxy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proxy.ProtoReflect.Descriptor instead.
 func (*Proxy) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{36}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Proxy) GetId() string {
@@ -3035,7 +3315,7 @@ type Telemetry struct {
 
 func (x *Telemetry) Reset() {
 	*x = Telemetry{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[37]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3047,7 +3327,7 @@ func (x *Telemetry) String() string {
 func (*Telemetry) ProtoMessage() {}
 
 func (x *Telemetry) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[37]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3060,7 +3340,7 @@ func (x *Telemetry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Telemetry.ProtoReflect.Descriptor instead.
 func (*Telemetry) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{37}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Telemetry) GetAccessLog() string {
@@ -3101,7 +3381,7 @@ type Inbound struct {
 
 func (x *Inbound) Reset() {
 	*x = Inbound{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[38]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3113,7 +3393,7 @@ func (x *Inbound) String() string {
 func (*Inbound) ProtoMessage() {}
 
 func (x *Inbound) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[38]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3126,7 +3406,7 @@ func (x *Inbound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inbound.ProtoReflect.Descriptor instead.
 func (*Inbound) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{38}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Inbound) GetService() *ServiceName {
@@ -3155,7 +3435,7 @@ type InboundPort struct {
 
 func (x *InboundPort) Reset() {
 	*x = InboundPort{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[39]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3167,7 +3447,7 @@ func (x *InboundPort) String() string {
 func (*InboundPort) ProtoMessage() {}
 
 func (x *InboundPort) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[39]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3180,7 +3460,7 @@ func (x *InboundPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InboundPort.ProtoReflect.Descriptor instead.
 func (*InboundPort) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{39}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *InboundPort) GetPort() uint32 {
@@ -3226,7 +3506,7 @@ type BackendTLS struct {
 
 func (x *BackendTLS) Reset() {
 	*x = BackendTLS{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[40]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3238,7 +3518,7 @@ func (x *BackendTLS) String() string {
 func (*BackendTLS) ProtoMessage() {}
 
 func (x *BackendTLS) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[40]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3251,7 +3531,7 @@ func (x *BackendTLS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackendTLS.ProtoReflect.Descriptor instead.
 func (*BackendTLS) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{40}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *BackendTLS) GetObject() string {
@@ -3306,7 +3586,7 @@ type SubjectName struct {
 
 func (x *SubjectName) Reset() {
 	*x = SubjectName{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[41]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3318,7 +3598,7 @@ func (x *SubjectName) String() string {
 func (*SubjectName) ProtoMessage() {}
 
 func (x *SubjectName) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[41]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3331,7 +3611,7 @@ func (x *SubjectName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubjectName.ProtoReflect.Descriptor instead.
 func (*SubjectName) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{41}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SubjectName) GetKind() string {
@@ -3364,7 +3644,7 @@ type Access struct {
 
 func (x *Access) Reset() {
 	*x = Access{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[42]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3376,7 +3656,7 @@ func (x *Access) String() string {
 func (*Access) ProtoMessage() {}
 
 func (x *Access) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[42]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3389,7 +3669,7 @@ func (x *Access) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Access.ProtoReflect.Descriptor instead.
 func (*Access) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{42}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Access) GetService() *ServiceName {
@@ -3449,7 +3729,7 @@ type AccessEntry struct {
 
 func (x *AccessEntry) Reset() {
 	*x = AccessEntry{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[43]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3461,7 +3741,7 @@ func (x *AccessEntry) String() string {
 func (*AccessEntry) ProtoMessage() {}
 
 func (x *AccessEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[43]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3474,7 +3754,7 @@ func (x *AccessEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessEntry.ProtoReflect.Descriptor instead.
 func (*AccessEntry) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{43}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *AccessEntry) GetObject() string {
@@ -3538,7 +3818,7 @@ type TargetRef struct {
 
 func (x *TargetRef) Reset() {
 	*x = TargetRef{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[44]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3550,7 +3830,7 @@ func (x *TargetRef) String() string {
 func (*TargetRef) ProtoMessage() {}
 
 func (x *TargetRef) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[44]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3563,7 +3843,7 @@ func (x *TargetRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TargetRef.ProtoReflect.Descriptor instead.
 func (*TargetRef) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{44}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *TargetRef) GetKind() string {
@@ -3605,7 +3885,7 @@ type AccessRule struct {
 
 func (x *AccessRule) Reset() {
 	*x = AccessRule{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[45]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3617,7 +3897,7 @@ func (x *AccessRule) String() string {
 func (*AccessRule) ProtoMessage() {}
 
 func (x *AccessRule) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[45]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3630,7 +3910,7 @@ func (x *AccessRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessRule.ProtoReflect.Descriptor instead.
 func (*AccessRule) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{45}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *AccessRule) GetFrom() []*AccessSource {
@@ -3669,7 +3949,7 @@ type AccessSource struct {
 
 func (x *AccessSource) Reset() {
 	*x = AccessSource{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[46]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3681,7 +3961,7 @@ func (x *AccessSource) String() string {
 func (*AccessSource) ProtoMessage() {}
 
 func (x *AccessSource) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[46]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3694,7 +3974,7 @@ func (x *AccessSource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessSource.ProtoReflect.Descriptor instead.
 func (*AccessSource) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{46}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *AccessSource) GetIdentities() []string {
@@ -3757,7 +4037,7 @@ type AccessOperation struct {
 
 func (x *AccessOperation) Reset() {
 	*x = AccessOperation{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[47]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3769,7 +4049,7 @@ func (x *AccessOperation) String() string {
 func (*AccessOperation) ProtoMessage() {}
 
 func (x *AccessOperation) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[47]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3782,7 +4062,7 @@ func (x *AccessOperation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessOperation.ProtoReflect.Descriptor instead.
 func (*AccessOperation) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{47}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *AccessOperation) GetMethods() []string {
@@ -3817,7 +4097,7 @@ type Caller struct {
 
 func (x *Caller) Reset() {
 	*x = Caller{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[48]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3829,7 +4109,7 @@ func (x *Caller) String() string {
 func (*Caller) ProtoMessage() {}
 
 func (x *Caller) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[48]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3842,7 +4122,7 @@ func (x *Caller) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Caller.ProtoReflect.Descriptor instead.
 func (*Caller) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{48}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Caller) GetTrustDomain() string {
@@ -3878,7 +4158,7 @@ type Bundle struct {
 
 func (x *Bundle) Reset() {
 	*x = Bundle{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[49]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3890,7 +4170,7 @@ func (x *Bundle) String() string {
 func (*Bundle) ProtoMessage() {}
 
 func (x *Bundle) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[49]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3903,7 +4183,7 @@ func (x *Bundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bundle.ProtoReflect.Descriptor instead.
 func (*Bundle) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{49}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Bundle) GetTrustDomain() string {
@@ -3941,7 +4221,7 @@ type Slots struct {
 
 func (x *Slots) Reset() {
 	*x = Slots{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[50]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3953,7 +4233,7 @@ func (x *Slots) String() string {
 func (*Slots) ProtoMessage() {}
 
 func (x *Slots) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[50]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3966,7 +4246,7 @@ func (x *Slots) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Slots.ProtoReflect.Descriptor instead.
 func (*Slots) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{50}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Slots) GetService() *ServiceName {
@@ -4017,7 +4297,7 @@ type Split struct {
 
 func (x *Split) Reset() {
 	*x = Split{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[51]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4029,7 +4309,7 @@ func (x *Split) String() string {
 func (*Split) ProtoMessage() {}
 
 func (x *Split) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[51]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4042,7 +4322,7 @@ func (x *Split) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Split.ProtoReflect.Descriptor instead.
 func (*Split) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{51}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Split) GetService() *ServiceName {
@@ -4083,7 +4363,7 @@ type Share struct {
 
 func (x *Share) Reset() {
 	*x = Share{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[52]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4095,7 +4375,7 @@ func (x *Share) String() string {
 func (*Share) ProtoMessage() {}
 
 func (x *Share) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[52]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4108,7 +4388,7 @@ func (x *Share) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Share.ProtoReflect.Descriptor instead.
 func (*Share) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{52}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Share) GetCluster() string {
@@ -4140,7 +4420,7 @@ type Gateway struct {
 
 func (x *Gateway) Reset() {
 	*x = Gateway{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[53]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4152,7 +4432,7 @@ func (x *Gateway) String() string {
 func (*Gateway) ProtoMessage() {}
 
 func (x *Gateway) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[53]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4165,7 +4445,7 @@ func (x *Gateway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gateway.ProtoReflect.Descriptor instead.
 func (*Gateway) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{53}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Gateway) GetNamespace() string {
@@ -4223,7 +4503,7 @@ type Listener struct {
 
 func (x *Listener) Reset() {
 	*x = Listener{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[54]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4235,7 +4515,7 @@ func (x *Listener) String() string {
 func (*Listener) ProtoMessage() {}
 
 func (x *Listener) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[54]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4248,7 +4528,7 @@ func (x *Listener) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Listener.ProtoReflect.Descriptor instead.
 func (*Listener) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{54}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Listener) GetName() string {
@@ -4296,7 +4576,7 @@ type VirtualHost struct {
 
 func (x *VirtualHost) Reset() {
 	*x = VirtualHost{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[55]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4308,7 +4588,7 @@ func (x *VirtualHost) String() string {
 func (*VirtualHost) ProtoMessage() {}
 
 func (x *VirtualHost) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[55]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4321,7 +4601,7 @@ func (x *VirtualHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VirtualHost.ProtoReflect.Descriptor instead.
 func (*VirtualHost) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{55}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *VirtualHost) GetHostname() string {
@@ -4428,7 +4708,7 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x16\n" +
 	"\x06weight\x18\x03 \x01(\rR\x06weight\x12,\n" +
 	"\afilters\x18\x04 \x03(\v2\x12.isthmus.v1.FilterR\afilters\x12\x18\n" +
-	"\amissing\x18\x05 \x01(\tR\amissing\"\xce\x06\n" +
+	"\amissing\x18\x05 \x01(\tR\amissing\"\xa2\a\n" +
 	"\aTraffic\x12\x1a\n" +
 	"\bstrategy\x18\x01 \x01(\tR\bstrategy\x12'\n" +
 	"\x0fconnect_timeout\x18\x02 \x01(\x03R\x0econnectTimeout\x12'\n" +
@@ -4454,7 +4734,30 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"\rmax_staleness\x18\x12 \x01(\x03R\fmaxStaleness\x12\x1d\n" +
 	"\n" +
 	"when_stale\x18\x13 \x01(\tR\twhenStale\x123\n" +
-	"\tadmission\x18\x14 \x01(\v2\x15.isthmus.v1.AdmissionR\tadmission\":\n" +
+	"\tadmission\x18\x14 \x01(\v2\x15.isthmus.v1.AdmissionR\tadmission\x12 \n" +
+	"\vcriticality\x18\x15 \x01(\tR\vcriticality\x120\n" +
+	"\bfallback\x18\x16 \x01(\v2\x14.isthmus.v1.FallbackR\bfallback\"\x82\x02\n" +
+	"\bFallback\x12\x16\n" +
+	"\x06object\x18\x01 \x01(\tR\x06object\x12\x0e\n" +
+	"\x02on\x18\x02 \x03(\tR\x02on\x12\x1d\n" +
+	"\n" +
+	"any_method\x18\x03 \x01(\bR\tanyMethod\x120\n" +
+	"\x06static\x18\x04 \x01(\v2\x18.isthmus.v1.StaticAnswerR\x06static\x125\n" +
+	"\aservice\x18\x05 \x01(\v2\x1b.isthmus.v1.FallbackServiceR\aservice\x12,\n" +
+	"\x05cache\x18\x06 \x01(\v2\x16.isthmus.v1.StaleCacheR\x05cache\x12\x18\n" +
+	"\amissing\x18\a \x01(\tR\amissing\"\x90\x01\n" +
+	"\fStaticAnswer\x12\x16\n" +
+	"\x06status\x18\x01 \x01(\x03R\x06status\x12!\n" +
+	"\fcontent_type\x18\x02 \x01(\tR\vcontentType\x121\n" +
+	"\aheaders\x18\x03 \x03(\v2\x17.isthmus.v1.HeaderValueR\aheaders\x12\x12\n" +
+	"\x04body\x18\x04 \x01(\fR\x04body\"l\n" +
+	"\x0fFallbackService\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x121\n" +
+	"\aservice\x18\x02 \x01(\v2\x17.isthmus.v1.ServiceNameR\aservice\x12\x12\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\")\n" +
+	"\n" +
+	"StaleCache\x12\x1b\n" +
+	"\tmax_stale\x18\x01 \x01(\x03R\bmaxStale\":\n" +
 	"\tAdmission\x12\x12\n" +
 	"\x04mode\x18\x01 \x01(\tR\x04mode\x12\x19\n" +
 	"\bmax_wait\x18\x02 \x01(\x03R\amaxWait\"\xc2\x01\n" +
@@ -4728,7 +5031,7 @@ func file_isthmus_v1_resources_proto_rawDescGZIP() []byte {
 	return file_isthmus_v1_resources_proto_rawDescData
 }
 
-var file_isthmus_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
+var file_isthmus_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 60)
 var file_isthmus_v1_resources_proto_goTypes = []any{
 	(*ServiceName)(nil),     // 0: isthmus.v1.ServiceName
 	(*Name)(nil),            // 1: isthmus.v1.Name
@@ -4744,48 +5047,52 @@ var file_isthmus_v1_resources_proto_goTypes = []any{
 	(*Retry)(nil),           // 11: isthmus.v1.Retry
 	(*Backend)(nil),         // 12: isthmus.v1.Backend
 	(*Traffic)(nil),         // 13: isthmus.v1.Traffic
-	(*Admission)(nil),       // 14: isthmus.v1.Admission
-	(*Distribution)(nil),    // 15: isthmus.v1.Distribution
-	(*Place)(nil),           // 16: isthmus.v1.Place
-	(*PlaceWeight)(nil),     // 17: isthmus.v1.PlaceWeight
-	(*Balancing)(nil),       // 18: isthmus.v1.Balancing
-	(*HashKey)(nil),         // 19: isthmus.v1.HashKey
-	(*Affinity)(nil),        // 20: isthmus.v1.Affinity
-	(*RetryPolicy)(nil),     // 21: isthmus.v1.RetryPolicy
-	(*Outlier)(nil),         // 22: isthmus.v1.Outlier
-	(*HealthCheck)(nil),     // 23: isthmus.v1.HealthCheck
-	(*StatusRange)(nil),     // 24: isthmus.v1.StatusRange
-	(*Limits)(nil),          // 25: isthmus.v1.Limits
-	(*RateLimit)(nil),       // 26: isthmus.v1.RateLimit
-	(*RateKey)(nil),         // 27: isthmus.v1.RateKey
-	(*RequestMatch)(nil),    // 28: isthmus.v1.RequestMatch
-	(*Fault)(nil),           // 29: isthmus.v1.Fault
-	(*Endpoints)(nil),       // 30: isthmus.v1.Endpoints
-	(*Cluster)(nil),         // 31: isthmus.v1.Cluster
-	(*Ramp)(nil),            // 32: isthmus.v1.Ramp
-	(*SlotRamps)(nil),       // 33: isthmus.v1.SlotRamps
-	(*Group)(nil),           // 34: isthmus.v1.Group
-	(*Endpoint)(nil),        // 35: isthmus.v1.Endpoint
-	(*Proxy)(nil),           // 36: isthmus.v1.Proxy
-	(*Telemetry)(nil),       // 37: isthmus.v1.Telemetry
-	(*Inbound)(nil),         // 38: isthmus.v1.Inbound
-	(*InboundPort)(nil),     // 39: isthmus.v1.InboundPort
-	(*BackendTLS)(nil),      // 40: isthmus.v1.BackendTLS
-	(*SubjectName)(nil),     // 41: isthmus.v1.SubjectName
-	(*Access)(nil),          // 42: isthmus.v1.Access
-	(*AccessEntry)(nil),     // 43: isthmus.v1.AccessEntry
-	(*TargetRef)(nil),       // 44: isthmus.v1.TargetRef
-	(*AccessRule)(nil),      // 45: isthmus.v1.AccessRule
-	(*AccessSource)(nil),    // 46: isthmus.v1.AccessSource
-	(*AccessOperation)(nil), // 47: isthmus.v1.AccessOperation
-	(*Caller)(nil),          // 48: isthmus.v1.Caller
-	(*Bundle)(nil),          // 49: isthmus.v1.Bundle
-	(*Slots)(nil),           // 50: isthmus.v1.Slots
-	(*Split)(nil),           // 51: isthmus.v1.Split
-	(*Share)(nil),           // 52: isthmus.v1.Share
-	(*Gateway)(nil),         // 53: isthmus.v1.Gateway
-	(*Listener)(nil),        // 54: isthmus.v1.Listener
-	(*VirtualHost)(nil),     // 55: isthmus.v1.VirtualHost
+	(*Fallback)(nil),        // 14: isthmus.v1.Fallback
+	(*StaticAnswer)(nil),    // 15: isthmus.v1.StaticAnswer
+	(*FallbackService)(nil), // 16: isthmus.v1.FallbackService
+	(*StaleCache)(nil),      // 17: isthmus.v1.StaleCache
+	(*Admission)(nil),       // 18: isthmus.v1.Admission
+	(*Distribution)(nil),    // 19: isthmus.v1.Distribution
+	(*Place)(nil),           // 20: isthmus.v1.Place
+	(*PlaceWeight)(nil),     // 21: isthmus.v1.PlaceWeight
+	(*Balancing)(nil),       // 22: isthmus.v1.Balancing
+	(*HashKey)(nil),         // 23: isthmus.v1.HashKey
+	(*Affinity)(nil),        // 24: isthmus.v1.Affinity
+	(*RetryPolicy)(nil),     // 25: isthmus.v1.RetryPolicy
+	(*Outlier)(nil),         // 26: isthmus.v1.Outlier
+	(*HealthCheck)(nil),     // 27: isthmus.v1.HealthCheck
+	(*StatusRange)(nil),     // 28: isthmus.v1.StatusRange
+	(*Limits)(nil),          // 29: isthmus.v1.Limits
+	(*RateLimit)(nil),       // 30: isthmus.v1.RateLimit
+	(*RateKey)(nil),         // 31: isthmus.v1.RateKey
+	(*RequestMatch)(nil),    // 32: isthmus.v1.RequestMatch
+	(*Fault)(nil),           // 33: isthmus.v1.Fault
+	(*Endpoints)(nil),       // 34: isthmus.v1.Endpoints
+	(*Cluster)(nil),         // 35: isthmus.v1.Cluster
+	(*Ramp)(nil),            // 36: isthmus.v1.Ramp
+	(*SlotRamps)(nil),       // 37: isthmus.v1.SlotRamps
+	(*Group)(nil),           // 38: isthmus.v1.Group
+	(*Endpoint)(nil),        // 39: isthmus.v1.Endpoint
+	(*Proxy)(nil),           // 40: isthmus.v1.Proxy
+	(*Telemetry)(nil),       // 41: isthmus.v1.Telemetry
+	(*Inbound)(nil),         // 42: isthmus.v1.Inbound
+	(*InboundPort)(nil),     // 43: isthmus.v1.InboundPort
+	(*BackendTLS)(nil),      // 44: isthmus.v1.BackendTLS
+	(*SubjectName)(nil),     // 45: isthmus.v1.SubjectName
+	(*Access)(nil),          // 46: isthmus.v1.Access
+	(*AccessEntry)(nil),     // 47: isthmus.v1.AccessEntry
+	(*TargetRef)(nil),       // 48: isthmus.v1.TargetRef
+	(*AccessRule)(nil),      // 49: isthmus.v1.AccessRule
+	(*AccessSource)(nil),    // 50: isthmus.v1.AccessSource
+	(*AccessOperation)(nil), // 51: isthmus.v1.AccessOperation
+	(*Caller)(nil),          // 52: isthmus.v1.Caller
+	(*Bundle)(nil),          // 53: isthmus.v1.Bundle
+	(*Slots)(nil),           // 54: isthmus.v1.Slots
+	(*Split)(nil),           // 55: isthmus.v1.Split
+	(*Share)(nil),           // 56: isthmus.v1.Share
+	(*Gateway)(nil),         // 57: isthmus.v1.Gateway
+	(*Listener)(nil),        // 58: isthmus.v1.Listener
+	(*VirtualHost)(nil),     // 59: isthmus.v1.VirtualHost
 }
 var file_isthmus_v1_resources_proto_depIdxs = []int32{
 	0,  // 0: isthmus.v1.Name.service:type_name -> isthmus.v1.ServiceName
@@ -4798,7 +5105,7 @@ var file_isthmus_v1_resources_proto_depIdxs = []int32{
 	7,  // 7: isthmus.v1.Route.filters:type_name -> isthmus.v1.Filter
 	12, // 8: isthmus.v1.Route.backends:type_name -> isthmus.v1.Backend
 	11, // 9: isthmus.v1.Route.retry:type_name -> isthmus.v1.Retry
-	20, // 10: isthmus.v1.Route.affinity:type_name -> isthmus.v1.Affinity
+	24, // 10: isthmus.v1.Route.affinity:type_name -> isthmus.v1.Affinity
 	6,  // 11: isthmus.v1.Match.headers:type_name -> isthmus.v1.ValueMatch
 	6,  // 12: isthmus.v1.Match.query:type_name -> isthmus.v1.ValueMatch
 	9,  // 13: isthmus.v1.Filter.set:type_name -> isthmus.v1.HeaderValue
@@ -4809,57 +5116,63 @@ var file_isthmus_v1_resources_proto_depIdxs = []int32{
 	7,  // 18: isthmus.v1.RouteBackend.filters:type_name -> isthmus.v1.Filter
 	0,  // 19: isthmus.v1.Backend.service:type_name -> isthmus.v1.ServiceName
 	7,  // 20: isthmus.v1.Backend.filters:type_name -> isthmus.v1.Filter
-	18, // 21: isthmus.v1.Traffic.balancing:type_name -> isthmus.v1.Balancing
-	20, // 22: isthmus.v1.Traffic.affinity:type_name -> isthmus.v1.Affinity
-	21, // 23: isthmus.v1.Traffic.retry:type_name -> isthmus.v1.RetryPolicy
-	22, // 24: isthmus.v1.Traffic.outlier:type_name -> isthmus.v1.Outlier
-	23, // 25: isthmus.v1.Traffic.health:type_name -> isthmus.v1.HealthCheck
-	25, // 26: isthmus.v1.Traffic.limits:type_name -> isthmus.v1.Limits
-	26, // 27: isthmus.v1.Traffic.rate_limits:type_name -> isthmus.v1.RateLimit
-	29, // 28: isthmus.v1.Traffic.faults:type_name -> isthmus.v1.Fault
-	15, // 29: isthmus.v1.Traffic.distribution:type_name -> isthmus.v1.Distribution
-	14, // 30: isthmus.v1.Traffic.admission:type_name -> isthmus.v1.Admission
-	16, // 31: isthmus.v1.Distribution.order:type_name -> isthmus.v1.Place
-	17, // 32: isthmus.v1.Distribution.weights:type_name -> isthmus.v1.PlaceWeight
-	16, // 33: isthmus.v1.PlaceWeight.place:type_name -> isthmus.v1.Place
-	19, // 34: isthmus.v1.Balancing.keys:type_name -> isthmus.v1.HashKey
-	24, // 35: isthmus.v1.HealthCheck.statuses:type_name -> isthmus.v1.StatusRange
-	27, // 36: isthmus.v1.RateLimit.keys:type_name -> isthmus.v1.RateKey
-	28, // 37: isthmus.v1.RateLimit.match:type_name -> isthmus.v1.RequestMatch
-	6,  // 38: isthmus.v1.RequestMatch.headers:type_name -> isthmus.v1.ValueMatch
-	28, // 39: isthmus.v1.Fault.match:type_name -> isthmus.v1.RequestMatch
-	46, // 40: isthmus.v1.Fault.sources:type_name -> isthmus.v1.AccessSource
-	0,  // 41: isthmus.v1.Endpoints.service:type_name -> isthmus.v1.ServiceName
-	34, // 42: isthmus.v1.Endpoints.groups:type_name -> isthmus.v1.Group
-	32, // 43: isthmus.v1.Cluster.drains:type_name -> isthmus.v1.Ramp
-	32, // 44: isthmus.v1.SlotRamps.ramps:type_name -> isthmus.v1.Ramp
-	35, // 45: isthmus.v1.Group.endpoints:type_name -> isthmus.v1.Endpoint
-	33, // 46: isthmus.v1.Group.draining:type_name -> isthmus.v1.SlotRamps
-	32, // 47: isthmus.v1.Endpoint.drains:type_name -> isthmus.v1.Ramp
-	38, // 48: isthmus.v1.Proxy.inbound:type_name -> isthmus.v1.Inbound
-	37, // 49: isthmus.v1.Proxy.telemetry:type_name -> isthmus.v1.Telemetry
-	0,  // 50: isthmus.v1.Inbound.service:type_name -> isthmus.v1.ServiceName
-	39, // 51: isthmus.v1.Inbound.ports:type_name -> isthmus.v1.InboundPort
-	40, // 52: isthmus.v1.InboundPort.tls:type_name -> isthmus.v1.BackendTLS
-	41, // 53: isthmus.v1.BackendTLS.names:type_name -> isthmus.v1.SubjectName
-	0,  // 54: isthmus.v1.Access.service:type_name -> isthmus.v1.ServiceName
-	43, // 55: isthmus.v1.Access.policies:type_name -> isthmus.v1.AccessEntry
-	48, // 56: isthmus.v1.Access.clusters:type_name -> isthmus.v1.Caller
-	44, // 57: isthmus.v1.AccessEntry.targets:type_name -> isthmus.v1.TargetRef
-	45, // 58: isthmus.v1.AccessEntry.rules:type_name -> isthmus.v1.AccessRule
-	46, // 59: isthmus.v1.AccessRule.from:type_name -> isthmus.v1.AccessSource
-	47, // 60: isthmus.v1.AccessRule.to:type_name -> isthmus.v1.AccessOperation
-	0,  // 61: isthmus.v1.Slots.service:type_name -> isthmus.v1.ServiceName
-	0,  // 62: isthmus.v1.Split.service:type_name -> isthmus.v1.ServiceName
-	52, // 63: isthmus.v1.Split.shares:type_name -> isthmus.v1.Share
-	54, // 64: isthmus.v1.Gateway.listeners:type_name -> isthmus.v1.Listener
-	55, // 65: isthmus.v1.Listener.hosts:type_name -> isthmus.v1.VirtualHost
-	4,  // 66: isthmus.v1.VirtualHost.routes:type_name -> isthmus.v1.Route
-	67, // [67:67] is the sub-list for method output_type
-	67, // [67:67] is the sub-list for method input_type
-	67, // [67:67] is the sub-list for extension type_name
-	67, // [67:67] is the sub-list for extension extendee
-	0,  // [0:67] is the sub-list for field type_name
+	22, // 21: isthmus.v1.Traffic.balancing:type_name -> isthmus.v1.Balancing
+	24, // 22: isthmus.v1.Traffic.affinity:type_name -> isthmus.v1.Affinity
+	25, // 23: isthmus.v1.Traffic.retry:type_name -> isthmus.v1.RetryPolicy
+	26, // 24: isthmus.v1.Traffic.outlier:type_name -> isthmus.v1.Outlier
+	27, // 25: isthmus.v1.Traffic.health:type_name -> isthmus.v1.HealthCheck
+	29, // 26: isthmus.v1.Traffic.limits:type_name -> isthmus.v1.Limits
+	30, // 27: isthmus.v1.Traffic.rate_limits:type_name -> isthmus.v1.RateLimit
+	33, // 28: isthmus.v1.Traffic.faults:type_name -> isthmus.v1.Fault
+	19, // 29: isthmus.v1.Traffic.distribution:type_name -> isthmus.v1.Distribution
+	18, // 30: isthmus.v1.Traffic.admission:type_name -> isthmus.v1.Admission
+	14, // 31: isthmus.v1.Traffic.fallback:type_name -> isthmus.v1.Fallback
+	15, // 32: isthmus.v1.Fallback.static:type_name -> isthmus.v1.StaticAnswer
+	16, // 33: isthmus.v1.Fallback.service:type_name -> isthmus.v1.FallbackService
+	17, // 34: isthmus.v1.Fallback.cache:type_name -> isthmus.v1.StaleCache
+	9,  // 35: isthmus.v1.StaticAnswer.headers:type_name -> isthmus.v1.HeaderValue
+	0,  // 36: isthmus.v1.FallbackService.service:type_name -> isthmus.v1.ServiceName
+	20, // 37: isthmus.v1.Distribution.order:type_name -> isthmus.v1.Place
+	21, // 38: isthmus.v1.Distribution.weights:type_name -> isthmus.v1.PlaceWeight
+	20, // 39: isthmus.v1.PlaceWeight.place:type_name -> isthmus.v1.Place
+	23, // 40: isthmus.v1.Balancing.keys:type_name -> isthmus.v1.HashKey
+	28, // 41: isthmus.v1.HealthCheck.statuses:type_name -> isthmus.v1.StatusRange
+	31, // 42: isthmus.v1.RateLimit.keys:type_name -> isthmus.v1.RateKey
+	32, // 43: isthmus.v1.RateLimit.match:type_name -> isthmus.v1.RequestMatch
+	6,  // 44: isthmus.v1.RequestMatch.headers:type_name -> isthmus.v1.ValueMatch
+	32, // 45: isthmus.v1.Fault.match:type_name -> isthmus.v1.RequestMatch
+	50, // 46: isthmus.v1.Fault.sources:type_name -> isthmus.v1.AccessSource
+	0,  // 47: isthmus.v1.Endpoints.service:type_name -> isthmus.v1.ServiceName
+	38, // 48: isthmus.v1.Endpoints.groups:type_name -> isthmus.v1.Group
+	36, // 49: isthmus.v1.Cluster.drains:type_name -> isthmus.v1.Ramp
+	36, // 50: isthmus.v1.SlotRamps.ramps:type_name -> isthmus.v1.Ramp
+	39, // 51: isthmus.v1.Group.endpoints:type_name -> isthmus.v1.Endpoint
+	37, // 52: isthmus.v1.Group.draining:type_name -> isthmus.v1.SlotRamps
+	36, // 53: isthmus.v1.Endpoint.drains:type_name -> isthmus.v1.Ramp
+	42, // 54: isthmus.v1.Proxy.inbound:type_name -> isthmus.v1.Inbound
+	41, // 55: isthmus.v1.Proxy.telemetry:type_name -> isthmus.v1.Telemetry
+	0,  // 56: isthmus.v1.Inbound.service:type_name -> isthmus.v1.ServiceName
+	43, // 57: isthmus.v1.Inbound.ports:type_name -> isthmus.v1.InboundPort
+	44, // 58: isthmus.v1.InboundPort.tls:type_name -> isthmus.v1.BackendTLS
+	45, // 59: isthmus.v1.BackendTLS.names:type_name -> isthmus.v1.SubjectName
+	0,  // 60: isthmus.v1.Access.service:type_name -> isthmus.v1.ServiceName
+	47, // 61: isthmus.v1.Access.policies:type_name -> isthmus.v1.AccessEntry
+	52, // 62: isthmus.v1.Access.clusters:type_name -> isthmus.v1.Caller
+	48, // 63: isthmus.v1.AccessEntry.targets:type_name -> isthmus.v1.TargetRef
+	49, // 64: isthmus.v1.AccessEntry.rules:type_name -> isthmus.v1.AccessRule
+	50, // 65: isthmus.v1.AccessRule.from:type_name -> isthmus.v1.AccessSource
+	51, // 66: isthmus.v1.AccessRule.to:type_name -> isthmus.v1.AccessOperation
+	0,  // 67: isthmus.v1.Slots.service:type_name -> isthmus.v1.ServiceName
+	0,  // 68: isthmus.v1.Split.service:type_name -> isthmus.v1.ServiceName
+	56, // 69: isthmus.v1.Split.shares:type_name -> isthmus.v1.Share
+	58, // 70: isthmus.v1.Gateway.listeners:type_name -> isthmus.v1.Listener
+	59, // 71: isthmus.v1.Listener.hosts:type_name -> isthmus.v1.VirtualHost
+	4,  // 72: isthmus.v1.VirtualHost.routes:type_name -> isthmus.v1.Route
+	73, // [73:73] is the sub-list for method output_type
+	73, // [73:73] is the sub-list for method input_type
+	73, // [73:73] is the sub-list for extension type_name
+	73, // [73:73] is the sub-list for extension extendee
+	0,  // [0:73] is the sub-list for field type_name
 }
 
 func init() { file_isthmus_v1_resources_proto_init() }
@@ -4873,7 +5186,7 @@ func file_isthmus_v1_resources_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_isthmus_v1_resources_proto_rawDesc), len(file_isthmus_v1_resources_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   56,
+			NumMessages:   60,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
