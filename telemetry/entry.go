@@ -19,11 +19,13 @@ type Entry struct {
 	Method, Host, Path, RequestID   []byte
 	Port                            uint16
 	Route, Endpoint, Policy, Detail string
-	Tries                           int
-	RequestBytes, ResponseBytes     int64
-	Tunnel                          bool
-	TraceID                         [16]byte
-	SpanID, ParentID                [8]byte
+	// Fallback says what answered in the service's place.
+	Fallback                    string
+	Tries                       int
+	RequestBytes, ResponseBytes int64
+	Tunnel                      bool
+	TraceID                     [16]byte
+	SpanID, ParentID            [8]byte
 }
 
 // side is the proxy's side as people say it.
@@ -61,6 +63,7 @@ func (e *Entry) AppendJSON(b []byte) []byte {
 	b = optional(b, "endpoint", e.Endpoint)
 	b = optional(b, "route", e.Route)
 	b = optional(b, "policy", e.Policy)
+	b = optional(b, "fallback", e.Fallback)
 	if e.Tries > 1 {
 		b = number64(b, "tries", int64(e.Tries))
 	}
@@ -136,6 +139,9 @@ func (e *Entry) AppendText(b []byte) []byte {
 	b = place(b, e.DestinationService, e.DestinationNamespace, e.DestinationCluster)
 	b = append(append(append(b, ' '), dash(e.Endpoint)...), " \""...)
 	b = append(quoted(b, e.RequestID), '"')
+	if e.Fallback != "" {
+		b = append(append(b, " instead: "...), e.Fallback...)
+	}
 	if e.Detail != "" {
 		b = append(quoted(append(b, ` "`...), e.Detail), '"')
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/core/balance"
 	"github.com/isthmus-mesh/isthmus/dataplane/admin"
+	"github.com/isthmus-mesh/isthmus/dataplane/fallback"
 	"github.com/isthmus-mesh/isthmus/dataplane/healthcheck"
 	"github.com/isthmus-mesh/isthmus/dataplane/intake"
 	"github.com/isthmus-mesh/isthmus/dataplane/tunnel"
@@ -43,7 +44,7 @@ func (a *Agent) pages() []admin.Page {
 		{Method: "GET", Path: "/healthz", Says: "200 while the process works, whatever it lacks", Serve: func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = io.WriteString(w, "ok\n")
 		}},
-		{Method: "GET", Path: "/config", Says: "the resources in force, with their versions, and the health of the own application", Serve: json(func() any { return a.Dump() })},
+		{Method: "GET", Path: "/config", Says: "the resources in force, with their versions, the health of the own application, and what admission lets into it", Serve: json(func() any { return a.Dump() })},
 		{Method: "GET", Path: "/endpoints", Says: "candidates of each service, and why each is kept or dropped", Serve: json(func() any { return a.endpoints() })},
 		{Method: "GET", Path: "/connections", Says: "connections to other proxies", Serve: json(func() any { return a.dialer.Conns() })},
 		{Method: "GET", Path: "/stats", Says: "counters of the process, as JSON", Serve: json(func() any { return a.stats() })},
@@ -117,7 +118,9 @@ type Dump struct {
 	Vector    string
 	NotAfter  time.Time
 	// Health is what health checks found of the own application.
-	Health    []healthcheck.Finding `json:",omitempty"`
+	Health []healthcheck.Finding `json:",omitempty"`
+	// Admission is what the ways into the own application learnt, and what they let in just now.
+	Admission []intake.State `json:",omitempty"`
 	Resources []DumpResource
 }
 
@@ -127,7 +130,7 @@ type DumpResource struct{ Type, Name, Version string }
 // Dump reads the configuration in force.
 func (a *Agent) Dump() Dump {
 	s := a.store.state.Load()
-	d := Dump{ID: a.cfg.ID, Identity: a.cfg.Identity().String(), Ready: a.Ready(), Connected: a.client.Connected(), Vector: s.Vector.String(), Health: a.health.Found()}
+	d := Dump{ID: a.cfg.ID, Identity: a.cfg.Identity().String(), Ready: a.Ready(), Connected: a.client.Connected(), Vector: s.Vector.String(), Health: a.health.Found(), Admission: intake.States(a.gates())}
 	if svid := a.source.Current().SVID; svid != nil {
 		d.NotAfter = svid.Leaf.NotAfter
 	}
@@ -167,12 +170,22 @@ func (a *Agent) metrics(w http.ResponseWriter, r *http.Request) {
 		e.Family("isthmus_certificate_expiry_timestamp_seconds", exposition.Gauge, "When the proxy's certificate ends, in seconds since 1970; it is renewed at 35 to 45 % of its life.")
 		e.Value(float64(svid.Leaf.NotAfter.Unix()))
 	}
-	gates := map[mesh.ServiceName]*intake.Gate{}
-	for n, in := range a.store.state.Load().Inbound {
-		gates[n] = in.Gate
+	intake.Expose(e, a.gates())
+	plans := map[mesh.ServiceName]*fallback.Plan{}
+	for n, s := range a.store.state.Load().Services {
+		plans[n] = s.Fallback
 	}
-	intake.Expose(e, gates)
+	fallback.Expose(e, plans)
 	_, _ = e.Close() // a scraper that left needs no answer
+}
+
+// gates are the ways into the own application, by service; nil where everything is let in.
+func (a *Agent) gates() map[mesh.ServiceName]*intake.Gate {
+	out := map[mesh.ServiceName]*intake.Gate{}
+	for n, in := range a.store.state.Load().Inbound {
+		out[n] = in.Gate
+	}
+	return out
 }
 
 // keptOut shows what was not let in.

@@ -63,6 +63,9 @@ func TestAdmissionIsAsThePolicySays(t *testing.T) {
 			strings.Contains(text, `isthmus_admission_requests_total`+labels+`,criticality="critical",verdict="admitted"} 0`+"\n") &&
 			strings.Contains(text, "isthmus_admission_in_flight"+labels+"} 0\n")
 	})
+	if d := server.Dump().Admission; len(d) != 1 || d[0].Destination != "shop/catalog" || d[0].Limit == 0 || d[0].Verdicts[mesh.SheddablePlus]["admitted"] == 0 {
+		t.Errorf("/config says of admission: %+v", d)
+	}
 	if _, _, body := ask(t, c, "http://catalog.shop/"); strings.Contains(body, "isthmus-criticality") {
 		t.Errorf("a criticality that nobody said: %q", body)
 	}

@@ -29,7 +29,7 @@ const milliPercent = 100_000
 // entry is a record as telemetry tells it; its byte slices are the record's.
 func (o *observer) entry(e *telemetry.Edge, r *proxy.Record) telemetry.Entry {
 	return telemetry.Entry{Edge: *e, Start: r.Start, Duration: r.Duration, Proxy: o.cfg.ID, Method: r.Method, Host: r.Host, Path: r.Path,
-		RequestID: r.RequestID, Port: r.Port, Route: r.Route, Endpoint: r.Endpoint, Policy: r.Policy, Detail: r.Detail, Tries: r.Tries,
+		RequestID: r.RequestID, Port: r.Port, Route: r.Route, Endpoint: r.Endpoint, Policy: r.Policy, Fallback: r.Fallback, Detail: r.Detail, Tries: r.Tries,
 		RequestBytes: r.RequestBytes, ResponseBytes: r.ResponseBytes, Tunnel: r.Tunnel, TraceID: r.TraceID, SpanID: r.SpanID, ParentID: r.ParentID}
 }
 

@@ -144,18 +144,52 @@ func (g *Gate) key(a *Ask) uint64 {
 // words name the verdicts in metrics.
 var words = [verdicts]string{"admitted", "late", "full", "below"}
 
-// Expose says what the gates of services have done and would do now.
-func Expose(w *exposition.Writer, gates map[mesh.ServiceName]*Gate) {
+// State is what a gate knows and does, for people.
+type State struct {
+	Destination string
+	admission.Stats
+	// Refuses is the most critical of what is turned away just now, if only in part; empty is nothing.
+	Refuses mesh.Criticality `json:",omitempty"`
+	// Verdicts so far, by criticality.
+	Verdicts map[mesh.Criticality]map[string]int64
+}
+
+// States are those of services that have a gate, by name.
+func States(gates map[mesh.ServiceName]*Gate) []State {
+	var out []State
+	for _, n := range named(gates) {
+		g := gates[n]
+		s := State{Destination: n.String(), Stats: g.limiter.Stats(), Refuses: g.limiter.Refuses(), Verdicts: map[mesh.Criticality]map[string]int64{}}
+		for c := range g.verdicts {
+			of := map[string]int64{}
+			for v, word := range words {
+				of[word] = g.verdicts[c][v].Load()
+			}
+			s.Verdicts[mesh.Criticalities[c]] = of
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// named are the names of services that have a gate, in order.
+func named(gates map[mesh.ServiceName]*Gate) []mesh.ServiceName {
 	var names []mesh.ServiceName
 	for n, g := range gates {
 		if g != nil {
 			names = append(names, n)
 		}
 	}
+	slices.SortFunc(names, mesh.ServiceName.Compare)
+	return names
+}
+
+// Expose says what the gates of services have done and would do now.
+func Expose(w *exposition.Writer, gates map[mesh.ServiceName]*Gate) {
+	names := named(gates)
 	if len(names) == 0 {
 		return
 	}
-	slices.SortFunc(names, mesh.ServiceName.Compare)
 	of := func(n mesh.ServiceName, more ...exposition.Label) []exposition.Label {
 		return append([]exposition.Label{{Name: "destination_service", Value: n.Name}, {Name: "destination_namespace", Value: n.Namespace}}, more...)
 	}

@@ -1,34 +1,11 @@
 package proxy
 
 import (
-	"fmt"
 	"time"
 
-	"github.com/isthmus-mesh/isthmus/core/ir"
-	"github.com/isthmus-mesh/isthmus/core/policy"
-	"github.com/isthmus-mesh/isthmus/dataplane/route"
+	"github.com/isthmus-mesh/isthmus/dataplane/mishap"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
-
-// fault is an ir.Fault with its match compiled.
-type fault struct {
-	*mesh.Fault
-	object string
-	takes  route.Selector
-}
-
-func newFaults(in []ir.Fault) ([]fault, error) {
-	out := make([]fault, len(in))
-	for i := range in {
-		f := &in[i]
-		takes, err := route.NewSelector(f.Fault.Match)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", f.Object, err)
-		}
-		out[i] = fault{&f.Fault, f.Object, takes}
-	}
-	return out, nil
-}
 
 // faultService is the stage for faults of the service that was asked for.
 func (r *request) faultService() *refusal { return r.inject(r.service.faults) }
@@ -43,10 +20,10 @@ func (r *request) faultBackend() *refusal {
 
 // inject makes the request fail as policies ask: delays add up, the first abort ends it, the
 // narrowest bandwidth holds.
-func (r *request) inject(faults []fault) *refusal {
+func (r *request) inject(faults []mishap.Fault) *refusal {
 	for i := range faults {
 		f := &faults[i]
-		if !r.meant(f) {
+		if r.match.Head = &r.head; !f.Meant(&r.match, r.carriesBytes(), r.state.Self, r.state.Clusters) {
 			continue
 		}
 		random := r.proxy.cfg.Rand
@@ -66,32 +43,9 @@ func (r *request) inject(faults []fault) *refusal {
 	return nil
 }
 
-// meant reports whether a fault speaks of this request of this workload.
-func (r *request) meant(f *fault) bool {
-	if r.carriesBytes() && (len(f.Match.Methods)+len(f.Match.Paths)+len(f.Match.Headers) > 0) {
-		return false // what is inside a connection nobody sees
-	}
-	r.match.Head = &r.head
-	if !f.takes.Takes(&r.match) {
-		return false
-	}
-	if len(f.Sources) == 0 {
-		return true
-	}
-	self := r.state.Self
-	if self == nil {
-		return false
-	}
-	at := ir.Caller{TrustDomain: self.Identity.TrustDomain, Cluster: self.Locality.Cluster}
-	if c := r.state.Clusters[at.Cluster]; c != nil {
-		at.Jurisdiction = c.Jurisdiction
-	}
-	return policy.MatchesSources(f.Sources, self.Identity, &at)
-}
-
 // delay holds the request up; the time counts as if the service had taken it, so that a test
 // of timeouts is one.
-func (r *request) delay(f *fault, d time.Duration) *refusal {
+func (r *request) delay(f *mishap.Fault, d time.Duration) *refusal {
 	timeout := r.service.Traffic.RequestTimeout
 	if end := r.rec.Start.Add(timeout); timeout > 0 && !r.tunnels() {
 		d = min(d, end.Sub(r.proxy.cfg.Now()))
@@ -100,15 +54,15 @@ func (r *request) delay(f *fault, d time.Duration) *refusal {
 		return refusedBody(r.lostClient())
 	}
 	if timeout > 0 && !r.tunnels() && r.proxy.cfg.Now().Sub(r.rec.Start) >= timeout {
-		ref := refuse(mesh.ReasonFaultInjected, f.object+" delayed the request beyond its timeout")
+		ref := refuse(mesh.ReasonFaultInjected, f.Object+" delayed the request beyond its timeout")
 		ref.status = 504
 		return ref
 	}
 	return nil
 }
 
-func (r *request) abort(f *fault) *refusal {
-	ref := refuse(mesh.ReasonFaultInjected, f.object+" aborts the request")
+func (r *request) abort(f *mishap.Fault) *refusal {
+	ref := refuse(mesh.ReasonFaultInjected, f.Object+" aborts the request")
 	if f.Abort != 0 {
 		ref.status = f.Abort
 	}

@@ -55,6 +55,9 @@ func (r *request) forward() *refusal {
 	if r.head.HTTP2 && r.target.undeclared(r.port) {
 		r.head.Add(FieldHTTP2, "1")
 	}
+	if c := r.target.Traffic.Criticality; c != "" && !r.head.Has(route.FieldCriticality) {
+		r.head.Add(route.FieldCriticality, string(c))
+	}
 	r.limit()
 	if ref := r.takeBody(); ref != nil {
 		return ref
@@ -71,13 +74,13 @@ func (r *request) forward() *refusal {
 	}
 	for {
 		a := r.try(&pick, tries.paid > 0 && r.target.View.Size() > len(r.ask.Tried)+1)
-		if a.refusal == nil {
+		if a.refusal == nil && !r.relievable(&a) {
 			return r.deliverAnswer(&pick, a)
 		}
 		r.settle(&pick, a.outcome)
 		next, ok := r.another(&tries, a.refusal)
 		if !ok {
-			if !a.answer {
+			if !a.answer || r.relievable(&a) {
 				r.drop()
 				return a.refusal
 			}
@@ -219,9 +222,15 @@ func (r *request) limit() {
 			timeout = mesh.DefaultRequestTimeout
 		}
 	}
+	from := r.rec.Start
+	if r.rec.Fallback != "" { // what answers in a service's place has time of its own, but within the caller's
+		if from = r.clock(); r.absolute {
+			return
+		}
+	}
 	r.deadline = time.Time{}
 	if timeout > 0 {
-		r.deadline = r.rec.Start.Add(timeout)
+		r.deadline = from.Add(timeout)
 	}
 }
 
@@ -248,7 +257,7 @@ func (r *request) tryDeadline(now time.Time, pick *balance.Pick, cluster *ir.Clu
 	limit := r.target.Traffic.TryTimeout
 	if r.matched != nil && r.matched.TryTimeout != 0 {
 		limit = max(r.matched.TryTimeout, 0)
-	} else if limit == 0 && more && r.repeatable() && r.target.retry.timeout {
+	} else if limit == 0 && more && r.repeatable() && r.target.retry.Timeout {
 		usual := r.target.Live.latency.P99()
 		if usual == 0 {
 			usual = pick.Endpoint.Service()
@@ -308,7 +317,7 @@ func (r *request) try(pick *balance.Pick, more bool) attempt {
 	if why := r.reply.Get(FieldNotExecuted); why != nil {
 		return r.declined(why)
 	}
-	if end && r.target.retry.hasGRPC(&r.reply) && message.IsGRPC(r.head.Get("content-type")) {
+	if end && r.target.retry.GRPC(&r.reply) && message.IsGRPC(r.head.Get("content-type")) {
 		return attempt{answer: true, end: end, outcome: balance.Failed, refusal: &refusal{status: r.reply.Status, again: paid, asked: true,
 			detail: "the application answered grpc-status " + string(r.reply.Get("grpc-status"))}}
 	}
@@ -374,7 +383,7 @@ func (r *request) retriable(status int) bool {
 	if r.matched != nil && r.matched.Retry != nil && len(r.matched.Retry.Codes) > 0 {
 		return slices.Contains(r.matched.Retry.Codes, status)
 	}
-	return r.target.retry.has(status)
+	return r.target.retry.Status(status)
 }
 
 // failed classifies an error that came before an answer.
@@ -403,13 +412,13 @@ func (r *request) failed(err error, reason mesh.Reason) attempt {
 		return attempt{outcome: balance.TimedOut, refusal: refuse(mesh.ReasonTimeout, detail)}
 	case timedOut(err):
 		ref := refuse(mesh.ReasonTryTimeout, detail)
-		if r.target != nil && r.target.retry.timeout {
+		if r.target != nil && r.target.retry.Timeout {
 			ref.again = paid
 		}
 		return attempt{outcome: balance.TimedOut, refusal: ref}
 	}
 	ref := refuse(reason, detail)
-	if r.target != nil && r.target.retry.reset {
+	if r.target != nil && r.target.retry.Reset {
 		ref.again = paid
 	}
 	if errors.Is(err, message.ErrStale) && r.head.Idempotent() {

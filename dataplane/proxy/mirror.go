@@ -1,9 +1,7 @@
 package proxy
 
 import (
-	"io"
 	"sync"
-	"time"
 
 	"github.com/isthmus-mesh/isthmus/core/limit"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
@@ -31,27 +29,9 @@ type mirrors struct {
 
 // copied is the side of a copied request on which a client would be.
 type copied struct {
-	head message.Head
-	body []byte
+	message.Unheard
 	to   mesh.ServiceName
 	port uint16
-}
-
-func (c *copied) Request() *message.Head            { return &c.head }
-func (c *copied) Trailers() []message.Field         { return nil }
-func (c *copied) Respond(*message.Head, bool) error { return nil }
-func (c *copied) Write(p []byte) (int, error)       { return len(p), nil }
-func (c *copied) Finish([]message.Field) error      { return nil }
-func (c *copied) Abort(error)                       {}
-func (c *copied) SetDeadline(time.Time)             {}
-
-func (c *copied) Read(p []byte) (int, error) {
-	if len(c.body) == 0 {
-		return 0, io.EOF
-	}
-	n := copy(p, c.body)
-	c.body = c.body[n:]
-	return n, nil
 }
 
 // copying is the stages of a copy.
@@ -68,7 +48,7 @@ var copying = [...]stage{
 // mirror draws whether the request is copied, and sends off the copies whose body is known; of
 // one that streams the upload keeps what passes.
 func (r *request) mirror() {
-	if r.rec.Mirror || r.tunnels() || r.matched == nil {
+	if r.rec.Mirror || r.rec.Fallback != "" || r.tunnels() || r.matched == nil {
 		return
 	}
 	r.mirrorBy(r.matched.Filters)
@@ -112,9 +92,9 @@ func (r *request) sendCopies(body []byte) {
 			r.without(b, mesh.ReasonOverloaded, "as many requests are being copied as may be")
 			continue
 		}
-		c := &copied{body: append([]byte(nil), body...), to: b.Service, port: b.Port}
-		c.head.CopyFrom(&r.head)
-		c.head.Length, c.head.Expect100 = int64(len(body)), false
+		c := &copied{message.Unheard{Body: append([]byte(nil), body...)}, b.Service, b.Port}
+		c.Head.CopyFrom(&r.head)
+		c.Head.Length, c.Head.Expect100 = int64(len(body)), false
 		if c.port == 0 {
 			c.port = r.rec.Port
 		}

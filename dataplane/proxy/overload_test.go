@@ -37,6 +37,8 @@ type weather struct {
 	mu sync.Mutex
 	// good and offered are by criticality.
 	good, offered map[mesh.Criticality]int
+	// relieved were answered by a fallback, refused by none; of all the time.
+	relieved, refused map[mesh.Criticality]int
 	// brownouts are requests that the applications had with isthmus-brownout, unmarked those that say they are worth less
 	// than usual and came without their criticality.
 	brownouts, unmarked int
@@ -60,8 +62,8 @@ const laneCapacity = 200
 
 // weathers runs a client proxy and two server proxies, each before an application of four lanes that goes on working for callers
 // who have left, while their callers, who wait for half a second, want twice what both can do, for eight seconds.
-func weathers(t *testing.T, a mesh.Admission, lanes int) *weather {
-	w := &weather{good: map[mesh.Criticality]int{}, offered: map[mesh.Criticality]int{}}
+func weathers(t *testing.T, a mesh.Admission, lanes int, change ...func(*ir.Service)) *weather {
+	w := &weather{good: map[mesh.Criticality]int{}, offered: map[mesh.Criticality]int{}, relieved: map[mesh.Criticality]int{}, refused: map[mesh.Criticality]int{}}
 	synctest.Test(t, func(t *testing.T) {
 		var servers [2]*proxy.Proxy
 		for i := range servers {
@@ -71,6 +73,9 @@ func weathers(t *testing.T, a mesh.Admission, lanes int) *weather {
 		at := newWorld(t, 2, func(s *ir.Service, _ *ir.Endpoints) {
 			s.Traffic.RequestTimeout = patience
 			s.Traffic.Retry = mesh.RetryPolicy{Attempts: 2, On: []string{"gateway-error"}, BudgetPercent: 20, BudgetBurst: 20}
+			for _, f := range change {
+				f(s)
+			}
 		})
 		cfg := at.cfg
 		cfg.Done = func(r *proxy.Record) {
@@ -148,6 +153,13 @@ func (w *weather) one(client *proxy.Proxy, c mesh.Criticality, patience time.Dur
 	if ex.field("isthmus-not-executed") != "" || ex.field("isthmus-load") != "" {
 		w.leaked++
 	}
+	if ex.field("isthmus-fallback") != "" {
+		w.relieved[c]++
+		return
+	}
+	if ex.status == 503 {
+		w.refused[c]++
+	}
 	if ex.status != 200 && (ex.status != 503 || ex.field("isthmus-reason") != string(mesh.ReasonOverloaded)) {
 		w.strange++
 	}
@@ -195,4 +207,34 @@ func TestOverloadOfAnApplicationIsWeathered(t *testing.T) {
 			t.Errorf("goodput %.2f without admission, %d brown-outs: the test proves nothing", got, w.brownouts)
 		}
 	})
+}
+
+// TestDegradationIsInOrder: two applications are asked for twice what they can do, by callers whose policy has a fallback. Retries
+// end first, for their budget is spent; then what is sheddable goes; what is turned away is answered by the fallback, and nothing
+// is refused. In the control run, without the fallback, it is.
+func TestDegradationIsInOrder(t *testing.T) {
+	on := mesh.Admission{Mode: mesh.AdmissionAdaptive}
+	w := weathers(t, on, 4, func(s *ir.Service) {
+		s.Traffic.Fallback = &ir.Fallback{Fallback: mesh.Fallback{On: []string{"overloaded", "timeout", "504"}, Static: &mesh.StaticAnswer{Status: 200, Body: "less"}}}
+	})
+	turned := 0
+	for _, n := range w.relieved {
+		turned += n
+	}
+	if float64(turned) < 0.3*float64(w.requests) {
+		t.Errorf("%d of %d were turned away: no overload", turned, w.requests)
+	}
+	if float64(w.tries) > 1.25*float64(w.requests) {
+		t.Errorf("%d tries of %d requests: retries went on", w.tries, w.requests)
+	}
+	if s, c, p := w.relieved[mesh.Sheddable], w.relieved[mesh.Critical], w.relieved[mesh.CriticalPlus]; s <= c || p*100 > s {
+		t.Errorf("%d sheddable, %d critical and %d critical-plus were turned away", s, c, p)
+	}
+	if len(w.refused) > 0 || w.strange > 0 {
+		t.Errorf("%v were refused, %d had strange answers", w.refused, w.strange)
+	}
+	t.Logf("%d requests, %d tries, turned away %v", w.requests, w.tries, w.relieved)
+	if w := weathers(t, on, 4); len(w.relieved) > 0 || w.refused[mesh.Sheddable] == 0 {
+		t.Errorf("without a fallback %v were relieved and %v refused: the test proves nothing", w.relieved, w.refused)
+	}
 }

@@ -47,6 +47,8 @@ type Record struct {
 	// Detail is for people and never for the client's program: beside the reason, it says what
 	// was attempted on what.
 	Detail string
+	// Fallback says what answered in the service's place (fallback.Field); Reason and Detail are then why the service could not.
+	Fallback string
 	// Policy decided on access, on the server's side.
 	Policy                      string
 	Tries                       int

@@ -11,6 +11,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/core/limit"
 	"github.com/isthmus-mesh/isthmus/core/policy"
+	"github.com/isthmus-mesh/isthmus/dataplane/fallback"
 	"github.com/isthmus-mesh/isthmus/dataplane/intake"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/dataplane/route"
@@ -80,6 +81,7 @@ type Proxy struct {
 	dribbles sync.Pool // *[]byte of copyDribble
 	mirrors  mirrors
 	lives    lives
+	stale    fallback.Cache
 	meter    balance.Meter
 	hosts    *route.Hosts
 	// places are the *tenancy.Table of every application that speaks HTTP/1.1, by its target.
@@ -209,6 +211,8 @@ type request struct {
 	tried   [8]*balance.Endpoint
 	dest    Destination
 	session route.Session
+	// copy is of an answer that is kept for when there is none.
+	copy *fallback.Copy
 
 	// Inbound.
 	peer Peer
@@ -270,7 +274,9 @@ func (r *request) run(stages []stage) {
 	}
 	for i := range stages {
 		if ref := stages[i].run(r); ref != nil {
-			r.refuse(ref)
+			if !r.relieve(ref) {
+				r.refuse(ref)
+			}
 			return
 		}
 		if r.answered {
@@ -314,6 +320,7 @@ func (r *request) end() {
 		r.entered.Leave()
 	}
 	r.visit.Leave(r.finished, false)
+	r.copy.End()
 	p.cfg.Done(&r.rec)
 	r.mu.Lock()
 	reuse := r.cut == nil && (!breaks || r.clean)
@@ -333,7 +340,7 @@ func (r *request) end() {
 		r.body.small = nil
 	}
 	r.via, r.scope, r.service, r.matched, r.backend, r.target, r.port, r.trusted, r.leaves = Via{}, 0, nil, nil, nil, nil, 0, false, false
-	r.ask, r.dest, r.session = balance.Ask{}, Destination{}, route.Session{}
+	r.ask, r.dest, r.session, r.copy = balance.Ask{}, Destination{}, route.Session{}, nil
 	r.far, r.socket = "", message.Handshake{}
 	clear(r.tried[:])
 	r.peer, r.in, r.to, r.asks, r.judgedBy = Peer{}, nil, inboundPort{}, policy.Request{}, nil
@@ -385,14 +392,20 @@ func (r *request) refuse(ref *refusal) {
 	if r.matched != nil && r.matched.CORS != nil { // else a page is not told why
 		route.Share(h, r.ex.Request(), r.matched.CORS)
 	}
+	r.say([]byte(text))
+}
+
+// say answers with reply and a body of our own.
+func (r *request) say(body []byte) {
+	r.answered = true
 	r.lighten()
 	r.ex.SetDeadline(r.proxy.cfg.Now().Add(answerTime)) // the request's own may have passed
-	if err := r.ex.Respond(h, false); err != nil {
+	if err := r.ex.Respond(&r.reply, false); err != nil {
 		r.ex.Abort(err)
 		return
 	}
 	if string(r.rec.Method) != "HEAD" {
-		_, _ = r.ex.Write([]byte(text)) // a client that left needs no answer
+		_, _ = r.ex.Write(body) // a client that left needs no answer
 	}
 	r.clean = r.ex.Finish(nil) == nil && r.body.read
 }

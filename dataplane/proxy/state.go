@@ -15,8 +15,11 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/health"
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/core/limit"
+	"github.com/isthmus-mesh/isthmus/dataplane/condition"
+	"github.com/isthmus-mesh/isthmus/dataplane/fallback"
 	"github.com/isthmus-mesh/isthmus/dataplane/ingress"
 	"github.com/isthmus-mesh/isthmus/dataplane/intake"
+	"github.com/isthmus-mesh/isthmus/dataplane/mishap"
 	"github.com/isthmus-mesh/isthmus/dataplane/quota"
 	"github.com/isthmus-mesh/isthmus/dataplane/route"
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -58,10 +61,12 @@ type Service struct {
 	View *balance.View
 	// Live is what was measured, and is in progress.
 	Live *Live
+	// Fallback is nil where nothing answers in the service's place.
+	Fallback *fallback.Plan
 
 	routes *route.Table
-	faults []fault
-	retry  retryRules
+	faults []mishap.Fault
+	retry  condition.Set
 	budget balance.BudgetRate
 	to     string // "namespace/name", for FieldTo
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"net"
 	"runtime"
 	"slices"
@@ -42,6 +41,9 @@ type body struct {
 func (r *request) takeBody() *refusal {
 	h := &r.head
 	b := &r.body
+	if r.rec.Fallback != "" && b.read {
+		return nil // it was taken for the service that failed
+	}
 	b.small = b.small[:0]
 	switch {
 	case r.tunnels():
@@ -242,14 +244,15 @@ func (r *request) pass(end bool) (balance.Outcome, *refusal) {
 	if !end && r.answerTooLarge(r.reply.Length) {
 		return balance.Failed, oversized(mesh.ReasonBodyTooLarge, "body", r.limits.ResponseBody)
 	}
+	r.copyAnswer()
 	r.prepareReply()
-	if r.rec.Reason != mesh.ReasonNone && outcome == balance.Served {
+	if r.rec.Reason != mesh.ReasonNone && outcome == balance.Served && r.rec.Fallback == "" {
 		outcome = balance.Shed // a refusal is quick, and says nothing of how quick an answer is
 	}
 	r.answered = true
 	r.spend()
 	r.movingAt(r.now)
-	cork(r.ex)
+	message.Cork(r.ex)
 	r.lighten()
 	r.tenant.Giving()
 	err := r.ex.Respond(&r.reply, end)
@@ -258,12 +261,13 @@ func (r *request) pass(end bool) (balance.Outcome, *refusal) {
 		return r.unheard(err)
 	}
 	if end {
+		r.copy.Keep()
 		r.clean = r.bodyRead()
 		return outcome, nil
 	}
 	for n := 0; ; {
-		if !ready(s) && !soon(s) {
-			if err := flush(r.ex); err != nil {
+		if !message.Ready(s) && !message.Soon(s) {
+			if err := message.Flush(r.ex); err != nil {
 				return r.unheard(err)
 			}
 		}
@@ -276,6 +280,7 @@ func (r *request) pass(end bool) (balance.Outcome, *refusal) {
 		case werr != nil:
 			return r.unheard(werr)
 		case errors.Is(err, io.EOF):
+			r.copy.Keep()
 			if err := r.ex.Finish(route.StripTrailers(s.Trailers())); err != nil {
 				return r.unheard(err)
 			}
@@ -293,8 +298,8 @@ func (r *request) pass(end bool) (balance.Outcome, *refusal) {
 // nothing has come yet and little came last: streams rest for long. What is read is no more than there is room for, where
 // that is some: who shuts his window in the middle of a large buffer would have us hold it.
 func (r *request) piece(s message.Stream, last int) (n int, read, written error) {
-	has, from := room(r.ex), &r.proxy.dribbles
-	if has >= copyDribble && (last >= copyDribble || ready(s)) {
+	has, from := message.Room(r.ex), &r.proxy.dribbles
+	if has >= copyDribble && (last >= copyDribble || message.Ready(s)) {
 		from = &r.proxy.buffers
 	}
 	pooled := from.Get().(*[]byte)
@@ -302,13 +307,14 @@ func (r *request) piece(s message.Stream, last int) (n int, read, written error)
 	buf := *pooled
 	buf = buf[:min(len(buf), max(has, copyDribble))]
 	if has == 0 {
-		settle(s)
+		message.Settle(s)
 	}
 	n, read = s.Read(r.paced(buf))
 	if r.rec.ResponseBytes += int64(n); r.answerTooLarge(r.rec.ResponseBytes) {
 		return n, errBodyTooLarge, nil
 	}
 	if n > 0 {
+		r.copy.Add(buf[:n])
 		r.pace(n)
 		if has == 0 {
 			r.lighten()
@@ -327,7 +333,7 @@ const lightenFrom = 1 << 10
 // lighten gives back the large head of a request whose answer is about to wait for its client. What it is known by stays: once
 // the answer has begun nothing else is asked for.
 func (r *request) lighten() {
-	if r.upload != nil || r.head.Size() < lightenFrom || room(r.ex) > 0 { // an upload may still make copies of it
+	if r.upload != nil || r.head.Size() < lightenFrom || message.Room(r.ex) > 0 { // an upload may still make copies of it
 		return
 	}
 	old := r.head
@@ -339,7 +345,7 @@ func (r *request) lighten() {
 		}
 	}
 	r.asks, r.body.small = policy.Request{}, nil
-	settle(r.ex)
+	message.Settle(r.ex)
 }
 
 // bodyRead reports whether the request's body had been read to its end by now.
@@ -373,6 +379,9 @@ func (r *request) prepareReply() {
 		r.learn()
 	}
 	route.Strip(&r.reply)
+	if r.rec.Fallback != "" {
+		reason = r.fellBack(reason)
+	}
 	r.rec.Status, r.rec.Reason = r.reply.Status, reason
 	if reason != mesh.ReasonNone {
 		r.reply.Add(FieldReason, string(reason))
@@ -394,49 +403,4 @@ func (r *request) prepareReply() {
 
 func joinHostPort(host string, port uint16) string {
 	return net.JoinHostPort(host, strconv.Itoa(int(port)))
-}
-
-// Engines may let a caller hold writes back until it would wait (http1.Exchange.Cork);
-// those that cannot send at once.
-
-func cork(ex message.Exchange) {
-	if c, ok := ex.(interface{ Cork() }); ok {
-		c.Cork()
-	}
-}
-
-func flush(ex message.Exchange) error {
-	if f, ok := ex.(interface{ Flush() error }); ok {
-		return f.Flush()
-	}
-	return nil
-}
-
-// room is how many bytes ex could send at once, as far as it knows (http2).
-func room(ex message.Exchange) int {
-	if r, ok := ex.(interface{ Room() int }); ok {
-		return r.Room()
-	}
-	return math.MaxInt
-}
-
-// settle has an end hold little while the client takes nothing, if it can: of what it gave (http1), or of what it asked
-// with (http2).
-func settle(s any) {
-	if h, ok := s.(interface{ Settle() }); ok {
-		h.Settle()
-	}
-}
-
-// ready reports whether a Read would return at once; what cannot say is taken to wait.
-func ready(s any) bool {
-	r, ok := s.(interface{ Ready() bool })
-	return ok && r.Ready()
-}
-
-// soon lets whoever reads for s run once: the body's first bytes often stand behind the
-// head in the same packet, and then leave with it in one write.
-func soon(s message.Stream) bool {
-	runtime.Gosched()
-	return ready(s)
 }

@@ -105,7 +105,7 @@ func (r *request) uploadBody(s message.Stream) {
 	for last := 0; r.moving(); {
 		// Who sends little at a time is waited for with a small buffer: so do those who dribble.
 		want := &r.proxy.dribbles
-		if last >= copyDribble || ready(r.ex) {
+		if last >= copyDribble || message.Ready(r.ex) {
 			want = &r.proxy.buffers
 		}
 		if want != from {
