@@ -94,7 +94,7 @@ func (d *decoder) below(v []float64, grows float64) (b split.Price) {
 func EncodeReport(r *split.ClusterReport) []byte {
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(&wirepb.ClusterLoad{
 		Paths: each(r.Paths, func(p split.Path) *wirepb.Path {
-			return &wirepb.Path{Cluster: string(p.Cluster), Rtt: int64(p.RTT), Dead: p.Dead, Lease: wirepb.Lease(p.Lease)}
+			return &wirepb.Path{Cluster: string(p.Cluster), Rtt: int64(p.RTT), Dead: p.Dead, Lease: wirepb.Lease(p.Lease), Loss: p.Loss}
 		}),
 		Services: each(r.Services, func(s split.ServiceReport) *wirepb.ServiceLoad {
 			return &wirepb.ServiceLoad{Service: fromService(s.Service), Demand: s.Demand, Rate: s.Rate, Lanes: s.Lanes, Time: s.Time, Wait: s.Wait,
@@ -127,7 +127,8 @@ func DecodeReport(b []byte) (*split.ClusterReport, error) {
 	out := &split.ClusterReport{
 		Paths: each(m.Paths, func(p *wirepb.Path) split.Path {
 			d.within("round trip", float64(p.Rtt), 0, float64(timeMax))
-			return split.Path{Cluster: mesh.ClusterName(p.Cluster), RTT: time.Duration(p.Rtt), Dead: p.Dead, Lease: toLease(p.Lease)}
+			d.within("loss", p.Loss, 0, 1)
+			return split.Path{Cluster: mesh.ClusterName(p.Cluster), RTT: time.Duration(p.Rtt), Dead: p.Dead, Lease: toLease(p.Lease), Loss: p.Loss}
 		}),
 		Services: each(m.Services, func(s *wirepb.ServiceLoad) split.ServiceReport {
 			d.within("demand", s.Demand, 0, rateMax)

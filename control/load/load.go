@@ -415,7 +415,7 @@ func (b *Balancer) pose(n mesh.ServiceName, s *service, own *peer, since time.Du
 	}
 	clusters := slices.Sorted(maps.Keys(of))
 	k := len(clusters)
-	in = &split.Input{Since: since, Reports: make([]split.Report, k), RTT: make([]float64, k*k), Forbidden: make([]bool, k*k), Dead: make([]bool, k*k),
+	in = &split.Input{Since: since, Reports: make([]split.Report, k), RTT: make([]float64, k*k), Forbidden: make([]bool, k*k), Dead: make([]bool, k*k), Loss: make([]float64, k*k),
 		Strategy: cmp.Or(s.strategy, mesh.StrategyAuto)}
 	b.price(n, s, clusters, in)
 	usual := b.usual(n, s)
@@ -448,7 +448,7 @@ func (b *Balancer) pose(n mesh.ServiceName, s *service, own *peer, since time.Du
 				continue
 			}
 			if path, ok := p.paths[to]; ok && i != j {
-				in.Dead[at] = path.Dead
+				in.Dead[at], in.Loss[at] = path.Dead, path.Loss
 				if path.RTT > 0 {
 					in.RTT[at] = path.RTT.Seconds()
 				}

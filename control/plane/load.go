@@ -20,7 +20,7 @@ func (p *Plane) newLoad() *load.Driver {
 		Edit: func(ctx context.Context, edits []world.Edit) error { return p.loop.Edit(ctx, edits, nil) },
 		Paths: func() (out []split.Path) {
 			for _, p := range p.Peers() {
-				out = append(out, split.Path{Cluster: p.Cluster, RTT: p.RTT, Dead: p.State == mesh.Unreachable, Lease: p.Lease})
+				out = append(out, split.Path{Cluster: p.Cluster, RTT: p.RTT, Dead: p.State == mesh.Unreachable, Lease: p.Lease, Loss: p.Loss})
 			}
 			return out
 		},

@@ -100,3 +100,22 @@ func TestCirclesEnd(t *testing.T) {
 		t.Errorf("the calls of a circle cost %g s, want %g", got, want)
 	}
 }
+
+// TestLossesWeigh: what has to cross goes by a longer way where the short one loses messages, and what little is lost by chance
+// moves nothing. Control run: nothing is lost.
+func TestLossesWeigh(t *testing.T) {
+	by := func(loss float64) []float64 {
+		in := three(2400, 1000, 800)
+		in.Loss = make([]float64, 9)
+		in.Loss[1], in.Loss[3] = loss, loss
+		s, _ := settle(State{}, in, 60)
+		return s.Row(0)
+	}
+	none, noise, lossy := by(0), by(lossNoise), by(0.06)
+	if none[1] < 2*none[2] || !close(none[1], noise[1]) {
+		t.Errorf("control run: without losses %v, with next to none %v", none, noise)
+	}
+	if lossy[1] > 0.7*none[1] || lossy[2] < none[2] {
+		t.Errorf("with losses to b %v, without %v", lossy, none)
+	}
+}

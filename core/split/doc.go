@@ -28,6 +28,7 @@
 //     beyond its own, never more (fence).
 //   - Stale reports of a path that lives freeze that cluster: its κ, and a ceiling on what it is
 //     sent. A report that never came is a cluster nothing is known of: it is sent nothing.
+//   - Loss: a way costs what its losses add besides, and four times that, since it is the slowest requests that are felt.
 //   - Multi-hop: π is what the calls of one request cost where it would run (below.go), at marginal prices, since one
 //     request more makes others wait. The time in a lane holds what calls took when it was measured, so that only the
 //     difference counts; where nothing runs and no time is known, it is all there is to know. Each service's owner states it

@@ -35,6 +35,7 @@ type ClusterReport struct {
 type Path struct {
 	Cluster mesh.ClusterName
 	RTT     time.Duration // 0 is not measured
+	Loss    float64       // the part of round trips that lost something
 	Dead    bool
 	// Lease is whether its control plane is heard, for the verdict; no split follows from it.
 	Lease liveness.Lease

@@ -22,6 +22,9 @@ const (
 	betaLeast, betaMost = 100, 1e12
 	betaUp, betaDown    = 0.25, 0.01
 	budgetSlack         = 0.9
+	// resend is TCP's least retransmission timer, in seconds (as Linux has it), lossWeighs how much a loss counts, and lossNoise
+	// the part that is not told from answers that are late by themselves.
+	resend, lossWeighs, lossNoise = 0.2, 4.0, 0.005
 	// long is a time that is over.
 	long = time.Hour
 )
@@ -53,6 +56,8 @@ type Input struct {
 	// RTT from cluster i to cluster j is RTT[i·n+j], in seconds. A row that begins with NaN is unknown: that
 	// cluster is taken to serve its own.
 	RTT []float64
+	// Loss is the part of round trips from i to j that lose something; it may be nil.
+	Loss []float64
 	// Price of a request from i to j, in any currency, may be nil; Beta is what a unit of it is worth in
 	// seconds of waiting.
 	Price []float64
@@ -223,6 +228,9 @@ func (t *tick) pose() {
 			case unknown || math.IsNaN(c):
 				c = math.Inf(1)
 			default:
+				if t.Loss != nil {
+					c += resent(t.Loss[at], c)
+				}
 				if t.Price != nil && t.Strategy != mesh.StrategyLatency {
 					c += min(t.beta()*t.Price[at], priceMost)
 				}
@@ -234,6 +242,10 @@ func (t *tick) pose() {
 		}
 	}
 }
+
+// resent is what losses add to a round trip, in seconds: a retransmission timer each, weighed by more than its average, since
+// what one request in a hundred waits is what callers feel.
+func resent(part, rtt float64) float64 { return lossWeighs * max(0, part-lossNoise) * max(resend, rtt) }
 
 // beta is what a unit of price is worth in this tick.
 func (t *tick) beta() float64 { return max(t.Beta, t.next.Beta) }

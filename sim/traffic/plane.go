@@ -20,6 +20,7 @@ type plane struct {
 	p     *product
 	i     int
 	paths []liveness.State
+	tally []liveness.Tally // of the questions on each
 	// quietUntil is how long what proxies saw of a path outweighs what gateways answer.
 	quietUntil []int64
 	own        split.Report
@@ -40,8 +41,9 @@ func (c *plane) start(p *product, i int) {
 	}
 	c.own = split.Report{Cluster: mesh.ClusterName(p.w.regions[i].name), Demand: p.w.rate(i, 0), Wait: -1}
 	c.measureCapacity()
+	c.tally = make([]liveness.Tally, n)
 	c.in = split.Input{Strategy: p.w.scenario.Strategy, Beta: p.w.scenario.Beta, Weights: p.w.scenario.Weights, Since: tickEvery,
-		RTT: make([]float64, n*n), Price: make([]float64, n*n), Dead: make([]bool, n*n), Forbidden: p.w.forbidden, Reports: make([]split.Report, n)}
+		RTT: make([]float64, n*n), Loss: make([]float64, n*n), Price: make([]float64, n*n), Dead: make([]bool, n*n), Forbidden: p.w.forbidden, Reports: make([]split.Report, n)}
 	for a := range n {
 		for b := range n {
 			c.in.RTT[a*n+b] = float64(p.w.distance(int32(a), int32(b))) / 1e9
@@ -143,6 +145,7 @@ func (c *plane) control() {
 		for k := range n { // a row of RTTs comes with each report
 			if rtt := c.p.planes[j].paths[k].RTT; j != k && rtt > 0 && c.heard[j].Age >= 0 {
 				c.in.RTT[j*n+k] = rtt.Seconds()
+				c.in.Loss[j*n+k], _ = c.p.planes[j].tally[k].Loss(time.Unix(0, w.now))
 			}
 		}
 		c.in.Dead[c.i*n+j] = j != c.i && c.paths[j].Reach() == mesh.Unreachable || w.now < c.quietUntil[j]
@@ -203,7 +206,7 @@ func (c *plane) silent(j int) {
 	c.control()
 }
 
-// probed is the next question to a gateway, or what became of one: b ≥ n is an answer, b < 0 none.
+// probed is the next question to a gateway, or what became of one: b ≥ n is an answer, b ≥ 2n one that was sent again, b < 0 none.
 func (c *plane) probed(e event) {
 	w, n := c.p.w, int32(len(c.p.w.regions))
 	now := time.Unix(0, w.now)
@@ -211,8 +214,15 @@ func (c *plane) probed(e event) {
 	switch {
 	case e.b >= n:
 		j := e.b % n
-		was := before(j)
-		c.paths[j] = c.paths[j].Answered(time.Duration(w.link(int32(c.i), j).rtt+w.link(int32(c.i), j).extra), now)
+		was, rtt, late := before(j), w.link(int32(c.i), j).rtt+w.link(int32(c.i), j).extra, 0
+		if e.b >= 2*n {
+			rtt += resend + rtt // the timer that a kernel has is a round trip longer
+		}
+		if c.paths[j].Late(time.Duration(rtt)) {
+			late = 1
+		}
+		c.tally[j].Count(1, late, now)
+		c.paths[j] = c.paths[j].Answered(time.Duration(rtt), now)
 		c.changed(j, was)
 	case e.b < 0:
 		j := -e.b - 1
@@ -228,13 +238,23 @@ func (c *plane) probed(e event) {
 		rtt := w.link(int32(c.i), j).rtt + w.link(int32(c.i), j).extra
 		switch {
 		case answers:
-			w.events.push(event{at: w.now + rtt, kind: probe, a: e.a, b: n + j})
+			answer := event{at: w.now + rtt, kind: probe, a: e.a, b: n + j}
+			if c.loses(j) {
+				answer.at, answer.b = answer.at+resend+rtt, 2*n+j
+			}
+			w.events.push(answer)
 		case refused:
 			w.events.push(event{at: w.now + rtt, kind: probe, a: e.a, b: -j - 1})
 		default:
 			w.events.push(event{at: w.now + int64(c.paths[j].ProbeTimeout()), kind: probe, a: e.a, b: -j - 1})
 		}
 	}
+}
+
+// loses draws whether a round trip to region j loses something. No other drawing depends on it where nothing is lost.
+func (c *plane) loses(j int32) bool {
+	there, back := c.p.w.link(int32(c.i), j).loss, c.p.w.link(j, int32(c.i)).loss
+	return there+back > 0 && c.p.rand.Float64() < 1-(1-there)*(1-back)
 }
 
 func (c *plane) changed(j int32, was mesh.Reachability) {

@@ -428,6 +428,7 @@ type Path struct {
 	Rtt           int64                  `protobuf:"varint,2,opt,name=rtt,proto3" json:"rtt,omitempty"`
 	Dead          bool                   `protobuf:"varint,3,opt,name=dead,proto3" json:"dead,omitempty"`
 	Lease         Lease                  `protobuf:"varint,4,opt,name=lease,proto3,enum=isthmus.v1.Lease" json:"lease,omitempty"`
+	Loss          float64                `protobuf:"fixed64,5,opt,name=loss,proto3" json:"loss,omitempty"` // part of round trips
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -488,6 +489,13 @@ func (x *Path) GetLease() Lease {
 		return x.Lease
 	}
 	return Lease_LEASE_UNKNOWN
+}
+
+func (x *Path) GetLoss() float64 {
+	if x != nil {
+		return x.Loss
+	}
+	return 0
 }
 
 type ServiceLoad struct {
@@ -653,12 +661,13 @@ const file_isthmus_v1_load_proto_rawDesc = "" +
 	"\acalling\x18\t \x01(\x01R\acalling\"j\n" +
 	"\vClusterLoad\x12&\n" +
 	"\x05paths\x18\x01 \x03(\v2\x10.isthmus.v1.PathR\x05paths\x123\n" +
-	"\bservices\x18\x02 \x03(\v2\x17.isthmus.v1.ServiceLoadR\bservices\"o\n" +
+	"\bservices\x18\x02 \x03(\v2\x17.isthmus.v1.ServiceLoadR\bservices\"\x83\x01\n" +
 	"\x04Path\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x10\n" +
 	"\x03rtt\x18\x02 \x01(\x03R\x03rtt\x12\x12\n" +
 	"\x04dead\x18\x03 \x01(\bR\x04dead\x12'\n" +
-	"\x05lease\x18\x04 \x01(\x0e2\x11.isthmus.v1.LeaseR\x05lease\"\xbc\x02\n" +
+	"\x05lease\x18\x04 \x01(\x0e2\x11.isthmus.v1.LeaseR\x05lease\x12\x12\n" +
+	"\x04loss\x18\x05 \x01(\x01R\x04loss\"\xbc\x02\n" +
 	"\vServiceLoad\x121\n" +
 	"\aservice\x18\x01 \x01(\v2\x17.isthmus.v1.ServiceNameR\aservice\x12\x16\n" +
 	"\x06demand\x18\x02 \x01(\x01R\x06demand\x12\x12\n" +
