@@ -40,6 +40,7 @@ func (b *Balancer) reckon(s *service, now time.Time) {
 			return split.Price{}, false
 		}
 		to.called = now
+		b.stir(n, to) // what calls cost here is to be known though nobody here calls now
 		return to.price(b.self)
 	})
 }

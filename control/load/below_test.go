@@ -21,6 +21,8 @@ type tree struct {
 	clusters map[mesh.ClusterName]*Balancer
 	now      time.Time
 	hidden   bool
+	// near says that eu has a database of its own, as us has.
+	near bool
 	// home is the part of eu's requests that eu serves; crossed is how much crossed, a request, and swung how far home moved.
 	home, crossed, swung float64
 }
@@ -56,6 +58,10 @@ func (w *tree) run(ticks int) {
 		w.crossed += (1 - w.home) + 3*w.home
 		for n, b := range w.clusters {
 			call := map[mesh.ClusterName]time.Duration{"eu": 40 * time.Millisecond, "us": 10 * time.Millisecond}[n]
+			if n == "eu" && w.near {
+				call = 10 * time.Millisecond
+				b.Sampled("shop/db", "shop", []split.Sample{{Service: db, Served: 1, Lanes: 1000, Time: 10 * time.Millisecond}}, w.now)
+			}
 			if n == "eu" {
 				b.Sampled("shop/users", "shop", []split.Sample{{Service: app, Asked: rate, Wait: -1}}, w.now)
 			} else {
@@ -66,7 +72,10 @@ func (w *tree) run(ticks int) {
 				serves.Time = 20*time.Millisecond + 3*call
 			}
 			calls := split.Sample{Service: db, Asked: 3 * at[n], Wait: -1, Calling: 3 * at[n] * call.Seconds()}
-			if w.hidden {
+			if at[n] == 0 { // who asks for nothing reports nothing
+				b.Sampled("shop/app", "shop", []split.Sample{serves}, w.now)
+				b.Sampled("shop/somebody", "shop", nil, w.now)
+			} else if w.hidden {
 				b.Sampled("shop/somebody", "shop", []split.Sample{calls}, w.now)
 				b.Sampled("shop/app", "shop", []split.Sample{serves}, w.now)
 			} else {
@@ -126,5 +135,25 @@ func TestCallsAreOfWhoServes(t *testing.T) {
 	b.Sampled("bank/liar", "bank", []split.Sample{{Service: app, Served: 1}, {Service: catalog, Asked: 1e6, Calling: 1e6}}, now)
 	if of := b.measure(now); of[app].calls[catalog] != (split.Call{}) {
 		t.Errorf("a proxy of another namespace says that the application calls %v", of[app].calls[catalog])
+	}
+}
+
+// TestWhatCallsWouldCostIsKnownWhereNobodyCalls: requests left, as the database was far; when it comes near, they come back.
+func TestWhatCallsWouldCostIsKnownWhereNobodyCalls(t *testing.T) {
+	w := newTree(false)
+	w.run(400)
+	if w.home > 0.05 {
+		t.Fatalf("%.2f of the requests run at home", w.home)
+	}
+	eu := w.clusters["eu"]
+	if eu.stirred[db] == nil {
+		t.Error("nobody looks at what the database costs from where nobody calls it now")
+	}
+	eu.Know(&ir.Endpoints{Service: db, Groups: []ir.Group{{Cluster: "eu", Exported: true, Endpoints: []ir.Endpoint{{Tag: "1", Proxy: netip.MustParseAddrPort("127.0.0.1:2"), Lanes: 1000}}},
+		{Cluster: "us", Exported: true, Slots: []uint64{1}}}})
+	w.near = true
+	w.run(120)
+	if w.home < 0.95 {
+		t.Errorf("%.2f of the requests run at home, where the database is", w.home)
 	}
 }

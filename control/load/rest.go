@@ -19,7 +19,7 @@ func (b *Balancer) stir(n mesh.ServiceName, s *service) { b.stirred[n] = s }
 
 // rests reports whether another tick of which nothing is measured would leave the service as this one did, whose measurements are m.
 func (s *service) rests(m *sum, now time.Time) bool {
-	if m != nil || len(s.shares) > 0 || s.spreads(now) || s.ramps() {
+	if m != nil || len(s.shares) > 0 || s.spreads(now) || s.priced(now) || s.ramps() {
 		return false
 	}
 	for _, v := range []*float64{&s.own.Demand, &s.own.Rate, &s.sent, &s.received, &s.calls} {
