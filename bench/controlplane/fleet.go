@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -12,6 +13,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/isthmus-mesh/isthmus/bench/rig"
 	"github.com/isthmus-mesh/isthmus/core/ir"
 )
 
@@ -137,9 +139,28 @@ func (f *fleet) close() {
 	f.run.Wait()
 }
 
+// dial connects, as a proxy does: a handshake for which a busy machine had no time is tried again, after a pause with full jitter.
+func (f *fleet) dial() (*client, error) {
+	for most := redialMin; ; most = min(2*most, redialMax) {
+		c, err := dial(f.ctx, f.server.addr, f.server.tls)
+		if err == nil || f.ctx.Err() != nil {
+			return c, err
+		}
+		if err := rig.Pause(f.ctx, rand.N(most)); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// How long a proxy waits at most before it tries again, at first and at last (xds.ClientConfig).
+const (
+	redialMin = 100 * time.Millisecond
+	redialMax = 10 * time.Second
+)
+
 // follow is one connection and its stream, until either ends.
 func (f *fleet) follow(i int) error {
-	c, err := dial(f.ctx, f.server.addr, f.server.tls)
+	c, err := f.dial()
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -105,6 +106,12 @@ func TestDamagedSnapshots(t *testing.T) {
 		t.Logf("serving again after %v", took.Round(time.Millisecond))
 	}
 	serves(t, 5*time.Second)
+	var older []byte
+	eventually(t, 10*time.Second, "there is a snapshot", func() (string, bool) {
+		b, err := os.ReadFile(kept)
+		older = b
+		return fmt.Sprint(err), err == nil
+	})
 	// Two generations: the second is written when something has changed.
 	if out, code := m.apply("eu-west", "apiVersion: v1\nkind: Namespace\nmetadata: {name: more}\n---\napiVersion: v1\nkind: Service\nmetadata: {name: more, namespace: more}\nspec: {ports: [{port: 80}]}\n"); code != 0 {
 		t.Fatal(out)
@@ -136,6 +143,27 @@ func TestDamagedSnapshots(t *testing.T) {
 			m.says(t, shell, past, time.Second, s.says)
 		})
 	}
+	t.Run("an older one is put back", func(t *testing.T) {
+		unknown := func(a answer) bool { return a.Reason == "outside_mesh" || a.Reason == "unknown_host" }
+		m.noDrift(t)
+		m.run("drill", "kill", "control-plane@eu-west")
+		if err := errors.Join(os.WriteFile(kept, older, 0o600), os.WriteFile(kept+".prev", older, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		m.crash(t, "proxy", shell)
+		eventually(t, 10*time.Second, "it serves what is older", func() (string, bool) {
+			a := get(m.shell(0), echo+"/")
+			b := get(m.shell(0), "http://more.more/")
+			return a.String() + b.String(), a.Status == 200 && unknown(b)
+		})
+		m.run("drill", "resume", "control-plane@eu-west")
+		past, begin := len(m.log(shell)), time.Now()
+		eventually(t, 30*time.Second, "it has what is newest", func() (string, bool) {
+			b := get(m.shell(0), "http://more.more/")
+			return b.String() + m.log(shell)[past:], b.err == nil && !unknown(b)
+		})
+		t.Logf("an older snapshot was made up for %v after the control plane was started", time.Since(begin).Round(time.Millisecond))
+	})
 	m.inSync(t, 20*time.Second)
 }
 

@@ -166,6 +166,9 @@ func writePartitions(r *report.Report, docs string, kinds []partition, results m
 			continue
 		}
 		b.WriteString(line(p, of) + "\n")
+		if p.law != "" {
+			continue // what it costs to be without is no figure of ours
+		}
 		add := func(what string, f func(*outcome) time.Duration) report.Row {
 			var values []float64
 			for _, o := range of {

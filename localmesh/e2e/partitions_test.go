@@ -64,6 +64,8 @@ type partition struct {
 	deletes bool
 	// short says that it is tried by default.
 	short bool
+	// law are the jurisdictions that may serve, without that of ap-south: there is nowhere to move to, the kind is a control run, and GETs must fail in it.
+	law string
 }
 
 const euUS = "eu-west--us-east"
@@ -71,6 +73,8 @@ const euUS = "eu-west--us-east"
 var partitions = []partition{
 	{name: "two-way", what: "the link to the client's cluster is cut", fault: []string{"partition", euUS}, remedy: []string{"heal", euUS}, moves: true, within: 3 * time.Second,
 		sees: []string{"eu-west>us-east=Unreachable", "us-east>eu-west=Unreachable"}},
+	{name: "two-way-nowhere", what: "control: the same, and a law that lets nobody else serve", fault: []string{"partition", euUS}, remedy: []string{"heal", euUS}, moves: true, within: 3 * time.Second,
+		sees: []string{"eu-west>us-east=Unreachable", "us-east>eu-west=Unreachable"}, law: "EU, US", short: true},
 	{name: "out", what: "the same, from the client's cluster only", fault: []string{"partition", euUS, "--direction", "a-to-b"}, remedy: []string{"heal", euUS}, moves: true, within: 6 * time.Second,
 		sees: []string{"eu-west>us-east=Unreachable"}},
 	{name: "back", what: "the same, towards the client's cluster only", fault: []string{"partition", euUS, "--direction", "b-to-a"}, remedy: []string{"heal", euUS}, moves: true, within: 6 * time.Second,
@@ -103,7 +107,7 @@ var partitions = []partition{
 
 // TestPartitions tries kinds of partition, each under 300 requests a second from a client in eu-west to a service that us-east serves and
 // ap-south could, one in ten a POST, which nothing may ask again once it was executed. No GET may fail; what moves, moves; and each observer comes to say
-// what is so. -partitions=all tries every kind, and -partitions-docs writes what was measured (make bench-partitions).
+// what is so. In the control run the law lets nobody else serve, and GETs must fail. -partitions=all tries every kind, and -partitions-docs writes what was measured (make bench-partitions).
 func TestPartitions(t *testing.T) {
 	tried := slices.DeleteFunc(slices.Clone(partitions), func(p partition) bool {
 		if *partitionKinds == "" {
@@ -208,6 +212,9 @@ func (m *meshUnder) tryOne(t *testing.T, p partition, filler string) *outcome {
 	defer w.stop()
 	l.movesTo(t, "us-east", 40*time.Second)
 	eventually(t, 60*time.Second, "every cluster is in sync, and Alive to all", func() (string, bool) { return w.well() })
+	if p.law != "" {
+		defer m.stayIn(t, p.law)()
+	}
 	o := &outcome{failed: map[string]int{}, knew: map[string]time.Duration{}}
 	broken := time.Now()
 	if p.fill {
@@ -261,18 +268,44 @@ func (m *meshUnder) tryOne(t *testing.T, p partition, filler string) *outcome {
 			o.failed["GET at home: "+f]++
 		}
 	}
+	gets := 0
 	for what, n := range o.failed {
-		if !strings.HasPrefix(what, "POST") {
+		if strings.HasPrefix(what, "POST") {
+			continue
+		}
+		gets += n
+		if p.law == "" {
 			t.Errorf("%d failed: %s", n, what)
 		}
 	}
-	if stays := slices.ContainsFunc(l.samples(at(mended)-time.Second, at(mended)), func(s mixed) bool { return s.cluster == "us-east" }); stays == p.moves {
+	if p.law != "" && gets == 0 {
+		t.Error("no GET failed although nobody else may serve: that none fails otherwise shows nothing")
+	}
+	if stays := slices.ContainsFunc(l.samples(at(mended)-time.Second, at(mended)), func(s mixed) bool { return s.cluster == "us-east" }); p.law == "" && stays == p.moves {
 		t.Errorf("us-east serves at the end of the fault: %v, after %v", stays, lasted)
 	}
-	if p.moves && o.moved > p.within {
+	if p.law == "" && p.moves && o.moved > p.within {
 		t.Logf("MISSED: moved after %v, promised are %v", o.moved, p.within)
 	}
 	return o
+}
+
+// stayIn puts a law in force by which some jurisdictions alone may serve, until the returned function is called.
+func (m *meshUnder) stayIn(t *testing.T, jurisdictions string) (again func()) {
+	t.Helper()
+	if out, code := m.apply("eu-west", `
+apiVersion: isthmus.dev/v1alpha1
+kind: ResidencyPolicy
+metadata: {name: control, namespace: shop}
+spec: {targetRefs: [{group: "", kind: Service, name: web}], jurisdictions: [`+jurisdictions+`]}
+`); code != 0 {
+		t.Fatalf("apply: exit %d: %s", code, out)
+	}
+	m.noDrift(t)
+	return func() {
+		m.run("delete", "residencypolicy", "control", "-n", "shop", "--cluster", "eu-west")
+		m.noDrift(t)
+	}
 }
 
 // judge reads a load: when its requests left us-east and when they came back.
