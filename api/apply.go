@@ -42,7 +42,7 @@ func (s *Server) apply(w http.ResponseWriter, r *http.Request) error {
 	default:
 		return refuse(http.StatusBadRequest, fmt.Sprintf("dryRun=%s is not known; write dryRun=server", q.Get("dryRun")), nil)
 	}
-	input, err := readInput(w, r, manifest.Options{Namespace: q.Get("namespace")})
+	input, err := readInput(w, r, manifest.Options{Namespace: q.Get("namespace"), Now: s.cfg.Now()})
 	if err != nil {
 		return refuse(http.StatusBadRequest, err.Error(), nil)
 	}

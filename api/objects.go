@@ -326,7 +326,7 @@ func (s *Server) ownedBy(key store.Key, owner mesh.ClusterName) error {
 func render(it item, status any) (json.RawMessage, error) {
 	fail := func(err error) (json.RawMessage, error) { return nil, fmt.Errorf("show %s: %w", it.object, err) }
 	var top, metadata map[string]json.RawMessage
-	if err := json.Unmarshal(it.object.JSON, &top); err != nil {
+	if err := json.Unmarshal(object.Shown(it.object), &top); err != nil {
 		return fail(err)
 	}
 	if err := json.Unmarshal(top["metadata"], &metadata); err != nil {

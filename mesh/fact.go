@@ -41,6 +41,7 @@ const (
 	// *BackendTLSPolicy and *ConfigMap, of this cluster's own applications.
 	KindBackendTLSPolicy Kind = "BackendTLSPolicy"
 	KindConfigMap        Kind = "ConfigMap"
+	KindSecret           Kind = "Secret" // *Certificate, of this cluster's own ingress gateways; Secrets of other types are no facts
 
 	// Observed or computed by a cluster, never written by people.
 	KindBundle        Kind = "Bundle"        // *Bundle; the name is the trust domain

@@ -2,7 +2,6 @@ package manifest
 
 import (
 	"cmp"
-	"encoding/base64"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -20,17 +19,6 @@ func (s *scope) namespaceObject(*namespace) *mesh.NamespaceObject {
 		}
 	}
 	return n
-}
-
-func (s *scope) secret(in *secret) *Secret {
-	out := &Secret{Namespace: s.namespace, Name: s.name, Type: in.Type, data: make(map[string][]byte, len(in.Data)+len(in.StringData))}
-	for k, v := range in.Data {
-		out.data[k], _ = base64.StdEncoding.DecodeString(v)
-	}
-	for k, v := range in.StringData { // stringData wins, as in Kubernetes
-		out.data[k] = []byte(v)
-	}
-	return out
 }
 
 func (s *scope) service(in *service) *mesh.Service {

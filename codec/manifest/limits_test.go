@@ -231,7 +231,7 @@ func TestSecretsAreNeverPrinted(t *testing.T) {
 		}
 	}
 	if _, ok := r.Objects[0].Fact("eu-west"); ok {
-		t.Error("a Secret must not become a fact")
+		t.Error("a Secret that is no certificate must not become a fact")
 	}
 }
 

@@ -42,16 +42,23 @@ func (o Object) GoString() string { return "manifest.Object(" + o.String() + ")"
 func (o Object) LogValue() slog.Value { return slog.StringValue(o.String()) }
 
 // Fact is the fact that origin states with the object; false for kinds that are no
-// facts of the mesh (Secret, LocalMesh, Simulation, and kinds nothing acts on yet). The caller
+// facts of the mesh (Secrets but those of certificates, LocalMesh, Simulation, and kinds nothing acts on yet). The caller
 // sets Position and Stamp.
 func (o Object) Fact(origin mesh.ClusterName) (mesh.Fact, bool) {
-	switch o.Value.(type) {
-	case nil, *Secret, *LocalMesh, *Simulation:
+	switch o.Value.(type) { // a Secret that is no certificate is none either
+	case nil, *LocalMesh, *Simulation:
 		return mesh.Fact{}, false
+	}
+	value := o.Value
+	if s, ok := value.(*Secret); ok {
+		if s.certificate == nil {
+			return mesh.Fact{}, false
+		}
+		value = s.certificate
 	}
 	return mesh.Fact{
 		Key:    mesh.Key{Kind: mesh.Kind(o.Kind), Origin: origin, Namespace: o.Namespace, Name: o.Name},
-		Value:  o.Value,
+		Value:  value,
 		Digest: o.SpecDigest,
 		Home:   o.Labels[mesh.ScopeLabel] == mesh.ScopeHome,
 	}, true
@@ -62,6 +69,8 @@ func (o Object) Fact(origin mesh.ClusterName) (mesh.Fact, bool) {
 type Secret struct {
 	Namespace, Name, Type string
 	data                  map[string][]byte
+	// certificate is what one of type kubernetes.io/tls is.
+	certificate *mesh.Certificate
 }
 
 // Reveal returns the bytes under key; the caller must not change them.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -37,6 +38,8 @@ type Options struct {
 	// returned with Invalid set, so that it denies what it selects; faults are listed
 	// all the same.
 	Stored bool
+	// Now is when it is written: by that certificates that do not hold are warned of; zero warns of none.
+	Now time.Time
 }
 
 // Result is all that an input says and all that is wrong with it.

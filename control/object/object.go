@@ -92,6 +92,37 @@ func Encode(o manifest.Object, m Meta) ([]byte, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
+// hidden stands for what a Secret holds wherever people read it. It is no base64, so that nobody applies it by mistake.
+const hidden = "(hidden)"
+
+// Shown is the object's JSON as people may read it: of a Secret the names of what it holds.
+func Shown(o manifest.Object) []byte {
+	if _, is := o.Value.(*manifest.Secret); !is {
+		return o.JSON
+	}
+	var top map[string]json.RawMessage
+	if err := json.Unmarshal(o.JSON, &top); err != nil {
+		return []byte("{}") // rather nothing than all
+	}
+	data := map[string]string{}
+	for _, field := range []string{"data", "stringData"} {
+		var held map[string]json.RawMessage
+		_ = json.Unmarshal(top[field], &held) // what it holds was read before, or it has none
+		delete(top, field)
+		for name := range held {
+			data[name] = hidden
+		}
+	}
+	if len(data) > 0 {
+		top["data"], _ = json.Marshal(data) // texts always can be
+	}
+	text, err := json.Marshal(top)
+	if err != nil {
+		return []byte("{}")
+	}
+	return text
+}
+
 // StampOf is the stamp of a stored value; false for values that no person writes.
 func StampOf(o store.Object) (mesh.Stamp, bool) {
 	if _, ok := KindOf(o.Kind); !ok {
@@ -105,7 +136,7 @@ func StampOf(o store.Object) (mesh.Stamp, bool) {
 }
 
 // Decode reads a stored object as a fact of origin in the history epoch. The fact is nil
-// for kinds that are no facts (Secret, and kinds that nothing acts on yet). A security policy that
+// for kinds that are no facts (Secrets but those of certificates, and kinds that nothing acts on yet). A security policy that
 // cannot be understood comes with Invalid set, so that it denies what it selects; anything else that
 // cannot be understood is an error, and what was known of it before stays in force. The error is
 // ErrNotManifest for values that no person writes.
@@ -141,6 +172,9 @@ func Decode(s store.Object, origin mesh.ClusterName, epoch mesh.Epoch) (*mesh.Fa
 		return nil, o, m, nil
 	}
 	f.Position = mesh.Position{Epoch: epoch, Revision: s.Revision}
-	f.Stamp, f.Raw = m.Stamp, o.JSON
+	f.Stamp = m.Stamp
+	if f.Kind != mesh.KindSecret { // a world has no use for its text
+		f.Raw = o.JSON
+	}
 	return &f, o, m, nil
 }

@@ -75,6 +75,10 @@ var values = map[mesh.Kind]func(*Maker) (namespace, name string, v any){
 		v.Namespace, v.Name = m.service().Namespace, m.numbered("roots", 2)
 		return v.Namespace, v.Name, v
 	},
+	mesh.KindSecret: func(m *Maker) (string, string, any) {
+		v := &mesh.Certificate{Namespace: m.service().Namespace, Name: m.numbered("certificate", 2), Chain: m.numbered("chain", 3), Key: mesh.Hide([]byte("key"))}
+		return v.Namespace, v.Name, v
+	},
 	mesh.KindBundle: func(m *Maker) (string, string, any) {
 		td := mesh.TrustDomainOf(m.Self, mesh.DefaultDomain)
 		m.bundles++
