@@ -14,6 +14,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/control/filestore"
 	"github.com/isthmus-mesh/isthmus/control/peer"
 	"github.com/isthmus-mesh/isthmus/control/relay"
+	"github.com/isthmus-mesh/isthmus/control/secret"
 	"github.com/isthmus-mesh/isthmus/control/store"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"google.golang.org/grpc/codes"
@@ -49,8 +50,13 @@ type history interface {
 	Heard() time.Time
 }
 
-// openObjects opens the store, or the files of a relay.
+// openObjects opens the store, or the files of a relay; Secrets are sealed there.
 func (p *Plane) openObjects(ctx context.Context) (err error) {
+	defer func() {
+		if err == nil {
+			p.store = secret.Seal(p.store, secret.Config{Key: p.sealKey, Clock: p.clock, Log: p.log})
+		}
+	}()
 	if p.cfg.Remote {
 		if err := p.demote(ctx); err != nil {
 			return err
