@@ -64,7 +64,7 @@ func (st *statuses) of(it item) any {
 		return st.route(it, v)
 	case *mesh.Gateway:
 		c := st.conditions(it, nil, "", mesh.ServiceName{Namespace: v.Namespace, Name: v.Name})
-		return attachments.Gateway(st.world, st.server.cfg.View, it.fact, c[0], c[2], st.proxies)
+		return attachments.Gateway(st.world, st.server.cfg.View, it.fact, c[0], c[2], st.proxies, st.server.cfg.Now())
 	case *mesh.TrafficPolicy:
 		return st.policy(it, v.Targets, "")
 	case *mesh.FaultPolicy:
@@ -369,7 +369,9 @@ type dangle struct{ field, reason, problem string }
 func (s *Server) dangling(w *world.World, f *mesh.Fact) []dangle {
 	switch v := f.Value.(type) {
 	case *mesh.Route:
-		return append(s.parents(w, v), s.backends(w, f, v)...)
+		return append(dangles(attachments.Parents(w, s.cfg.View, v)), s.backends(w, f, v)...)
+	case *mesh.Gateway:
+		return dangles(attachments.Certificates(w, s.cfg.View, v, s.cfg.Now()))
 	case *mesh.TrafficPolicy:
 		return append(s.targets(w, v.Targets), s.fallbacks(w, v)...)
 	case *mesh.FaultPolicy:
@@ -398,8 +400,8 @@ func (s *Server) exists(w *world.World, n mesh.ServiceName) *ir.Name {
 	return v
 }
 
-func (s *Server) parents(w *world.World, v *mesh.Route) (out []dangle) {
-	for _, d := range attachments.Parents(w, s.cfg.View, v) {
+func dangles(all []attachments.Dangle) (out []dangle) {
+	for _, d := range all {
 		out = append(out, dangle{d.Field, d.Reason, d.Problem})
 	}
 	return out

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/isthmus-mesh/isthmus/core/attach"
 	"github.com/isthmus-mesh/isthmus/core/compile"
@@ -67,7 +68,7 @@ const (
 
 // Gateway is the status of a Gateway. accepted and programmed are what holds for every object: whether it is the one in force
 // under its name, and what proxies made of it.
-func Gateway(w *world.World, view ir.View, f *mesh.Fact, accepted, programmed Condition, proxies []xds.ClientStatus) *GatewayStatus {
+func Gateway(w *world.World, view ir.View, f *mesh.Fact, accepted, programmed Condition, proxies []xds.ClientStatus, now time.Time) *GatewayStatus {
 	g, out := f.Value.(*mesh.Gateway), &GatewayStatus{Origin: f.Origin, Listeners: []Listener{}}
 	report, err := derive.Eval(w, compile.GatewayReportOf, compile.GatewayKey{Namespace: f.Namespace, Name: f.Name, View: view})
 	switch {
@@ -88,7 +89,7 @@ func Gateway(w *world.World, view ir.View, f *mesh.Fact, accepted, programmed Co
 	}
 	served := 0
 	for i := range g.Listeners {
-		l := listener(&g.Listeners[i], report.Verdicts[i], programmed)
+		l := listener(&g.Listeners[i], report.Verdicts[i], ofListener(report.Certificates, i), now, programmed)
 		for _, r := range report.Routes {
 			if len(r.Hosts[i]) > 0 {
 				l.AttachedRoutes++
@@ -110,7 +111,7 @@ func Gateway(w *world.World, view ir.View, f *mesh.Fact, accepted, programmed Co
 	return out
 }
 
-func listener(l *mesh.Listener, v attach.Verdict, programmed Condition) Listener {
+func listener(l *mesh.Listener, v attach.Verdict, certificates []compile.CertificateReport, now time.Time, programmed Condition) Listener {
 	kinds, invalid := attach.Kinds(l)
 	out := Listener{Name: l.Name, SupportedKinds: []RouteKind{}}
 	for _, k := range kinds {
@@ -126,12 +127,70 @@ func listener(l *mesh.Listener, v attach.Verdict, programmed Condition) Listener
 	if v.Conflicted() {
 		conflicted.Status, conflicted.Reason, conflicted.Message = isTrue, v.Reason, v.Message
 	}
+	if why := unresolved(certificates, now); why.reason != "" {
+		resolved.Status, resolved.Reason, resolved.Message = isFalse, why.reason, why.message
+		if v.Reason == "" && !why.usable {
+			programmed.Status, programmed.Reason, programmed.Message = isFalse, "Invalid", "handshakes are refused: "+why.message
+		}
+	}
 	if invalid {
 		resolved.Status, resolved.Reason, resolved.Message = isFalse, attach.ReasonInvalidRouteKinds, "allowedRoutes.kinds names kinds that cannot attach to a listener of "+string(l.Protocol)
 	}
 	out.Conditions = []Condition{accepted, conflicted, resolved, programmed}
 	for i := range out.Conditions {
 		out.Conditions[i].ObservedGeneration = programmed.ObservedGeneration
+	}
+	return out
+}
+
+// unresolution is what is wrong with the certificates of a listener, and whether one is left that can be used.
+type unresolution struct {
+	reason, message string
+	usable          bool
+}
+
+// unresolved names every certificate that cannot be used, and every one that clients refuse now: those are shown to them all the
+// same, for it is theirs to judge, and by another clock than the proxy's.
+func unresolved(all []compile.CertificateReport, now time.Time) (out unresolution) {
+	var parts []string
+	for _, c := range all {
+		problem, reason := c.Problem, c.Reason
+		if problem == "" {
+			out.usable, reason = true, attach.ReasonInvalidCertificateRef
+			problem = (&mesh.Certificate{NotBefore: c.NotBefore, NotAfter: c.NotAfter}).Dated(now)
+		}
+		if problem == "" {
+			continue
+		}
+		if out.reason == "" || reason == attach.ReasonRefNotPermitted {
+			out.reason = reason
+		}
+		parts = append(parts, c.Object+": "+problem)
+	}
+	out.message = strings.Join(parts, "; ")
+	return out
+}
+
+// Certificates are the references of a Gateway's listeners to certificates that lead nowhere, or to what clients refuse.
+func Certificates(w *world.World, view ir.View, g *mesh.Gateway, now time.Time) (out []Dangle) {
+	report, err := derive.Eval(w, compile.GatewayReportOf, compile.GatewayKey{Namespace: g.Namespace, Name: g.Name, View: view})
+	if err != nil || report == nil {
+		return nil
+	}
+	for i, c := range report.Certificates {
+		if why := unresolved(report.Certificates[i:i+1], now); why.reason != "" {
+			out = append(out, Dangle{fmt.Sprintf("spec.listeners[%d].tls.certificateRefs[%d]", c.Listener, c.Reference), why.reason, why.message})
+		}
+	}
+	return out
+}
+
+// ofListener are those of one listener.
+func ofListener(all []compile.CertificateReport, listener int) (out []compile.CertificateReport) {
+	for _, c := range all {
+		if c.Listener == listener {
+			out = append(out, c)
+		}
 	}
 	return out
 }

@@ -24,7 +24,7 @@ const Source = "outside"
 
 // Ask is what comes to an ingress gateway of the view's cluster.
 type Ask struct {
-	// Scheme is "http", "grpc", "tcp", "udp", or "https" and "tls" for what asks for a server name.
+	// Scheme is "http", "grpc", "tcp", "udp", or "https" and "tls" for what asks for a server name: requests where TLS ends here.
 	Scheme string
 	// Host is asked for, and Port is the listener's, also where it is opened at another.
 	Host string
@@ -47,18 +47,26 @@ func Find(w *world.World, view ir.View, a Ask) (s *ir.Service, why string, err e
 		return nil, fmt.Sprintf("no listener of a Gateway that is served in cluster %s has %s: %s", view.Cluster, door, there(ports)), nil
 	}
 	var name mesh.ServiceName
+	requests := ports[at].Protocol == mesh.ListenerHTTP
 	switch p := ports[at].Protocol; {
+	case a.Scheme == "https" && tables.Ends(door, a.Host) != nil:
+		if why := tables.Ends(door, a.Host).Invalid; why != "" {
+			return nil, "the listener has no certificate that can be used, and no handshake succeeds: " + why, nil
+		}
+		requests = true
+		a.Head.Authority, a.Head.Scheme = a.Head.KeepString(a.Host), a.Head.KeepString("https")
+		name = tables.Find(a.Port, a.Head).Service
 	case p == mesh.ListenerHTTP && (a.Scheme == "http" || a.Scheme == "grpc"):
 		a.Head.Authority = a.Head.KeepString(a.Host)
 		name = tables.Find(a.Port, a.Head).Service
-	case p == mesh.ListenerTLS && (a.Scheme == "https" || a.Scheme == "tls"):
+	case ports[at].Opened() == mesh.ListenerTLS && (a.Scheme == "https" || a.Scheme == "tls"):
 		name = tables.Carried(door, a.Host)
 	case p == mesh.ListenerUDP, p == mesh.ListenerTCP: // bytes, whatever is in them
 		name = tables.Carried(door, "")
 	default:
 		return nil, fmt.Sprintf("%s of cluster %s speaks %s, and %s:// does not", door, view.Cluster, p, a.Scheme), nil
 	}
-	if ports[at].Protocol != mesh.ListenerHTTP {
+	if !requests {
 		a.Head.Method, a.Head.Path = a.Head.KeepString("CONNECT"), nil
 	}
 	for _, s := range tables.Services() {

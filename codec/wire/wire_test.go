@@ -30,6 +30,9 @@ func fill(r *rand.Rand, v reflect.Value, depth int) {
 	case netip.AddrPort:
 		v.Set(reflect.ValueOf(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 11, 0, byte(r.IntN(250) + 1)}), uint16(r.IntN(65535)+1))))
 		return
+	case mesh.Hidden:
+		v.Set(reflect.ValueOf(mesh.Hide([]byte{byte(r.IntN(256)), 1})))
+		return
 	case mesh.Reachability:
 		v.SetUint(uint64(r.IntN(4)))
 		return

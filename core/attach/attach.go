@@ -19,6 +19,9 @@ const (
 	ReasonUnsupportedProtocol = "UnsupportedProtocol"
 	ReasonInvalidRouteKinds   = "InvalidRouteKinds"
 
+	ReasonInvalidCertificateRef = "InvalidCertificateRef"
+	ReasonRefNotPermitted       = "RefNotPermitted"
+
 	ReasonNoMatchingParent           = "NoMatchingParent"
 	ReasonNotAllowedByListeners      = "NotAllowedByListeners"
 	ReasonNoMatchingListenerHostname = "NoMatchingListenerHostname"
@@ -74,10 +77,10 @@ type owned struct {
 // unserved says why ingress gateways do not serve a listener; empty if they do.
 func unserved(l *mesh.Listener) string {
 	switch {
-	case l.Protocol == mesh.ListenerHTTP, l.Protocol == mesh.ListenerTCP, l.Protocol == mesh.ListenerUDP, l.Protocol == mesh.ListenerTLS && l.Passthrough:
+	case l.Protocol == mesh.ListenerHTTP, l.Protocol == mesh.ListenerHTTPS, l.Protocol == mesh.ListenerTCP, l.Protocol == mesh.ListenerUDP, l.Protocol == mesh.ListenerTLS && l.Passthrough:
 		return ""
 	case l.Protocol == mesh.ListenerTLS:
-		return "listeners of protocol TLS that end it are not served yet: write tls.mode Passthrough, and end TLS in the backend"
+		return "listeners of protocol TLS that end it are not served yet: write protocol HTTPS for requests, or tls.mode Passthrough, and end TLS in the backend"
 	}
 	return "listeners of protocol " + string(l.Protocol) + " are not served yet"
 }

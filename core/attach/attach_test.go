@@ -42,8 +42,8 @@ func TestNoTwoListenersTakeOneRequest(t *testing.T) {
 			g := &mesh.Gateway{}
 			for range rapid.IntRange(0, 4).Draw(t, "listeners") {
 				l := mesh.Listener{Port: rapid.Uint16Range(80, 82).Draw(t, "port"), Passthrough: rapid.Bool().Draw(t, "passes"),
-					Protocol: rapid.SampledFrom([]mesh.ListenerProtocol{mesh.ListenerHTTP, mesh.ListenerHTTP, mesh.ListenerTLS, mesh.ListenerTCP, mesh.ListenerUDP, "odd"}).Draw(t, "protocol")}
-				if l.Protocol == mesh.ListenerHTTP || l.Protocol == mesh.ListenerTLS {
+					Protocol: rapid.SampledFrom([]mesh.ListenerProtocol{mesh.ListenerHTTP, mesh.ListenerHTTPS, mesh.ListenerTLS, mesh.ListenerTCP, mesh.ListenerUDP, "odd"}).Draw(t, "protocol")}
+				if l.Protocol == mesh.ListenerHTTP || l.Protocol == mesh.ListenerHTTPS || l.Protocol == mesh.ListenerTLS {
 					l.Hostname = rapid.SampledFrom([]string{"", "a", "*.b"}).Draw(t, "host")
 				}
 				g.Listeners = append(g.Listeners, l)
@@ -62,6 +62,9 @@ func TestNoTwoListenersTakeOneRequest(t *testing.T) {
 		taken, spoken := map[door]bool{}, map[port]mesh.ListenerProtocol{}
 		for i, g := range all {
 			for j, l := range g.Listeners {
+				if l.Protocol == mesh.ListenerHTTPS { // which shares a port with TLS, told apart by the server name
+					l.Protocol, l.Passthrough = mesh.ListenerTLS, true
+				}
 				d, v := door{port{l.Port, l.Protocol == mesh.ListenerUDP}, l.Hostname}, verdicts[i][j]
 				switch {
 				case v.Reason == "" && (l.Protocol == "odd" || l.Protocol == mesh.ListenerTLS && !l.Passthrough):

@@ -35,6 +35,8 @@ type GatewayReport struct {
 	Verdicts []attach.Verdict
 	// Routes that name the Gateway, in order of kind and name, each once for every reference.
 	Routes []RouteReport
+	// Certificates are what became of the listeners' references to certificates, in their order.
+	Certificates []CertificateReport
 }
 
 // RouteReport is what becomes of a route at one of its references to a Gateway.
@@ -75,6 +77,7 @@ func gatewayReport(c *derive.Ctx, k GatewayKey) *GatewayReport {
 		return nil
 	}
 	g, out := f.Value.(*mesh.Gateway), &GatewayReport{Verdicts: all.Verdicts[i]}
+	out.Certificates = certificatesOf(c, g)
 	for _, kind := range kindsOfRoutes {
 		for _, f := range gather(c, world.AttachedToGateway(kind, k.Namespace, k.Name)) {
 			r := f.Value.(*mesh.Route)
@@ -111,7 +114,12 @@ func gateway(c *derive.Ctx, k GatewayKey) *ir.Gateway {
 			continue
 		}
 		l := &g.Listeners[j]
-		out.Listeners = append(out.Listeners, ir.Listener{Name: l.Name, Hostname: l.Hostname, Port: l.Port, Protocol: l.Protocol, Hosts: hostsOf(c, k.View, report, j)})
+		as := ir.Listener{Name: l.Name, Hostname: l.Hostname, Port: l.Port, Protocol: l.Protocol, Hosts: hostsOf(c, k.View, report, j)}
+		if l.Protocol == mesh.ListenerHTTPS {
+			out.Terminations = append(out.Terminations, termination(c, g, l, as))
+		} else {
+			out.Listeners = append(out.Listeners, as)
+		}
 	}
 	return out
 }

@@ -185,20 +185,9 @@ func ofUDP(r *mesh.Route) string {
 // backendGroups are the kinds of backends and their API groups.
 var backendGroups = map[string]string{"Service": "", "ServiceImport": "multicluster.x-k8s.io"}
 
-// granted reports whether a reference across namespaces is allowed (Gateway API
-// ReferenceGrant).
+// granted reports whether a backend of another namespace may be referred to.
 func granted(c *derive.Ctx, who mesh.GrantFrom, b mesh.RouteBackend) bool {
-	for _, f := range gather(c, world.Granted(b.Service.Namespace)) {
-		g := f.Value.(*mesh.ReferenceGrant)
-		from := slices.Contains(g.From, who)
-		to := slices.ContainsFunc(g.To, func(x mesh.GrantTo) bool {
-			return x.Group == backendGroups[b.Kind] && x.Kind == b.Kind && (x.Name == "" || x.Name == b.Service.Name)
-		})
-		if from && to {
-			return true
-		}
-	}
-	return false
+	return permitted(c, who, b.Service.Namespace, mesh.GrantTo{Group: backendGroups[b.Kind], Kind: b.Kind, Name: b.Service.Name})
 }
 
 // sortRoutes puts routes in order of precedence: consumers' first, for they replace the

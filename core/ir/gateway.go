@@ -10,6 +10,26 @@ type Gateway struct {
 	// Home says that no other cluster serves it.
 	Home      bool
 	Listeners []Listener
+	// Terminations are the listeners at which TLS ends. They stand apart so that a proxy which does not know them serves none of
+	// them, rather than in the clear.
+	Terminations []Termination
+}
+
+// Termination is a listener of HTTPS: TLS ends there, and requests come out of it.
+type Termination struct {
+	Listener
+	// Certificates are those that can be used, in the order of the references.
+	Certificates []Certificate
+	// Invalid says why there is none; then no handshake succeeds.
+	Invalid string
+}
+
+// Certificate is what a listener shows, and the key to it.
+type Certificate struct {
+	Object string // "Secret shop/web"
+	// Chain is in PEM, the server's own first. It determines Key, in PEM.
+	Chain string
+	Key   mesh.Hidden
 }
 
 // Listener is one door. Of those that share a port the one with the most specific Hostname that covers a request's host takes it.

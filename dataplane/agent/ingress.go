@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"net"
 	"net/netip"
@@ -32,19 +33,11 @@ type gateways struct {
 	known    map[string]*ir.Gateway
 	services map[mesh.ServiceName]*proxy.Service
 	tables   *ingress.Tables
+	log      *slog.Logger
 }
 
-func newGateways(cfg *Config) *gateways {
-	g := &gateways{offset: cfg.IngressOffset, own: map[ingress.Door]string{}, known: map[string]*ir.Gateway{}, tables: ingress.New(nil, 0)}
-	for what, at := range map[string]netip.AddrPort{"its admin port": cfg.Admin, "DNS": cfg.DNS} {
-		if at.IsValid() && (at.Addr() == cfg.Ingress || at.Addr().IsUnspecified() || cfg.Ingress.IsUnspecified()) {
-			g.own[ingress.Door{Number: at.Port()}] = what
-		}
-	}
-	if what := g.own[ingress.Door{Number: cfg.DNS.Port()}]; what == "DNS" {
-		g.own[ingress.Door{Number: cfg.DNS.Port(), Datagrams: true}] = what
-	}
-	return g
+func newGateways(cfg *Config, log *slog.Logger) *gateways {
+	return &gateways{offset: cfg.IngressOffset, own: ingress.Own(cfg.Ingress, cfg.Admin, cfg.DNS), known: map[string]*ir.Gateway{}, tables: ingress.New(nil, 0), log: log}
 }
 
 // put takes a Gateway in; one whose routes cannot be understood, or whose ports cannot be opened beside others, is refused whole.
@@ -75,6 +68,7 @@ func (g *gateways) build(known map[string]*ir.Gateway) error {
 		}
 		services[s.Name] = built
 	}
+	tables.Terminate(g.tables, g.log)
 	g.known, g.services, g.tables = known, services, tables
 	return nil
 }
@@ -124,10 +118,7 @@ func (o *outside) follow(s *proxy.State) {
 	if s.Ingress == nil {
 		return
 	}
-	want := map[ingress.Door]mesh.ListenerProtocol{}
-	for _, p := range s.Ingress.Ports() {
-		want[p.Door] = p.Protocol
-	}
+	want := s.Ingress.Doors()
 	for d, e := range o.opened {
 		if want[d] != e.protocol {
 			e.Close() // connections that are open on it go on; sessions of UDP end
@@ -167,12 +158,12 @@ func (o *outside) open(d ingress.Door, protocol mesh.ListenerProtocol) (io.Close
 	if err != nil {
 		return nil, err
 	}
-	one := func(c net.Conn) { o.requests(c, d.Number) }
+	one := func(c net.Conn) { o.requests(c, d.Number, "") }
 	switch protocol {
 	case mesh.ListenerTCP:
 		one = func(c net.Conn) { o.front.carry(c, o.via(d, ""), raw.Opening{}) }
 	case mesh.ListenerTLS:
-		one = func(c net.Conn) { o.passed(c, d) }
+		one = func(c net.Conn) { o.secure(c, d) }
 	}
 	o.conns.Go(func() { o.serve(ln, &o.door, one) })
 	return ln, nil
@@ -183,28 +174,39 @@ func (o *outside) via(d ingress.Door, serverName string) proxy.Via {
 	return proxy.Via{Service: o.state().Ingress.Carried(d, serverName), Port: d.Number, Datagrams: d.Datagrams}
 }
 
-// passed carries a connection of TLS that ends at the backend, by the server name that it asks for.
-func (o *outside) passed(c net.Conn, d ingress.Door) {
-	first, name, err := tunnel.AwaitHello(o.hard, c)
+// secure serves a connection of TLS by the server name that it asks for: requests where TLS ends here, bytes where it ends at the
+// backend.
+func (o *outside) secure(c net.Conn, d ingress.Door) {
+	tables := o.state().Ingress
+	first, name, err := tunnel.AwaitHello(o.hard, c, tables.Ends(d, "") != nil)
+	end, by := tables.Secure(d, name)
+	if err == nil && end == nil {
+		o.front.carry(c, o.via(d, name), raw.Opening{Ahead: first, Refusal: tunnel.Alert})
+		return
+	}
+	s := c
+	if err == nil {
+		s, err = end.Shake(o.hard, c, first)
+	}
 	if err != nil {
 		c.Close()
 		o.log.Debug("a connection was refused", "remote", c.RemoteAddr().String(), "address", c.LocalAddr().String(), "error", err)
 		return
 	}
-	o.front.carry(c, o.via(d, name), raw.Opening{Ahead: first, Refusal: tunnel.Alert})
+	o.requests(s, d.Number, by)
 }
 
-// requests serves a connection of HTTP from outside. Where each request belongs is looked up when it comes, so that a
+// requests serves a connection of HTTP from outside, whose TLS the listener by ended, if one did. Where each request belongs is looked up when it comes, so that a
 // connection follows a change of routes.
-func (o *outside) requests(c net.Conn, port uint16) {
+func (o *outside) requests(c net.Conn, port uint16, by string) {
 	socket.Unhoard(c)
-	edge := ingress.Edge{}
+	edge := ingress.Edge{Secure: by != ""}
 	if t, ok := c.RemoteAddr().(*net.TCPAddr); ok {
 		edge.Peer = t.AddrPort().Addr().Unmap()
 	}
 	o.http.Serve(c, func(ex message.Exchange) {
 		h := ex.Request()
-		place := o.state().Ingress.Find(port, h)
+		place := o.state().Ingress.Take(port, by, h)
 		edge.Complete(h, place.Hops)
 		o.proxy.Outbound(ex, proxy.Via{Service: place.Service, Port: port})
 	})

@@ -2,7 +2,11 @@ package agent_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"crypto/tls"
+	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"net"
@@ -10,11 +14,14 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/dataplane/agent"
+	"github.com/isthmus-mesh/isthmus/internal/issued"
 	"github.com/isthmus-mesh/isthmus/internal/loopback"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
@@ -218,5 +225,177 @@ func TestAnIngressGatewayLetsRequestsIn(t *testing.T) {
 			}
 			return err != nil
 		})
+	})
+}
+
+// TestAnIngressGatewayEndsTLS is a Gateway whose port has listeners of HTTPS and one of TLS that passes through, and what clients of
+// TLS meet there; and one whose certificates change while requests come.
+func TestAnIngressGatewayEndsTLS(t *testing.T) {
+	w := newBehind(t)
+	ca := issued.NewAuthority(t)
+	end := func(name, hostname string, pair issued.Pair, hosts ...ir.VirtualHost) ir.Termination {
+		return ir.Termination{Listener: ir.Listener{Name: name, Port: 443, Protocol: mesh.ListenerHTTPS, Hostname: hostname, Hosts: hosts},
+			Certificates: []ir.Certificate{{Object: "Secret shop/" + name, Chain: string(pair.Certificate), Key: mesh.Hide(pair.Key)}}}
+	}
+	app := mesh.ServiceName{Namespace: "shop", Name: "orders"}
+	server, e := w.serverOf("eu-west", "orders-0", app, told(t))
+	w.service(app, []ir.Group{{Cluster: "eu-west", Exported: true, Identities: w.identity("eu-west", app), Endpoints: []ir.Endpoint{e}}}, nil)
+	w.servers["orders-0"] = server
+	web := func(pair issued.Pair) *ir.Gateway {
+		away := ir.VirtualHost{Hostname: "shop.example", Routes: []ir.Route{{Object: "HTTPRoute shop/away", Match: mesh.RouteMatch{PathType: mesh.PathPrefix, Path: "/"},
+			Filters: []mesh.RouteFilter{{Kind: mesh.FilterRedirect, Scheme: "https", Port: 8443, StatusCode: 301}}}}}
+		broken := end("broken", "broken.example", pair)
+		broken.Certificates, broken.Invalid = nil, "Secret shop/broken: there is none"
+		return &ir.Gateway{Namespace: "shop", Name: "web", Object: "Gateway shop/web@eu-west",
+			Listeners: []ir.Listener{{Name: "http", Port: 80, Protocol: mesh.ListenerHTTP, Hosts: []ir.VirtualHost{away}},
+				{Name: "pass", Port: 443, Protocol: mesh.ListenerTLS, Hostname: "vault.example", Hosts: hostsTo("TLSRoute", vault, 81, "vault.example")}},
+			Terminations: []ir.Termination{end("wild", "*.example", pair, hostsTo("HTTPRoute", app, 80, "shop.example", "other.example")...),
+				end("own", "own.example", ca.For("own.example"), hostsTo("HTTPRoute", app, 80, "own.example")...), broken}}
+	}
+	w.script.set("shop/web", web(ca.For("*.example")))
+	at := loopback.Net(t).Addr().Next()
+	in := w.ingressGateway(at)
+	door := netip.AddrPortFrom(at, 8443)
+	for _, m := range w.servers {
+		m.waitReady(t)
+	}
+	in.waitReady(t)
+	client := func(name string, http2 bool) *http.Client {
+		tr := &http.Transport{ForceAttemptHTTP2: http2, TLSClientConfig: &tls.Config{RootCAs: ca.Pool(), ServerName: name}}
+		if !http2 {
+			tr.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{}
+		}
+		t.Cleanup(tr.CloseIdleConnections)
+		return &http.Client{Timeout: bound, Transport: tr}
+	}
+	ask := func(c *http.Client, authority string) (*http.Response, string, error) {
+		r, err := http.NewRequest("GET", "https://"+door.String()+"/a", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Host = authority
+		a, err := c.Do(r)
+		if err != nil {
+			return nil, "", err
+		}
+		defer a.Body.Close()
+		b, err := io.ReadAll(a.Body)
+		return a, string(b), err
+	}
+	eventually(t, "the Gateway's port is open", func() bool { _, _, err := ask(client("shop.example", true), "shop.example"); return err == nil })
+	for _, http2 := range []bool{true, false} {
+		c, major := client("shop.example", http2), 1
+		if http2 {
+			major = 2
+		}
+		for range 3 {
+			a, body, err := ask(c, "shop.example")
+			if err != nil || a.StatusCode != 200 || a.ProtoMajor != major || !strings.Contains(body, "x-forwarded-proto=https x-forwarded-host=shop.example") {
+				t.Fatalf("HTTP/%d: %+v %q %v", major, a, body, err)
+			}
+		}
+		for authority, want := range map[string]string{"other.example": "200 ", "own.example": "421 misdirected", "vault.example": "421 misdirected", "unknown.example": "404 no_route", "own.test": "404 no_route"} {
+			a, _, err := ask(c, authority)
+			if err != nil || fmt.Sprint(a.StatusCode, " ", a.Header.Get("isthmus-reason")) != want {
+				t.Errorf("%s on a connection for shop.example: %+v %v, want %s", authority, a, err, want)
+			}
+		}
+	}
+	if a, _, err := ask(client("own.example", true), "own.example"); err != nil || a.StatusCode != 200 {
+		t.Errorf("the control of 421, by its own connection: %+v %v", a, err)
+	}
+	if got, err := shaken(door, "vault.example"); got != "TLS for vault.example" {
+		t.Errorf("what passes through: %q %v", got, err)
+	}
+	for name, alert := range map[string]string{"broken.example": "internal error", "own.test": "unrecognized name"} {
+		if _, err := shaken(door, name); err == nil || !strings.Contains(err.Error(), alert) {
+			t.Errorf("%s: %v, want %s", name, err, alert)
+		}
+	}
+	if status, location, _ := enter(t, netip.AddrPortFrom(at, 8080), "shop.example", "/a"); status != 301 || location != "https://shop.example:8443/a" {
+		t.Errorf("in the clear: %d %s, want to be sent to HTTPS", status, location)
+	}
+	if got, err := said(t, door, "GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n"); strings.Contains(got, "HTTP") {
+		t.Errorf("a request in the clear is answered at a port of TLS: %q %v", got, err)
+	}
+	t.Run("certificates change under load", func(t *testing.T) {
+		old, fresh := client("shop.example", true), make(chan error, 100)
+		if _, _, err := ask(old, "shop.example"); err != nil {
+			t.Fatal(err)
+		}
+		stop := make(chan struct{})
+		var load sync.WaitGroup
+		var asked atomic.Int64
+		for _, keep := range []bool{true, false, true, false} {
+			load.Go(func() {
+				c := client("shop.example", keep)
+				for {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					a, _, err := ask(c, "shop.example")
+					if err == nil && a.StatusCode != 200 {
+						err = fmt.Errorf("%d %s", a.StatusCode, a.Header.Get("isthmus-reason"))
+					}
+					if err != nil {
+						select {
+						case fresh <- err:
+						default:
+						}
+					}
+					asked.Add(1)
+					if !keep {
+						c.CloseIdleConnections()
+					}
+				}
+			})
+		}
+		serial := func() string {
+			c, err := tls.DialWithDialer(&net.Dialer{Timeout: bound}, "tcp", door.String(), &tls.Config{RootCAs: ca.Pool(), ServerName: "shop.example"})
+			if err != nil {
+				return err.Error()
+			}
+			defer c.Close()
+			return c.ConnectionState().PeerCertificates[0].SerialNumber.String()
+		}
+		for range 5 {
+			before, at := serial(), asked.Load()
+			w.script.set("shop/web", web(ca.For("*.example")))
+			eventually(t, "new connections see another certificate", func() bool { return serial() != before })
+			eventually(t, "requests go on", func() bool { return asked.Load() > at+20 })
+		}
+		close(stop)
+		load.Wait()
+		close(fresh)
+		for err := range fresh {
+			t.Errorf("a request failed: %v", err)
+		}
+		if a, _, err := ask(old, "shop.example"); err != nil || a.StatusCode != 200 {
+			t.Errorf("the connection of the first certificate: %+v %v", a, err)
+		}
+	})
+	t.Run("nothing that people read has the key", func(t *testing.T) {
+		pair := ca.For("*.example")
+		w.script.set("shop/web", web(pair))
+		eventually(t, "it is in force", func() bool {
+			c, err := tls.DialWithDialer(&net.Dialer{Timeout: bound}, "tcp", door.String(), &tls.Config{RootCAs: ca.Pool(), ServerName: "shop.example"})
+			if err != nil {
+				return false
+			}
+			defer c.Close()
+			block, _ := pem.Decode(pair.Certificate)
+			return bytes.Equal(c.ConnectionState().PeerCertificates[0].Raw, block.Bytes)
+		})
+		b, err := json.Marshal(in.Dump())
+		if err != nil || !bytes.Contains(b, []byte(ir.TypeGateway)) {
+			t.Fatalf("%s %v", b, err)
+		}
+		for _, trace := range pair.Traces() {
+			if bytes.Contains(b, []byte(trace)) {
+				t.Errorf("the dump has the key")
+			}
+		}
 	})
 }

@@ -77,7 +77,7 @@ func newStore(cfg *Config, source *trust.Source, now func() time.Time, log *slog
 		endpoints: map[mesh.ServiceName]*ir.Endpoints{}, clusters: map[mesh.ClusterName]*ir.Cluster{},
 		access: map[mesh.ServiceName]*proxy.Access{}, slots: map[mesh.ServiceName]*ir.Slots{}, splits: map[mesh.ServiceName]*spread{},
 		refused: map[ir.Type]map[string]error{}, built: map[mesh.ServiceName]built{},
-		bundles: map[mesh.TrustDomain]*mesh.Bundle{}, vector: mesh.Vector{}, gateways: newGateways(cfg), changed: make(chan struct{})}
+		bundles: map[mesh.TrustDomain]*mesh.Bundle{}, vector: mesh.Vector{}, gateways: newGateways(cfg, log), changed: make(chan struct{})}
 	s.state.Store(&proxy.State{})
 	return s
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/dataplane/termination"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -23,9 +24,16 @@ type Tables struct {
 	faults   []error
 	// names are the hosts that have routes; true of those that no other cluster serves.
 	names patterns[bool]
+	// secure are the listeners at which TLS ends, and ends what does it.
+	secure []*listener
+	ends   map[string]*termination.Server
 }
 
 type listener struct {
+	// name is "namespace/gateway/listener". ends is nil where TLS does not end, and server nil until Terminate.
+	name    string
+	ends    *ir.Termination
+	server  *termination.Server
 	hosts   patterns[mesh.ServiceName]
 	nowhere mesh.ServiceName
 	hops    int
@@ -44,6 +52,9 @@ type Place struct {
 // the explicit proxy's, which takes a client's word for where it wants to go.
 var gone = mesh.ServiceName{Namespace: "isthmus-system", Name: "gateway:gone"}
 
+// Misdirected is the service of what is asked for on a connection that another listener took: the pipeline answers 421 to it.
+var Misdirected = mesh.ServiceName{Namespace: "isthmus-system", Name: "gateway:misdirected"}
+
 // New makes tables. Ports below 1024 are opened so much higher as offset says.
 func New(gateways []*ir.Gateway, offset uint16) *Tables {
 	sorted := slices.Clone(gateways)
@@ -53,19 +64,22 @@ func New(gateways []*ir.Gateway, offset uint16) *Tables {
 	t := &Tables{ports: map[Door]*Port{}}
 	for _, g := range sorted {
 		for i := range g.Listeners {
-			t.add(g, &g.Listeners[i], offset)
+			t.add(g, &g.Listeners[i], nil, offset)
+		}
+		for i := range g.Terminations {
+			t.add(g, &g.Terminations[i].Listener, &g.Terminations[i], offset)
 		}
 	}
 	return t
 }
 
-func (t *Tables) add(g *ir.Gateway, l *ir.Listener, offset uint16) {
+func (t *Tables) add(g *ir.Gateway, l *ir.Listener, ends *ir.Termination, offset uint16) {
 	p := t.port(g, l, offset)
 	if p == nil {
 		return
 	}
 	name := "gateway:" + g.Name + ":" + l.Name
-	in := &listener{hops: g.TrustedHops, nowhere: t.service(g.Namespace, name, p.Door, l.Protocol, nil)}
+	in := &listener{name: g.Namespace + "/" + g.Name + "/" + l.Name, ends: ends, hops: g.TrustedHops, nowhere: t.service(g.Namespace, name, p.Door, l.Protocol, nil)}
 	for i := range l.Hosts {
 		h := &l.Hosts[i]
 		in.hosts.set(h.Hostname, t.service(g.Namespace, name+":"+h.Hostname, p.Door, l.Protocol, h.Routes))
@@ -74,6 +88,9 @@ func (t *Tables) add(g *ir.Gateway, l *ir.Listener, offset uint16) {
 		}
 	}
 	p.listeners.set(l.Hostname, in)
+	if ends != nil {
+		t.secure = append(t.secure, in)
+	}
 }
 
 // service adds one whose name no Service can have. Without routes it has one that takes nothing, so that it is refused as no
@@ -105,21 +122,38 @@ func (t *Tables) Services() []*ir.Service { return t.services }
 // listener is no refuge for what another does not route (Gateway API, listener isolation). A tunnel belongs nowhere: the mesh
 // is entered by its routes.
 func (t *Tables) Find(port uint16, h *message.Head) Place {
+	place, _ := t.find(port, h)
+	return place
+}
+
+// Take is Find for a connection whose TLS the listener by ended, as Secure named it; "" is one in the clear. A host of another listener
+// is not asked for there, whatever a certificate covers: what that listener asks of who comes was not asked (RFC 9110 §15.5.20,
+// GEP-3567).
+func (t *Tables) Take(port uint16, by string, h *message.Head) Place {
+	place, l := t.find(port, h)
+	if by != "" && l != nil && l.name != by {
+		place.Service = Misdirected
+	}
+	return place
+}
+
+// find also returns the listener, if one takes the host.
+func (t *Tables) find(port uint16, h *message.Head) (Place, *listener) {
 	p := t.ports[Door{Number: port}]
 	if p == nil {
-		return Place{Service: gone} // its listener went while the connection was open
+		return Place{Service: gone}, nil // its listener went while the connection was open
 	}
 	var room [maxHost]byte
 	host := plain(room[:0], h.Authority)
 	l, ok := p.listeners.find(host)
 	if !ok {
-		return Place{Service: p.nowhere}
+		return Place{Service: p.nowhere}, nil
 	}
 	out := Place{Service: l.nowhere, Hops: l.hops}
 	if s, ok := l.hosts.find(host); ok && (!h.IsConnect() || len(h.Upgrade) > 0) {
 		out.Service = s
 	}
-	return out
+	return out, l
 }
 
 // maxHost bounds a host that is looked up; a longer one is found nowhere but where every host is (RFC 1035 §2.3.4).

@@ -1,14 +1,18 @@
 package ingress_test
 
 import (
+	"bytes"
 	"fmt"
+	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/dataplane/ingress"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/internal/issued"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -173,6 +177,73 @@ func TestBytesHaveTheirPlace(t *testing.T) {
 		if number == 8443 && s.Ports[0].Protocol != mesh.ProtocolTCP || len(s.Routes) == 0 || s.Routes[0].Datagrams != udp {
 			t.Errorf("%s: ports %+v and routes %+v", s.Name, s.Ports, s.Routes)
 		}
+	}
+}
+
+// TestAConnectionOfTLSIsItsListeners has listeners of HTTPS and one of TLS that passes through at a port: the server name tells
+// which takes a connection, and what that may be asked for.
+func TestAConnectionOfTLSIsItsListeners(t *testing.T) {
+	ca := issued.NewAuthority(t)
+	end := func(name, hostname string, pair issued.Pair, hosts ...string) ir.Termination {
+		out := ir.Termination{Listener: ir.Listener{Name: name, Port: 443, Protocol: mesh.ListenerHTTPS, Hostname: hostname},
+			Certificates: []ir.Certificate{{Object: "Secret shop/" + name, Chain: string(pair.Certificate), Key: mesh.Hide(pair.Key)}}}
+		for _, h := range hosts {
+			out.Hosts = append(out.Hosts, ir.VirtualHost{Hostname: h, Routes: []ir.Route{{Object: "HTTPRoute shop/r"}}})
+		}
+		return out
+	}
+	wild, bad := ca.For("*.example"), ca.For("bad.example")
+	gateways := []*ir.Gateway{{Namespace: "shop", Name: "web",
+		Listeners: []ir.Listener{{Name: "pass", Port: 443, Protocol: mesh.ListenerTLS, Hostname: "pass.example", Hosts: []ir.VirtualHost{{Hostname: "pass.example", Routes: []ir.Route{{Object: "TLSRoute shop/r"}}}}},
+			{Name: "http", Port: 80, Protocol: mesh.ListenerHTTP, Hosts: []ir.VirtualHost{{Hostname: "a.example", Routes: []ir.Route{{Object: "HTTPRoute shop/r"}}}}}},
+		Terminations: []ir.Termination{end("wild", "*.example", wild, "a.example", "b.example"), end("own", "own.example", ca.For("own.example"), "own.example"),
+			end("bad", "bad.example", issued.Pair{Certificate: bad.Certificate, Key: wild.Key}, "bad.example")}}}
+	tab, door := ingress.New(gateways, 8000), ingress.Door{Number: 8443}
+	var said bytes.Buffer
+	log := slog.New(slog.NewTextHandler(&said, nil))
+	if tab.Terminate(nil, log); strings.Count(said.String(), "\n") != 1 || !strings.Contains(said.String(), "shop/web/bad") {
+		t.Errorf("said %q, want the problem of one listener", said.String())
+	}
+	for name, want := range map[string]string{"A.example": "shop/web/wild", "b.example.": "shop/web/wild", "own.example": "shop/web/own", "bad.example": "shop/web/bad", "pass.example": "", "other.test": "", "": ""} {
+		if s, by := tab.Secure(door, name); by != want || (s == nil) != (want == "") || (tab.Ends(door, name) == nil) != (want == "") {
+			t.Errorf("%q is taken by %q, want %q", name, by, want)
+		}
+	}
+	for _, c := range []struct{ by, authority, want string }{
+		{"shop/web/wild", "a.example", "shop/gateway:web:wild:a.example"}, {"shop/web/wild", "b.example:8443", "shop/gateway:web:wild:b.example"},
+		{"shop/web/wild", "c.example", "shop/gateway:web:wild"}, {"shop/web/wild", "own.example", ingress.Misdirected.String()}, {"shop/web/wild", "pass.example", ingress.Misdirected.String()},
+		{"shop/web/own", "a.example", ingress.Misdirected.String()}, {"shop/web/own", "own.example", "shop/gateway:web:own:own.example"},
+		{"shop/web/own", "other.test", "shop/gateway::8443"}, {"shop/web/gone", "own.example", ingress.Misdirected.String()},
+	} {
+		h := head()
+		h.Authority = []byte(c.authority)
+		if got := tab.Take(8443, c.by, h).Service.String(); got != c.want {
+			t.Errorf("%s asked by %s: %s, want %s", c.authority, c.by, got, c.want)
+		}
+	}
+	h := head()
+	h.Authority = []byte("a.example")
+	if got := tab.Take(8080, "", h).Service.String(); got != "shop/gateway:web:http:a.example" {
+		t.Errorf("in the clear: %s", got)
+	}
+	var protocols []mesh.ListenerProtocol
+	for _, p := range tab.Ports() {
+		protocols = append(protocols, p.Protocol, p.Opened())
+	}
+	if want := []mesh.ListenerProtocol{"HTTP", "HTTP", "TLS", "TLS"}; !slices.Equal(protocols, want) {
+		t.Errorf("ports are opened for %v, want %v", protocols, want)
+	}
+	// What shows the same certificates goes on; what shows others is new.
+	before, _ := tab.Secure(door, "own.example")
+	gateways[0].Terminations[0] = end("wild", "*.example", ca.For("*.example"), "a.example")
+	next := ingress.New(gateways, 8000)
+	if next.Terminate(tab, log); strings.Count(said.String(), "\n") != 1 {
+		t.Errorf("what was wrong before is said again: %q", said.String())
+	}
+	wildBefore, _ := tab.Secure(door, "a.example")
+	wildAfter, _ := next.Secure(door, "a.example")
+	if after, _ := next.Secure(door, "own.example"); after != before || wildAfter == wildBefore {
+		t.Errorf("the listener that did not change is another: %v; that which did is not: %v", after != before, wildAfter == wildBefore)
 	}
 }
 

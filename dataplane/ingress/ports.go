@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/isthmus-mesh/isthmus/core/ir"
@@ -26,7 +27,7 @@ func (d Door) String() string {
 // Port is where the listeners of one door are served.
 type Port struct {
 	Door
-	// Protocol is that of all its listeners.
+	// Protocol is that of all its listeners; that of some where TLS ends at others of them.
 	Protocol mesh.ListenerProtocol
 	// stated is the port that its listeners name, and first who named it.
 	stated    uint16
@@ -54,8 +55,41 @@ func (t *Tables) port(g *ir.Gateway, l *ir.Listener, offset uint16) *Port {
 		t.faults = append(t.faults, fmt.Errorf("%s: %s is where port %d of %s is opened, since ports below %d are opened %d higher: give one of them another port",
 			name, d, p.stated, p.first, privileged, offset))
 		return nil
+	case l.Protocol == mesh.ListenerTLS: // beside listeners of HTTPS
+		p.Protocol = l.Protocol
 	}
 	return p
+}
+
+// Opened is the protocol by which what comes is taken: at a port of TLS the server name tells whether TLS ends here.
+func (p *Port) Opened() mesh.ListenerProtocol {
+	if p.Protocol == mesh.ListenerHTTPS {
+		return mesh.ListenerTLS
+	}
+	return p.Protocol
+}
+
+// Doors are the ports with what they are opened for.
+func (t *Tables) Doors() map[Door]mesh.ListenerProtocol {
+	out := make(map[Door]mesh.ListenerProtocol, len(t.ports))
+	for d, p := range t.ports {
+		out[d] = p.Opened()
+	}
+	return out
+}
+
+// Own are the ports of an ingress gateway itself where Gateways are served, and what each is for.
+func Own(at netip.Addr, admin, dns netip.AddrPort) map[Door]string {
+	own := map[Door]string{}
+	for what, p := range map[string]netip.AddrPort{"its admin port": admin, "DNS": dns} {
+		if p.IsValid() && (p.Addr() == at || p.Addr().IsUnspecified() || at.IsUnspecified()) {
+			own[Door{Number: p.Port()}] = what
+		}
+	}
+	if own[Door{Number: dns.Port()}] == "DNS" {
+		own[Door{Number: dns.Port(), Datagrams: true}] = "DNS"
+	}
+	return own
 }
 
 // Ports are the ports to open, in order.

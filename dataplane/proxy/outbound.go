@@ -6,6 +6,7 @@ import (
 	"unsafe"
 
 	"github.com/isthmus-mesh/isthmus/core/ir"
+	"github.com/isthmus-mesh/isthmus/dataplane/ingress"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
 	"github.com/isthmus-mesh/isthmus/dataplane/route"
 	"github.com/isthmus-mesh/isthmus/dataplane/trace"
@@ -31,6 +32,9 @@ func (r *request) identify() *refusal {
 				return r.outside(hostname, port)
 			}
 		}
+	}
+	if name == ingress.Misdirected {
+		return refuse(mesh.ReasonMisdirected, "the connection was made for a host of another listener")
 	}
 	s, ref := r.find(name)
 	if ref != nil {

@@ -9,15 +9,18 @@ import (
 )
 
 // AwaitHello waits for the ClientHello of a connection whose TLS ends elsewhere, until ctx ends or the time for one is over, and
-// returns it with the server name that it asks for. What is out of form or names no server is an error, of which the client is
-// told by an alert. It takes nothing of the connection beyond what it returns, and does not close it.
-func AwaitHello(ctx context.Context, c net.Conn) (first []byte, name string, err error) {
+// returns it with the server name that it asks for. What is out of form, or names no server where nameless does not allow that, is
+// an error, of which the client is told by an alert. It takes nothing of the connection beyond what it returns, and does not close it.
+func AwaitHello(ctx context.Context, c net.Conn, nameless bool) (first []byte, name string, err error) {
 	w := awaitHello(ctx, c)
 	defer w.stop()
 	defer w.pieces.Close()
 	if err = w.pieces.Gather(); err == nil {
 		first = w.pieces.Gathered()
 		_, name, err = readHello(bytes.NewReader(first), make([]byte, 0, len(first)))
+		if nameless && err == errNoSNI {
+			err = nil
+		}
 	}
 	_ = c.SetReadDeadline(time.Time{})
 	if err != nil {

@@ -4414,6 +4414,7 @@ type Gateway struct {
 	TrustedHops   uint32                 `protobuf:"varint,4,opt,name=trusted_hops,json=trustedHops,proto3" json:"trusted_hops,omitempty"`
 	Listeners     []*Listener            `protobuf:"bytes,5,rep,name=listeners,proto3" json:"listeners,omitempty"`
 	Home          bool                   `protobuf:"varint,6,opt,name=home,proto3" json:"home,omitempty"`
+	Terminations  []*Termination         `protobuf:"bytes,7,rep,name=terminations,proto3" json:"terminations,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4490,6 +4491,133 @@ func (x *Gateway) GetHome() bool {
 	return false
 }
 
+func (x *Gateway) GetTerminations() []*Termination {
+	if x != nil {
+		return x.Terminations
+	}
+	return nil
+}
+
+type Termination struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Listener      *Listener              `protobuf:"bytes,1,opt,name=listener,proto3" json:"listener,omitempty"`
+	Certificates  []*Certificate         `protobuf:"bytes,2,rep,name=certificates,proto3" json:"certificates,omitempty"`
+	Invalid       string                 `protobuf:"bytes,3,opt,name=invalid,proto3" json:"invalid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Termination) Reset() {
+	*x = Termination{}
+	mi := &file_isthmus_v1_resources_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Termination) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Termination) ProtoMessage() {}
+
+func (x *Termination) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_resources_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Termination.ProtoReflect.Descriptor instead.
+func (*Termination) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *Termination) GetListener() *Listener {
+	if x != nil {
+		return x.Listener
+	}
+	return nil
+}
+
+func (x *Termination) GetCertificates() []*Certificate {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
+func (x *Termination) GetInvalid() string {
+	if x != nil {
+		return x.Invalid
+	}
+	return ""
+}
+
+type Certificate struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Object        string                 `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
+	Chain         string                 `protobuf:"bytes,2,opt,name=chain,proto3" json:"chain,omitempty"`
+	Key           []byte                 `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Certificate) Reset() {
+	*x = Certificate{}
+	mi := &file_isthmus_v1_resources_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Certificate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Certificate) ProtoMessage() {}
+
+func (x *Certificate) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_resources_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
+func (*Certificate) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *Certificate) GetObject() string {
+	if x != nil {
+		return x.Object
+	}
+	return ""
+}
+
+func (x *Certificate) GetChain() string {
+	if x != nil {
+		return x.Chain
+	}
+	return ""
+}
+
+func (x *Certificate) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
 type Listener struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -4503,7 +4631,7 @@ type Listener struct {
 
 func (x *Listener) Reset() {
 	*x = Listener{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[58]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4515,7 +4643,7 @@ func (x *Listener) String() string {
 func (*Listener) ProtoMessage() {}
 
 func (x *Listener) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[58]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4528,7 +4656,7 @@ func (x *Listener) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Listener.ProtoReflect.Descriptor instead.
 func (*Listener) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{58}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Listener) GetName() string {
@@ -4576,7 +4704,7 @@ type VirtualHost struct {
 
 func (x *VirtualHost) Reset() {
 	*x = VirtualHost{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[59]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4588,7 +4716,7 @@ func (x *VirtualHost) String() string {
 func (*VirtualHost) ProtoMessage() {}
 
 func (x *VirtualHost) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[59]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4601,7 +4729,7 @@ func (x *VirtualHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VirtualHost.ProtoReflect.Descriptor instead.
 func (*VirtualHost) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{59}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *VirtualHost) GetHostname() string {
@@ -5001,14 +5129,23 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"\x05spend\x18\x04 \x01(\x01R\x05spend\"7\n" +
 	"\x05Share\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x14\n" +
-	"\x05parts\x18\x02 \x01(\rR\x05parts\"\xbe\x01\n" +
+	"\x05parts\x18\x02 \x01(\rR\x05parts\"\xfb\x01\n" +
 	"\aGateway\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
 	"\x06object\x18\x03 \x01(\tR\x06object\x12!\n" +
 	"\ftrusted_hops\x18\x04 \x01(\rR\vtrustedHops\x122\n" +
 	"\tlisteners\x18\x05 \x03(\v2\x14.isthmus.v1.ListenerR\tlisteners\x12\x12\n" +
-	"\x04home\x18\x06 \x01(\bR\x04home\"\x99\x01\n" +
+	"\x04home\x18\x06 \x01(\bR\x04home\x12;\n" +
+	"\fterminations\x18\a \x03(\v2\x17.isthmus.v1.TerminationR\fterminations\"\x96\x01\n" +
+	"\vTermination\x120\n" +
+	"\blistener\x18\x01 \x01(\v2\x14.isthmus.v1.ListenerR\blistener\x12;\n" +
+	"\fcertificates\x18\x02 \x03(\v2\x17.isthmus.v1.CertificateR\fcertificates\x12\x18\n" +
+	"\ainvalid\x18\x03 \x01(\tR\ainvalid\"M\n" +
+	"\vCertificate\x12\x16\n" +
+	"\x06object\x18\x01 \x01(\tR\x06object\x12\x14\n" +
+	"\x05chain\x18\x02 \x01(\tR\x05chain\x12\x10\n" +
+	"\x03key\x18\x03 \x01(\fR\x03key\"\x99\x01\n" +
 	"\bListener\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x12\n" +
@@ -5031,7 +5168,7 @@ func file_isthmus_v1_resources_proto_rawDescGZIP() []byte {
 	return file_isthmus_v1_resources_proto_rawDescData
 }
 
-var file_isthmus_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 60)
+var file_isthmus_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
 var file_isthmus_v1_resources_proto_goTypes = []any{
 	(*ServiceName)(nil),     // 0: isthmus.v1.ServiceName
 	(*Name)(nil),            // 1: isthmus.v1.Name
@@ -5091,8 +5228,10 @@ var file_isthmus_v1_resources_proto_goTypes = []any{
 	(*Split)(nil),           // 55: isthmus.v1.Split
 	(*Share)(nil),           // 56: isthmus.v1.Share
 	(*Gateway)(nil),         // 57: isthmus.v1.Gateway
-	(*Listener)(nil),        // 58: isthmus.v1.Listener
-	(*VirtualHost)(nil),     // 59: isthmus.v1.VirtualHost
+	(*Termination)(nil),     // 58: isthmus.v1.Termination
+	(*Certificate)(nil),     // 59: isthmus.v1.Certificate
+	(*Listener)(nil),        // 60: isthmus.v1.Listener
+	(*VirtualHost)(nil),     // 61: isthmus.v1.VirtualHost
 }
 var file_isthmus_v1_resources_proto_depIdxs = []int32{
 	0,  // 0: isthmus.v1.Name.service:type_name -> isthmus.v1.ServiceName
@@ -5165,14 +5304,17 @@ var file_isthmus_v1_resources_proto_depIdxs = []int32{
 	0,  // 67: isthmus.v1.Slots.service:type_name -> isthmus.v1.ServiceName
 	0,  // 68: isthmus.v1.Split.service:type_name -> isthmus.v1.ServiceName
 	56, // 69: isthmus.v1.Split.shares:type_name -> isthmus.v1.Share
-	58, // 70: isthmus.v1.Gateway.listeners:type_name -> isthmus.v1.Listener
-	59, // 71: isthmus.v1.Listener.hosts:type_name -> isthmus.v1.VirtualHost
-	4,  // 72: isthmus.v1.VirtualHost.routes:type_name -> isthmus.v1.Route
-	73, // [73:73] is the sub-list for method output_type
-	73, // [73:73] is the sub-list for method input_type
-	73, // [73:73] is the sub-list for extension type_name
-	73, // [73:73] is the sub-list for extension extendee
-	0,  // [0:73] is the sub-list for field type_name
+	60, // 70: isthmus.v1.Gateway.listeners:type_name -> isthmus.v1.Listener
+	58, // 71: isthmus.v1.Gateway.terminations:type_name -> isthmus.v1.Termination
+	60, // 72: isthmus.v1.Termination.listener:type_name -> isthmus.v1.Listener
+	59, // 73: isthmus.v1.Termination.certificates:type_name -> isthmus.v1.Certificate
+	61, // 74: isthmus.v1.Listener.hosts:type_name -> isthmus.v1.VirtualHost
+	4,  // 75: isthmus.v1.VirtualHost.routes:type_name -> isthmus.v1.Route
+	76, // [76:76] is the sub-list for method output_type
+	76, // [76:76] is the sub-list for method input_type
+	76, // [76:76] is the sub-list for extension type_name
+	76, // [76:76] is the sub-list for extension extendee
+	0,  // [0:76] is the sub-list for field type_name
 }
 
 func init() { file_isthmus_v1_resources_proto_init() }
@@ -5186,7 +5328,7 @@ func file_isthmus_v1_resources_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_isthmus_v1_resources_proto_rawDesc), len(file_isthmus_v1_resources_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   60,
+			NumMessages:   62,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
