@@ -2,9 +2,11 @@ package loop
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -206,6 +208,72 @@ func TestScopeKeepsNodesApart(t *testing.T) {
 	b, _ := l.Scope(node("eu.isthmus.local", "shop", "cart", "shop/catalog-0"), string(ir.TypeProxy))
 	if a == b {
 		t.Error("two identities share the scope of proxies' own resources")
+	}
+}
+
+// TestAKeyReachesIngressGatewaysAlone asks for everything there is, as every identity there is, and looks for the key of a listener's
+// certificate in the bytes that would be sent. The controls: it is found by the ingress gateway's identity, as long as a listener that
+// is served refers to it; and that of a Secret to which none refers is found by nobody.
+func TestAKeyReachesIngressGatewaysAlone(t *testing.T) {
+	const canary, unused = "CANARY-of-a-key", "CANARY-of-an-unused-key"
+	certificate := func(ns, name, key string) world.Edit {
+		return put(mesh.KindSecret, "eu", ns, name, &mesh.Certificate{Namespace: ns, Name: name, Chain: "chain of " + name, Key: mesh.Hide([]byte(key))})
+	}
+	gateway := func(class string, ref mesh.CertificateRef) world.Edit {
+		return put(mesh.KindGateway, "eu", "shop", "web", &mesh.Gateway{Namespace: "shop", Name: "web", Class: class,
+			Listeners: []mesh.Listener{{Name: "https", Port: 443, Protocol: mesh.ListenerHTTPS, Certificates: []mesh.CertificateRef{ref}}}})
+	}
+	own, granted := mesh.CertificateRef{Kind: "Secret", Namespace: "shop", Name: "web"}, mesh.CertificateRef{Kind: "Secret", Namespace: "bank", Name: "web"}
+	types := append(ir.Order(), "type.isthmus.dev/v1/Secret", "type.isthmus.dev/v1/Certificate", ir.Type(mesh.KindSecret))
+	names := []string{"*", "shop/web", "bank/web", "shop/unused", "shop/catalog", "web", "Secret shop/web"}
+	for _, c := range []struct {
+		name  string
+		edits []world.Edit
+		told  bool
+	}{
+		{"a listener refers to it", []world.Edit{gateway(mesh.GatewayClass, own)}, true},
+		{"nobody does", nil, false},
+		{"a Gateway of another class does", []world.Edit{gateway("other", own)}, false},
+		{"one of another namespace does, without leave", []world.Edit{gateway(mesh.GatewayClass, granted)}, false},
+		{"one of another namespace does, with leave", []world.Edit{gateway(mesh.GatewayClass, granted), put(mesh.KindReferenceGrant, "eu", "bank", "g", &mesh.ReferenceGrant{Namespace: "bank", Name: "g",
+			From: []mesh.GrantFrom{{Group: "gateway.networking.k8s.io", Kind: "Gateway", Namespace: "shop"}}, To: []mesh.GrantTo{{Kind: "Secret"}}})}, true},
+	} {
+		for _, who := range []mesh.Identity{{TrustDomain: "eu.isthmus.local", Namespace: SystemNamespace, ServiceAccount: IngressAccount}, {TrustDomain: "eu.isthmus.local", Namespace: SystemNamespace, ServiceAccount: "gateway"},
+			{TrustDomain: "eu.isthmus.local", Namespace: "shop", ServiceAccount: "catalog"}, {TrustDomain: "eu.isthmus.local", Namespace: "shop", ServiceAccount: IngressAccount},
+			{TrustDomain: "us.isthmus.local", Namespace: SystemNamespace, ServiceAccount: IngressAccount}} {
+			run(t, func(ctx context.Context, l *Loop, s *sink) {
+				change(t, ctx, l, append(append(base(), instance(1), certificate("shop", "web", canary), certificate("bank", "web", canary), certificate("shop", "unused", unused)), c.edits...)...)
+				for _, typ := range types {
+					scope, err := l.Scope(xds.Node{Identity: who, ID: who.Namespace + "/a-0", Mode: "ingress"}, string(typ))
+					if err != nil {
+						continue
+					}
+					for _, n := range names {
+						l.Watch(scope, string(typ), n)
+					}
+				}
+				synctest.Wait()
+				found := false
+				for name, r := range s.resources {
+					if r == nil {
+						continue
+					}
+					found = found || strings.Contains(string(r.Body), canary)
+					if strings.Contains(string(r.Body), unused) || strings.Contains(r.Version+r.Name, "CANARY") {
+						t.Errorf("%s: %s is told a key by %s", c.name, who, name)
+					}
+				}
+				for to, e := range s.exports {
+					if b, _ := json.Marshal(e); strings.Contains(string(b), "CANARY") || strings.Contains(fmt.Sprintf("%+v", e), "CANARY") {
+						t.Errorf("%s: export %s has a key", c.name, to)
+					}
+				}
+				want := c.told && who.ServiceAccount == IngressAccount && who.Namespace == SystemNamespace && who.TrustDomain == "eu.isthmus.local"
+				if found != want {
+					t.Errorf("%s: %s is told the key: %v, want %v", c.name, who, found, want)
+				}
+			})
+		}
 	}
 }
 
