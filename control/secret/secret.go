@@ -9,6 +9,7 @@ package secret
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"time"
@@ -142,7 +143,7 @@ func (s *Sealed) Watch(ctx context.Context, from store.Position, deliver func(co
 			if o.Kind != Kind || sealed(o.Value) {
 				continue
 			}
-			if _, err := s.Put(ctx, o, store.AtRevision(o.Revision)); err != nil {
+			if _, err := s.Put(ctx, o, store.AtRevision(o.Revision)); err != nil && !errors.Is(err, store.ErrConflict) { // somebody else has
 				s.c.Log.Warn("a Secret lies in the store in the clear, and could not be sealed", "object", o.Key.String(), "error", err)
 			}
 		}
