@@ -69,7 +69,7 @@ workloads:
   - {name: catalog, namespace: shop, run: builtin/echo}
 `, write(t, "gateway.yaml", httpsObjects))))
 	bundle := write(t, "ca.pem", string(ca.PEM()))
-	pairs := []issued.Pair{ca.For("*.example")}
+	pairs := []issued.Pair{ca.For("shop.example", "*.example")}
 	const canary = "CANARY-of-a-config-map"
 	if out, code := m.apply("eu-west", pairs[0].Secret("shop", "site")+"---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: control, namespace: shop}\ndata: {k: "+canary+"}\n"); code != 0 {
 		t.Fatal(out)
@@ -168,7 +168,7 @@ func (m *meshUnder) rotated(t *testing.T, ca *issued.Authority) (pairs []issued.
 		})
 	}
 	for range 3 {
-		pair := ca.For("*.example")
+		pair := ca.For("shop.example", "*.example")
 		pairs = append(pairs, pair)
 		if out, code := m.apply("eu-west", pair.Secret("shop", "site")); code != 0 {
 			t.Error(out)
