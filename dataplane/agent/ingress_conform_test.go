@@ -17,9 +17,13 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/internal/corpus"
 	"github.com/isthmus-mesh/isthmus/internal/foreign"
+	"github.com/isthmus-mesh/isthmus/internal/issued"
 	"github.com/isthmus-mesh/isthmus/internal/loopback"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
+
+// tlsOffset is how much higher than the port of a listener of HTTP that of HTTPS is to the same application.
+const tlsOffset = 100
 
 // outsideOf starts an ingress gateway before an application, and returns where requests for any host come in for each of the
 // ports of the service: 8080 is HTTP/1.1 and 8082 HTTP/2.
@@ -29,11 +33,13 @@ func outsideOf(t *testing.T, target netip.AddrPort, ports ...uint16) (doors []ne
 	server, e := w.serverOf("eu-west", "catalog-0", catalog, target)
 	w.service(catalog, []ir.Group{{Cluster: "eu-west", Exported: true, Identities: w.identity("eu-west", catalog), Endpoints: []ir.Endpoint{e}}}, nil)
 	web := &ir.Gateway{Namespace: "shop", Name: "web", Object: "Gateway shop/web@eu-west"}
-	at := loopback.Net(t).Addr().Next()
+	at, pair := loopback.Net(t).Addr().Next(), issued.NewAuthority(t).For("shop.example")
 	for _, port := range ports {
 		routes := []ir.Route{{Object: "HTTPRoute shop/web", Backends: []ir.Backend{{Service: catalog, Port: port, Weight: 1}}}}
 		web.Listeners = append(web.Listeners, ir.Listener{Name: fmt.Sprint("to-", port), Port: port, Protocol: mesh.ListenerHTTP, Hosts: []ir.VirtualHost{{Routes: routes}}})
 		doors = append(doors, netip.AddrPortFrom(at, port))
+		web.Terminations = append(web.Terminations, ir.Termination{Certificates: []ir.Certificate{{Object: "Secret shop/web", Chain: string(pair.Certificate), Key: mesh.Hide(pair.Key)}},
+			Listener: ir.Listener{Name: fmt.Sprint("tls-to-", port), Port: port + tlsOffset, Protocol: mesh.ListenerHTTPS, Hosts: []ir.VirtualHost{{Routes: routes}}}})
 	}
 	w.script.set("shop/web", web)
 	in := w.ingressGateway(at)
@@ -53,6 +59,9 @@ func TestIngressListenersH2Spec(t *testing.T) {
 	})), 8080, 8082)
 	t.Run("to HTTP/1.1", func(t *testing.T) { foreign.H2Spec(t, doors[0].String()) })
 	t.Run("to HTTP/2", func(t *testing.T) { foreign.H2Spec(t, doors[1].String()) })
+	t.Run("by TLS, of a client that names no server", func(t *testing.T) {
+		foreign.H2Spec(t, netip.AddrPortFrom(doors[1].Addr(), doors[1].Port()+tlsOffset).String(), "-t", "-k")
+	})
 }
 
 // recorder is an application of net/http that remembers what came, as requests and as bytes.

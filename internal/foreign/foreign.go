@@ -48,8 +48,8 @@ var h2specAll = regexp.MustCompile(`146 tests, 146 passed, 0 skipped, 0 failed`)
 
 // H2Spec runs all cases of h2spec, strict ones included, against the HTTP/2 server at addr, which
 // takes connections in the clear with prior knowledge (RFC 9113 §3.3) and answers GET and POST
-// of "/" with a body.
-func H2Spec(t testing.TB, addr string) {
+// of "/" with a body. More flags of h2spec may say otherwise, such as -t for TLS and -k for a certificate of nobody.
+func H2Spec(t testing.TB, addr string, flags ...string) {
 	t.Helper()
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -58,7 +58,7 @@ func H2Spec(t testing.TB, addr string) {
 	bin := Tool(t, "github.com/summerwind/h2spec/cmd/h2spec")
 	ctx, stop := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer stop()
-	out, err := exec.CommandContext(ctx, bin, "--strict", "-h", host, "-p", port, "-o", "2").CombinedOutput()
+	out, err := exec.CommandContext(ctx, bin, append([]string{"--strict", "-h", host, "-p", port, "-o", "2"}, flags...)...).CombinedOutput()
 	if err != nil || !h2specAll.Match(out) {
 		t.Errorf("h2spec against %s: %v\n%s", addr, err, failures(string(out)))
 	}
