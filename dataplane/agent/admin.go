@@ -170,6 +170,7 @@ func (a *Agent) metrics(w http.ResponseWriter, r *http.Request) {
 		e.Family("isthmus_certificate_expiry_timestamp_seconds", exposition.Gauge, "When the proxy's certificate ends, in seconds since 1970; it is renewed at 35 to 45 % of its life.")
 		e.Value(float64(svid.Leaf.NotAfter.Unix()))
 	}
+	a.store.state.Load().Ingress.Expose(e)
 	intake.Expose(e, a.gates())
 	plans := map[mesh.ServiceName]*fallback.Plan{}
 	for n, s := range a.store.state.Load().Services {

@@ -301,6 +301,13 @@ func TestAnIngressGatewayEndsTLS(t *testing.T) {
 			}
 		}
 	}
+	_, text := adminCall(t, in, "GET", "/metrics")
+	for _, want := range []string{`isthmus_listener_handshakes_total{listener="shop/web/own",outcome="done"} 0`, `isthmus_listener_handshakes_total{listener="shop/web/broken",outcome="refused"} 0`,
+		`isthmus_listener_certificate_expiry_timestamp_seconds{listener="shop/web/broken"} 0`} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the metrics lack %s", want)
+		}
+	}
 	if a, _, err := ask(client("own.example", true), "own.example"); err != nil || a.StatusCode != 200 {
 		t.Errorf("the control of 421, by its own connection: %+v %v", a, err)
 	}
@@ -311,6 +318,15 @@ func TestAnIngressGatewayEndsTLS(t *testing.T) {
 		if _, err := shaken(door, name); err == nil || !strings.Contains(err.Error(), alert) {
 			t.Errorf("%s: %v, want %s", name, err, alert)
 		}
+	}
+	_, text = adminCall(t, in, "GET", "/metrics")
+	for _, want := range []string{`isthmus_listener_handshakes_total{listener="shop/web/own",outcome="done"} 1`, `isthmus_listener_handshakes_total{listener="shop/web/broken",outcome="refused"} 1`} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the metrics lack %s", want)
+		}
+	}
+	if strings.Contains(text, `isthmus_listener_certificate_expiry_timestamp_seconds{listener="shop/web/own"} 0`) {
+		t.Error("the metrics do not say when a certificate ends")
 	}
 	if status, location, _ := enter(t, netip.AddrPortFrom(at, 8080), "shop.example", "/a"); status != 301 || location != "https://shop.example:8443/a" {
 		t.Errorf("in the clear: %d %s, want to be sent to HTTPS", status, location)

@@ -2,9 +2,12 @@ package ingress
 
 import (
 	"log/slog"
+	"maps"
+	"slices"
 
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/dataplane/termination"
+	"github.com/isthmus-mesh/isthmus/telemetry/exposition"
 )
 
 // Terminate readies the listeners at which TLS ends; those of before that show the same certificates go on as they are. It is
@@ -40,6 +43,29 @@ func (t *Tables) Secure(d Door, serverName string) (*termination.Server, string)
 		return l.server, l.name
 	}
 	return nil, ""
+}
+
+// Expose shows when the certificates of listeners end, and what became of handshakes.
+func (t *Tables) Expose(e *exposition.Writer) {
+	if t == nil || len(t.ends) == 0 {
+		return
+	}
+	names := slices.Sorted(maps.Keys(t.ends))
+	e.Family("isthmus_listener_certificate_expiry_timestamp_seconds", exposition.Gauge, "When the first certificate of a Gateway's listener ends, in seconds since 1970; 0 of a listener that has none which can be used.")
+	for _, n := range names {
+		at := int64(0)
+		if ends := t.ends[n].Ends(); !ends.IsZero() {
+			at = ends.Unix()
+		}
+		e.Value(float64(at), exposition.Label{Name: "listener", Value: n})
+	}
+	e.Family("isthmus_listener_handshakes_total", exposition.Counter, "Handshakes of TLS at a Gateway's listener: done, failed by the client or its time, refused for want of a certificate.")
+	for _, n := range names {
+		done, failed, refused := t.ends[n].Handshakes()
+		for i, outcome := range []string{"done", "failed", "refused"} {
+			e.Value(float64([]int64{done, failed, refused}[i]), exposition.Label{Name: "listener", Value: n}, exposition.Label{Name: "outcome", Value: outcome})
+		}
+	}
 }
 
 func (t *Tables) named(d Door, serverName string) *listener {

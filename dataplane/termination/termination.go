@@ -16,6 +16,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/core/ir"
@@ -30,12 +31,21 @@ type Server struct {
 	chains  []string // what it shows, to know whether another shows the same
 	problem string
 	config  *tls.Config // nil with a problem
+	ends    time.Time
+	// counts are the listener's, whatever it shows.
+	counts *counts
 }
+
+// counts are handshakes by what became of them.
+type counts struct{ done, failed, refused atomic.Int64 }
 
 // New makes the Server of a listener, or returns the former one of the listener if that shows the same certificates. A certificate
 // that cannot be read is left out; where none is left no handshake succeeds.
 func New(t *ir.Termination, former *Server) *Server {
-	s := &Server{problem: t.Invalid}
+	s := &Server{problem: t.Invalid, counts: new(counts)}
+	if former != nil {
+		s.counts = former.counts
+	}
 	for i := range t.Certificates {
 		s.chains = append(s.chains, t.Certificates[i].Chain)
 	}
@@ -50,6 +60,9 @@ func New(t *ir.Termination, former *Server) *Server {
 			continue
 		}
 		shown = append(shown, c)
+		if s.ends.IsZero() || c.Leaf.NotAfter.Before(s.ends) {
+			s.ends = c.Leaf.NotAfter
+		}
 	}
 	if len(shown) == 0 {
 		if s.problem == "" {
@@ -112,6 +125,15 @@ func choose(all []tls.Certificate, h *tls.ClientHelloInfo) *tls.Certificate {
 // Problem says why some of what it is to show cannot be used; empty if all can.
 func (s *Server) Problem() string { return s.problem }
 
+// Ends is when the first of its certificates does; zero where it has none.
+func (s *Server) Ends() time.Time { return s.ends }
+
+// Handshakes are those of the listener that were made, that failed by the client or its time, and that were refused for want of a
+// certificate.
+func (s *Server) Handshakes() (done, failed, refused int64) {
+	return s.counts.done.Load(), s.counts.failed.Load(), s.counts.refused.Load()
+}
+
 // ErrUnusable is returned for every handshake of a listener that has no certificate which can be used.
 var ErrUnusable = errors.New("the listener has no certificate that can be used")
 
@@ -124,6 +146,7 @@ func (s *Server) Shake(ctx context.Context, c net.Conn, first []byte) (net.Conn,
 	ctx, stop := context.WithTimeout(ctx, handshakeMax)
 	defer stop()
 	if s.config == nil {
+		s.counts.refused.Add(1)
 		_ = c.SetWriteDeadline(time.Now().Add(time.Second))
 		_, _ = c.Write(refusal)
 		_ = c.Close()
@@ -132,9 +155,11 @@ func (s *Server) Shake(ctx context.Context, c net.Conn, first []byte) (net.Conn,
 	socket.Unhoard(c) // who asks for more than he takes waits for himself
 	t := tls.Server(&replayed{Conn: c, ahead: first}, s.config)
 	if err := t.HandshakeContext(ctx); err != nil {
+		s.counts.failed.Add(1)
 		_ = c.Close()
 		return nil, err
 	}
+	s.counts.done.Add(1)
 	return t, nil
 }
 
