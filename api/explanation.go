@@ -5,6 +5,7 @@ import (
 	"io"
 	"strings"
 
+	"github.com/isthmus-mesh/isthmus/api/returns"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -93,6 +94,8 @@ type BackendChoice struct {
 	Split []ClusterShare `json:"split,omitempty"`
 	// Spend is what crossing costs all callers of the service by load, in US dollars an hour.
 	Spend float64 `json:"spend,omitempty"`
+	// Returning are clusters that were lost and are on their way back.
+	Returning []returns.Return `json:"returning,omitempty"`
 	// Planned is how the strategy spreads them by itself, while all that it names can serve.
 	Planned    []ClusterShare `json:"planned,omitempty"`
 	Candidates []Candidate    `json:"candidates,omitempty"`
@@ -258,6 +261,9 @@ func (c *BackendChoice) narrate(b *strings.Builder, bytes bool) {
 		fmt.Fprintf(b, "          as %s\n", c.Path)
 	}
 	narrateShares(b, "by load", c.Split)
+	for _, r := range c.Returning {
+		fmt.Fprintf(b, "          %s\n", r)
+	}
 	if c.Spend > 0 {
 		fmt.Fprintf(b, "          crossing costs all callers %.3g USD an hour\n", c.Spend)
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/api/returns"
 	"github.com/isthmus-mesh/isthmus/core/balance"
 	"github.com/isthmus-mesh/isthmus/core/compile"
 	"github.com/isthmus-mesh/isthmus/core/derive"
@@ -133,7 +134,7 @@ func (x *explainer) spread(c *BackendChoice, view *balance.View, s mesh.ServiceN
 		}
 		return
 	}
-	c.Spend = split.Spend
+	c.Spend, c.Returning = split.Spend, returns.Of(split)
 	shares := balance.SharesOf(split.Shares)
 	for _, share := range shares {
 		c.Split = append(c.Split, ClusterShare{share.Cluster, share.Part})

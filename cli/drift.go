@@ -11,6 +11,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/api"
 	"github.com/isthmus-mesh/isthmus/api/consistency"
 	"github.com/isthmus-mesh/isthmus/api/drains"
+	"github.com/isthmus-mesh/isthmus/api/returns"
 	"github.com/isthmus-mesh/isthmus/cli/drain"
 	"github.com/isthmus-mesh/isthmus/cli/table"
 	"github.com/isthmus-mesh/isthmus/core/drift"
@@ -26,6 +27,7 @@ type statusAnswer struct {
 	said    *drift.Said
 	silence string
 	drains  []drains.State
+	returns []returns.Return
 }
 
 // statusAndDigests asks a cluster for both. Digests that it does not have cost it nothing but a line.
@@ -35,6 +37,10 @@ func statusAndDigests(ctx context.Context, t target) (statusAnswer, error) {
 		return statusAnswer{}, err
 	}
 	out := statusAnswer{status: s, drains: drain.Known(ctx, t.client)}
+	var back struct{ Returns []returns.Return }
+	if t.client.Do(ctx, http.MethodGet, "/v1/returns", nil, "", &back) == nil { // an older control plane has none
+		out.returns = back.Returns
+	}
 	out.said, err = t.client.Digests(ctx)
 	var refused *api.Error
 	switch {

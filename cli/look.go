@@ -14,6 +14,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/api"
 	"github.com/isthmus-mesh/isthmus/api/drains"
+	"github.com/isthmus-mesh/isthmus/api/returns"
 	"github.com/isthmus-mesh/isthmus/cli/drain"
 	"github.com/isthmus-mesh/isthmus/cli/table"
 	"github.com/isthmus-mesh/isthmus/core/drift"
@@ -29,6 +30,8 @@ type clusterStatus struct {
 	Status    *api.Status `json:"status,omitempty"`
 	// Drains are those that it knows.
 	Drains []drains.State `json:"drains,omitempty"`
+	// Returns are clusters on their way back, for its callers.
+	Returns []returns.Return `json:"returns,omitempty"`
 }
 
 func (a *app) statusCommand() *cobra.Command {
@@ -69,7 +72,7 @@ func (a *app) statusCommand() *cobra.Command {
 				if r.err != nil {
 					row.Problem = r.err.Error()
 				} else {
-					row.Drains = r.value.drains
+					row.Drains, row.Returns = r.value.drains, r.value.returns
 					row.Status, row.InSync, row.Problem = r.value.status, r.value.status.InSync(), r.value.status.Problem
 				}
 				fine = fine && row.InSync
@@ -128,6 +131,11 @@ func (a *app) printStatus(rows []clusterStatus, report drift.Report) error {
 		all = append(all, r.Drains...)
 	}
 	drain.Lines(a.Out, all, a.Now())
+	back := map[string][]returns.Return{}
+	for _, r := range rows {
+		back[r.Cluster] = r.Returns
+	}
+	returns.Lines(a.Out, back)
 	if err := a.replicas(rows); err != nil {
 		return err
 	}

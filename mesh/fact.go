@@ -176,6 +176,20 @@ type Split struct {
 	Beat uint64
 	// Spend is what crossing costs all callers of the service, as it was when the split was last told, in US dollars an hour.
 	Spend float64
+	// Returning are clusters that were lost and get a part of what they would, by name.
+	Returning []Return
+}
+
+// Return is a cluster's way back (core/failback), as it was when the split was last told.
+type Return struct {
+	Cluster ClusterName
+	// Parts of its requests that it is let have, in ten thousandths.
+	Parts uint32
+	// Ended and Failed are how many requests of this step did.
+	Ended, Failed uint64
+	// SinceMillis is when this step began, in Unix milliseconds, and Hold how long it takes at least.
+	SinceMillis int64
+	Hold        time.Duration
 }
 
 // Share is the part of requests that goes to a cluster, in ten thousandths.

@@ -86,7 +86,7 @@ func rows() []target {
 
 // further scenarios are compared with the best baseline.
 func further() []string {
-	return []string{"t3-gradual", "t3-flapping", "t3-partition", "t3-loss", "t3-shift", "t3-day", "t3-fault-in-burst", "t3-residency", "t4-tree", "t10-lost"}
+	return []string{"t3-gradual", "t3-flapping", "t3-partition", "t3-loss", "t3-shift", "t3-day", "t3-fault-in-burst", "t3-return", "t3-residency", "t4-tree", "t10-lost"}
 }
 
 func (b *bench) run(ctx context.Context) error {

@@ -18,6 +18,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/api/consistency"
 	"github.com/isthmus-mesh/isthmus/api/drains"
 	"github.com/isthmus-mesh/isthmus/api/events"
+	"github.com/isthmus-mesh/isthmus/api/returns"
 	"github.com/isthmus-mesh/isthmus/control/plane"
 	"github.com/isthmus-mesh/isthmus/core/world"
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -35,6 +36,7 @@ func serveWithAPI(ctx context.Context, cfg plane.Config, p *plane.Plane, log *sl
 	}
 	more := drains.Handlers(p.Drains())
 	maps.Copy(more, events.Handlers(p.Events(), time.Now))
+	maps.Copy(more, returns.Handlers(p))
 	server, err := api.NewServer(api.Config{Cluster: cfg.Cluster, Objects: p.Objects(), World: p.World, View: p.View(), Vector: p.Vector,
 		Proxies: p.Census().Proxies, OwnProxies: p.Proxies, Replicas: func() []api.Replica { return replicas(p) }, Peers: func() []api.PeerStatus { return peers(p) }, Bundle: p.Bundle, NewToken: p.NewToken, Stamp: p.Stamp, Ready: p.Ready,
 		Digests: p, Forecast: p, More: more, MoreMetrics: func() string { return moreMetrics(cfg, p) },

@@ -23,12 +23,16 @@ const (
 func fromSplit(v *mesh.Split) *wirepb.Split {
 	return &wirepb.Split{Service: fromService(v.Service), Beat: v.Beat, Spend: v.Spend, Shares: each(v.Shares, func(s mesh.Share) *wirepb.Share {
 		return &wirepb.Share{Cluster: string(s.Cluster), Parts: s.Parts}
+	}), Returning: each(v.Returning, func(r mesh.Return) *wirepb.Return {
+		return &wirepb.Return{Cluster: string(r.Cluster), Parts: r.Parts, Ended: r.Ended, Failed: r.Failed, SinceMillis: r.SinceMillis, Hold: int64(r.Hold)}
 	})}
 }
 
 func (d *decoder) split(m *wirepb.Split) *mesh.Split {
 	return &mesh.Split{Service: d.service(m.Service), Beat: m.Beat, Spend: m.Spend, Shares: each(m.Shares, func(s *wirepb.Share) mesh.Share {
 		return mesh.Share{Cluster: mesh.ClusterName(s.Cluster), Parts: s.Parts}
+	}), Returning: each(m.Returning, func(r *wirepb.Return) mesh.Return {
+		return mesh.Return{Cluster: mesh.ClusterName(r.Cluster), Parts: r.Parts, Ended: r.Ended, Failed: r.Failed, SinceMillis: r.SinceMillis, Hold: time.Duration(r.Hold)}
 	})}
 }
 
@@ -37,7 +41,9 @@ func (d *decoder) split(m *wirepb.Split) *mesh.Split {
 func FromSamples(samples []split.Sample) []*wirepb.Sample {
 	return each(samples, func(s split.Sample) *wirepb.Sample {
 		return &wirepb.Sample{Service: fromService(s.Service), Asked: s.Asked, Served: s.Served, Lanes: s.Lanes, Time: int64(s.Time), Wait: int64(s.Wait),
-			Sent: s.Sent, Received: s.Received, Calling: s.Calling}
+			Sent: s.Sent, Received: s.Received, Calling: s.Calling, Results: each(s.Results, func(r split.Result) *wirepb.Result {
+				return &wirepb.Result{Cluster: string(r.Cluster), Ended: r.Ended, Failed: r.Failed}
+			})}
 	})
 }
 
@@ -46,7 +52,11 @@ func ToSamples(m []*wirepb.Sample) ([]split.Sample, error) {
 	d := &decoder{}
 	out := each(m, func(s *wirepb.Sample) split.Sample {
 		v := split.Sample{Service: d.service(s.Service), Asked: s.Asked, Served: s.Served, Lanes: s.Lanes, Time: time.Duration(s.Time), Wait: time.Duration(s.Wait),
-			Sent: s.Sent, Received: s.Received, Calling: s.Calling}
+			Sent: s.Sent, Received: s.Received, Calling: s.Calling, Results: each(s.Results, func(r *wirepb.Result) split.Result {
+				d.within("ended", float64(r.Ended), 0, rateMax)
+				d.within("failed", float64(r.Failed), 0, float64(r.Ended))
+				return split.Result{Cluster: mesh.ClusterName(r.Cluster), Ended: r.Ended, Failed: r.Failed}
+			})}
 		d.within("asked", v.Asked, 0, rateMax)
 		d.within("served", v.Served, 0, rateMax)
 		d.within("sent", v.Sent, 0, bytesMax)

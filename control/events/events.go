@@ -76,7 +76,9 @@ type Recorder struct {
 	links      map[mesh.ClusterName]*link
 	leaving    map[mesh.ClusterName]int
 	splits     map[mesh.ServiceName]*spread
-	drains     map[string]*drained
+	// ways are clusters on their way back, each with the last event of it.
+	ways   map[way]uint64
+	drains map[string]*drained
 	// refused are the resources that proxies refuse, each with its event.
 	refused map[string]uint64
 	left    leftOut
@@ -87,7 +89,7 @@ type Recorder struct {
 // New returns a recorder that remembers the start and nothing from before.
 func New(cfg Config) *Recorder {
 	r := &Recorder{cfg: cfg, started: cfg.Clock.Now(), ring: event.Ring{Max: eventsMax}, down: map[mesh.ClusterName]uint64{}, back: map[mesh.ClusterName]uint64{}, links: map[mesh.ClusterName]*link{},
-		leaving: map[mesh.ClusterName]int{}, splits: map[mesh.ServiceName]*spread{}, drains: map[string]*drained{}, refused: map[string]uint64{}, left: newLeftOut()}
+		leaving: map[mesh.ClusterName]int{}, splits: map[mesh.ServiceName]*spread{}, ways: map[way]uint64{}, drains: map[string]*drained{}, refused: map[string]uint64{}, left: newLeftOut()}
 	r.write(event.Event{Kind: event.Process, Subject: string(cfg.Cluster), Reason: "started", Cause: "this process of the control plane was started",
 		Effect: "events are remembered from here on; those of a process before it are gone"})
 	return r

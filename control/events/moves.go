@@ -65,6 +65,7 @@ func distance(a, b []mesh.Share) (most uint32) {
 func (r *Recorder) Split(c load.Change) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.returns(&c)
 	was := r.splits[c.Service]
 	e := event.Event{Kind: event.Split, Subject: c.Service.Name + "." + c.Service.Namespace}
 	if c.Split == nil {
@@ -132,6 +133,9 @@ func (r *Recorder) because(was *spread, c *load.Change) (reason, cause string, o
 		}
 	}
 	for _, n := range named(nil, c.Split.Shares) {
+		if of, returns := r.ways[way{c.Service, n}]; returns && partOf(was.shares, n) != partOf(c.Split.Shares, n) {
+			return "cluster_back", fmt.Sprintf("%s is on its way back, step by step", n), of
+		}
 		if of := r.back[n]; of > 0 && was.shares != nil && partOf(was.shares, n) == 0 {
 			return "cluster_back", fmt.Sprintf("%s can be reached from %s again", n, r.cfg.Cluster), of
 		}

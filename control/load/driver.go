@@ -79,6 +79,9 @@ func NewDriver(cfg Config) *Driver {
 // Expel drops what a cluster that left the mesh reported.
 func (l *Driver) Expel(n mesh.ClusterName) { l.balancer.Expel(n) }
 
+// Returning are the splits in which a cluster is on its way back.
+func (l *Driver) Returning() []*mesh.Split { return l.balancer.Returning() }
+
 // Learn takes what is published of services. It never waits.
 func (l *Driver) Learn(updates []xds.Update) {
 	l.mu.Lock()

@@ -91,7 +91,7 @@ func TestALossIsForeseenFromWhatIsReported(t *testing.T) {
 		}
 	}
 	w.run(1)
-	if !near(before.Shares, w.last["eu"].Shares) {
+	if !near(before.Shares, w.last["eu"].Shares, news) {
 		t.Errorf("the split went from %v to %v", before.Shares, w.last["eu"].Shares)
 	}
 }

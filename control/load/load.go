@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/core/failback"
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/core/split"
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -38,6 +39,8 @@ const (
 const (
 	// news is the change of a share, in ten thousandths, that proxies are told of.
 	news = 200
+	// returnNews is that while a cluster is on its way back: steps of a small part are small.
+	returnNews = 10
 	// nodesMax and samplesMax bound what proxies report.
 	nodesMax, samplesMax = 20_000, 2_000
 )
@@ -79,6 +82,8 @@ type service struct {
 	shares    []mesh.Share // as they were told
 	beat      uint64
 	beatAt    time.Time
+	// gates hold back what was lost and returned.
+	gates failback.Gates
 }
 
 // node is a proxy's last report.
@@ -164,6 +169,7 @@ func (b *Balancer) Sampled(id string, namespace string, samples []split.Sample, 
 		return false
 	}
 	b.nodes[id] = &node{samples, now}
+	b.saw(samples)
 	return true
 }
 
@@ -207,6 +213,8 @@ type Change struct {
 	Outcome split.Outcome
 	// Moved says that the shares are news, and not only the beat.
 	Moved bool
+	// Returns is what became of clusters on their way back.
+	Returns []failback.Move
 }
 
 // Drain takes which clusters are taken out of use, or come back, and what part of its share each gets: from 0 to 1.
@@ -257,6 +265,9 @@ func (b *Balancer) Expel(n mesh.ClusterName) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.peers, n)
+	for _, s := range b.services {
+		s.gates.Forget(n)
+	}
 }
 
 // expire forgets proxies that are silent.
@@ -357,7 +368,8 @@ func (s *service) spreads(now time.Time) bool {
 	case mesh.StrategyLocal, mesh.StrategyNearest, mesh.StrategyWeighted:
 		return false
 	}
-	return serving(s.endpoints) > 1
+	n := serving(s.endpoints)
+	return n > 1 || n == 1 && s.gates.Several() // what is left goes on by a split, so that what comes back waits for one
 }
 
 // serving counts the clusters with a place to send to.
@@ -373,33 +385,39 @@ func serving(e *ir.Endpoints) (n int) {
 // step is one service's tick.
 func (b *Balancer) step(n mesh.ServiceName, s *service, own *peer, since time.Duration, now time.Time) (Change, bool) {
 	var shares []mesh.Share
+	var returns []failback.Move
 	var o split.Outcome
+	least := uint32(news)
 	switch {
 	case s.spreads(now):
 		in, at := b.pose(n, s, own, since, now)
+		if returns = s.gates.Look(in, at, now); in.Open != nil {
+			least = returnNews
+		}
 		s.state, o = split.Step(s.state, in)
 		shares = round(s.state.Clusters, s.state.Row(at))
 	case s.priced(now):
 		in, _ := b.pose(n, s, own, since, now)
 		s.state, _ = split.Step(s.state, in)
+		s.gates = failback.Gates{}
 	default:
-		s.state = split.State{}
+		s.state, s.gates = split.State{}, failback.Gates{}
 	}
 	s.spend = o.Spend * 3600
-	moved := !near(s.shares, shares)
+	moved := !near(s.shares, shares, least) || len(returns) > 0
 	if !moved && (len(s.shares) == 0 || now.Sub(s.beatAt) < beatEvery) {
 		return Change{}, false
 	}
 	if len(shares) == 0 {
 		s.shares = nil
-		return Change{Service: n, Moved: true}, true
+		return Change{Service: n, Moved: true, Returns: returns}, true
 	}
 	if moved {
 		s.shares = shares
 	}
 	s.beat++
 	s.beatAt = now
-	return Change{Service: n, Split: &mesh.Split{Service: n, Shares: s.shares, Beat: s.beat, Spend: s.spend}, Outcome: o, Moved: moved}, true
+	return Change{Service: n, Split: &mesh.Split{Service: n, Shares: s.shares, Beat: s.beat, Spend: s.spend, Returning: s.returning()}, Outcome: o, Moved: moved, Returns: returns}, true
 }
 
 // pose states the problem of one service, and says which cluster in it this one is.
@@ -485,14 +503,13 @@ func round(clusters []mesh.ClusterName, row []float64) []mesh.Share {
 	return out
 }
 
-// near reports whether two splits differ by no news: in no share by more than two points, and in nobody's coming or
-// going.
-func near(a, b []mesh.Share) bool {
+// near reports whether two splits differ by no news: in no share by more than least, and in nobody's coming or going.
+func near(a, b []mesh.Share, least uint32) bool {
 	if len(a) != len(b) {
 		return false
 	}
 	for i := range a {
-		if a[i].Cluster != b[i].Cluster || max(a[i].Parts, b[i].Parts)-min(a[i].Parts, b[i].Parts) > news {
+		if a[i].Cluster != b[i].Cluster || max(a[i].Parts, b[i].Parts)-min(a[i].Parts, b[i].Parts) > least {
 			return false
 		}
 	}

@@ -29,9 +29,12 @@ type pair struct {
 	slow      map[mesh.ClusterName]time.Duration
 	// answer is the bytes of an answer.
 	answer float64
-	last   map[mesh.ClusterName]*mesh.Split
-	moves  int
-	may    func(mesh.ServiceName) bool
+	// fails is the part of requests to a cluster that fail.
+	fails map[mesh.ClusterName]float64
+	last  map[mesh.ClusterName]*mesh.Split
+	moves int
+	may   func(mesh.ServiceName) bool
+	told  func(mesh.ClusterName, Change)
 }
 
 func newPair(t *testing.T) *pair {
@@ -64,7 +67,7 @@ func (w *pair) know() {
 func (w *pair) run(ticks int) {
 	for range ticks {
 		w.now = w.now.Add(Every)
-		served := map[mesh.ClusterName]float64{}
+		served, results := map[mesh.ClusterName]float64{}, map[mesh.ClusterName][]split.Result{}
 		for n, d := range w.demand {
 			at := map[mesh.ClusterName]float64{n: 1}
 			if s := w.last[n]; s != nil {
@@ -75,10 +78,12 @@ func (w *pair) run(ticks int) {
 			}
 			for to, x := range at {
 				served[to] += x * d
+				ended := math.Round(x * d * Every.Seconds())
+				results[n] = append(results[n], split.Result{Cluster: to, Ended: uint64(ended), Failed: uint64(ended * w.fails[to])})
 			}
 		}
 		for n, b := range w.clusters {
-			b.Sampled("shop/caller", "shop", []split.Sample{{Service: catalog, Asked: w.demand[n], Wait: -1, Received: w.demand[n] * w.answer}}, w.now)
+			b.Sampled("shop/caller", "shop", []split.Sample{{Service: catalog, Asked: w.demand[n], Wait: -1, Received: w.demand[n] * w.answer, Results: results[n]}}, w.now)
 			for i := range w.ready[n] {
 				b.Sampled(fmt.Sprintf("shop/catalog-%d", i), "shop", []split.Sample{{Service: catalog, Served: served[n] / float64(w.ready[n]), Lanes: 4, Time: w.time(n)}}, w.now)
 			}
@@ -88,6 +93,9 @@ func (w *pair) run(ticks int) {
 			paths := []split.Path{{Cluster: other, RTT: 30 * time.Millisecond, Dead: w.cut}}
 			for _, c := range b.Tick(paths, w.now) {
 				w.last[n] = c.Split
+				if w.told != nil {
+					w.told(n, c)
+				}
 				if c.Moved {
 					w.moves++
 				}

@@ -47,6 +47,9 @@ func (p *Plane) Foresee(lost map[mesh.ClusterName]bool, stay bool) []load.Forese
 	return p.load.Foresee(lost, stay)
 }
 
+// Returning are the splits in which a cluster is on its way back.
+func (p *Plane) Returning() []*mesh.Split { return p.load.Returning() }
+
 // costs is what a GiB from one cluster to another costs: what the sender's owner states, else by list.
 func (p *Plane) costs(from, to mesh.ClusterName) float64 {
 	w := p.loop.World()

@@ -84,6 +84,7 @@ func (p *Pick) Opened(now int64) { p.start = now }
 func (p *Pick) Done(o Outcome, now int64) {
 	e := p.Endpoint
 	e.inFlight.Add(-1)
+	e.group.ended.Count(o != Served, o != Shed && o != Abandoned)
 	switch o {
 	case Served:
 		e.alive(now, true)

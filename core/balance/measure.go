@@ -2,6 +2,7 @@ package balance
 
 import (
 	"math"
+	"strconv"
 	"sync/atomic"
 	"time"
 )
@@ -111,17 +112,7 @@ func (m *Meter) AppendReport(dst []byte) []byte {
 	return dst
 }
 
-func appendUint(dst []byte, n uint64) []byte {
-	var digits [20]byte
-	i := len(digits)
-	for {
-		i--
-		digits[i] = '0' + byte(n%10)
-		if n /= 10; n == 0 {
-			return append(dst, digits[i:]...)
-		}
-	}
-}
+func appendUint(dst []byte, n uint64) []byte { return strconv.AppendUint(dst, n, 10) }
 
 // parseUint reads digits up to a space or the end, and what follows; ok is false for anything
 // else, and for more than nine digits.

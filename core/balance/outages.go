@@ -1,6 +1,18 @@
 package balance
 
-import "github.com/isthmus-mesh/isthmus/core/outage"
+import (
+	"github.com/isthmus-mesh/isthmus/core/outage"
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// Results visits how tries at each cluster ended, since it was known.
+func (v *View) Results(visit func(c mesh.ClusterName, ended, failed uint64)) {
+	for _, g := range v.groups {
+		if ended, failed := g.state.ended.Read(); v.group(g.cluster.Name) == g { // others are zones of the same
+			visit(g.cluster.Name, ended, failed)
+		}
+	}
+}
 
 // Outages visits what requests were ever kept away from, as it stands at now in Unix nanoseconds: each endpoint that was
 // ejected and each cluster that was tripped, with how many times. What has come back is visited as Over. It looks at no

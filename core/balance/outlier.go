@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/core/failback"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -64,6 +65,8 @@ type groupState struct {
 	changes atomic.Uint32
 	// turn is the round robin's.
 	turn atomic.Uint64
+	// ended counts how tries ended.
+	ended failback.Tally
 }
 
 // frame is what the newest view says of a group.

@@ -1,8 +1,6 @@
 package balance
 
-import (
-	"github.com/isthmus-mesh/isthmus/mesh"
-)
+import "github.com/isthmus-mesh/isthmus/mesh"
 
 // Share is the part of a service's requests that goes to a cluster.
 type Share struct {

@@ -32,6 +32,8 @@ const (
 	Verdict Kind = "verdict"
 	// Split: the part of a service's requests that goes to each cluster moved.
 	Split Kind = "split"
+	// Failback: a cluster that was lost is on its way back for a service: a step passed, failed, or was the last.
+	Failback Kind = "failback"
 	// Endpoint: proxies took endpoints of a service out, or use them again.
 	Endpoint Kind = "endpoint"
 	// Trip: proxies took a cluster out for a service, or use it again.
@@ -48,7 +50,7 @@ const (
 
 // Kinds lists them, for help and for faults.
 func Kinds() []Kind {
-	return []Kind{Process, Path, Gateway, Link, Verdict, Split, Endpoint, Trip, Drain, Config, Trust, Store}
+	return []Kind{Process, Path, Gateway, Link, Verdict, Split, Failback, Endpoint, Trip, Drain, Config, Trust, Store}
 }
 
 // Event is one thing that a control plane did, or found, by itself.
@@ -95,7 +97,7 @@ func (f *Filter) Matches(e *Event) bool {
 	case f.Service == "":
 		return true
 	}
-	return (e.Kind == Split || e.Kind == Endpoint || e.Kind == Trip) && (e.Subject == f.Service || strings.HasPrefix(e.Subject, f.Service+"."))
+	return (e.Kind == Split || e.Kind == Failback || e.Kind == Endpoint || e.Kind == Trip) && (e.Subject == f.Service || strings.HasPrefix(e.Subject, f.Service+"."))
 }
 
 // Merge puts events of several clusters in one order: by time, then by cluster and Seq. Those of one cluster stay in the order

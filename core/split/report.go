@@ -21,6 +21,16 @@ type Sample struct {
 	Lanes uint32
 	// Time is that of a request in a lane, 0 if unknown; Wait that before it, negative if unknown.
 	Time, Wait time.Duration
+	// Results are how tries of its applications' requests ended, by the cluster where they went, since the sample before.
+	Results []Result
+}
+
+// Result is how tries at one cluster ended. What was shed, or left by its caller, is not counted.
+type Result struct {
+	Cluster mesh.ClusterName
+	Ended   uint64
+	// Failed of those were never executed, answered with a failure of the server's, or not answered in time.
+	Failed uint64
 }
 
 // ClusterReport is what one cluster tells another of itself.

@@ -74,6 +74,10 @@ type Input struct {
 	// Rank is how early cluster i tries cluster j by the strategy Nearest, at [i·n+j]: the lower before the higher, and
 	// equal ones nearest first. It may be nil.
 	Rank []int
+	// Open is the part of what would go from i to j that is let through, at [i·n+j], while j proves that it is back
+	// (core/failback); nil is all. Where others have no room it gives way, unless Firm.
+	Open []float64
+	Firm []bool
 	// Free lifts damping and limits: for oracles, and for one who asks what would be best.
 	Free bool
 }
@@ -85,6 +89,7 @@ type Cause string
 const (
 	CauseStart     Cause = "there was no split yet"
 	CauseLost      Cause = "a cluster may not or cannot be used any more"
+	CauseReturn    Cause = "a cluster is on its way back, step by step"
 	CauseOverload  Cause = "a cluster is asked for more than it has"
 	CauseGain      Cause = "it is better"
 	CauseNoGain    Cause = "the gain is too small"
@@ -131,7 +136,7 @@ type Outcome struct {
 // Step is one tick. It changes nothing that it was given.
 func Step(prev State, in *Input) (State, Outcome) {
 	t := newTick(prev, in)
-	best, rounds := t.target()
+	best, rounds := t.held()
 	out := Outcome{Rounds: rounds, Cause: CauseGain}
 	now, old := t.flow(t.next.X), t.problem.Objective(t.flow(t.next.X))
 	reach, gain := caution(old-t.problem.Objective(best), t.bend(now, best))
@@ -145,6 +150,8 @@ func Step(prev State, in *Input) (State, Outcome) {
 		out.Cause = CauseLost
 	case !t.planned() && out.Gain > GainMin && t.strained(now):
 		out.Cause = CauseOverload
+	case t.let != nil:
+		out.Cause = CauseReturn
 	case !t.planned() && out.Gain <= GainMin:
 		out.Cause = CauseNoGain
 	}
@@ -164,6 +171,8 @@ type tick struct {
 	problem *Problem
 	// bare is Problem.Cost without what is called below.
 	bare []float64
+	// let is the part that is let through where a gate is closed, and negative elsewhere; nil is no gate.
+	let []float64
 }
 
 func newTick(prev State, in *Input) *tick {
@@ -332,7 +341,7 @@ func (t *tick) apply(best Flow, cause Cause, reach float64) float64 {
 		}
 		step := 1.0
 		switch {
-		case t.Free || cause == CauseStart || cause == CauseOverload || sum < 1-1e-9:
+		case t.Free || cause == CauseStart || cause == CauseOverload || sum < 1-1e-9 || t.over(i, row, want):
 		case cause == CauseNoGain:
 			step = 0
 		default:
@@ -357,7 +366,7 @@ func (t *tick) move(i int, row, want []float64, step float64) {
 	over, sum := 0.0, 0.0
 	for j := range row {
 		next := row[j] + step*(want[j]-row[j])
-		if !t.usable(i, j) || next < smallest && want[j] < smallest {
+		if !t.usable(i, j) || next < smallest && want[j] < smallest && !t.gated(i, j) {
 			next = 0
 		}
 		if j != i && t.Reports[j].Age > StaleAfter && next > row[j] && !t.fresh {
@@ -385,7 +394,9 @@ func (t *tick) shares(i int, f Flow) []float64 {
 	row := make([]float64, t.n)
 	sum := 0.0
 	for j := range row {
-		row[j] = f[i*t.n+j] * ramp(t.next.Path[i*t.n+j])
+		if row[j] = f[i*t.n+j]; !t.gated(i, j) { // a gate has seen to it
+			row[j] *= ramp(t.next.Path[i*t.n+j])
+		}
 		sum += row[j]
 	}
 	if sum > 0 {
@@ -398,7 +409,7 @@ func (t *tick) shares(i int, f Flow) []float64 {
 	best := math.Inf(1)
 	at := -1
 	for j := range row {
-		if c := t.problem.Cost[i*t.n+j] + t.problem.Sinks[j].Service; t.usable(i, j) && c < best {
+		if c := t.problem.Cost[i*t.n+j] + t.problem.Sinks[j].Service; t.usable(i, j) && !t.gated(i, j) && c < best {
 			best, at = c, j
 		}
 	}

@@ -47,9 +47,16 @@ const (
 type meter struct {
 	gauge balance.Gauge
 	asked map[mesh.ServiceName]count
+	ended map[place]split.Result
 	last  time.Time
 	said  time.Time // when something was last reported
 	busy  bool      // what was last reported was not nothing
+}
+
+// place is a cluster, for one service.
+type place struct {
+	service mesh.ServiceName
+	cluster mesh.ClusterName
 }
 
 // count is what was asked of a service, carried, and waited for, until the last report.
@@ -58,7 +65,7 @@ type count struct{ asked, sent, received, took int64 }
 // Run reports until ctx ends.
 func (r *Reporter) Run(ctx context.Context) error {
 	var o outages
-	m := &meter{asked: map[mesh.ServiceName]count{}, last: r.Clock.Now()}
+	m := &meter{asked: map[mesh.ServiceName]count{}, ended: map[place]split.Result{}, last: r.Clock.Now()}
 	period := loadPeriod
 	timer := r.Clock.NewTimer(period)
 	defer timer.Stop()
@@ -113,8 +120,9 @@ func (m *meter) samples(s *proxy.State, of *balance.Meter, bytes *Bytes, now tim
 	for n, svc := range s.Services {
 		was, is := m.asked[n], count{asked: svc.Live.Asked()}
 		is.sent, is.received, is.took = bytes.read(n)
-		if d := is.asked - was.asked; d > 0 || is.sent+is.received > was.sent+was.received {
-			out, busy = append(out, split.Sample{Service: n, Asked: float64(d) / over.Seconds(), Wait: -1,
+		results := m.results(n, svc.View)
+		if d := is.asked - was.asked; d > 0 || is.sent+is.received > was.sent+was.received || len(results) > 0 {
+			out, busy = append(out, split.Sample{Service: n, Asked: float64(d) / over.Seconds(), Wait: -1, Results: results,
 				Sent: float64(is.sent-was.sent) / over.Seconds(), Received: float64(is.received-was.received) / over.Seconds(),
 				Calling: float64(is.took-was.took) / float64(over)}), true
 		}
@@ -123,6 +131,11 @@ func (m *meter) samples(s *proxy.State, of *balance.Meter, bytes *Bytes, now tim
 	for n := range m.asked { // one that comes again begins anew
 		if s.Services[n] == nil {
 			delete(m.asked, n)
+		}
+	}
+	for p := range m.ended {
+		if s.Services[p.service] == nil {
+			delete(m.ended, p)
 		}
 	}
 	if s.Self == nil || len(s.Self.Inbound) == 0 {
@@ -134,6 +147,26 @@ func (m *meter) samples(s *proxy.State, of *balance.Meter, bytes *Bytes, now tim
 		out = served(out, in.Service, done)
 	}
 	return out, busy
+}
+
+// results are how tries of a service ended since the last call. A report that is not taken takes them with it: what is missing
+// are some of many.
+func (m *meter) results(n mesh.ServiceName, v *balance.View) (out []split.Result) {
+	if v == nil {
+		return nil
+	}
+	v.Results(func(c mesh.ClusterName, ended, failed uint64) {
+		at := place{n, c}
+		was, is := m.ended[at], split.Result{Cluster: c, Ended: ended, Failed: failed}
+		if ended == was.Ended {
+			return
+		}
+		if m.ended[at] = is; ended < was.Ended || failed < was.Failed { // it was gone, and begins anew
+			was = split.Result{}
+		}
+		out = append(out, split.Result{Cluster: c, Ended: ended - was.Ended, Failed: min(failed-was.Failed, ended-was.Ended)})
+	})
+	return out
 }
 
 // served adds what the application can do for a service to its sample. All services of one application are said to have all of

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/core/balance"
+	"github.com/isthmus-mesh/isthmus/core/failback"
 	"github.com/isthmus-mesh/isthmus/core/liveness"
 	"github.com/isthmus-mesh/isthmus/core/split"
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -31,11 +32,15 @@ type plane struct {
 	at    []int64
 	state split.State
 	in    split.Input
+	gates failback.Gates
+	// counted are results of tries to each region that the gates have seen.
+	counted map[mesh.ClusterName]split.Result
 }
 
 func (c *plane) start(p *product, i int) {
 	n := len(p.w.regions)
-	*c = plane{p: p, i: i, paths: make([]liveness.State, n), quietUntil: make([]int64, n), heard: make([]split.Report, n), at: make([]int64, n)}
+	*c = plane{p: p, i: i, paths: make([]liveness.State, n), quietUntil: make([]int64, n), heard: make([]split.Report, n), at: make([]int64, n),
+		gates: failback.Gates{Off: p.ungated}}
 	for j := range n {
 		c.heard[j].Cluster, c.heard[j].Age = mesh.ClusterName(p.w.regions[j].name), -1
 	}
@@ -111,7 +116,8 @@ func (c *plane) measureCapacity() {
 	c.timed = false
 	for _, at := range reg.endpoints {
 		e := &w.endpoints[at]
-		dead := e.state != works && w.now-e.lastDeath >= healthAfter || e.state == works && e.lastBirth > 0 && w.now-e.lastBirth < healthAfter
+		well := e.state == works || e.state == fails // which says that it is
+		dead := !well && w.now-e.lastDeath >= healthAfter || well && e.lastBirth > 0 && w.now-e.lastBirth < healthAfter
 		if dead {
 			continue
 		}
@@ -151,6 +157,9 @@ func (c *plane) control() {
 		c.in.Dead[c.i*n+j] = j != c.i && c.paths[j].Reach() == mesh.Unreachable || w.now < c.quietUntil[j]
 	}
 	before := c.row()
+	for _, m := range c.returns() {
+		w.note(int32(c.i), fmt.Sprintf("%s may have %.0f %% of its part: %d of %d requests failed", m.Cluster, 100*m.Gate.Part(), m.Gate.Judged.Failed, m.Gate.Judged.Ended))
+	}
 	var o split.Outcome
 	c.state, o = split.Step(c.state, &c.in)
 	row := c.state.Row(c.i)
@@ -175,6 +184,25 @@ func (c *plane) control() {
 			v.SetSplit(shares, w.now+1)
 		}
 	}
+}
+
+// returns lets the gates look, with what proxies have counted since they last did.
+func (c *plane) returns() []failback.Move {
+	w := c.p.w
+	sum := map[mesh.ClusterName]split.Result{}
+	for _, k := range w.regions[c.i].proxies {
+		if v := c.p.proxies[k].view; v != nil {
+			v.Results(func(n mesh.ClusterName, ended, failed uint64) {
+				sum[n] = split.Result{Ended: sum[n].Ended + ended, Failed: sum[n].Failed + failed}
+			})
+		}
+	}
+	for n, is := range sum {
+		was := c.counted[n]
+		c.gates.Saw(split.Result{Cluster: n, Ended: is.Ended - was.Ended, Failed: is.Failed - was.Failed})
+	}
+	c.counted = sum
+	return c.gates.Look(&c.in, c.i, time.Unix(0, w.now))
 }
 
 func (c *plane) row() []float64 {

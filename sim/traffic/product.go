@@ -23,6 +23,8 @@ type product struct {
 	rand    *rand.Rand
 	// blind to what is called below: for control runs.
 	blind bool
+	// ungated lets what comes back have all of its part at once: a control run.
+	ungated bool
 }
 
 // proxy is one proxy's part.
@@ -167,7 +169,7 @@ func (p *product) gatewayAnswers(i, j int32) (answers, refused bool) {
 	for _, w := range p.w.tiers {
 		for _, at := range w.regions[j].endpoints {
 			switch w.endpoints[at].state {
-			case works:
+			case works, fails:
 				return true, false
 			case refuses:
 				dead++

@@ -123,6 +123,10 @@ func (w *world) reach(at int32) {
 	case isBlackHole:
 		w.dropTry(at)
 		return
+	case fails:
+		t.outcome = balance.Failed
+		w.sendBack(at)
+		return
 	}
 	r := &w.requests[t.request]
 	if w.sheds(e, r) {

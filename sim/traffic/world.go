@@ -28,6 +28,7 @@ const (
 	works state = iota
 	refuses
 	isBlackHole
+	fails // answers every request with a failure, at once
 )
 
 // endpoint is one server: a queue, first come first served, in front of lanes.

@@ -272,6 +272,7 @@ type Sample struct {
 	Sent          float64                `protobuf:"fixed64,7,opt,name=sent,proto3" json:"sent,omitempty"` // bytes a second
 	Received      float64                `protobuf:"fixed64,8,opt,name=received,proto3" json:"received,omitempty"`
 	Calling       float64                `protobuf:"fixed64,9,opt,name=calling,proto3" json:"calling,omitempty"` // requests under way
+	Results       []*Result              `protobuf:"bytes,10,rep,name=results,proto3" json:"results,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -369,6 +370,74 @@ func (x *Sample) GetCalling() float64 {
 	return 0
 }
 
+func (x *Sample) GetResults() []*Result {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+// Result is split.Result: how tries of the proxy's applications' requests at one cluster ended since its last report.
+type Result struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Ended         uint64                 `protobuf:"varint,2,opt,name=ended,proto3" json:"ended,omitempty"`
+	Failed        uint64                 `protobuf:"varint,3,opt,name=failed,proto3" json:"failed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Result) Reset() {
+	*x = Result{}
+	mi := &file_isthmus_v1_load_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Result) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Result) ProtoMessage() {}
+
+func (x *Result) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_load_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Result.ProtoReflect.Descriptor instead.
+func (*Result) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_load_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Result) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *Result) GetEnded() uint64 {
+	if x != nil {
+		return x.Ended
+	}
+	return 0
+}
+
+func (x *Result) GetFailed() uint64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
 // ClusterLoad is split.ClusterReport: what one cluster tells another beside the log.
 type ClusterLoad struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -380,7 +449,7 @@ type ClusterLoad struct {
 
 func (x *ClusterLoad) Reset() {
 	*x = ClusterLoad{}
-	mi := &file_isthmus_v1_load_proto_msgTypes[4]
+	mi := &file_isthmus_v1_load_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -392,7 +461,7 @@ func (x *ClusterLoad) String() string {
 func (*ClusterLoad) ProtoMessage() {}
 
 func (x *ClusterLoad) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_load_proto_msgTypes[4]
+	mi := &file_isthmus_v1_load_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -405,7 +474,7 @@ func (x *ClusterLoad) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterLoad.ProtoReflect.Descriptor instead.
 func (*ClusterLoad) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_load_proto_rawDescGZIP(), []int{4}
+	return file_isthmus_v1_load_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ClusterLoad) GetPaths() []*Path {
@@ -435,7 +504,7 @@ type Path struct {
 
 func (x *Path) Reset() {
 	*x = Path{}
-	mi := &file_isthmus_v1_load_proto_msgTypes[5]
+	mi := &file_isthmus_v1_load_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -447,7 +516,7 @@ func (x *Path) String() string {
 func (*Path) ProtoMessage() {}
 
 func (x *Path) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_load_proto_msgTypes[5]
+	mi := &file_isthmus_v1_load_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -460,7 +529,7 @@ func (x *Path) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Path.ProtoReflect.Descriptor instead.
 func (*Path) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_load_proto_rawDescGZIP(), []int{5}
+	return file_isthmus_v1_load_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Path) GetCluster() string {
@@ -518,7 +587,7 @@ type ServiceLoad struct {
 
 func (x *ServiceLoad) Reset() {
 	*x = ServiceLoad{}
-	mi := &file_isthmus_v1_load_proto_msgTypes[6]
+	mi := &file_isthmus_v1_load_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -530,7 +599,7 @@ func (x *ServiceLoad) String() string {
 func (*ServiceLoad) ProtoMessage() {}
 
 func (x *ServiceLoad) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_load_proto_msgTypes[6]
+	mi := &file_isthmus_v1_load_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -543,7 +612,7 @@ func (x *ServiceLoad) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceLoad.ProtoReflect.Descriptor instead.
 func (*ServiceLoad) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_load_proto_rawDescGZIP(), []int{6}
+	return file_isthmus_v1_load_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ServiceLoad) GetService() *ServiceName {
@@ -648,7 +717,7 @@ const file_isthmus_v1_load_proto_rawDesc = "" +
 	"\x03why\x18\x04 \x01(\rR\x03why\x12\x14\n" +
 	"\x05state\x18\x05 \x01(\rR\x05state\"&\n" +
 	"\fLoadResponse\x12\x16\n" +
-	"\x06period\x18\x01 \x01(\x03R\x06period\"\xf1\x01\n" +
+	"\x06period\x18\x01 \x01(\x03R\x06period\"\x9f\x02\n" +
 	"\x06Sample\x121\n" +
 	"\aservice\x18\x01 \x01(\v2\x17.isthmus.v1.ServiceNameR\aservice\x12\x14\n" +
 	"\x05asked\x18\x02 \x01(\x01R\x05asked\x12\x16\n" +
@@ -658,7 +727,13 @@ const file_isthmus_v1_load_proto_rawDesc = "" +
 	"\x04wait\x18\x06 \x01(\x03R\x04wait\x12\x12\n" +
 	"\x04sent\x18\a \x01(\x01R\x04sent\x12\x1a\n" +
 	"\breceived\x18\b \x01(\x01R\breceived\x12\x18\n" +
-	"\acalling\x18\t \x01(\x01R\acalling\"j\n" +
+	"\acalling\x18\t \x01(\x01R\acalling\x12,\n" +
+	"\aresults\x18\n" +
+	" \x03(\v2\x12.isthmus.v1.ResultR\aresults\"P\n" +
+	"\x06Result\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x14\n" +
+	"\x05ended\x18\x02 \x01(\x04R\x05ended\x12\x16\n" +
+	"\x06failed\x18\x03 \x01(\x04R\x06failed\"j\n" +
 	"\vClusterLoad\x12&\n" +
 	"\x05paths\x18\x01 \x03(\v2\x10.isthmus.v1.PathR\x05paths\x123\n" +
 	"\bservices\x18\x02 \x03(\v2\x17.isthmus.v1.ServiceLoadR\bservices\"\x83\x01\n" +
@@ -703,34 +778,36 @@ func file_isthmus_v1_load_proto_rawDescGZIP() []byte {
 }
 
 var file_isthmus_v1_load_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_isthmus_v1_load_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_isthmus_v1_load_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_isthmus_v1_load_proto_goTypes = []any{
 	(Lease)(0),           // 0: isthmus.v1.Lease
 	(*LoadRequest)(nil),  // 1: isthmus.v1.LoadRequest
 	(*Outage)(nil),       // 2: isthmus.v1.Outage
 	(*LoadResponse)(nil), // 3: isthmus.v1.LoadResponse
 	(*Sample)(nil),       // 4: isthmus.v1.Sample
-	(*ClusterLoad)(nil),  // 5: isthmus.v1.ClusterLoad
-	(*Path)(nil),         // 6: isthmus.v1.Path
-	(*ServiceLoad)(nil),  // 7: isthmus.v1.ServiceLoad
-	(*ServiceName)(nil),  // 8: isthmus.v1.ServiceName
+	(*Result)(nil),       // 5: isthmus.v1.Result
+	(*ClusterLoad)(nil),  // 6: isthmus.v1.ClusterLoad
+	(*Path)(nil),         // 7: isthmus.v1.Path
+	(*ServiceLoad)(nil),  // 8: isthmus.v1.ServiceLoad
+	(*ServiceName)(nil),  // 9: isthmus.v1.ServiceName
 }
 var file_isthmus_v1_load_proto_depIdxs = []int32{
-	4, // 0: isthmus.v1.LoadRequest.samples:type_name -> isthmus.v1.Sample
-	2, // 1: isthmus.v1.LoadRequest.outages:type_name -> isthmus.v1.Outage
-	8, // 2: isthmus.v1.Outage.service:type_name -> isthmus.v1.ServiceName
-	8, // 3: isthmus.v1.Sample.service:type_name -> isthmus.v1.ServiceName
-	6, // 4: isthmus.v1.ClusterLoad.paths:type_name -> isthmus.v1.Path
-	7, // 5: isthmus.v1.ClusterLoad.services:type_name -> isthmus.v1.ServiceLoad
-	0, // 6: isthmus.v1.Path.lease:type_name -> isthmus.v1.Lease
-	8, // 7: isthmus.v1.ServiceLoad.service:type_name -> isthmus.v1.ServiceName
-	1, // 8: isthmus.v1.Load.Report:input_type -> isthmus.v1.LoadRequest
-	3, // 9: isthmus.v1.Load.Report:output_type -> isthmus.v1.LoadResponse
-	9, // [9:10] is the sub-list for method output_type
-	8, // [8:9] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	4,  // 0: isthmus.v1.LoadRequest.samples:type_name -> isthmus.v1.Sample
+	2,  // 1: isthmus.v1.LoadRequest.outages:type_name -> isthmus.v1.Outage
+	9,  // 2: isthmus.v1.Outage.service:type_name -> isthmus.v1.ServiceName
+	9,  // 3: isthmus.v1.Sample.service:type_name -> isthmus.v1.ServiceName
+	5,  // 4: isthmus.v1.Sample.results:type_name -> isthmus.v1.Result
+	7,  // 5: isthmus.v1.ClusterLoad.paths:type_name -> isthmus.v1.Path
+	8,  // 6: isthmus.v1.ClusterLoad.services:type_name -> isthmus.v1.ServiceLoad
+	0,  // 7: isthmus.v1.Path.lease:type_name -> isthmus.v1.Lease
+	9,  // 8: isthmus.v1.ServiceLoad.service:type_name -> isthmus.v1.ServiceName
+	1,  // 9: isthmus.v1.Load.Report:input_type -> isthmus.v1.LoadRequest
+	3,  // 10: isthmus.v1.Load.Report:output_type -> isthmus.v1.LoadResponse
+	10, // [10:11] is the sub-list for method output_type
+	9,  // [9:10] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_isthmus_v1_load_proto_init() }
@@ -745,7 +822,7 @@ func file_isthmus_v1_load_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_isthmus_v1_load_proto_rawDesc), len(file_isthmus_v1_load_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   7,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -4291,6 +4291,7 @@ type Split struct {
 	Shares        []*Share               `protobuf:"bytes,2,rep,name=shares,proto3" json:"shares,omitempty"`
 	Beat          uint64                 `protobuf:"varint,3,opt,name=beat,proto3" json:"beat,omitempty"`
 	Spend         float64                `protobuf:"fixed64,4,opt,name=spend,proto3" json:"spend,omitempty"` // US dollars an hour
+	Returning     []*Return              `protobuf:"bytes,5,rep,name=returning,proto3" json:"returning,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4353,6 +4354,98 @@ func (x *Split) GetSpend() float64 {
 	return 0
 }
 
+func (x *Split) GetReturning() []*Return {
+	if x != nil {
+		return x.Returning
+	}
+	return nil
+}
+
+// Return is mesh.Return.
+type Return struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Parts         uint32                 `protobuf:"varint,2,opt,name=parts,proto3" json:"parts,omitempty"` // of 10,000
+	Ended         uint64                 `protobuf:"varint,3,opt,name=ended,proto3" json:"ended,omitempty"`
+	Failed        uint64                 `protobuf:"varint,4,opt,name=failed,proto3" json:"failed,omitempty"`
+	SinceMillis   int64                  `protobuf:"varint,5,opt,name=since_millis,json=sinceMillis,proto3" json:"since_millis,omitempty"`
+	Hold          int64                  `protobuf:"varint,6,opt,name=hold,proto3" json:"hold,omitempty"` // nanoseconds
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Return) Reset() {
+	*x = Return{}
+	mi := &file_isthmus_v1_resources_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Return) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Return) ProtoMessage() {}
+
+func (x *Return) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_resources_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Return.ProtoReflect.Descriptor instead.
+func (*Return) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *Return) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *Return) GetParts() uint32 {
+	if x != nil {
+		return x.Parts
+	}
+	return 0
+}
+
+func (x *Return) GetEnded() uint64 {
+	if x != nil {
+		return x.Ended
+	}
+	return 0
+}
+
+func (x *Return) GetFailed() uint64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *Return) GetSinceMillis() int64 {
+	if x != nil {
+		return x.SinceMillis
+	}
+	return 0
+}
+
+func (x *Return) GetHold() int64 {
+	if x != nil {
+		return x.Hold
+	}
+	return 0
+}
+
 type Share struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
@@ -4363,7 +4456,7 @@ type Share struct {
 
 func (x *Share) Reset() {
 	*x = Share{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[56]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4375,7 +4468,7 @@ func (x *Share) String() string {
 func (*Share) ProtoMessage() {}
 
 func (x *Share) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[56]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4388,7 +4481,7 @@ func (x *Share) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Share.ProtoReflect.Descriptor instead.
 func (*Share) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{56}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Share) GetCluster() string {
@@ -4421,7 +4514,7 @@ type Gateway struct {
 
 func (x *Gateway) Reset() {
 	*x = Gateway{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[57]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4433,7 +4526,7 @@ func (x *Gateway) String() string {
 func (*Gateway) ProtoMessage() {}
 
 func (x *Gateway) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[57]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4446,7 +4539,7 @@ func (x *Gateway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gateway.ProtoReflect.Descriptor instead.
 func (*Gateway) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{57}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Gateway) GetNamespace() string {
@@ -4509,7 +4602,7 @@ type Termination struct {
 
 func (x *Termination) Reset() {
 	*x = Termination{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[58]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4521,7 +4614,7 @@ func (x *Termination) String() string {
 func (*Termination) ProtoMessage() {}
 
 func (x *Termination) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[58]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4534,7 +4627,7 @@ func (x *Termination) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Termination.ProtoReflect.Descriptor instead.
 func (*Termination) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{58}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Termination) GetListener() *Listener {
@@ -4569,7 +4662,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[59]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4581,7 +4674,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[59]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4594,7 +4687,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{59}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Certificate) GetObject() string {
@@ -4631,7 +4724,7 @@ type Listener struct {
 
 func (x *Listener) Reset() {
 	*x = Listener{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[60]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4643,7 +4736,7 @@ func (x *Listener) String() string {
 func (*Listener) ProtoMessage() {}
 
 func (x *Listener) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[60]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4656,7 +4749,7 @@ func (x *Listener) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Listener.ProtoReflect.Descriptor instead.
 func (*Listener) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{60}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Listener) GetName() string {
@@ -4704,7 +4797,7 @@ type VirtualHost struct {
 
 func (x *VirtualHost) Reset() {
 	*x = VirtualHost{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[61]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4716,7 +4809,7 @@ func (x *VirtualHost) String() string {
 func (*VirtualHost) ProtoMessage() {}
 
 func (x *VirtualHost) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[61]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4729,7 +4822,7 @@ func (x *VirtualHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VirtualHost.ProtoReflect.Descriptor instead.
 func (*VirtualHost) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{61}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *VirtualHost) GetHostname() string {
@@ -5121,12 +5214,20 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"generation\x12\x14\n" +
 	"\x05slots\x18\x03 \x03(\fR\x05slots\x12\x14\n" +
 	"\x05moved\x18\x04 \x03(\x04R\x05moved\x12!\n" +
-	"\ftrust_domain\x18\x05 \x01(\tR\vtrustDomain\"\x8f\x01\n" +
+	"\ftrust_domain\x18\x05 \x01(\tR\vtrustDomain\"\xc1\x01\n" +
 	"\x05Split\x121\n" +
 	"\aservice\x18\x01 \x01(\v2\x17.isthmus.v1.ServiceNameR\aservice\x12)\n" +
 	"\x06shares\x18\x02 \x03(\v2\x11.isthmus.v1.ShareR\x06shares\x12\x12\n" +
 	"\x04beat\x18\x03 \x01(\x04R\x04beat\x12\x14\n" +
-	"\x05spend\x18\x04 \x01(\x01R\x05spend\"7\n" +
+	"\x05spend\x18\x04 \x01(\x01R\x05spend\x120\n" +
+	"\treturning\x18\x05 \x03(\v2\x12.isthmus.v1.ReturnR\treturning\"\x9d\x01\n" +
+	"\x06Return\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x14\n" +
+	"\x05parts\x18\x02 \x01(\rR\x05parts\x12\x14\n" +
+	"\x05ended\x18\x03 \x01(\x04R\x05ended\x12\x16\n" +
+	"\x06failed\x18\x04 \x01(\x04R\x06failed\x12!\n" +
+	"\fsince_millis\x18\x05 \x01(\x03R\vsinceMillis\x12\x12\n" +
+	"\x04hold\x18\x06 \x01(\x03R\x04hold\"7\n" +
 	"\x05Share\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x14\n" +
 	"\x05parts\x18\x02 \x01(\rR\x05parts\"\xfb\x01\n" +
@@ -5168,7 +5269,7 @@ func file_isthmus_v1_resources_proto_rawDescGZIP() []byte {
 	return file_isthmus_v1_resources_proto_rawDescData
 }
 
-var file_isthmus_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
+var file_isthmus_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
 var file_isthmus_v1_resources_proto_goTypes = []any{
 	(*ServiceName)(nil),     // 0: isthmus.v1.ServiceName
 	(*Name)(nil),            // 1: isthmus.v1.Name
@@ -5226,12 +5327,13 @@ var file_isthmus_v1_resources_proto_goTypes = []any{
 	(*Bundle)(nil),          // 53: isthmus.v1.Bundle
 	(*Slots)(nil),           // 54: isthmus.v1.Slots
 	(*Split)(nil),           // 55: isthmus.v1.Split
-	(*Share)(nil),           // 56: isthmus.v1.Share
-	(*Gateway)(nil),         // 57: isthmus.v1.Gateway
-	(*Termination)(nil),     // 58: isthmus.v1.Termination
-	(*Certificate)(nil),     // 59: isthmus.v1.Certificate
-	(*Listener)(nil),        // 60: isthmus.v1.Listener
-	(*VirtualHost)(nil),     // 61: isthmus.v1.VirtualHost
+	(*Return)(nil),          // 56: isthmus.v1.Return
+	(*Share)(nil),           // 57: isthmus.v1.Share
+	(*Gateway)(nil),         // 58: isthmus.v1.Gateway
+	(*Termination)(nil),     // 59: isthmus.v1.Termination
+	(*Certificate)(nil),     // 60: isthmus.v1.Certificate
+	(*Listener)(nil),        // 61: isthmus.v1.Listener
+	(*VirtualHost)(nil),     // 62: isthmus.v1.VirtualHost
 }
 var file_isthmus_v1_resources_proto_depIdxs = []int32{
 	0,  // 0: isthmus.v1.Name.service:type_name -> isthmus.v1.ServiceName
@@ -5303,18 +5405,19 @@ var file_isthmus_v1_resources_proto_depIdxs = []int32{
 	51, // 66: isthmus.v1.AccessRule.to:type_name -> isthmus.v1.AccessOperation
 	0,  // 67: isthmus.v1.Slots.service:type_name -> isthmus.v1.ServiceName
 	0,  // 68: isthmus.v1.Split.service:type_name -> isthmus.v1.ServiceName
-	56, // 69: isthmus.v1.Split.shares:type_name -> isthmus.v1.Share
-	60, // 70: isthmus.v1.Gateway.listeners:type_name -> isthmus.v1.Listener
-	58, // 71: isthmus.v1.Gateway.terminations:type_name -> isthmus.v1.Termination
-	60, // 72: isthmus.v1.Termination.listener:type_name -> isthmus.v1.Listener
-	59, // 73: isthmus.v1.Termination.certificates:type_name -> isthmus.v1.Certificate
-	61, // 74: isthmus.v1.Listener.hosts:type_name -> isthmus.v1.VirtualHost
-	4,  // 75: isthmus.v1.VirtualHost.routes:type_name -> isthmus.v1.Route
-	76, // [76:76] is the sub-list for method output_type
-	76, // [76:76] is the sub-list for method input_type
-	76, // [76:76] is the sub-list for extension type_name
-	76, // [76:76] is the sub-list for extension extendee
-	0,  // [0:76] is the sub-list for field type_name
+	57, // 69: isthmus.v1.Split.shares:type_name -> isthmus.v1.Share
+	56, // 70: isthmus.v1.Split.returning:type_name -> isthmus.v1.Return
+	61, // 71: isthmus.v1.Gateway.listeners:type_name -> isthmus.v1.Listener
+	59, // 72: isthmus.v1.Gateway.terminations:type_name -> isthmus.v1.Termination
+	61, // 73: isthmus.v1.Termination.listener:type_name -> isthmus.v1.Listener
+	60, // 74: isthmus.v1.Termination.certificates:type_name -> isthmus.v1.Certificate
+	62, // 75: isthmus.v1.Listener.hosts:type_name -> isthmus.v1.VirtualHost
+	4,  // 76: isthmus.v1.VirtualHost.routes:type_name -> isthmus.v1.Route
+	77, // [77:77] is the sub-list for method output_type
+	77, // [77:77] is the sub-list for method input_type
+	77, // [77:77] is the sub-list for extension type_name
+	77, // [77:77] is the sub-list for extension extendee
+	0,  // [0:77] is the sub-list for field type_name
 }
 
 func init() { file_isthmus_v1_resources_proto_init() }
@@ -5328,7 +5431,7 @@ func file_isthmus_v1_resources_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_isthmus_v1_resources_proto_rawDesc), len(file_isthmus_v1_resources_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   62,
+			NumMessages:   63,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
