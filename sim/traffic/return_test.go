@@ -6,10 +6,10 @@ import (
 )
 
 // sickReturn is a region that answers nothing for 15 s and then fails every request at once, while it says that it serves.
-func sickReturn(t *testing.T, ungated bool) *Measured {
+func sickReturn(t *testing.T, policy string) *Measured {
 	m := *load(t, "t3-blackhole")
 	m.Faults, m.From, m.To, m.Duration = nil, 25*time.Second, 55*time.Second, 60*time.Second
-	w := newWorld(&m, &product{ungated: ungated}, 1)
+	w := newWorld(&m, policy, 1)
 	all := func(when time.Duration, s state) {
 		w.events.push(event{at: int64(when), kind: change, a: int32(len(w.changes))})
 		w.changes = append(w.changes, func() {
@@ -31,7 +31,7 @@ func sickReturn(t *testing.T, ungated bool) *Measured {
 // TestASickClusterThatReturns is found out with a few requests, and stays at them; in the control run, without gates, it is given its
 // whole part in half a minute, and callers see what it fails.
 func TestASickClusterThatReturns(t *testing.T) {
-	gated, control := sickReturn(t, false), sickReturn(t, true)
+	gated, control := sickReturn(t, "isthmus"), sickReturn(t, ungated)
 	t.Logf("errors %.4f %%, %d tries failed; without gates %.4f %%, %d", 100*gated.ErrorRate(), gated.Refused, 100*control.ErrorRate(), control.Refused)
 	if gated.ErrorRate() > 1e-4 || gated.Refused > control.Refused/10 {
 		t.Errorf("with gates %.4f %% of requests fail, and %d tries", 100*gated.ErrorRate(), gated.Refused)

@@ -16,8 +16,11 @@ func Policies() []string {
 	return []string{"isthmus", "round-robin", "local", "istio", "l3", "p2c", "waterfall-0.6", "waterfall", "waterfall-0.95", "oracle-fluid", "oracle-queue"}
 }
 
-// blind is the product without what is called below, for control runs.
-const blind = "isthmus-blind"
+// blind is the product without what is called below, ungated without gates on the way back, for control runs.
+const (
+	blind   = "isthmus-blind"
+	ungated = "isthmus-ungated"
+)
 
 // newPolicy makes a policy, nil for a name that nobody knows.
 func newPolicy(name string) policy {
@@ -26,6 +29,8 @@ func newPolicy(name string) policy {
 		return &product{}
 	case blind:
 		return &product{blind: true}
+	case ungated:
+		return &product{ungated: true}
 	case "round-robin":
 		return &roundRobin{}
 	case "local":
