@@ -47,7 +47,7 @@ func (r Return) String() string {
 	return fmt.Sprintf("%s is on its way back for %s: %.0f%% of its part, %d of %d requests failed since", r.Cluster, r.Service, 100*r.Part, r.Failed, r.Requests)
 }
 
-// Source knows; *plane.Plane is one.
+// Source knows; *load.Driver is one.
 type Source interface {
 	Returning() []*mesh.Split
 }

@@ -36,10 +36,10 @@ func serveWithAPI(ctx context.Context, cfg plane.Config, p *plane.Plane, log *sl
 	}
 	more := drains.Handlers(p.Drains())
 	maps.Copy(more, events.Handlers(p.Events(), time.Now))
-	maps.Copy(more, returns.Handlers(p))
+	maps.Copy(more, returns.Handlers(p.Load()))
 	server, err := api.NewServer(api.Config{Cluster: cfg.Cluster, Objects: p.Objects(), World: p.World, View: p.View(), Vector: p.Vector,
 		Proxies: p.Census().Proxies, OwnProxies: p.Proxies, Replicas: func() []api.Replica { return replicas(p) }, Peers: func() []api.PeerStatus { return peers(p) }, Bundle: p.Bundle, NewToken: p.NewToken, Stamp: p.Stamp, Ready: p.Ready,
-		Digests: p, Forecast: p, More: more, MoreMetrics: func() string { return moreMetrics(cfg, p) },
+		Digests: p, Forecast: p.Load(), More: more, MoreMetrics: func() string { return moreMetrics(cfg, p) },
 		Verdicts: func() ([]consistency.Verdict, []consistency.VerdictEvent) {
 			return consistency.Judged(p.Verdicts(), time.Now())
 		},

@@ -74,5 +74,5 @@ func healthPages(cfg plane.Config, p *plane.Plane) []admin.Page {
 // moreMetrics are those beside consistency.Metrics, of the API and of port 15014 alike.
 func moreMetrics(cfg plane.Config, p *plane.Plane) string {
 	return consistency.Process{Cluster: cfg.Cluster, Ready: p.Ready() == nil, Facts: p.World().Len(), Discovery: p.Discovery(), Roots: p.Bundle().Roots}.Text() +
-		drains.Metrics(cfg.Cluster, p.Drains()) + returns.Metrics(cfg.Cluster, p)
+		drains.Metrics(cfg.Cluster, p.Drains()) + returns.Metrics(cfg.Cluster, p.Load())
 }

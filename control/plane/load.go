@@ -42,13 +42,8 @@ func (p *Plane) newLoad() *load.Driver {
 		}})
 }
 
-// Foresee answers what the loss of clusters would do to each service; see load.Balancer.
-func (p *Plane) Foresee(lost map[mesh.ClusterName]bool, stay bool) []load.Foreseen {
-	return p.load.Foresee(lost, stay)
-}
-
-// Returning are the splits in which a cluster is on its way back.
-func (p *Plane) Returning() []*mesh.Split { return p.load.Returning() }
+// Load is what spreads services over clusters, for those who ask what it does and would do.
+func (p *Plane) Load() *load.Driver { return p.load }
 
 // costs is what a GiB from one cluster to another costs: what the sender's owner states, else by list.
 func (p *Plane) costs(from, to mesh.ClusterName) float64 {

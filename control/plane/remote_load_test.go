@@ -10,7 +10,7 @@ import (
 
 // asked is what a control plane knows of the callers of a service in a cluster, in requests a second, and of what the cluster can serve.
 func (c *cluster) asked(service mesh.ServiceName, in mesh.ClusterName) (demand, capacity float64) {
-	for _, f := range c.plane.Foresee(nil, false) {
+	for _, f := range c.plane.Load().Foresee(nil, false) {
 		if f.Service == service {
 			if i := slices.Index(f.Before.Clusters, in); i >= 0 {
 				return f.Before.Demand[i], f.Before.Capacity[i]

@@ -1,0 +1,88 @@
+package load
+
+import (
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/core/split"
+	"github.com/isthmus-mesh/isthmus/mesh"
+)
+
+// sum is what this cluster's proxies measured of one service.
+type sum struct {
+	asked, served  float64
+	lanes          float64
+	endpoints      int
+	sent, received float64 // bytes a second
+	busy, capacity float64 // lanes of those with a known time, and what they serve
+	wait, waiting  float64 // weighted by what they served
+	// calls are those of its endpoints.
+	calls map[mesh.ServiceName]split.Call
+}
+
+func (b *Balancer) measure(now time.Time) map[mesh.ServiceName]*sum {
+	out := map[mesh.ServiceName]*sum{}
+	for _, n := range b.nodes {
+		fresh := now.Sub(n.at) <= rateLasts
+		for i := range n.samples {
+			v := &n.samples[i]
+			m := out[v.Service]
+			if m == nil {
+				m = &sum{}
+				out[v.Service] = m
+			}
+			if fresh {
+				m.asked += v.Asked
+				m.served += v.Served
+				m.sent += v.Sent
+				m.received += v.Received
+				if v.Wait >= 0 && v.Served > 0 {
+					m.wait += v.Wait.Seconds() * v.Served
+					m.waiting += v.Served
+				}
+			}
+			if v.Lanes > 0 {
+				m.endpoints++
+				m.lanes += float64(v.Lanes)
+				if v.Time > 0 {
+					m.busy += float64(v.Lanes)
+					m.capacity += float64(v.Lanes) / v.Time.Seconds()
+				}
+			}
+		}
+		if fresh {
+			n.call(out)
+		}
+	}
+	return out
+}
+
+// follow folds the last tick's measurements into what the cluster says of itself.
+func (s *service) follow(m *sum, since time.Duration, now time.Time) {
+	if m == nil {
+		m = &sum{}
+	}
+	if m.asked > 0 {
+		s.asked = now
+	}
+	s.carried(m)
+	s.tree.Measured(m.served, m.calls)
+	s.own.Demanded(m.asked, since)
+	s.own.Answered(m.served)
+	if s.own.Wait = -1; m.waiting > 0 {
+		s.own.Wait = m.wait / m.waiting
+	}
+	// Endpoints that are ready and have not reported are taken to be as the others are; those that reported
+	// and are not ready any more do not count.
+	ready, declared := s.ready(now)
+	if s.lanes = declared; declared == 0 && m.endpoints > 0 {
+		s.lanes = m.lanes / float64(m.endpoints) * ready
+	}
+	switch {
+	case s.lanes == 0:
+		s.own.Capacity = 0
+	case m.busy > 0:
+		s.own.Offers(s.lanes*m.capacity/m.busy, s.lanes)
+	default: // no proxy knows its time now: it is taken for as quick as the others
+		s.own.Capacity, s.own.Service = 0, 0
+	}
+}
