@@ -47,12 +47,12 @@ func Find(w *world.World, view ir.View, a Ask) (s *ir.Service, why string, err e
 		return nil, fmt.Sprintf("no listener of a Gateway that is served in cluster %s has %s: %s", view.Cluster, door, there(ports)), nil
 	}
 	var name mesh.ServiceName
-	requests := ports[at].Protocol == mesh.ListenerHTTP
+	requests, end := ports[at].Protocol == mesh.ListenerHTTP, tables.Ends(door, a.Host)
+	if end != nil && end.Invalid != "" {
+		return nil, "the listener has no certificate that can be used, and no handshake succeeds: " + end.Invalid, nil
+	}
 	switch p := ports[at].Protocol; {
-	case a.Scheme == "https" && tables.Ends(door, a.Host) != nil:
-		if why := tables.Ends(door, a.Host).Invalid; why != "" {
-			return nil, "the listener has no certificate that can be used, and no handshake succeeds: " + why, nil
-		}
+	case a.Scheme == "https" && end != nil && end.Protocol == mesh.ListenerHTTPS:
 		requests = true
 		a.Head.Authority, a.Head.Scheme = a.Head.KeepString(a.Host), a.Head.KeepString("https")
 		name = tables.Find(a.Port, a.Head).Service

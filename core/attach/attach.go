@@ -76,13 +76,16 @@ type owned struct {
 
 // unserved says why ingress gateways do not serve a listener; empty if they do.
 func unserved(l *mesh.Listener) string {
-	switch {
-	case l.Protocol == mesh.ListenerHTTP, l.Protocol == mesh.ListenerHTTPS, l.Protocol == mesh.ListenerTCP, l.Protocol == mesh.ListenerUDP, l.Protocol == mesh.ListenerTLS && l.Passthrough:
+	switch l.Protocol {
+	case mesh.ListenerHTTP, mesh.ListenerHTTPS, mesh.ListenerTLS, mesh.ListenerTCP, mesh.ListenerUDP:
 		return ""
-	case l.Protocol == mesh.ListenerTLS:
-		return "listeners of protocol TLS that end it are not served yet: write protocol HTTPS for requests, or tls.mode Passthrough, and end TLS in the backend"
 	}
 	return "listeners of protocol " + string(l.Protocol) + " are not served yet"
+}
+
+// Ends reports whether TLS ends at a listener.
+func Ends(l *mesh.Listener) bool {
+	return l.Protocol == mesh.ListenerHTTPS || l.Protocol == mesh.ListenerTLS && !l.Passthrough
 }
 
 // clash says why l cannot be told from o: by port, then by what a client says first on a connection, then by the host. What

@@ -63,11 +63,11 @@ func TestNoTwoListenersTakeOneRequest(t *testing.T) {
 		for i, g := range all {
 			for j, l := range g.Listeners {
 				if l.Protocol == mesh.ListenerHTTPS { // which shares a port with TLS, told apart by the server name
-					l.Protocol, l.Passthrough = mesh.ListenerTLS, true
+					l.Protocol = mesh.ListenerTLS
 				}
 				d, v := door{port{l.Port, l.Protocol == mesh.ListenerUDP}, l.Hostname}, verdicts[i][j]
 				switch {
-				case v.Reason == "" && (l.Protocol == "odd" || l.Protocol == mesh.ListenerTLS && !l.Passthrough):
+				case v.Reason == "" && l.Protocol == "odd":
 					t.Fatalf("%+v is served", l)
 				case v.Reason == "" && taken[d]:
 					t.Fatalf("port %d has host %q twice: %+v", l.Port, l.Hostname, verdicts)

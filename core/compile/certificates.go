@@ -25,7 +25,7 @@ type CertificateReport struct {
 // certificatesOf says what became of the references of the listeners at which TLS ends.
 func certificatesOf(c *derive.Ctx, g *mesh.Gateway) (out []CertificateReport) {
 	for i := range g.Listeners {
-		if g.Listeners[i].Protocol != mesh.ListenerHTTPS {
+		if !attach.Ends(&g.Listeners[i]) {
 			continue
 		}
 		for j, r := range g.Listeners[i].Certificates {
@@ -58,7 +58,7 @@ func certificateOf(c *derive.Ctx, g *mesh.Gateway, r mesh.CertificateRef) (v *me
 	return v, "", ""
 }
 
-// termination is a listener of HTTPS as proxies serve it.
+// termination is a listener at which TLS ends, as proxies serve it.
 func termination(c *derive.Ctx, g *mesh.Gateway, l *mesh.Listener, as ir.Listener) ir.Termination {
 	out := ir.Termination{Listener: as}
 	for _, r := range l.Certificates {

@@ -115,7 +115,7 @@ func gateway(c *derive.Ctx, k GatewayKey) *ir.Gateway {
 		}
 		l := &g.Listeners[j]
 		as := ir.Listener{Name: l.Name, Hostname: l.Hostname, Port: l.Port, Protocol: l.Protocol, Hosts: hostsOf(c, k.View, report, j)}
-		if l.Protocol == mesh.ListenerHTTPS {
+		if attach.Ends(l) {
 			out.Terminations = append(out.Terminations, termination(c, g, l, as))
 		} else {
 			out.Listeners = append(out.Listeners, as)

@@ -15,7 +15,7 @@ type Gateway struct {
 	Terminations []Termination
 }
 
-// Termination is a listener of HTTPS: TLS ends there, and requests come out of it.
+// Termination is a listener at which TLS ends: requests come out of it at one of HTTPS, bytes at one of TLS.
 type Termination struct {
 	Listener
 	// Certificates are those that can be used, in the order of the references.

@@ -193,6 +193,10 @@ func (o *outside) secure(c net.Conn, d ingress.Door) {
 		o.log.Debug("a connection was refused", "remote", c.RemoteAddr().String(), "address", c.LocalAddr().String(), "error", err)
 		return
 	}
+	if by == "" { // bytes come out
+		o.front.carry(s, o.via(d, name), raw.Opening{})
+		return
+	}
 	o.requests(s, d.Number, by)
 }
 

@@ -244,13 +244,15 @@ func TestAnIngressGatewayEndsTLS(t *testing.T) {
 	web := func(pair issued.Pair) *ir.Gateway {
 		away := ir.VirtualHost{Hostname: "shop.example", Routes: []ir.Route{{Object: "HTTPRoute shop/away", Match: mesh.RouteMatch{PathType: mesh.PathPrefix, Path: "/"},
 			Filters: []mesh.RouteFilter{{Kind: mesh.FilterRedirect, Scheme: "https", Port: 8443, StatusCode: 301}}}}}
+		bytes := end("bytes", "bytes.example", pair, hostsTo("TLSRoute", catalog, 81, "bytes.example")...)
+		bytes.Protocol = mesh.ListenerTLS
 		broken := end("broken", "broken.example", pair)
 		broken.Certificates, broken.Invalid = nil, "Secret shop/broken: there is none"
 		return &ir.Gateway{Namespace: "shop", Name: "web", Object: "Gateway shop/web@eu-west",
 			Listeners: []ir.Listener{{Name: "http", Port: 80, Protocol: mesh.ListenerHTTP, Hosts: []ir.VirtualHost{away}},
 				{Name: "pass", Port: 443, Protocol: mesh.ListenerTLS, Hostname: "vault.example", Hosts: hostsTo("TLSRoute", vault, 81, "vault.example")}},
 			Terminations: []ir.Termination{end("wild", "*.example", pair, hostsTo("HTTPRoute", app, 80, "shop.example", "other.example")...),
-				end("own", "own.example", ca.For("own.example"), hostsTo("HTTPRoute", app, 80, "own.example")...), broken}}
+				end("own", "own.example", ca.For("own.example"), hostsTo("HTTPRoute", app, 80, "own.example")...), bytes, broken}}
 	}
 	w.script.set("shop/web", web(ca.For("*.example")))
 	at := loopback.Net(t).Addr().Next()
@@ -313,6 +315,19 @@ func TestAnIngressGatewayEndsTLS(t *testing.T) {
 	}
 	if got, err := shaken(door, "vault.example"); got != "TLS for vault.example" {
 		t.Errorf("what passes through: %q %v", got, err)
+	}
+	conn, err := tls.DialWithDialer(&net.Dialer{Timeout: bound}, "tcp", door.String(), &tls.Config{RootCAs: ca.Pool(), ServerName: "bytes.example"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(bound))
+	_, _ = io.WriteString(conn, "in the clear behind")
+	if err := conn.CloseWrite(); err != nil {
+		t.Error(err)
+	}
+	if got, err := io.ReadAll(conn); err != nil || string(got) != "catalog-0 in the clear behind" {
+		t.Errorf("bytes out of TLS: %q %v", got, err)
 	}
 	for name, alert := range map[string]string{"broken.example": "internal error", "own.test": "unrecognized name"} {
 		if _, err := shaken(door, name); err == nil || !strings.Contains(err.Error(), alert) {

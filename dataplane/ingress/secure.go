@@ -7,6 +7,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/dataplane/termination"
+	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/telemetry/exposition"
 )
 
@@ -36,10 +37,14 @@ func (t *Tables) Ends(d Door, serverName string) *ir.Termination {
 	return nil
 }
 
-// Secure returns who ends the TLS of a connection by the server name that it asks for, and the listener's name, for Take; nil
-// as Ends.
+// Secure returns who ends the TLS of a connection by the server name that it asks for, and the listener's name, for Take, which
+// is "" where bytes come out; nil as Ends.
 func (t *Tables) Secure(d Door, serverName string) (*termination.Server, string) {
-	if l := t.named(d, serverName); l != nil && l.ends != nil {
+	switch l := t.named(d, serverName); {
+	case l == nil || l.ends == nil:
+	case l.ends.Protocol == mesh.ListenerTLS:
+		return l.server, ""
+	default:
 		return l.server, l.name
 	}
 	return nil, ""

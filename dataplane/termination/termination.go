@@ -1,4 +1,4 @@
-// Package termination ends the TLS of clients outside the mesh at a listener of a Gateway. Its one idea is that a listener with its
+// Package termination ends the TLS of clients outside the mesh at a listener of a Gateway, of HTTPS or of bytes. Its one idea is that a listener with its
 // certificates is one immutable value: another certificate is another Server, which takes the connections that come from then on, and
 // those that are open go on with the one that took them. Tickets are the Server's too, so that nobody resumes a session that began
 // under a certificate which is no longer shown.
@@ -21,6 +21,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/dataplane/socket"
+	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
 // handshakeMax bounds a handshake after its ClientHello has come.
@@ -79,8 +80,10 @@ func New(t *ir.Termination, former *Server) *Server {
 			tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
 			tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
 		},
-		NextProtos:     []string{"h2", "http/1.1"},
 		GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) { return choose(shown, h), nil },
+	}
+	if t.Protocol == mesh.ListenerHTTPS { // what bytes are is between their ends
+		s.config.NextProtos = []string{"h2", "http/1.1"}
 	}
 	return s
 }
