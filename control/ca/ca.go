@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"math/big"
 	"net/url"
 	"sync"
@@ -36,6 +35,10 @@ type Config struct {
 	Keys  KeyStore
 	Clock clock.Clock
 	Log   *slog.Logger
+	// Record is the public half of the newest state, kept apart from Keys (CA.Record). With it an authority whose keys are
+	// lost, or cannot be read, opens without them, and one whose keys are of an earlier state goes on from the newest. Without
+	// it such a store is an error. Nil is none.
+	Record []byte
 	// Admit, if not nil, is asked before each signature whether the identity may still
 	// have a certificate; its error is the refusal. It is called concurrently.
 	Admit func(mesh.Identity) error
@@ -67,6 +70,7 @@ type CA struct {
 	// parallel, and for writing by Switch, which must know when the old root has signed
 	// its last.
 	signing sync.RWMutex
+	ledger  ledger
 }
 
 // state is immutable.
@@ -78,8 +82,11 @@ type state struct {
 	// certificate ends that was issued with a longer one: a restart may change TTL.
 	ttl       time.Duration
 	longUntil time.Time
+	// lost is why the issuer has no key, nil while it has one.
+	lost error
 }
 
+// root is a root; one whose key is lost has none, and verifies what it has signed.
 type root struct {
 	cert *x509.Certificate
 	key  trust.PrivateKey
@@ -96,21 +103,21 @@ func Open(ctx context.Context, c Config) (*CA, error) {
 		c.TTL = TTLDefault
 	}
 	ca := &CA{c: c}
-	secret, lost, err := c.Keys.Load(ctx)
-	if errors.Is(err, ErrNoState) {
+	s, lost, err := ca.load(ctx)
+	switch {
+	case err != nil && len(c.Record) > 0 && keysGone(err):
+		return ca, ca.openWithoutKeys(err)
+	case errors.Is(err, ErrNoState):
 		return ca, ca.create(ctx)
-	}
-	if err != nil {
+	case err != nil:
 		return nil, fmt.Errorf("open the certificate authority of %s: %w", c.TrustDomain, err)
 	}
-	s, err := decodeState(secret)
-	if err != nil {
-		return nil, fmt.Errorf("open the certificate authority of %s: %w", c.TrustDomain, err)
+	if newest := ca.recorded(); newest != nil && newest.rotation.Generation > s.rotation.Generation {
+		c.Log.Error("the keys kept are of an earlier state of the certificate authority", "trustDomain", string(s.domain),
+			"generation", s.rotation.Generation, "newest", newest.rotation.Generation)
+		return ca, ca.goOn(ctx, newest.withKeysOf(s))
 	}
-	if s.domain != c.TrustDomain {
-		return nil, fmt.Errorf("open the certificate authority of %s: the keys kept are those of %s", c.TrustDomain, s.domain)
-	}
-	if !lost && s.ttl == c.TTL {
+	if !lost && s.ttl == c.TTL || s.lost != nil {
 		ca.current.Store(s)
 		return ca, nil
 	}
@@ -121,6 +128,16 @@ func Open(ctx context.Context, c Config) (*CA, error) {
 		ca.recover(s)
 	}
 	return ca, ca.put(ctx, s)
+}
+
+// goOn takes a state that is not the one kept. One that cannot sign is not written over what is kept.
+func (ca *CA) goOn(ctx context.Context, s *state) error {
+	s.longUntil, s.ttl = s.lastEnd(ca.c.Clock.Now()), ca.c.TTL
+	if s.lost != nil {
+		ca.current.Store(s)
+		return nil
+	}
+	return ca.put(ctx, s)
 }
 
 // lastEnd is when the last certificate ends that was issued until now.
@@ -156,7 +173,7 @@ func (ca *CA) recover(s *state) {
 
 // put saves s and then puts it in force.
 func (ca *CA) put(ctx context.Context, s *state) error {
-	secret, err := s.encode()
+	secret, err := s.encode(false)
 	if err == nil {
 		err = ca.c.Keys.Save(ctx, secret)
 	}
@@ -190,10 +207,16 @@ func (ca *CA) Pin() trust.Pin {
 // Rotation is the state of the root's replacement.
 func (ca *CA) Rotation() Rotation { return ca.current.Load().rotation }
 
-// Introduce makes a new root and publishes it beside the old one.
+// Introduce makes a new root and publishes it beside the old one; where the issuer's key is lost also beside those that a
+// replacement in progress needs.
 func (ca *CA) Introduce(ctx context.Context) error {
 	return ca.step(ctx, func(s *state) (*state, error) {
-		next, err := s.rotation.Introduce()
+		introduce := s.rotation.Introduce
+		otherLost := s.rotation.Phase == PhaseIntroduced && s.roots[s.rotation.Other].key.IsZero()
+		if s.lost != nil || otherLost {
+			introduce = func() (Rotation, error) { return s.rotation.replace(otherLost) }
+		}
+		next, err := introduce()
 		if err != nil {
 			return nil, err
 		}
@@ -202,8 +225,12 @@ func (ca *CA) Introduce(ctx context.Context) error {
 			return nil, err
 		}
 		with := *s
-		with.rotation, with.roots = next, maps.Clone(s.roots)
-		with.roots[next.Other] = added
+		with.rotation, with.roots = next, map[uint64]root{next.Other: added}
+		for _, number := range next.Roots() {
+			if number != next.Other {
+				with.roots[number] = s.roots[number]
+			}
+		}
 		return &with, nil
 	})
 }
@@ -211,6 +238,9 @@ func (ca *CA) Introduce(ctx context.Context) error {
 // Abandon takes the introduced root back.
 func (ca *CA) Abandon(ctx context.Context) error {
 	return ca.step(ctx, func(s *state) (*state, error) {
+		if s.lost != nil {
+			return nil, fmt.Errorf("abandon the introduced root: nothing else can sign: %w", ErrKeyLost)
+		}
 		next, err := s.rotation.Abandon()
 		return s.with(next), err
 	})
@@ -223,6 +253,9 @@ func (ca *CA) Switch(ctx context.Context, seen Seen) error {
 	ca.signing.Lock()
 	defer ca.signing.Unlock()
 	return ca.step(ctx, func(s *state) (*state, error) {
+		if s.rotation.Phase == PhaseIntroduced && s.roots[s.rotation.Other].key.IsZero() {
+			return nil, &GateError{s.rotation.Phase, "the key of the introduced root is lost: begin with another one"}
+		}
 		next, err := s.rotation.Switch(seen, s.lastEnd(ca.c.Clock.Now()))
 		return s.with(next), err
 	})
@@ -231,10 +264,14 @@ func (ca *CA) Switch(ctx context.Context, seen Seen) error {
 // Retire drops the old root, if Rotation.Retire's gate is open.
 func (ca *CA) Retire(ctx context.Context, seen Seen) error {
 	return ca.step(ctx, func(s *state) (*state, error) {
-		next, err := s.rotation.Retire(seen, ca.c.Clock.Now())
+		next, err := s.rotation.Retire(seen, ca.c.Clock.Now(), slowest(s.ttl))
 		return s.with(next), err
 	})
 }
+
+// slowest is how far a clock may be behind that is nobody's alarm. Of lives of minutes, which are for drills, it is a quarter, but
+// longer than connections may go on whose certificates have ended (30 s): a root that goes cuts those that are left.
+func slowest(ttl time.Duration) time.Duration { return min(5*time.Minute, max(ttl/4, 45*time.Second)) }
 
 func (ca *CA) step(ctx context.Context, f func(*state) (*state, error)) error {
 	ca.mu.Lock()
@@ -257,6 +294,9 @@ func (s *state) with(r Rotation) *state {
 	next.rotation, next.roots = r, map[uint64]root{}
 	for _, number := range r.Roots() {
 		next.roots[number] = s.roots[number]
+	}
+	if !next.roots[r.Issuer].key.IsZero() {
+		next.lost = nil
 	}
 	return &next
 }
@@ -297,6 +337,9 @@ func parseRoot(r storedRoot) (root, error) {
 	cert, err := x509.ParseCertificate(r.Cert)
 	if err != nil {
 		return root{}, err
+	}
+	if len(r.Key) == 0 { // it was lost
+		return root{cert: cert}, nil
 	}
 	key, err := trust.ParsePrivateKey(r.Key)
 	if err != nil {

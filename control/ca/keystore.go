@@ -64,6 +64,7 @@ type stored struct {
 	Generation  uint64
 	Issuer      uint64
 	Other       uint64 `json:",omitempty"`
+	Older       uint64 `json:",omitempty"`
 	OldUntil    int64  `json:",omitempty"` // Unix milliseconds; 0 is none
 	TTL         time.Duration
 	LongUntil   int64 `json:",omitempty"` // Unix milliseconds; 0 is none
@@ -73,20 +74,24 @@ type stored struct {
 type storedRoot struct {
 	Number uint64
 	Cert   []byte // DER
-	Key    []byte // PKCS #8
+	Key    []byte `json:",omitempty"` // PKCS #8; a key that was lost is none
 }
 
 const storedVersion = 1
 
-func (s *state) encode() (trust.Secret, error) {
+// encode is the state as it is kept, without keys if it is public.
+func (s *state) encode(public bool) (trust.Secret, error) {
 	r := s.rotation
-	out := stored{Version: storedVersion, TrustDomain: s.domain, Phase: r.Phase, Generation: r.Generation, Issuer: r.Issuer, Other: r.Other}
+	out := stored{Version: storedVersion, TrustDomain: s.domain, Phase: r.Phase, Generation: r.Generation, Issuer: r.Issuer, Other: r.Other, Older: r.Older}
 	out.TTL, out.OldUntil, out.LongUntil = s.ttl, millis(r.OldUntil), millis(s.longUntil)
 	for _, number := range r.Roots() {
 		root := s.roots[number]
-		key, err := root.key.Reveal()
-		if err != nil {
-			return trust.Secret{}, fmt.Errorf("root %d: %w", number, err)
+		var key []byte
+		if !public && !root.key.IsZero() {
+			var err error
+			if key, err = root.key.Reveal(); err != nil {
+				return trust.Secret{}, fmt.Errorf("root %d: %w", number, err)
+			}
 		}
 		out.Roots = append(out.Roots, storedRoot{number, root.cert.Raw, key})
 	}
@@ -104,7 +109,7 @@ func decodeState(secret trust.Secret) (*state, error) {
 	}
 	s := &state{
 		domain:   in.TrustDomain,
-		rotation: Rotation{Phase: in.Phase, Generation: in.Generation, Issuer: in.Issuer, Other: in.Other},
+		rotation: Rotation{Phase: in.Phase, Generation: in.Generation, Issuer: in.Issuer, Other: in.Other, Older: in.Older},
 		roots:    map[uint64]root{},
 	}
 	s.rotation.OldUntil, s.longUntil, s.ttl = fromMillis(in.OldUntil), fromMillis(in.LongUntil), in.TTL
@@ -119,6 +124,9 @@ func decodeState(secret trust.Secret) (*state, error) {
 		if _, ok := s.roots[number]; !ok {
 			return nil, fmt.Errorf("root %d is missing", number)
 		}
+	}
+	if s.roots[s.rotation.Issuer].key.IsZero() {
+		s.lost = errors.New("it was lost before this start")
 	}
 	return s, nil
 }

@@ -29,6 +29,8 @@ type Rotation struct {
 	// Issuer is the root that signs. Other is the one beside it in the bundle: the next
 	// one while introduced, the last one while issuing, 0 when stable.
 	Issuer, Other uint64
+	// Older is one more in the bundle, and goes with the last one: its replacement's key was lost before it could go. 0 is none.
+	Older uint64
 	// OldUntil is when the last certificate ends that Other signed; set while issuing.
 	OldUntil time.Time
 }
@@ -38,10 +40,13 @@ func NewRotation() Rotation { return Rotation{Phase: PhaseStable, Generation: 1,
 
 // Roots are the numbers of the roots in the bundle, the issuer first.
 func (r Rotation) Roots() []uint64 {
-	if r.Other == 0 {
-		return []uint64{r.Issuer}
+	out := []uint64{r.Issuer}
+	for _, n := range []uint64{r.Other, r.Older} {
+		if n != 0 {
+			out = append(out, n)
+		}
 	}
-	return []uint64{r.Issuer, r.Other}
+	return out
 }
 
 // ErrPhase refuses a step that the phase does not have.
@@ -68,12 +73,28 @@ type Seen struct {
 	Missing string
 	// Generation is the lowest bundle generation that any of them believes.
 	Generation uint64
+	// Anyway says that a person will not have it wait: whoever is not ready fails.
+	Anyway bool
 }
 
 // Introduce puts a new root into the bundle beside the one that issues.
 func (r Rotation) Introduce() (Rotation, error) {
 	if r.Phase != PhaseStable {
 		return r, fmt.Errorf("root rotation, phase %s: introduce a root: %w", r.Phase, ErrPhase)
+	}
+	r.Generation++
+	r.Phase, r.Other = PhaseIntroduced, r.Generation
+	return r, nil
+}
+
+// replace is Introduce where the issuer's key is lost, in whatever phase that happens. otherLost says that the introduced root's key
+// is too: that has signed nothing and goes. The last one, which has, stays as Older.
+func (r Rotation) replace(otherLost bool) (Rotation, error) {
+	switch {
+	case r.Phase == PhaseIntroduced && !otherLost, r.Phase == PhaseIssuing && r.Older != 0:
+		return r, fmt.Errorf("root rotation, phase %s: introduce a root: %w", r.Phase, ErrPhase)
+	case r.Phase == PhaseIssuing:
+		r.Older = r.Other
 	}
 	r.Generation++
 	r.Phase, r.Other = PhaseIntroduced, r.Generation
@@ -107,8 +128,8 @@ func (r Rotation) Switch(seen Seen, lastOldEnd time.Time) (Rotation, error) {
 }
 
 // Retire drops the old root from the bundle. Its gate: no certificate from it is
-// still valid on any tolerable clock, and every verifier believes the new root.
-func (r Rotation) Retire(seen Seen, now time.Time) (Rotation, error) {
+// still valid on any tolerable clock, slow being how far one may be behind, and every verifier believes the new root.
+func (r Rotation) Retire(seen Seen, now time.Time, slow time.Duration) (Rotation, error) {
 	if r.Phase != PhaseIssuing {
 		return r, fmt.Errorf("root rotation, phase %s: retire the old root: %w", r.Phase, ErrPhase)
 	}
@@ -116,16 +137,18 @@ func (r Rotation) Retire(seen Seen, now time.Time) (Rotation, error) {
 		return r, err
 	}
 	// A peer whose clock is slow still accepts a certificate after its end.
-	const slowClock = 5 * time.Minute
-	if until := r.OldUntil.Add(slowClock); now.Before(until) {
+	if until := r.OldUntil.Add(slow); now.Before(until) && !seen.Anyway {
 		return r, &GateError{r.Phase, fmt.Sprintf("certificates of the old root are valid until %s", until.UTC().Format(time.RFC3339))}
 	}
-	r.Phase, r.Other, r.OldUntil = PhaseStable, 0, time.Time{}
+	r.Phase, r.Other, r.Older, r.OldUntil = PhaseStable, 0, 0, time.Time{}
 	r.Generation++
 	return r, nil
 }
 
 func (r Rotation) gate(seen Seen) error {
+	if seen.Anyway {
+		return nil
+	}
 	if !seen.Complete {
 		return &GateError{r.Phase, fmt.Sprintf("not everybody who verifies has been heard: %s", seen.Missing)}
 	}

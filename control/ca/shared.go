@@ -23,6 +23,9 @@ const kindAuthority = "Authority.isthmus.dev"
 
 var authorityKey = store.Key{Kind: kindAuthority, Name: "own"}
 
+// IsAuthority reports whether a stored object is the authority, which replicas reload when another wrote it.
+func IsAuthority(k store.Key) bool { return k == authorityKey }
+
 const (
 	authorityPurpose = "certificate authority in the store"
 	// authorityWait is for how long a first start waits for a store that is away.
@@ -63,7 +66,9 @@ func NewSharedKeys(c SharedConfig) *SharedKeys { return &SharedKeys{c: c} }
 // Load implements KeyStore.
 func (k *SharedKeys) Load(ctx context.Context) (trust.Secret, bool, error) {
 	copied, lost, fileErr := k.c.Copy.Load(ctx)
-	if fileErr != nil && !errors.Is(fileErr, ErrNoState) {
+	if damaged(fileErr) {
+		k.c.Log.Error("the copy of the certificate authority that is kept here is damaged: the store decides", "error", fileErr)
+	} else if fileErr != nil && !errors.Is(fileErr, ErrNoState) {
 		return trust.Secret{}, false, fileErr
 	}
 	began := k.c.Clock.Now()
@@ -74,8 +79,8 @@ func (k *SharedKeys) Load(ctx context.Context) (trust.Secret, bool, error) {
 			return k.take(ctx, o, copied, fileErr == nil)
 		case errors.Is(err, store.ErrNotFound):
 			k.revision = 0
-			if fileErr != nil {
-				return trust.Secret{}, false, ErrNoState
+			if fileErr != nil { // that there was a copy says that there was an authority
+				return trust.Secret{}, false, fileErr
 			}
 			k.c.Log.Warn("the store has no certificate authority: it gets the copy kept here")
 			return copied, lost, k.Save(ctx, copied)
@@ -95,13 +100,23 @@ func (k *SharedKeys) Load(ctx context.Context) (trust.Secret, bool, error) {
 	}
 }
 
+// damaged reports whether what is kept is no authority's, as against one that another key sealed.
+func damaged(err error) bool {
+	var e *trust.SealError
+	return errors.As(err, &e) && (e.Fault == trust.SealForeign || e.Fault == trust.SealTruncated || e.Fault == trust.SealCorrupt)
+}
+
 // take reads the object, and keeps a copy.
 func (k *SharedKeys) take(ctx context.Context, o store.Object, copied trust.Secret, had bool) (trust.Secret, bool, error) {
+	k.away, k.revision = false, o.Revision
 	sealed, err := trust.Unseal(k.c.Key, authorityPurpose, o.Value)
+	if had && damaged(err) {
+		k.c.Log.Error("the certificate authority in the store is damaged: it gets the copy kept here", "error", err)
+		return copied, false, k.Save(ctx, copied)
+	}
 	if err != nil {
 		return trust.Secret{}, false, fmt.Errorf("the certificate authority in the store: %w: give all replicas of a cluster the same seal key, and each cluster an etcd of its own", err)
 	}
-	k.revision = o.Revision
 	state := trust.NewSecret(sealed.Payload)
 	if had && bytes.Equal(copied.Reveal(), sealed.Payload) {
 		return state, false, nil

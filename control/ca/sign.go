@@ -25,6 +25,8 @@ type Attested struct {
 	Identity mesh.Identity
 	// By says on what ground, for the log: "join token 1f…", "certificate".
 	By string
+	// Replaces is the serial number of the certificate that is renewed, "" for a first one.
+	Replaces string
 }
 
 // Issued is a certificate.
@@ -63,7 +65,7 @@ func (ca *CA) Attest(peer mesh.Identity) (Attested, error) {
 	if peer.TrustDomain != ca.c.TrustDomain || peer.IsZero() {
 		return Attested{}, &RefusedError{peer, fmt.Sprintf("its certificate is not of %s", ca.c.TrustDomain), nil}
 	}
-	return Attested{peer, "certificate"}, nil
+	return Attested{Identity: peer, By: "certificate"}, nil
 }
 
 // Sign issues a certificate for the key of csrDER (RFC 2986) and the identity of
@@ -84,7 +86,7 @@ func (ca *CA) Sign(csrDER []byte, who Attested) (Issued, error) {
 // SelfIssue is a certificate for the control plane itself. Its chain holds the
 // root, which is what a joining process compares with its token's pin.
 func (ca *CA) SelfIssue(key trust.PrivateKey, id mesh.Identity) (*trust.SVID, error) {
-	who := Attested{id, "own process"}
+	who := Attested{Identity: id, By: "own process"}
 	if err := ca.checkIdentity(who); err != nil {
 		return nil, err
 	}
@@ -146,6 +148,9 @@ func (ca *CA) issue(public *ecdsa.PublicKey, who Attested) (Issued, root, error)
 			return Issued{}, root{}, &RefusedError{who.Identity, "the key is the authority's own", nil}
 		}
 	}
+	if by.key.IsZero() {
+		return Issued{}, root{}, fmt.Errorf("sign a certificate for %s: %w: %w", who.Identity, ErrKeyLost, s.lost)
+	}
 	number, err := serialNumber()
 	if err != nil {
 		return Issued{}, root{}, err
@@ -171,6 +176,7 @@ func (ca *CA) issue(public *ecdsa.PublicKey, who Attested) (Issued, root, error)
 	if err != nil {
 		return Issued{}, root{}, fmt.Errorf("sign a certificate for %s: %w", who.Identity, err)
 	}
+	ca.ledger.add(number.Text(16), who.Replaces, s.rotation.Issuer, end, now)
 	ca.c.Log.Info("certificate issued", "identity", who.Identity.String(), "by", who.By, "serial", number.Text(16), "notAfter", end)
 	return Issued{Chain: [][]byte{der}, NotAfter: end}, by, nil
 }

@@ -94,7 +94,7 @@ func (t *JoinTokens) Issue(ctx context.Context, id mesh.Identity, life time.Dura
 	if life <= 0 || life > TokenLifeMax {
 		return trust.Token{}, fmt.Errorf("make a join token for %s: life %s, want more than 0 and at most %s", id, life, TokenLifeMax)
 	}
-	if err := t.ca.checkIdentity(Attested{id, "join token"}); err != nil {
+	if err := t.ca.checkIdentity(Attested{Identity: id, By: "join token"}); err != nil {
 		return trust.Token{}, fmt.Errorf("make a join token: %w", err)
 	}
 	now := t.clock.Now()
@@ -144,7 +144,7 @@ func (t *JoinTokens) Redeem(ctx context.Context, id trust.TokenID, secret trust.
 	} else if err != nil {
 		return Attested{}, fmt.Errorf("redeem join token %s: %w", id, err)
 	}
-	return Attested{record.Identity, "join token " + id.String()}, nil
+	return Attested{Identity: record.Identity, By: "join token " + id.String()}, nil
 }
 
 // Join is the whole of a first contact: Redeem and Sign. The request is examined
