@@ -109,6 +109,9 @@ func EncodeReport(r *split.ClusterReport) []byte {
 		Services: each(r.Services, func(s split.ServiceReport) *wirepb.ServiceLoad {
 			return &wirepb.ServiceLoad{Service: fromService(s.Service), Demand: s.Demand, Rate: s.Rate, Lanes: s.Lanes, Time: s.Time, Wait: s.Wait,
 				Forbidden: texts(s.Forbidden), Sent: s.Sent, Received: s.Received, Below: fromBelow(s.Below), Grows: s.Below.Grows, Within: s.Within}
+		}),
+		Beliefs: each(r.Beliefs, func(b split.Belief) *wirepb.Belief {
+			return &wirepb.Belief{TrustDomain: string(b.TrustDomain), Generation: b.Generation, Missing: b.Missing}
 		})})
 	if err != nil {
 		panic("wire: encode a report: " + err.Error()) // names are valid UTF-8 by parsing
@@ -151,6 +154,9 @@ func DecodeReport(b []byte) (*split.ClusterReport, error) {
 			d.within("wait", s.Wait, -timeMax.Seconds(), timeMax.Seconds())
 			return split.ServiceReport{Service: d.service(s.Service), Demand: s.Demand, Rate: s.Rate, Lanes: s.Lanes, Time: s.Time, Wait: s.Wait,
 				Forbidden: typed[mesh.ClusterName](s.Forbidden), Sent: s.Sent, Received: s.Received, Below: d.below(s.Below, s.Grows), Within: s.Within}
+		}),
+		Beliefs: each(m.Beliefs, func(b *wirepb.Belief) split.Belief {
+			return split.Belief{TrustDomain: mesh.TrustDomain(b.TrustDomain), Generation: b.Generation, Missing: b.Missing}
 		})}
 	if d.err != nil {
 		return nil, fmt.Errorf("decode a cluster's report: %w", d.err)

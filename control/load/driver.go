@@ -34,6 +34,10 @@ type Config struct {
 	Paths func() []split.Path
 	// Sees is told how a peer sees the others, which stands in its report.
 	Sees func(mesh.ClusterName, []split.Path)
+	// Beliefs is what this cluster believes of trust domains whose root is being replaced; Believes is told what a peer does. nil
+	// is nothing, and nobody.
+	Beliefs  func() []split.Belief
+	Believes func(mesh.ClusterName, []split.Belief)
 	// May reports whether a peer may know of a service here.
 	May func(mesh.ClusterName, mesh.ServiceName) bool
 	// Costs is what a GiB costs from one cluster to another, in US dollars; nil is nothing.
@@ -164,11 +168,18 @@ func (l *Driver) Heard(n mesh.ClusterName, b []byte, toldOn bool) {
 	if l.cfg.Sees != nil {
 		l.cfg.Sees(n, r.Paths)
 	}
+	if l.cfg.Believes != nil {
+		l.cfg.Believes(n, r.Beliefs)
+	}
 }
 
 // ReportTo is what a peer is told: of services that it is told of, or that it serves.
 func (l *Driver) ReportTo(to mesh.ClusterName) []byte {
-	return encoded(l.balancer.Report(l.cfg.Paths(), func(s mesh.ServiceName) bool { return l.cfg.May(to, s) }), replica.MaxReport)
+	r := l.balancer.Report(l.cfg.Paths(), func(s mesh.ServiceName) bool { return l.cfg.May(to, s) })
+	if l.cfg.Beliefs != nil {
+		r.Beliefs = l.cfg.Beliefs()
+	}
+	return encoded(r, replica.MaxReport)
 }
 
 // encoded is a report of so many bytes at most. Where not all services have room, those with the least to move are left

@@ -39,6 +39,17 @@ type ClusterReport struct {
 	Paths []Path
 	// Services are those that the other one may know of.
 	Services []ServiceReport
+	// Beliefs are of the trust domains whose root is being replaced; no split follows from them.
+	Beliefs []Belief
+}
+
+// Belief is what a cluster believes of a trust domain.
+type Belief struct {
+	TrustDomain mesh.TrustDomain
+	// Generation is the lowest of the domain's bundle that anybody in the cluster believes; 0 is not known.
+	Generation uint64
+	// Missing is who is not known to believe a later one, for people; "" is nobody.
+	Missing string
 }
 
 // Path is what a cluster knows of its way to another.

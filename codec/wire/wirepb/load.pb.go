@@ -443,6 +443,7 @@ type ClusterLoad struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Paths         []*Path                `protobuf:"bytes,1,rep,name=paths,proto3" json:"paths,omitempty"`
 	Services      []*ServiceLoad         `protobuf:"bytes,2,rep,name=services,proto3" json:"services,omitempty"`
+	Beliefs       []*Belief              `protobuf:"bytes,3,rep,name=beliefs,proto3" json:"beliefs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -491,6 +492,74 @@ func (x *ClusterLoad) GetServices() []*ServiceLoad {
 	return nil
 }
 
+func (x *ClusterLoad) GetBeliefs() []*Belief {
+	if x != nil {
+		return x.Beliefs
+	}
+	return nil
+}
+
+// Belief is split.Belief: what the cluster believes of a trust domain whose root is being replaced.
+type Belief struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TrustDomain   string                 `protobuf:"bytes,1,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
+	Generation    uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	Missing       string                 `protobuf:"bytes,3,opt,name=missing,proto3" json:"missing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Belief) Reset() {
+	*x = Belief{}
+	mi := &file_isthmus_v1_load_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Belief) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Belief) ProtoMessage() {}
+
+func (x *Belief) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_load_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Belief.ProtoReflect.Descriptor instead.
+func (*Belief) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_load_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Belief) GetTrustDomain() string {
+	if x != nil {
+		return x.TrustDomain
+	}
+	return ""
+}
+
+func (x *Belief) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *Belief) GetMissing() string {
+	if x != nil {
+		return x.Missing
+	}
+	return ""
+}
+
 type Path struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
@@ -504,7 +573,7 @@ type Path struct {
 
 func (x *Path) Reset() {
 	*x = Path{}
-	mi := &file_isthmus_v1_load_proto_msgTypes[6]
+	mi := &file_isthmus_v1_load_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -516,7 +585,7 @@ func (x *Path) String() string {
 func (*Path) ProtoMessage() {}
 
 func (x *Path) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_load_proto_msgTypes[6]
+	mi := &file_isthmus_v1_load_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -529,7 +598,7 @@ func (x *Path) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Path.ProtoReflect.Descriptor instead.
 func (*Path) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_load_proto_rawDescGZIP(), []int{6}
+	return file_isthmus_v1_load_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Path) GetCluster() string {
@@ -587,7 +656,7 @@ type ServiceLoad struct {
 
 func (x *ServiceLoad) Reset() {
 	*x = ServiceLoad{}
-	mi := &file_isthmus_v1_load_proto_msgTypes[7]
+	mi := &file_isthmus_v1_load_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -599,7 +668,7 @@ func (x *ServiceLoad) String() string {
 func (*ServiceLoad) ProtoMessage() {}
 
 func (x *ServiceLoad) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_load_proto_msgTypes[7]
+	mi := &file_isthmus_v1_load_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -612,7 +681,7 @@ func (x *ServiceLoad) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceLoad.ProtoReflect.Descriptor instead.
 func (*ServiceLoad) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_load_proto_rawDescGZIP(), []int{7}
+	return file_isthmus_v1_load_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ServiceLoad) GetService() *ServiceName {
@@ -733,10 +802,17 @@ const file_isthmus_v1_load_proto_rawDesc = "" +
 	"\x06Result\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x14\n" +
 	"\x05ended\x18\x02 \x01(\x04R\x05ended\x12\x16\n" +
-	"\x06failed\x18\x03 \x01(\x04R\x06failed\"j\n" +
+	"\x06failed\x18\x03 \x01(\x04R\x06failed\"\x98\x01\n" +
 	"\vClusterLoad\x12&\n" +
 	"\x05paths\x18\x01 \x03(\v2\x10.isthmus.v1.PathR\x05paths\x123\n" +
-	"\bservices\x18\x02 \x03(\v2\x17.isthmus.v1.ServiceLoadR\bservices\"\x83\x01\n" +
+	"\bservices\x18\x02 \x03(\v2\x17.isthmus.v1.ServiceLoadR\bservices\x12,\n" +
+	"\abeliefs\x18\x03 \x03(\v2\x12.isthmus.v1.BeliefR\abeliefs\"e\n" +
+	"\x06Belief\x12!\n" +
+	"\ftrust_domain\x18\x01 \x01(\tR\vtrustDomain\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x04R\n" +
+	"generation\x12\x18\n" +
+	"\amissing\x18\x03 \x01(\tR\amissing\"\x83\x01\n" +
 	"\x04Path\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x10\n" +
 	"\x03rtt\x18\x02 \x01(\x03R\x03rtt\x12\x12\n" +
@@ -778,7 +854,7 @@ func file_isthmus_v1_load_proto_rawDescGZIP() []byte {
 }
 
 var file_isthmus_v1_load_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_isthmus_v1_load_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_isthmus_v1_load_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_isthmus_v1_load_proto_goTypes = []any{
 	(Lease)(0),           // 0: isthmus.v1.Lease
 	(*LoadRequest)(nil),  // 1: isthmus.v1.LoadRequest
@@ -787,27 +863,29 @@ var file_isthmus_v1_load_proto_goTypes = []any{
 	(*Sample)(nil),       // 4: isthmus.v1.Sample
 	(*Result)(nil),       // 5: isthmus.v1.Result
 	(*ClusterLoad)(nil),  // 6: isthmus.v1.ClusterLoad
-	(*Path)(nil),         // 7: isthmus.v1.Path
-	(*ServiceLoad)(nil),  // 8: isthmus.v1.ServiceLoad
-	(*ServiceName)(nil),  // 9: isthmus.v1.ServiceName
+	(*Belief)(nil),       // 7: isthmus.v1.Belief
+	(*Path)(nil),         // 8: isthmus.v1.Path
+	(*ServiceLoad)(nil),  // 9: isthmus.v1.ServiceLoad
+	(*ServiceName)(nil),  // 10: isthmus.v1.ServiceName
 }
 var file_isthmus_v1_load_proto_depIdxs = []int32{
 	4,  // 0: isthmus.v1.LoadRequest.samples:type_name -> isthmus.v1.Sample
 	2,  // 1: isthmus.v1.LoadRequest.outages:type_name -> isthmus.v1.Outage
-	9,  // 2: isthmus.v1.Outage.service:type_name -> isthmus.v1.ServiceName
-	9,  // 3: isthmus.v1.Sample.service:type_name -> isthmus.v1.ServiceName
+	10, // 2: isthmus.v1.Outage.service:type_name -> isthmus.v1.ServiceName
+	10, // 3: isthmus.v1.Sample.service:type_name -> isthmus.v1.ServiceName
 	5,  // 4: isthmus.v1.Sample.results:type_name -> isthmus.v1.Result
-	7,  // 5: isthmus.v1.ClusterLoad.paths:type_name -> isthmus.v1.Path
-	8,  // 6: isthmus.v1.ClusterLoad.services:type_name -> isthmus.v1.ServiceLoad
-	0,  // 7: isthmus.v1.Path.lease:type_name -> isthmus.v1.Lease
-	9,  // 8: isthmus.v1.ServiceLoad.service:type_name -> isthmus.v1.ServiceName
-	1,  // 9: isthmus.v1.Load.Report:input_type -> isthmus.v1.LoadRequest
-	3,  // 10: isthmus.v1.Load.Report:output_type -> isthmus.v1.LoadResponse
-	10, // [10:11] is the sub-list for method output_type
-	9,  // [9:10] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	8,  // 5: isthmus.v1.ClusterLoad.paths:type_name -> isthmus.v1.Path
+	9,  // 6: isthmus.v1.ClusterLoad.services:type_name -> isthmus.v1.ServiceLoad
+	7,  // 7: isthmus.v1.ClusterLoad.beliefs:type_name -> isthmus.v1.Belief
+	0,  // 8: isthmus.v1.Path.lease:type_name -> isthmus.v1.Lease
+	10, // 9: isthmus.v1.ServiceLoad.service:type_name -> isthmus.v1.ServiceName
+	1,  // 10: isthmus.v1.Load.Report:input_type -> isthmus.v1.LoadRequest
+	3,  // 11: isthmus.v1.Load.Report:output_type -> isthmus.v1.LoadResponse
+	11, // [11:12] is the sub-list for method output_type
+	10, // [10:11] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_isthmus_v1_load_proto_init() }
@@ -822,7 +900,7 @@ func file_isthmus_v1_load_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_isthmus_v1_load_proto_rawDesc), len(file_isthmus_v1_load_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
