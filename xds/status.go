@@ -80,6 +80,21 @@ func (b *sub) status() TypeStatus {
 	return t
 }
 
+// Digest is over all there is of a type in a scope: what TypeStatus.AckedDigest is of a node that asked for all of it and has taken it.
+func (s *Server) Digest(scope, typ string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sum := uint64(0)
+	if g := s.groups[groupKey{scope, typ}]; g != nil {
+		for _, e := range g.entries {
+			if e.cur != nil {
+				sum += countable(e.cur.sum)
+			}
+		}
+	}
+	return digest(sum)
+}
+
 // Counters count since the start.
 type Counters struct {
 	Streams, Requests, Responses uint64

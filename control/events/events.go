@@ -173,6 +173,13 @@ func (r *Recorder) seeBundle(b mesh.Bundle) {
 		Effect: "proxies and peers are told to believe " + count(len(b.Roots), "root") + "; requests go on"})
 }
 
+// Authority takes what was done to the certificate authority, or found of it.
+func (r *Recorder) Authority(td mesh.TrustDomain, reason, cause, effect string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.write(event.Event{Kind: event.Trust, Subject: string(td), Reason: reason, Cause: cause, Effect: effect})
+}
+
 // seeEpoch notes that the history began anew. The caller holds mu.
 func (r *Recorder) seeEpoch(e mesh.Epoch) {
 	before := r.epoch

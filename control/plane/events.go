@@ -14,7 +14,7 @@ func (p *Plane) newEvents() *events.Recorder {
 			return len(slices.DeleteFunc(p.known(of), func(k mesh.Key) bool { return k.Kind != mesh.KindRemoteService }))
 		},
 		Look: func() events.Seen {
-			s := events.Seen{Drains: p.drains.List(), Bundle: p.ca.Bundle()}
+			s := events.Seen{Drains: p.drains.List(), Bundle: p.Bundle()}
 			if at := p.position.Load(); at != nil {
 				s.Epoch = at.Epoch
 			}

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/control/authority"
 	"github.com/isthmus-mesh/isthmus/control/drain"
 	"github.com/isthmus-mesh/isthmus/control/load"
 	"github.com/isthmus-mesh/isthmus/core/compile"
@@ -16,7 +17,7 @@ import (
 
 // newLoad is what spreads services over clusters by load.
 func (p *Plane) newLoad() *load.Driver {
-	return load.NewDriver(load.Config{Cluster: p.cfg.Cluster, TrustDomain: p.cfg.TrustDomain(), Identify: identify, Clock: p.clock, Log: p.log,
+	return load.NewDriver(load.Config{Cluster: p.cfg.Cluster, TrustDomain: p.cfg.TrustDomain(), Identify: authority.Identify, Clock: p.clock, Log: p.log,
 		Edit: func(ctx context.Context, edits []world.Edit) error { return p.loop.Edit(ctx, edits, nil) },
 		Paths: func() (out []split.Path) {
 			for _, p := range p.Peers() {
@@ -25,6 +26,7 @@ func (p *Plane) newLoad() *load.Driver {
 			return out
 		},
 		Sees:    p.sees,
+		Beliefs: p.authority.Beliefs, Believes: p.authority.Believes,
 		Told:    p.events.Split,
 		LeftOut: p.events.LeftOut,
 		Region:  p.region,

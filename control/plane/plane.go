@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/codec/wire/wirepb"
-	"github.com/isthmus-mesh/isthmus/control/ca"
+	"github.com/isthmus-mesh/isthmus/control/authority"
 	"github.com/isthmus-mesh/isthmus/control/census"
 	"github.com/isthmus-mesh/isthmus/control/claim"
 	"github.com/isthmus-mesh/isthmus/control/drain"
@@ -43,9 +43,9 @@ type Plane struct {
 	log   *slog.Logger
 	clock clock.Clock
 
+	authority *authority.Authority
+	// source is the authority's: the own identity, and whom it believes.
 	source  *trust.Source
-	ca      *ca.CA
-	tokens  *ca.JoinTokens
 	sealKey trust.SealKey
 	store   objects
 	loop    *loop.Loop
@@ -137,13 +137,14 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (*Plane, error) {
 		lc.Need = p.addresses.need
 	}
 	p.loop = loop.New(lc)
-	p.xds = xds.NewServer(xds.ServerConfig{Source: source{p.loop}, Identify: identify, Order: order(), Now: p.clock.Now, Log: log, Delivered: p.delivered, Joined: p.joined, Build: cfg.Build})
+	p.xds = xds.NewServer(xds.ServerConfig{Source: source{p.loop}, Identify: authority.Identify, Order: order(), Now: p.clock.Now, Log: log, Delivered: p.delivered, Joined: p.joined, Build: cfg.Build})
 	p.events = p.newEvents()
 	p.peers, p.siblings = newPeers(p), p.newSiblings()
 	p.census = p.newCensus()
 	p.load, p.verdicts = p.newLoad(), p.newVerdicts()
 	p.drains = p.newDrains()
-	p.federation = peer.NewServer(peer.ServerConfig{Self: p.cfg.Cluster, TrustDomain: p.cfg.TrustDomain(), Exports: p.exports, Identify: identify,
+	p.attachAuthority()
+	p.federation = peer.NewServer(peer.ServerConfig{Self: p.cfg.Cluster, TrustDomain: p.cfg.TrustDomain(), Exports: p.exports, Identify: authority.Identify,
 		Joined: p.peers.joined, Speaks: p.speaks, Elsewhere: p.elsewhere, Offered: p.offered, Report: p.load.ReportTo, Ahead: p.recover.ahead, Witness: p.recover.witness,
 		Clock: p.clock, Log: p.log, Failpoints: cfg.Failpoints, Build: cfg.Build})
 	if cfg.Remote {
@@ -189,7 +190,8 @@ func (p *Plane) Run(ctx context.Context) error {
 		part("store process", p.runStore)
 	}
 	part("loop", p.loop.Run)
-	part("own certificate", p.keepCertificate)
+	part("own certificate", func(ctx context.Context) error { return p.authority.KeepCertificate(ctx, random) })
+	part("authority", p.authority.Run)
 	part("store", p.follow)
 	part("slot tables", p.writeSlots)
 	part("addresses of services", p.addresses.run)
@@ -237,7 +239,7 @@ func (p *Plane) serveControl(ctx context.Context, ln net.Listener) error {
 	srv.Converse(xds.Method, func(ctx context.Context, wake func(bool)) (carrier.Conversation, error) {
 		return p.xds.Converse(ctx, wake)
 	})
-	wirepb.RegisterIdentityServer(srv, &signer{plane: p})
+	wirepb.RegisterIdentityServer(srv, &authority.Signer{Authority: p.authority})
 	wirepb.RegisterLoadServer(srv, p.load)
 	return srv.Serve(ctx, ln)
 }
@@ -266,9 +268,10 @@ func serve(ctx context.Context, srv *grpc.Server, ln net.Listener) error {
 // publish hands resources to the streams, and bundles to this process's own trust.
 func (p *Plane) publish(v mesh.Vector, updates []xds.Update) {
 	updates = p.teller.unmark(updates)
-	p.believe(updates)
+	p.authority.Believe(updates)
 	p.load.Learn(updates)
 	p.xds.Publish(v, updates)
+	p.authority.Published(updates)
 }
 
 // joined reports whether a cluster is one of the mesh's, as the own objects state it.
@@ -314,7 +317,7 @@ func (p *Plane) export(e loop.Export) {
 
 // stateBundle states the own bundle, to the world and to peers.
 func (p *Plane) stateBundle(ctx context.Context) error {
-	b := p.ca.Bundle()
+	b := p.Bundle()
 	f := &mesh.Fact{Key: mesh.Key{Kind: mesh.KindBundle, Origin: p.cfg.Cluster, Name: string(b.TrustDomain)}, Value: &b, Digest: ir.DigestOf(&b)}
 	if r, ok := peer.Resource(f); ok {
 		p.exports.TellAll([]*replica.Resource{r}, nil)
@@ -343,7 +346,7 @@ func (p *Plane) RefusedProxies() []xds.RefusedNode { return p.xds.RefusedNodes()
 func (p *Plane) Discovery() xds.Counters { return p.xds.Counters() }
 
 // Bundle is the own trust domain's.
-func (p *Plane) Bundle() mesh.Bundle { return p.ca.Bundle() }
+func (p *Plane) Bundle() mesh.Bundle { return p.authority.CA.Bundle() }
 
 // Stamp orders a write among those of all clusters.
 func (p *Plane) Stamp() mesh.Stamp {
@@ -354,7 +357,7 @@ func (p *Plane) Stamp() mesh.Stamp {
 
 // NewToken makes a join token for an identity of this cluster, good for five minutes.
 func (p *Plane) NewToken(ctx context.Context, id mesh.Identity) (string, error) {
-	t, err := p.tokens.Issue(ctx, id, 5*time.Minute)
+	t, err := p.authority.Tokens.Issue(ctx, id, 5*time.Minute)
 	if err != nil {
 		return "", err
 	}

@@ -3,6 +3,7 @@ package plane
 import (
 	"context"
 
+	"github.com/isthmus-mesh/isthmus/control/authority"
 	"github.com/isthmus-mesh/isthmus/control/census"
 	"github.com/isthmus-mesh/isthmus/control/peer"
 	"github.com/isthmus-mesh/isthmus/control/sibling"
@@ -21,7 +22,7 @@ func (p *Plane) newSiblings() *sibling.Set {
 // newCensus asks the replicas what they see of proxies.
 func (p *Plane) newCensus() *census.Census {
 	return &census.Census{Self: p.siblings.Self().Name, All: p.siblings.All, Silent: p.siblings.Silent, Answered: p.siblings.Answered, Clock: p.clock,
-		Own:  &census.Server{TrustDomain: p.cfg.TrustDomain(), Identify: identify, Version: p.cfg.Build.Version, Proxies: p.Proxies},
+		Own:  &census.Server{TrustDomain: p.cfg.TrustDomain(), Identify: authority.Identify, Version: p.cfg.Build.Version, Proxies: p.Proxies},
 		Dial: peer.DialConfig{Source: p.source, TrustDomain: p.cfg.TrustDomain(), Local: p.cfg.Local, Clock: p.clock}}
 }
 

@@ -59,6 +59,7 @@ func (f *follower) apply(ctx context.Context, e store.Events) error {
 	}
 	p.mirror.apply(e)
 	p.siblings.Apply(e)
+	p.authority.Heard(e)
 	at := mesh.Position{Epoch: f.epoch, Revision: e.Revision}
 	var lineage replica.Lineage
 	var edits []world.Edit

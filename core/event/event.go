@@ -42,7 +42,7 @@ const (
 	Drain Kind = "drain"
 	// Config: proxies refuse a resource, or do so no longer.
 	Config Kind = "config"
-	// Trust: the authority's roots changed.
+	// Trust: the authority's roots changed, its key was lost or restored, or a person acted on it.
 	Trust Kind = "trust"
 	// Store: the history of the cluster's objects began anew.
 	Store Kind = "store"
