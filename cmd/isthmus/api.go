@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/api"
+	"github.com/isthmus-mesh/isthmus/api/authority"
 	"github.com/isthmus-mesh/isthmus/api/consistency"
 	"github.com/isthmus-mesh/isthmus/api/drains"
 	"github.com/isthmus-mesh/isthmus/api/events"
@@ -37,6 +38,7 @@ func serveWithAPI(ctx context.Context, cfg plane.Config, p *plane.Plane, log *sl
 	more := drains.Handlers(p.Drains())
 	maps.Copy(more, events.Handlers(p.Events(), time.Now))
 	maps.Copy(more, returns.Handlers(p.Load()))
+	maps.Copy(more, authority.Handlers(cfg.Cluster, cfg.TrustDomain(), p.Authority()))
 	server, err := api.NewServer(api.Config{Cluster: cfg.Cluster, Objects: p.Objects(), World: p.World, View: p.View(), Vector: p.Vector,
 		Proxies: p.Census().Proxies, OwnProxies: p.Proxies, Replicas: func() []api.Replica { return replicas(p) }, Peers: func() []api.PeerStatus { return peers(p) }, Bundle: p.Bundle, NewToken: p.NewToken, Stamp: p.Stamp, Ready: p.Ready,
 		Digests: p, Forecast: p.Load(), More: more, MoreMetrics: func() string { return moreMetrics(cfg, p) },

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/api/authority"
 	"github.com/isthmus-mesh/isthmus/api/consistency"
 	"github.com/isthmus-mesh/isthmus/api/drains"
 	"github.com/isthmus-mesh/isthmus/api/returns"
@@ -74,5 +75,5 @@ func healthPages(cfg plane.Config, p *plane.Plane) []admin.Page {
 // moreMetrics are those beside consistency.Metrics, of the API and of port 15014 alike.
 func moreMetrics(cfg plane.Config, p *plane.Plane) string {
 	return consistency.Process{Cluster: cfg.Cluster, Ready: p.Ready() == nil, Facts: p.World().Len(), Discovery: p.Discovery(), Roots: p.Bundle().Roots}.Text() +
-		drains.Metrics(cfg.Cluster, p.Drains()) + returns.Metrics(cfg.Cluster, p.Load())
+		drains.Metrics(cfg.Cluster, p.Drains()) + returns.Metrics(cfg.Cluster, p.Load()) + authority.Metrics(cfg.Cluster, p.Authority())
 }
