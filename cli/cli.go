@@ -168,7 +168,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(a.local()...)
 	root.AddCommand(a.applyCommand(), a.getCommand(), a.describeCommand(), a.deleteCommand(),
 		a.statusCommand(), a.proxyStatusCommand(), a.proxyConfigCommand(), a.explainCommand(), a.eventsCommand(), a.versionCommand())
-	root.AddCommand(a.drainCommand(), a.undrainCommand())
+	root.AddCommand(a.drainCommand(), a.undrainCommand(), a.trustCommand())
 	if a.Simulate != nil {
 		root.AddCommand(a.simulateCommand())
 	}
