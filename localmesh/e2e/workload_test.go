@@ -29,6 +29,8 @@ func workload(which string) error {
 	switch which {
 	case "bulk":
 		return bulk(ln)
+	case "ticks":
+		return ticks(ln)
 	case "udp":
 		return datagrams(ln.Addr().String())
 	case "tcp":
