@@ -187,8 +187,8 @@ func (a *Authority) believe() {
 // missing names one who verifies and is not known to believe all that is published, "" for nobody.
 func (a *Authority) missing() string {
 	now := a.cfg.Clock.Now()
-	if left := young - now.Sub(a.began); left > 0 {
-		return fmt.Sprintf("the control plane of %s was started %s ago, and proxies may not have come back to it", a.cfg.Cluster, now.Sub(a.began).Round(time.Second))
+	if now.Sub(a.began) < young {
+		return fmt.Sprintf("the control plane of %s was started less than %s ago, and proxies may not have come back to it", a.cfg.Cluster, young)
 	}
 	want := a.mesh.Believed()
 	connected := map[string]bool{}
