@@ -1,7 +1,6 @@
 package carrier
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"encoding/binary"
@@ -25,7 +24,10 @@ import (
 )
 
 const (
-	readBuffer = 4 << 10
+	// readMost is how much is read at once.
+	readMost = 4 << 10
+	// smallFrame is one for which no buffer of a larger one is kept, once afterLarge of them have followed.
+	smallFrame, afterLarge = 1 << 10, 4
 	// idleFrames bounds frames that carry nothing (SETTINGS, PING, HEADERS, RST_STREAM, PRIORITY, WINDOW_UPDATE, empty DATA) in excess
 	// of idleEach for each message and each second: who sends more floods (CVE-2019-9512, -9515, CVE-2023-44487 and kin). A call
 	// without a message is nothing either.
@@ -67,7 +69,7 @@ func (c *conn) run(ctx context.Context) {
 	defer c.stop()
 	p := &peer.Peer{Addr: c.raw.RemoteAddr(), LocalAddr: c.raw.LocalAddr()}
 	outlet := direct.NewOutlet(c.raw)
-	var conn net.Conn = outlet
+	var conn net.Conn = sip{outlet}
 	if !c.s.cfg.Plain {
 		tc := tls.Server(conn, c.s.cfg.TLS)
 		shaking, stop := context.WithTimeout(ctx, handshakeTime)
@@ -106,9 +108,8 @@ func (c *conn) read(conn net.Conn) error {
 	if err := conn.SetReadDeadline(time.Now().Add(handshakeTime)); err != nil {
 		return err
 	}
-	r := bufio.NewReaderSize(conn, readBuffer)
 	preface := make([]byte, len(http2.ClientPreface))
-	if _, err := io.ReadFull(r, preface); err != nil {
+	if _, err := io.ReadFull(conn, preface); err != nil {
 		return err
 	}
 	if string(preface) != http2.ClientPreface {
@@ -117,10 +118,9 @@ func (c *conn) read(conn net.Conn) error {
 	if err := conn.SetReadDeadline(time.Time{}); err != nil {
 		return err
 	}
-	c.in = http2.NewFramer(nil, r)
-	c.in.SetReuseFrames()
-	c.in.MaxHeaderListSize = headMax
-	c.in.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	heads := hpack.NewDecoder(4096, nil)
+	c.in = framer(conn, heads)
+	large, small := false, 0 // of frames: that there was a large one, and how many small ones followed
 	if !c.w.control(c.appendSettings) {
 		return c.w.err
 	}
@@ -139,11 +139,35 @@ func (c *conn) read(conn net.Conn) error {
 			return c.goAway(err)
 		}
 		c.heard.Store(int64(time.Since(epoch)))
+		length := f.Header().Length
 		if err := c.take(f); err != nil {
 			return c.goAway(err)
 		}
+		switch {
+		case length > smallFrame:
+			large, small = true, 0
+		case large:
+			if small++; small == afterLarge { // the framer holds as much as the largest frame took; a quiet stream needs no such room
+				c.in, large = framer(conn, heads), false
+			}
+		}
 	}
 }
+
+// framer reads frames; heads goes on from one to the next.
+func framer(r io.Reader, heads *hpack.Decoder) *http2.Framer {
+	in := http2.NewFramer(nil, r)
+	in.SetReuseFrames()
+	in.MaxHeaderListSize = headMax
+	in.ReadMetaHeaders = heads
+	return in
+}
+
+// sip is what TLS reads from: it gives little at once. What a read finds room for, TLS keeps room for as long as the connection
+// lives (crypto/tls, Conn.rawInput), and a first configuration's requests come by tens of kilobytes.
+type sip struct{ *direct.Outlet }
+
+func (s sip) Read(p []byte) (int, error) { return s.Outlet.Read(p[:min(len(p), readMost)]) }
 
 // window is what the client may send of a stream before it is read: a message.
 func (c *conn) window() int { return c.s.cfg.MessageMax + messageHead }
