@@ -100,7 +100,7 @@ func New(cfg Config, log *slog.Logger, o Options) (*Agent, error) {
 	a.store = newStore(&a.cfg, a.source, a.clock.Now, log)
 	a.store.served = a.apps.Learn
 	a.up = &upstream{cfg: &a.cfg, source: a.source, clock: a.clock}
-	a.client = xds.NewClient(xds.ClientConfig{Dial: a.up.stream, Handler: a.store, Log: log, Now: a.clock.Now, MaxBackoff: 2 * time.Second,
+	a.client = xds.NewClient(xds.ClientConfig{Dial: a.up.stream, Handler: durable{a.store, func() *keeper { return a.keeper }}, Log: log, Now: a.clock.Now, MaxBackoff: 2 * time.Second,
 		Node: func() xds.Node {
 			return xds.Node{ID: cfg.ID, Cluster: cfg.Cluster, Mode: cfg.Mode, Zone: cfg.Zone, Version: o.Version, Protocols: o.Protocols, Vector: a.store.state.Load().Vector}
 		}})

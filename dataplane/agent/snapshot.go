@@ -21,7 +21,7 @@ import (
 )
 
 // keeper writes the snapshot: soon after a change, and not more often than the disk
-// should be asked.
+// should be asked. What a policy changes it writes at once, for what was acknowledged is not to be loosened by a crash.
 type keeper struct {
 	file   *trust.SealedFile // nil: nothing is kept
 	key    trust.SealKey
@@ -30,6 +30,8 @@ type keeper struct {
 	clock  clock.Clock
 	log    *slog.Logger
 	due    chan struct{}
+	// urgent asks for a write now; what is sent is closed after it.
+	urgent chan chan struct{}
 	maxAge time.Duration
 	ledger *quarantine.Ledger
 
@@ -40,15 +42,17 @@ type keeper struct {
 const (
 	// snapshotDelay gathers what changes together; snapshotPause is the least time between two
 	// writes: a lost second is fetched again, a disk that is always written to is not.
-	snapshotDelay  = 200 * time.Millisecond
-	snapshotPause  = time.Second
+	snapshotDelay = 200 * time.Millisecond
+	snapshotPause = time.Second
+	// keptMax is how long an acknowledgement waits for the disk. A slow one must not hold up the configuration.
+	keptMax        = 250 * time.Millisecond
 	snapshotMaxAge = 24 * time.Hour
 	// section names the resources in a snapshot.
 	section = "resources"
 )
 
 func newKeeper(cfg *Config, s *store, source *trust.Source, c clock.Clock, log *slog.Logger) (*keeper, error) {
-	k := &keeper{store: s, source: source, clock: c, log: log, due: make(chan struct{}, 1), maxAge: cfg.SnapshotMaxAge}
+	k := &keeper{store: s, source: source, clock: c, log: log, due: make(chan struct{}, 1), urgent: make(chan chan struct{}), maxAge: cfg.SnapshotMaxAge}
 	if k.maxAge == 0 {
 		k.maxAge = snapshotMaxAge
 	}
@@ -121,6 +125,73 @@ func (k *keeper) dirty() {
 	}
 }
 
+// durable is the store to a client of discovery, which acknowledges a batch when Apply returns: of what tightens who may be asked,
+// or come in, only once it is on the disk.
+type durable struct {
+	store  *store
+	keeper func() *keeper
+}
+
+// Apply takes a batch.
+func (d durable) Apply(b xds.Batch) map[string]error {
+	tightens := d.store.mayTighten(&b)
+	rejected := d.store.Apply(b)
+	if tightens {
+		d.keeper().keep()
+	}
+	return rejected
+}
+
+// mayTighten reports whether a batch may forbid what is allowed now: rules of access, roots, listeners, and services that are used, whose law
+// may have changed. What is told for the first time forbids nothing that was done before.
+func (s *store) mayTighten(b *xds.Batch) bool {
+	switch t := ir.Type(b.Type); t {
+	case ir.TypeAccess, ir.TypeBundle, ir.TypeGateway:
+		return true
+	case ir.TypeService:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return len(b.Removed) > 0 || slices.ContainsFunc(b.Resources, func(r xds.Resource) bool { return s.told[t][r.Name] })
+	}
+	return false
+}
+
+// keep returns when what is in force is on the disk, or cannot be, or has not got there in keptMax.
+func (k *keeper) keep() {
+	if k.file == nil || !k.store.state.Load().Ready {
+		return
+	}
+	late := k.clock.NewTimer(keptMax)
+	defer late.Stop()
+	done := make(chan struct{})
+	select {
+	case k.urgent <- done:
+	case <-late.C(): // it is writing, or does not run yet, or any more
+		return
+	}
+	select {
+	case <-done:
+	case <-late.C():
+	}
+}
+
+// pause waits, and writes meanwhile what is urgent.
+func (k *keeper) pause(ctx context.Context, d time.Duration) error {
+	t := k.clock.NewTimer(d)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C():
+			return nil
+		case done := <-k.urgent:
+			k.write()
+			close(done)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 // run writes until ctx ends, and once more then.
 func (k *keeper) run(ctx context.Context) error {
 	if k.file == nil {
@@ -132,16 +203,20 @@ func (k *keeper) run(ctx context.Context) error {
 	for {
 		select {
 		case <-k.due:
+		case done := <-k.urgent:
+			k.write()
+			close(done)
+			continue
 		case <-renewed:
 			_, renewed = k.source.Watch()
 		case <-ctx.Done():
 			k.write()
 			return ctx.Err()
 		}
-		err := clock.Wait(ctx, k.clock, snapshotDelay)
+		err := k.pause(ctx, snapshotDelay)
 		k.write()
 		if err == nil {
-			err = clock.Wait(ctx, k.clock, snapshotPause-snapshotDelay)
+			err = k.pause(ctx, snapshotPause-snapshotDelay)
 		}
 		if err != nil {
 			k.write()
