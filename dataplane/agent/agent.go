@@ -117,7 +117,7 @@ func New(cfg Config, log *slog.Logger, o Options) (*Agent, error) {
 		}
 	}
 	a.client.Seed(a.keeper.boot(a.cfg.Identity()))
-	a.store.dirty = a.keeper.dirty
+	a.store.dirty = a.keeper.Dirty
 	a.client.Subscribe(string(ir.TypeBundle), "*")
 	a.client.Subscribe(string(ir.TypeCluster), "*")
 	a.client.Subscribe(string(ir.TypeProxy), cfg.ID)

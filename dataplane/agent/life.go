@@ -299,7 +299,7 @@ func (a *Agent) settle(ctx context.Context) error {
 func (a *Agent) handoverID() string { return string(a.cfg.Cluster) + "/" + a.cfg.Mode + "/" + a.cfg.ID }
 
 func (a *Agent) offering() *handover.Offer {
-	return &handover.Offer{Ports: &a.ports, ID: a.handoverID(), Log: a.log, Prepare: a.keeper.write,
+	return &handover.Offer{Ports: &a.ports, ID: a.handoverID(), Log: a.log, Prepare: a.keeper.Write,
 		Yield: func() {
 			a.keeper.freeze() // the file is the successor's
 			a.life.draining.Store(true)

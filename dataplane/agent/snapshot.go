@@ -9,54 +9,43 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/dataplane/quarantine"
+	"github.com/isthmus-mesh/isthmus/dataplane/snapshot"
 	"github.com/isthmus-mesh/isthmus/internal/clock"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/trust"
 	"github.com/isthmus-mesh/isthmus/xds"
 )
 
-// keeper writes the snapshot: soon after a change, and not more often than the disk
-// should be asked. What a policy changes it writes at once, for what was acknowledged is not to be loosened by a crash.
+// keeper is the snapshot on the disk, with the ledger of what was taken since.
 type keeper struct {
+	*snapshot.Writer
 	file   *trust.SealedFile // nil: nothing is kept
 	key    trust.SealKey
 	store  *store
 	source *trust.Source
 	clock  clock.Clock
 	log    *slog.Logger
-	due    chan struct{}
-	// urgent asks for a write now; what is sent is closed after it.
-	urgent chan chan struct{}
 	maxAge time.Duration
 	ledger *quarantine.Ledger
-
-	mu     sync.Mutex // serialises writes
-	frozen bool
 }
 
 const (
-	// snapshotDelay gathers what changes together; snapshotPause is the least time between two
-	// writes: a lost second is fetched again, a disk that is always written to is not.
-	snapshotDelay = 200 * time.Millisecond
-	snapshotPause = time.Second
-	// keptMax is how long an acknowledgement waits for the disk. A slow one must not hold up the configuration.
-	keptMax        = 250 * time.Millisecond
 	snapshotMaxAge = 24 * time.Hour
 	// section names the resources in a snapshot.
 	section = "resources"
 )
 
 func newKeeper(cfg *Config, s *store, source *trust.Source, c clock.Clock, log *slog.Logger) (*keeper, error) {
-	k := &keeper{store: s, source: source, clock: c, log: log, due: make(chan struct{}, 1), urgent: make(chan chan struct{}), maxAge: cfg.SnapshotMaxAge}
+	k := &keeper{store: s, source: source, clock: c, log: log, maxAge: cfg.SnapshotMaxAge}
 	if k.maxAge == 0 {
 		k.maxAge = snapshotMaxAge
 	}
 	if cfg.SealFD == 0 {
+		k.Writer = snapshot.New(snapshot.Config{})
 		return k, nil
 	}
 	key, err := trust.SealKeyFromFD(cfg.SealFD)
@@ -66,6 +55,14 @@ func newKeeper(cfg *Config, s *store, source *trust.Source, c clock.Clock, log *
 	k.file, k.key = trust.SnapshotFile(cfg.Snapshot, key), key
 	k.ledger = quarantine.Open(quarantine.Config{Path: cfg.Snapshot + ".taken", Key: key.Reveal(), Now: c.Now, Log: log})
 	s.ledger = k.ledger
+	content := func() (map[string][]byte, error) {
+		if !s.state.Load().Ready {
+			return nil, nil // the one on the disk is better
+		}
+		b, err := json.Marshal(s.snapshot())
+		return map[string][]byte{section: b}, err
+	}
+	k.Writer = snapshot.New(snapshot.Config{File: k.file, Content: content, Source: source, Clock: c, Log: log})
 	return k, nil
 }
 
@@ -117,14 +114,6 @@ func restoreIdentity(snap *trust.Snapshot, source *trust.Source, want mesh.Ident
 	return snap.Restore(source)
 }
 
-// dirty asks for a write; it never waits.
-func (k *keeper) dirty() {
-	select {
-	case k.due <- struct{}{}:
-	default:
-	}
-}
-
 // durable is the store to a client of discovery, which acknowledges a batch when Apply returns: of what tightens who may be asked,
 // or come in, only once it is on the disk.
 type durable struct {
@@ -136,8 +125,8 @@ type durable struct {
 func (d durable) Apply(b xds.Batch) map[string]error {
 	tightens := d.store.mayTighten(&b)
 	rejected := d.store.Apply(b)
-	if tightens {
-		d.keeper().keep()
+	if tightens && d.store.state.Load().Ready {
+		d.keeper().Keep()
 	}
 	return rejected
 }
@@ -156,103 +145,18 @@ func (s *store) mayTighten(b *xds.Batch) bool {
 	return false
 }
 
-// keep returns when what is in force is on the disk, or cannot be, or has not got there in keptMax.
-func (k *keeper) keep() {
-	if k.file == nil || !k.store.state.Load().Ready {
-		return
-	}
-	late := k.clock.NewTimer(keptMax)
-	defer late.Stop()
-	done := make(chan struct{})
-	select {
-	case k.urgent <- done:
-	case <-late.C(): // it is writing, or does not run yet, or any more
-		return
-	}
-	select {
-	case <-done:
-	case <-late.C():
-	}
-}
-
-// pause waits, and writes meanwhile what is urgent.
-func (k *keeper) pause(ctx context.Context, d time.Duration) error {
-	t := k.clock.NewTimer(d)
-	defer t.Stop()
-	for {
-		select {
-		case <-t.C():
-			return nil
-		case done := <-k.urgent:
-			k.write()
-			close(done)
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-// run writes until ctx ends, and once more then.
+// run writes until ctx ends.
 func (k *keeper) run(ctx context.Context) error {
-	if k.file == nil {
-		<-ctx.Done()
-		return ctx.Err()
+	if k.file != nil {
+		defer k.ledger.Close()
 	}
-	defer k.ledger.Close()
-	_, renewed := k.source.Watch()
-	for {
-		select {
-		case <-k.due:
-		case done := <-k.urgent:
-			k.write()
-			close(done)
-			continue
-		case <-renewed:
-			_, renewed = k.source.Watch()
-		case <-ctx.Done():
-			k.write()
-			return ctx.Err()
-		}
-		err := k.pause(ctx, snapshotDelay)
-		k.write()
-		if err == nil {
-			err = k.pause(ctx, snapshotPause-snapshotDelay)
-		}
-		if err != nil {
-			k.write()
-			return err
-		}
-	}
+	return k.Run(ctx)
 }
 
 // freeze lets nothing be written any more: another process does.
 func (k *keeper) freeze() {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.frozen = true
+	k.Freeze()
 	k.ledger.Close()
-}
-
-func (k *keeper) write() {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.file == nil || k.frozen {
-		return
-	}
-	state := k.store.state.Load()
-	if !state.Ready {
-		return // the one on the disk is better
-	}
-	b, err := json.Marshal(k.store.snapshot())
-	if err == nil {
-		var snap trust.Snapshot
-		if snap, err = k.source.Current().Snapshot(map[string][]byte{section: b}); err == nil {
-			_, err = trust.WriteSnapshot(k.file, snap, k.clock.Now())
-		}
-	}
-	if err != nil {
-		k.log.Warn("the snapshot could not be written; the one before it stays", "error", fmt.Errorf("write the snapshot: %w", err))
-	}
 }
 
 // content is what a snapshot holds of the store.
