@@ -45,7 +45,24 @@ func startEtcd(t *testing.T) *etcd {
 		e.start(i)
 		t.Cleanup(func() { e.kill(i) })
 	}
+	e.elected()
 	return e
+}
+
+// elected returns once the members answer as one: a busy machine may take longer to elect than a control plane waits.
+func (e *etcd) elected() {
+	e.t.Helper()
+	st, err := store.Open(store.Config{Endpoints: e.plan.Endpoints(), TLS: mustTLS(e.t, e)})
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	defer st.Close()
+	eventually(e.t, "answers", func() string {
+		if _, err := st.Get(e.t.Context(), store.Key{Kind: "Service", Namespace: "none", Name: "none"}); !errors.Is(err, store.ErrNotFound) {
+			return fmt.Sprint(err)
+		}
+		return "answers"
+	})
 }
 
 // start starts a member; it ends with the test's process at the latest.
