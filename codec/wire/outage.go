@@ -22,10 +22,10 @@ func ToOutages(m []*wirepb.Outage, more uint32) outage.Report {
 	for _, o := range m {
 		d := &decoder{}
 		v := outage.Outage{Place: outage.Place{Service: d.service(o.Service), Cluster: mesh.ClusterName(o.Cluster), Endpoint: o.Endpoint}, State: outage.State(min(o.State, 255))}
-		if o.Why <= uint32(outage.SuccessRate) {
+		if o.Why <= uint32(outage.Relieved) {
 			v.Why = outage.Why(o.Why)
 		}
-		if d.err != nil || !mesh.IsLabel(o.Cluster) || !plain(o.Endpoint) || o.State > uint32(outage.Over) || len(r.Outages) == outage.Most {
+		if d.err != nil || !(mesh.IsLabel(o.Cluster) && v.Why != outage.Relieved || o.Cluster == "" && o.Endpoint == "" && v.Why == outage.Relieved) || !plain(o.Endpoint) || o.State > uint32(outage.Over) || len(r.Outages) == outage.Most {
 			r.More++
 			continue
 		}

@@ -13,7 +13,7 @@ import (
 // TestOutagesComeBack: and what cannot be read, or is too much, is counted and harms no other; an older proxy says nothing.
 func TestOutagesComeBack(t *testing.T) {
 	place := outage.Place{Service: mesh.ServiceName{Namespace: "shop", Name: "catalog"}, Cluster: "us-east", Endpoint: "slot 3"}
-	in := []outage.Outage{{Place: place, Why: outage.SuccessRate, State: outage.Trial}, {Place: outage.Place{Service: place.Service, Cluster: "eu"}, Why: outage.NeverExecuted}}
+	in := []outage.Outage{{Place: place, Why: outage.SuccessRate, State: outage.Trial}, {Place: outage.Place{Service: place.Service, Cluster: "eu"}, Why: outage.NeverExecuted}, {Place: outage.Place{Service: place.Service}, Why: outage.Relieved}}
 	if got := ToOutages(FromOutages(in), 3); !reflect.DeepEqual(got, outage.Report{Outages: in, More: 3}) {
 		t.Errorf("%+v", got)
 	}
@@ -28,6 +28,7 @@ func TestOutagesComeBack(t *testing.T) {
 	}
 	all := []*wirepb.Outage{
 		bad(func(o *wirepb.Outage) { o.Service = nil }),
+		bad(func(o *wirepb.Outage) { o.Why = uint32(outage.Relieved) }),
 		bad(func(o *wirepb.Outage) { o.Cluster = "Us East" }),
 		bad(func(o *wirepb.Outage) { o.Cluster = "" }),
 		bad(func(o *wirepb.Outage) { o.Endpoint = "\x1b[2J" }),

@@ -185,6 +185,12 @@ func (r *Recorder) writeFresh(k lot, at []outage.Place) {
 		maps.Copy(by, r.left.places[a].by)
 	}
 	e := k.about()
+	if k.why == outage.Relieved {
+		e.Reason, e.Cause = "fallback_answers", fmt.Sprintf("requests of %s to it failed for good: no place that may serve them did", proxies(len(by)))
+		e.Effect = "what its policy says stands in: callers get that, marked isthmus-fallback, and the service is asked first all the same"
+		r.tell(e, at)
+		return
+	}
 	e.Because = r.down[k.cluster]
 	e.Effect = "their requests go to other endpoints while there are any; it is probed, and tried by one request once it answers"
 	what := names(at)
@@ -208,6 +214,11 @@ func (r *Recorder) writeFresh(k lot, at []outage.Place) {
 	if more := r.left.more(); more > 0 {
 		e.Cause += fmt.Sprintf(" (a report of theirs had no room for %d more)", more)
 	}
+	r.tell(e, at)
+}
+
+// tell writes what is new of places. The caller holds mu.
+func (r *Recorder) tell(e event.Event, at []outage.Place) {
 	of := r.write(e)
 	for _, a := range at {
 		p := r.left.places[a]
@@ -228,9 +239,12 @@ func (r *Recorder) writeOver(k lot, at []outage.Place) {
 	if e.Reason = "endpoint_back"; k.trip {
 		e.Reason, what = "cluster_back", string(k.cluster)
 	}
-	if k.answered {
+	switch {
+	case k.cluster == "":
+		e.Reason, e.Cause, e.Effect = "fallback_rests", fmt.Sprintf("no request of the %s that it answered at most has needed it for ten seconds", proxies(most)), "answers are the service's own"
+	case k.answered:
 		e.Cause, e.Effect = fmt.Sprintf("requests that tried %s succeeded; %s had left it out at most", what, proxies(most)), "it gets requests again; who has not tried it since does so with one request"
-	} else {
+	default:
 		e.Reason = strings.Replace(e.Reason, "_back", "_forgotten", 1)
 		e.Cause, e.Effect = fmt.Sprintf("no proxy says any longer that it leaves %s out: it is offered no more, or who left it out stopped or does not report", what), "nothing is known of it"
 	}
@@ -240,7 +254,10 @@ func (r *Recorder) writeOver(k lot, at []outage.Place) {
 // about is an event of such places.
 func (k lot) about() event.Event {
 	e := event.Event{Kind: event.Endpoint, Subject: k.service.Name + "." + k.service.Namespace, Clusters: []mesh.ClusterName{k.cluster}}
-	if k.trip {
+	switch {
+	case k.cluster == "":
+		e.Kind, e.Clusters = event.Fallback, nil
+	case k.trip:
 		e.Kind = event.Trip
 	}
 	return e

@@ -135,3 +135,27 @@ func TestManyOutagesAreBounded(t *testing.T) {
 		t.Errorf("%d places are followed", len(d.left.places))
 	}
 }
+
+// TestAFallbackIsTold: when it begins to answer for some proxy and when it rests for all, of the service and no cluster.
+func TestAFallbackIsTold(t *testing.T) {
+	d := newDesk(t)
+	stands := func(s outage.State) outage.Report {
+		return outage.Report{Outages: []outage.Outage{{Why: outage.Relieved, State: s, Place: outage.Place{Service: mesh.ServiceName{Namespace: "shop", Name: "catalog"}}}}}
+	}
+	d.LeftOut("shop/web", stands(outage.Out))
+	d.LeftOut("shop/app", stands(outage.Out))
+	d.later(settle)
+	e := d.wrote("fallback_answers")[0]
+	if d.says(e, "requests of 2 proxies to it failed for good", "stands in"); e.Kind != event.Fallback || e.Subject != "catalog.shop" || len(e.Clusters) != 0 {
+		t.Errorf("%+v", e)
+	}
+	d.LeftOut("shop/web", stands(outage.Over))
+	d.later(time.Second)
+	d.wrote("")
+	d.LeftOut("shop/app", stands(outage.Over))
+	d.later(time.Second)
+	d.says(d.wrote("fallback_rests<2")[0], "no request of the 2 proxies", "the service's own")
+	if got := d.List(event.Filter{Service: "catalog"}); len(got.Events) != 2 {
+		t.Errorf("of the service: %+v", got.Events)
+	}
+}

@@ -38,6 +38,8 @@ const (
 	Endpoint Kind = "endpoint"
 	// Trip: proxies took a cluster out for a service, or use it again.
 	Trip Kind = "trip"
+	// Fallback: an answer of its own stands in for a service, or rests.
+	Fallback Kind = "fallback"
 	// Drain: something is taken out of use, comes back, or was given up.
 	Drain Kind = "drain"
 	// Config: proxies refuse a resource, or do so no longer.
@@ -50,7 +52,7 @@ const (
 
 // Kinds lists them, for help and for faults.
 func Kinds() []Kind {
-	return []Kind{Process, Path, Gateway, Link, Verdict, Split, Failback, Endpoint, Trip, Drain, Config, Trust, Store}
+	return []Kind{Process, Path, Gateway, Link, Verdict, Split, Failback, Endpoint, Trip, Fallback, Drain, Config, Trust, Store}
 }
 
 // Event is one thing that a control plane did, or found, by itself.
@@ -97,7 +99,7 @@ func (f *Filter) Matches(e *Event) bool {
 	case f.Service == "":
 		return true
 	}
-	return (e.Kind == Split || e.Kind == Failback || e.Kind == Endpoint || e.Kind == Trip) && (e.Subject == f.Service || strings.HasPrefix(e.Subject, f.Service+"."))
+	return (e.Kind == Split || e.Kind == Failback || e.Kind == Endpoint || e.Kind == Trip || e.Kind == Fallback) && (e.Subject == f.Service || strings.HasPrefix(e.Subject, f.Service+"."))
 }
 
 // Merge puts events of several clusters in one order: by time, then by cluster and Seq. Those of one cluster stay in the order

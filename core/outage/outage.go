@@ -1,5 +1,5 @@
 // Package outage is what a proxy says of the places that it leaves out by itself: endpoints that it ejected, clusters that it
-// tripped. Its one idea is that a report is a state and not a stream of changes, so that one that is lost does no harm.
+// tripped, services in whose place a fallback answers. Its one idea is that a report is a state and not a stream of changes, so that one that is lost does no harm.
 //
 // It decides nothing; core/balance does. Read Outage.
 package outage
@@ -15,6 +15,7 @@ const TextMax = 64
 // Place is what is left out, for one service.
 type Place struct {
 	Service mesh.ServiceName
+	// Cluster is "" for the whole service.
 	Cluster mesh.ClusterName
 	// Endpoint is named as balance.Endpoint.Label does; "" is the whole cluster, which is tripped.
 	Endpoint string
@@ -37,6 +38,9 @@ const (
 	NeverExecuted
 	// SuccessRate: it answers, and fails far more often than the others.
 	SuccessRate
+	// Relieved: requests to the whole service failed for good, and its fallback answers them. A control plane that does not know the class
+	// counts it only, for it names no cluster.
+	Relieved
 )
 
 // State is how far an outage is. A later version may have more.

@@ -130,6 +130,14 @@ func (p *Plan) Answer(c *Cache, a *Ask, h *message.Head) (body []byte, ok bool) 
 // Keeps reports whether the plan answers with what the service said before.
 func (p *Plan) Keeps() bool { return p != nil && p.of.Fallback.Cache != nil }
 
+// Answered is how many failures the plan has answered; of nil it is none.
+func (p *Plan) Answered() int64 {
+	if p == nil {
+		return 0
+	}
+	return p.counts[Answered].Load()
+}
+
 // Count counts what became of a failure.
 func (p *Plan) Count(o Outcome) { p.counts[o].Add(1) }
 

@@ -10,7 +10,8 @@ import (
 
 // outages is what a Reporter last told of places that its proxy leaves out.
 type outages struct {
-	told map[outage.Place]told
+	told     map[outage.Place]told
+	relieved reliefs
 }
 
 // told is what was said of a place, and after how many outages of it.
@@ -24,17 +25,23 @@ type told struct {
 func (o *outages) look(s *proxy.State, now int64) (r outage.Report, next map[outage.Place]told, news bool) {
 	next = map[outage.Place]told{}
 	var all []told
-	for _, svc := range s.Services {
-		if svc.View == nil {
-			continue
+	visit := func(v outage.Outage, times uint32) {
+		if was := o.told[v.Place]; v.State != outage.Over || was.times != times || was.State != outage.Over {
+			all = append(all, told{v, times})
+			return
 		}
-		svc.View.Outages(now, func(v outage.Outage, times uint32) {
-			if was := o.told[v.Place]; v.State != outage.Over || was.times != times || was.State != outage.Over {
-				all = append(all, told{v, times})
-				return
-			}
-			next[v.Place] = told{v, times}
-		})
+		next[v.Place] = told{v, times}
+	}
+	if o.relieved == nil {
+		o.relieved = reliefs{}
+	}
+	for n, svc := range s.Services {
+		if v, times, ok := o.relieved.look(n, svc.Fallback.Answered(), now); ok {
+			visit(v, times)
+		}
+		if svc.View != nil {
+			svc.View.Outages(now, visit)
+		}
 	}
 	known := func(t told) int {
 		if was, ok := o.told[t.Place]; ok && was.State != outage.Over {
