@@ -80,7 +80,7 @@ bench-partitions: build ## each kind of partition of a local mesh under load, RO
 bench-detection: ## the curve of detection time against false trips, into docs/
 	$(GO) run ./bench/detection -out docs
 
-bench-traffic: build ## ours, the policies of others and the oracles on every scenario of traffic, on virtual time, into docs/; without QUICK=1 then seven of them on real processes, 38 minutes
+bench-traffic: build ## ours, the policies of others and the oracles on every scenario of traffic, on virtual time, into docs/; without QUICK=1 then five of them on real processes, 27 minutes
 	$(GO) run ./bench/traffic -out docs $(if $(QUICK),-quick) $(BENCHFLAGS)
 	$(if $(QUICK),,$(GO) run ./bench/emulation -bin $(BIN) -out docs)
 

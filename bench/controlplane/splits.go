@@ -20,7 +20,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
-// The load of S2: a proxy uses some services and stands before an endpoint of one. What a service is asked for goes up and down
+// The load of S2: proxies use some services, or stand before endpoints of two. What a service is asked for goes up and down
 // between a fifth and seventeen tenths of what this cluster can serve, each at its own time, so that its split moves all the time.
 const (
 	usesEach            = 10
@@ -149,17 +149,20 @@ func serviceName(i int) mesh.ServiceName {
 	return mesh.ServiceName{Namespace: "bench", Name: fmt.Sprintf("svc-%d", i)}
 }
 
-// here are the samples of a proxy that uses services and stands before an endpoint of one.
-func (l *loads) here(i int, t time.Duration) []split.Sample {
-	own := i % l.services
-	out := []split.Sample{{Service: serviceName(own), Served: l.serves() / 2, Lanes: lanesEach, Time: servesIn, Wait: time.Millisecond}}
-	for k := range min(usesEach, l.services) {
-		s := l.used(i, k)
-		if s == own {
-			out[0].Asked = l.asked(s, t)
-			continue
+// here are the samples of a proxy: every other one stands before endpoints of two services, and those between ask for what two use. One that
+// did both would call what it asks for on behalf of whom it answers, and all services would call each other in circles.
+func (l *loads) here(i int, t time.Duration) (out []split.Sample) {
+	if i%2 == 0 {
+		for own := i; own <= i+1; own++ {
+			out = append(out, split.Sample{Service: serviceName(own % l.services), Served: l.serves() / 2, Lanes: lanesEach, Time: servesIn, Wait: time.Millisecond})
 		}
-		out = append(out, split.Sample{Service: serviceName(s), Asked: l.asked(s, t), Wait: -1})
+		return out
+	}
+	for by := i - 1; by <= i; by++ {
+		for k := range min(usesEach, l.services) {
+			s := l.used(by, k)
+			out = append(out, split.Sample{Service: serviceName(s), Asked: l.asked(s, t), Wait: -1})
+		}
 	}
 	return out
 }

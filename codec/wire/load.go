@@ -78,24 +78,28 @@ func (d *decoder) within(what string, v, least, most float64) {
 	}
 }
 
-// fromBelow leaves out what is nothing, as most services call none.
-func fromBelow(b split.Price) []float64 {
-	if b == (split.Price{}) {
-		return nil
+func (d *decoder) hop(what string, v []float64, h int) float64 {
+	if len(v) == 0 {
+		return 0
 	}
-	return b.Deep[:]
+	d.within(what, v[min(h, len(v)-1)], 0, math.Inf(1))
+	return min(v[min(h, len(v)-1)], split.PriceMost)
 }
 
-// below reads as many hops as are known here; who counts fewer has the last of them counted on.
-func (d *decoder) below(v []float64, grows float64) (b split.Price) {
-	b.Grows = grows
-	d.within("growth of that cost", grows, 0, timeMax.Seconds())
+// fromBelow leaves out what is nothing, as most services call none.
+func fromBelow(b split.Price) (deep, grows []float64) {
+	if b == (split.Price{}) {
+		return nil, nil
+	}
+	return b.Deep[:], b.Grows[:]
+}
+
+// below reads as many hops as are known here; who counts fewer has the last of them counted on. A cost beyond the most that there is
+// is that: it is no reason to refuse what else a cluster says.
+func (d *decoder) below(deep, grows []float64) (b split.Price) {
 	for h := range b.Deep {
-		if len(v) == 0 {
-			break
-		}
-		b.Deep[h] = v[min(h, len(v)-1)]
-		d.within("cost of calls", b.Deep[h], 0, timeMax.Seconds())
+		b.Deep[h] = d.hop("cost of calls", deep, h)
+		b.Grows[h] = d.hop("growth of that cost", grows, h)
 	}
 	return b
 }
@@ -107,8 +111,9 @@ func EncodeReport(r *split.ClusterReport) []byte {
 			return &wirepb.Path{Cluster: string(p.Cluster), Rtt: int64(p.RTT), Dead: p.Dead, Lease: wirepb.Lease(p.Lease), Loss: p.Loss}
 		}),
 		Services: each(r.Services, func(s split.ServiceReport) *wirepb.ServiceLoad {
+			deep, grows := fromBelow(s.Below)
 			return &wirepb.ServiceLoad{Service: fromService(s.Service), Demand: s.Demand, Rate: s.Rate, Lanes: s.Lanes, Time: s.Time, Wait: s.Wait,
-				Forbidden: texts(s.Forbidden), Sent: s.Sent, Received: s.Received, Below: fromBelow(s.Below), Grows: s.Below.Grows, Within: s.Within}
+				Forbidden: texts(s.Forbidden), Sent: s.Sent, Received: s.Received, Below: deep, Grows: grows, Within: s.Within}
 		}),
 		Beliefs: each(r.Beliefs, func(b split.Belief) *wirepb.Belief {
 			return &wirepb.Belief{TrustDomain: string(b.TrustDomain), Generation: b.Generation, Missing: b.Missing}

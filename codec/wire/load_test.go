@@ -38,7 +38,7 @@ func TestLeasesTravel(t *testing.T) {
 
 // TestWhatIsCalledTravels; of a build that does not tell it nothing is known, and of one that counts fewer hops the last goes on.
 func TestWhatIsCalledTravels(t *testing.T) {
-	s := split.ServiceReport{Service: mesh.ServiceName{Namespace: "shop", Name: "app"}, Below: split.Price{Deep: [split.Hops]float64{0.1, 0.2, 0.3, 0.4}, Grows: 1e-4}, Within: 0.05}
+	s := split.ServiceReport{Service: mesh.ServiceName{Namespace: "shop", Name: "app"}, Below: split.Price{Deep: [split.Hops]float64{0.1, 0.2, 0.3, 0.4}, Grows: [split.Hops]float64{1e-4, 1e-4, 2e-4, 2e-4}}, Within: 0.05}
 	got, err := DecodeReport(EncodeReport(&split.ClusterReport{Services: []split.ServiceReport{s, {Service: s.Service}}}))
 	if err != nil || got.Services[0].Below != s.Below || got.Services[0].Within != s.Within || got.Services[1].Below != (split.Price{}) {
 		t.Errorf("%+v came back as %+v, %v", s, got, err)
@@ -52,7 +52,7 @@ func TestWhatIsCalledTravels(t *testing.T) {
 		{[]float64{0.1, 0.2}, [split.Hops]float64{0.1, 0.2, 0.2, 0.2}, false},
 		{[]float64{1, 2, 3, 4, 5, 6}, [split.Hops]float64{1, 2, 3, 4}, false},
 		{[]float64{-1}, [split.Hops]float64{}, true},
-		{[]float64{1e6}, [split.Hops]float64{}, true},
+		{[]float64{1e6}, [split.Hops]float64{split.PriceMost, split.PriceMost, split.PriceMost, split.PriceMost}, false}, // refuses nothing else
 		{[]float64{math.NaN()}, [split.Hops]float64{}, true},
 	} {
 		b, err := proto.Marshal(&wirepb.ClusterLoad{Services: []*wirepb.ServiceLoad{{Service: fromService(s.Service), Below: c.below}}})

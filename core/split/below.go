@@ -25,6 +25,9 @@ const (
 	callsLeast = 1e-3
 	// belowFades is how soon half of what a stale report says of its calls is forgotten.
 	belowFades = 10 * time.Second
+	// PriceMost is the most that the calls of a request cost, in seconds, and that it grows by: who answers one request a second and asks
+	// for thousands by itself (a job, a timer) seems to make all of those for that one.
+	PriceMost = 60.0
 )
 
 // Price is what one request more costs all from a cluster, in seconds: the way, what it takes and waits, and what others wait
@@ -32,8 +35,8 @@ const (
 type Price struct {
 	// Deep is the cost with h calls below the one who serves it counted at [h]; of the calls of a request, h+1 calls deep.
 	Deep [Hops]float64
-	// Grows is how much that grows with each request a second more.
-	Grows float64
+	// Grows is how much each of them grows with each request a second more.
+	Grows [Hops]float64
 }
 
 // Call is what a service's endpoints call in a tick: Asked requests a second, of which Busy are under way on average.
@@ -89,8 +92,8 @@ func (t *Tree) Cost(inLane float64, price func(mesh.ServiceName) (Price, bool)) 
 		often := c.Asked / t.served
 		for h := range b.Deep {
 			b.Deep[h] += often * p.Deep[h]
+			b.Grows[h] += often * often * p.Grows[h]
 		}
-		b.Grows += often * often * p.Grows
 	}
 	if inLane > 0 && within > 0 {
 		t.serial = min(1, withinMost*inLane/within)
@@ -99,9 +102,9 @@ func (t *Tree) Cost(inLane float64, price func(mesh.ServiceName) (Price, bool)) 
 		within = 0
 	}
 	for h := range b.Deep {
-		b.Deep[h] *= cmp.Or(t.serial, 1)
+		b.Deep[h] = min(PriceMost, b.Deep[h]*cmp.Or(t.serial, 1))
+		b.Grows[h] = min(PriceMost, b.Grows[h]*cmp.Or(t.serial, 1))
 	}
-	b.Grows *= cmp.Or(t.serial, 1)
 	return b, within
 }
 
@@ -139,7 +142,7 @@ func (t *tick) bend(now, best Flow) (sum float64) {
 		for i := range t.n {
 			moved += best[i*t.n+j] - now[i*t.n+j]
 		}
-		sum += t.Reports[j].Below.Grows * moved * moved / 2
+		sum += t.Reports[j].Below.Grows[Hops-1] * moved * moved / 2
 	}
 	return share * sum
 }
@@ -167,10 +170,13 @@ func (t *tick) prices(load []float64) {
 			s := &t.problem.Sinks[j]
 			rho := load[j] / s.capacity()
 			own := t.bare[i*t.n+j] + s.Service*(1+s.kappa()*lookMarginal(rho))
+			grows := s.Service * s.kappa() * bent(rho) / s.capacity()
 			for h := range now.Deep {
 				now.Deep[h] += x * (own + t.below(j, h))
+				if now.Grows[h] += x * x * grows; h > 0 {
+					now.Grows[h] += x * x * t.Reports[j].Below.Grows[h-1]
+				}
 			}
-			now.Grows += x * x * (s.Service*s.kappa()*bent(rho)/s.capacity() + t.Reports[j].Below.Grows)
 		}
 		was := &t.next.Price[i]
 		for h := range now.Deep {

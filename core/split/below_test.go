@@ -17,13 +17,13 @@ func close(a, b float64) bool { return math.Abs(a-b) <= 1e-3*max(math.Abs(a), ma
 func TestATreeIsLearnt(t *testing.T) {
 	var tree Tree
 	price := func(n mesh.ServiceName) (Price, bool) {
-		return Price{Deep: [Hops]float64{0.1, 0.2, 0.3, 0.4}, Grows: 1}, n == named("db")
+		return Price{Deep: [Hops]float64{0.1, 0.2, 0.3, 0.4}, Grows: [Hops]float64{1, 1, 1, 1}}, n == named("db")
 	}
 	for _, served := range []float64{50, 100, 400, 0, 0} {
 		tree.Measured(served, map[mesh.ServiceName]Call{named("db"): {Asked: 3 * served, Busy: 0.06 * served}, named("unknown"): {Asked: served, Busy: served}})
 	}
 	below, within := tree.Cost(0.1, price)
-	if !close(below.Deep[0], 0.3) || !close(below.Deep[Hops-1], 1.2) || !close(below.Grows, 9) || !close(within, 0.06) {
+	if !close(below.Deep[0], 0.3) || !close(below.Deep[Hops-1], 1.2) || !close(below.Grows[0], 9) || !close(within, 0.06) {
 		t.Errorf("calls cost %v and took %g s: want 0.3 to 1.2 and 0.06", below, within)
 	}
 	if below, within = tree.Cost(0.04, price); !close(within, 0.038) || !close(below.Deep[0], 0.19) {
@@ -84,7 +84,11 @@ func TestPricesAreMarginal(t *testing.T) {
 // TestCirclesEnd: two services that call each other cost what so many hops do, and not more by the tick.
 func TestCirclesEnd(t *testing.T) {
 	states, reports := [2]State{}, [2]Report{}
-	for range 500 {
+	grew := 0.0
+	for n := range 1000 {
+		if n == 500 {
+			grew = reports[0].Below.Grows[Hops-1]
+		}
 		for k := range states {
 			in := three(100, 100, 100)
 			for j := range in.Reports {
@@ -98,6 +102,18 @@ func TestCirclesEnd(t *testing.T) {
 	own := states[0].Price[0].Deep[0]
 	if got, want := reports[0].Below.Deep[Hops-1], own*(2+4+8+16); !close(got, want) {
 		t.Errorf("the calls of a circle cost %g s, want %g", got, want)
+	}
+	if got := reports[0].Below.Grows[Hops-1]; grew <= 0 || !close(got, grew) {
+		t.Errorf("what they cost more grows without end: by %g and then by %g", grew, got)
+	}
+}
+
+// TestAJobCostsNoMoreThanThereIs: who answers a request a second and asks for a million has a cost all the same.
+func TestAJobCostsNoMoreThanThereIs(t *testing.T) {
+	job := Tree{served: 1, lately: 1, calls: []called{{named("store"), Call{Asked: 1e6}}}}
+	b, _ := job.Cost(0, func(mesh.ServiceName) (Price, bool) { return Price{Deep: [Hops]float64{0.1}, Grows: [Hops]float64{1e-3}}, true })
+	if b.Deep != [Hops]float64{PriceMost} || b.Grows != [Hops]float64{PriceMost} {
+		t.Errorf("%+v", b)
 	}
 }
 

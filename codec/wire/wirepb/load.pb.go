@@ -649,7 +649,7 @@ type ServiceLoad struct {
 	Received      float64                `protobuf:"fixed64,9,opt,name=received,proto3" json:"received,omitempty"`
 	Below         []float64              `protobuf:"fixed64,10,rep,packed,name=below,proto3" json:"below,omitempty"` // seconds; one call deep, two, ...
 	Within        float64                `protobuf:"fixed64,11,opt,name=within,proto3" json:"within,omitempty"`      // seconds
-	Grows         float64                `protobuf:"fixed64,12,opt,name=grows,proto3" json:"grows,omitempty"`        // of below, seconds for each request a second more
+	Grows         []float64              `protobuf:"fixed64,12,rep,packed,name=grows,proto3" json:"grows,omitempty"` // of each of below, seconds for each request a second more
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -761,11 +761,11 @@ func (x *ServiceLoad) GetWithin() float64 {
 	return 0
 }
 
-func (x *ServiceLoad) GetGrows() float64 {
+func (x *ServiceLoad) GetGrows() []float64 {
 	if x != nil {
 		return x.Grows
 	}
-	return 0
+	return nil
 }
 
 var File_isthmus_v1_load_proto protoreflect.FileDescriptor
@@ -832,7 +832,7 @@ const file_isthmus_v1_load_proto_rawDesc = "" +
 	"\x05below\x18\n" +
 	" \x03(\x01R\x05below\x12\x16\n" +
 	"\x06within\x18\v \x01(\x01R\x06within\x12\x14\n" +
-	"\x05grows\x18\f \x01(\x01R\x05grows*;\n" +
+	"\x05grows\x18\f \x03(\x01R\x05grows*;\n" +
 	"\x05Lease\x12\x11\n" +
 	"\rLEASE_UNKNOWN\x10\x00\x12\x0f\n" +
 	"\vLEASE_FRESH\x10\x01\x12\x0e\n" +
