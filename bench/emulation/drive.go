@@ -27,6 +27,8 @@ const (
 	service = "http://server.bench/"
 	servers = "server"
 	callers = "caller"
+	// criticalityHeader says what a request is worth.
+	criticalityHeader = "isthmus-criticality"
 )
 
 // meshFile is a scenario's mesh: a cluster a region, its servers and as many callers as it has proxies.
@@ -46,13 +48,13 @@ func meshFile(m *manifest.Simulation) string {
 	}
 	b.WriteString("workloads:\n")
 	r := m.Regions[0] // all regions of a mesh file's workload are alike
-	fmt.Fprintf(&b, "  - {name: %s, namespace: bench, replicas: %d, lanes: %d, run: [%q, -be, server, -lanes, %q, -service, %q, -variation, %q, -shed, %q]}\n",
-		servers, r.Endpoints, r.Lanes, self, fmt.Sprint(r.Lanes), r.Service, fmt.Sprint(r.Variation), m.Requests.Shed)
+	fmt.Fprintf(&b, "  - {name: %s, namespace: bench, replicas: %d, lanes: %d, run: [%q, -be, server, -lanes, %q, -service, %q, -variation, %q]}\n",
+		servers, r.Endpoints, r.Lanes, self, fmt.Sprint(r.Lanes), r.Service, fmt.Sprint(r.Variation))
 	fmt.Fprintf(&b, "  - {name: %s, namespace: bench, replicas: %d, export: false, run: [%q, -be, caller]}\n", callers, r.Proxies, self)
 	return b.String()
 }
 
-// policyText is what the scenario says of requests.
+// policyText is what the scenario says of requests. It is the server proxies that shed, by the same wait.
 func policyText(m *manifest.Simulation) string {
 	return fmt.Sprintf(`apiVersion: isthmus.dev/v1alpha1
 kind: TrafficPolicy
@@ -61,7 +63,8 @@ spec:
   targetRefs: [{kind: Service, name: %s}]
   timeouts: {request: %dms, backendRequest: %dms}
   retry: {attempts: %d, budget: {percent: %d, burst: %d}}
-`, servers, m.Requests.Deadline.Milliseconds(), m.Requests.Try.Milliseconds(), m.Requests.Retries, m.Requests.Budget, m.Requests.Burst)
+  admission: {mode: Adaptive, maxWait: %dms}
+`, servers, m.Requests.Deadline.Milliseconds(), m.Requests.Try.Milliseconds(), m.Requests.Retries, m.Requests.Budget, m.Requests.Burst, m.Requests.Shed.Milliseconds())
 }
 
 // outcome is of the requests that were meant to begin in the window.

@@ -50,32 +50,27 @@ func TestWhatCannotBeDoneToProcessesIsRefused(t *testing.T) {
 	}
 }
 
-// TestServerHasLanes: four requests at a time are worked on, others wait, and what would wait for too long is declined.
+// TestServerHasLanes: four requests at a time are worked on, others wait.
 func TestServerHasLanes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &server{lanes: 4, service: 100 * time.Millisecond, shed: time.Second}
+		s := &server{lanes: 4, service: 100 * time.Millisecond}
 		s.begin()
 		var mu sync.Mutex
 		var all sync.WaitGroup
 		took := map[time.Duration]int{}
-		codes := map[int]int{}
 		began := time.Now()
-		for range 100 {
+		for range 40 {
 			all.Go(func() {
 				w := httptest.NewRecorder()
 				s.ServeHTTP(w, httptest.NewRequestWithContext(context.Background(), http.MethodGet, "/", nil))
 				mu.Lock()
 				defer mu.Unlock()
-				if codes[w.Code]++; w.Code == http.StatusOK {
+				if w.Code == http.StatusOK {
 					took[time.Since(began)]++
 				}
 			})
 		}
 		all.Wait()
-		// 40 wait for a second at most, beside those that lanes took at once.
-		if codes[200] < 40 || codes[200] > 44 || codes[503] != 100-codes[200] {
-			t.Errorf("statuses %v", codes)
-		}
 		for at := 100 * time.Millisecond; at <= time.Second; at += 100 * time.Millisecond {
 			if took[at] != 4 {
 				t.Errorf("after %s %d were answered, want 4", at, took[at])

@@ -56,7 +56,6 @@ func main() {
 	flag.IntVar(&s.lanes, "lanes", 4, "of a server")
 	flag.DurationVar(&s.service, "service", 20*time.Millisecond, "of a server: mean time of a request in a lane")
 	flag.Float64Var(&s.variation, "variation", 1, "of a server: coefficient of variation of that time")
-	flag.DurationVar(&s.shed, "shed", 150*time.Millisecond, "of a server: the wait beyond which it declines")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -13,21 +13,15 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
-// criticalityHeader says what a request is worth.
-const criticalityHeader = "isthmus-criticality"
-
 // server is an application that sleeps: requests wait in one queue for its lanes, first come first served, and each takes a time that is
-// log-normal. What would wait for longer than shed is declined.
+// log-normal. It declines nothing: its proxy does.
 type server struct {
 	lanes          int
-	service, shed  time.Duration
+	service        time.Duration
 	variation      float64
 	slow           atomic.Uint64 // math.Float64bits of the factor that a fault multiplies the time by; 0 is 1
-	waiting        atomic.Int64
 	free           chan struct{}
 	mu             sync.Mutex
 	rng            *rand.Rand
@@ -55,29 +49,16 @@ func (s *server) serve(ctx context.Context, address string) error {
 	return nil
 }
 
-// mean is how long a request is worked on at the moment, on average.
-func (s *server) mean() float64 {
-	if bits := s.slow.Load(); bits != 0 {
-		return float64(s.service) * math.Float64frombits(bits)
-	}
-	return float64(s.service)
-}
-
 // takes draws how long a request is worked on.
 func (s *server) takes() time.Duration {
 	s.mu.Lock()
 	x := s.rng.NormFloat64()
 	s.mu.Unlock()
-	return time.Duration(s.mean() * math.Exp(s.location+s.wide*x))
-}
-
-// sheds is the admission of the model: by the wait that a request would have, of which the critical may have twice as much.
-func (s *server) sheds(waiting int64, criticality string) bool {
-	limit := float64(s.shed)
-	if criticality == string(mesh.CriticalPlus) {
-		limit *= 2
+	factor := 1.0
+	if bits := s.slow.Load(); bits != 0 {
+		factor = math.Float64frombits(bits)
 	}
-	return s.mean()*float64(waiting)/float64(s.lanes) > limit
+	return time.Duration(float64(s.service) * factor * math.Exp(s.location+s.wide*x))
 }
 
 // ServeHTTP answers a request; /slow?factor=F is the fault's.
@@ -91,17 +72,9 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.slow.Store(math.Float64bits(f))
 		return
 	}
-	waiting := s.waiting.Add(1)
-	if s.sheds(waiting, r.Header.Get(criticalityHeader)) {
-		s.waiting.Add(-1)
-		http.Error(w, "shed", http.StatusServiceUnavailable)
-		return
-	}
 	select {
 	case s.free <- struct{}{}:
-		s.waiting.Add(-1)
 	case <-r.Context().Done():
-		s.waiting.Add(-1)
 		return
 	}
 	defer func() { <-s.free }()
