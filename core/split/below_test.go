@@ -111,7 +111,9 @@ func TestCirclesEnd(t *testing.T) {
 // TestAJobCostsNoMoreThanThereIs: who answers a request a second and asks for a million has a cost all the same.
 func TestAJobCostsNoMoreThanThereIs(t *testing.T) {
 	job := Tree{served: 1, lately: 1, calls: []called{{named("store"), Call{Asked: 1e6}}}}
-	b, _ := job.Cost(0, func(mesh.ServiceName) (Price, bool) { return Price{Deep: [Hops]float64{0.1}, Grows: [Hops]float64{1e-3}}, true })
+	b, _ := job.Cost(0, func(mesh.ServiceName) (Price, bool) {
+		return Price{Deep: [Hops]float64{0.1}, Grows: [Hops]float64{1e-3}}, true
+	})
 	if b.Deep != [Hops]float64{PriceMost} || b.Grows != [Hops]float64{PriceMost} {
 		t.Errorf("%+v", b)
 	}
