@@ -108,7 +108,7 @@ func (b *bench) run(ctx context.Context) error {
 	}
 	if !b.quick {
 		for _, name := range further() {
-			if _, _, err := b.simulate(ctx, name, b.policies(), max(1, b.seeds*3/5)); err != nil {
+			if _, _, err := b.simulate(ctx, name, b.policies(), b.seeds); err != nil {
 				return err
 			}
 		}
@@ -208,11 +208,11 @@ func (b *bench) overload(m *manifest.Simulation, own *traffic.Line) {
 
 // far is T50 with two regions lost, beside the optimum.
 func (b *bench) far(ctx context.Context) error {
-	policies := []string{"isthmus", "oracle-fluid"}
+	policies, seeds := []string{"isthmus", "oracle-fluid"}, 1 // of 650,000 requests in the window
 	if !b.quick {
-		policies = append(policies, "istio", "waterfall", "waterfall-0.95")
+		policies, seeds = append(policies, "istio", "waterfall", "waterfall-0.95"), b.seeds
 	}
-	m, lines, err := b.simulate(ctx, "t50-lost", policies, 1) // 650,000 requests in the window
+	m, lines, err := b.simulate(ctx, "t50-lost", policies, seeds)
 	if err != nil {
 		return err
 	}
