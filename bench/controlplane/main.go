@@ -126,6 +126,7 @@ func (b *bench) measure(ctx context.Context, out, results string) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(b.dir)) }()
 	b.Report = report.Begin(ctx, "controlplane")
+	b.Plot, b.PlotTargets = "controlplane.svg", true
 	b.How = fmt.Sprintf("Written by `make bench-controlplane`: %d proxies, %d services of %d endpoints. CPU is that of the control plane's process, without its store; a latency\n"+
 		"begins before the API is called, and the store's disk is in it. The peer is a server over go-control-plane's linear caches, changed by a function call.",
 		b.size.proxies, b.size.services, b.size.endpoints)

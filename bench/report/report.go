@@ -143,6 +143,8 @@ type Report struct {
 	How string `json:"-"`
 	// Plot is the name of the picture beside the document; empty: there is none.
 	Plot string `json:"-"`
+	// PlotTargets says that the picture is of figures beside their targets, else it is of ratios to the peers.
+	PlotTargets bool `json:"-"`
 
 	began  time.Time
 	before string
@@ -234,7 +236,7 @@ func (r *Report) table(w io.Writer) error {
 		"of those of the rounds, and means more than a figure where the load averages say that the machine had other work. %s\n\n",
 		r.Date[:10], r.Commit, time.Since(r.began).Round(time.Second), r.Machine, r.How)
 	if r.Plot != "" {
-		fmt.Fprintf(&b, "![ratios to the peers](%s)\n\n", r.Plot)
+		fmt.Fprintf(&b, "![the rows as a picture](%s)\n\n", r.Plot)
 	}
 	b.WriteString("| figure | target | today | against |\n|---|---|---|---|\n")
 	for _, one := range r.Rows {

@@ -121,3 +121,23 @@ func TestThePlotIsOfTheRowsThatHaveARatio(t *testing.T) {
 		t.Errorf("range %v – %v, want 1 – 3", lo, hi)
 	}
 }
+
+func TestThePlotOfTargetsIsOfTheRowsThatHaveOne(t *testing.T) {
+	r := Begin(t.Context(), "x")
+	r.PlotTargets = true
+	r.Rows = []Row{
+		Row{Row: "cheap", Unit: "ms"}.Of([]float64{10, 30, 20}).Against("a peer", []float64{40, 40, 40}).Within(40),
+		Row{Row: "scales", RatioTarget: true}.Of([]float64{15}).Against("a tenth", []float64{10}).Within(1.25),
+		Row{Row: "free"}.Of([]float64{1}),
+	}
+	svg := r.plot()
+	if err := xml.Unmarshal([]byte(svg), new(struct{})); err != nil {
+		t.Errorf("not well formed: %v", err)
+	}
+	if !strings.Contains(svg, ">20 of 40 ms; 0.5 of a peer<") || !strings.Contains(svg, ">1.5 of 1.25<") || strings.Contains(svg, ">free<") {
+		t.Errorf("the picture is not that of the rows:\n%s", svg)
+	}
+	if bars := r.targetBars(); bars[0].value != 0.5 || bars[0].lo != 0.25 || bars[0].hi != 0.75 || bars[0].missed || bars[1].value != 1.2 || !bars[1].missed {
+		t.Errorf("%+v", bars)
+	}
+}
