@@ -142,7 +142,7 @@ func (r *request) another(t *tries, why *refusal) (balance.Pick, bool) {
 	if n := len(tried); n < cap(tried) {
 		r.ask.Tried = append(tried, r.dest.Endpoint)
 	}
-	if why.reason == mesh.ReasonConnectTimeout && !r.dest.Endpoint.Proxy.IsValid() {
+	if (why.silent || why.reason == mesh.ReasonConnectTimeout) && !r.dest.Endpoint.Proxy.IsValid() {
 		r.ask.Silent = r.dest.Endpoint.Cluster
 	}
 	if t.free == 0 && !slices.ContainsFunc(r.ask.Tried, func(e *balance.Endpoint) bool { return e.Cluster != r.dest.Endpoint.Cluster }) {
@@ -306,7 +306,7 @@ func (r *request) try(pick *balance.Pick, more bool) attempt {
 				// A server that lives has answered a PING by then: nobody is there that a free try could overload. While the peer's kernel
 				// acknowledges what it is sent the connection is cut later than this, and all that were asked meanwhile would share
 				// the burst of a budget.
-				a.refusal.again = freely
+				a.refusal.again, a.refusal.silent = freely, true
 			}
 		}
 		return a
@@ -427,6 +427,7 @@ func (r *request) failed(err error, reason mesh.Reason) attempt {
 		ref.again, ref.connection = freely, true
 	}
 	if errors.Is(err, tunnel.ErrSilent) { // nobody is there: for the endpoint that is as if refused
+		ref.silent = true
 		return attempt{outcome: balance.NeverExecuted, refusal: ref}
 	}
 	return attempt{outcome: balance.Failed, refusal: ref}

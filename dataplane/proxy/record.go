@@ -82,6 +82,8 @@ type refusal struct {
 	// connection says that a connection that had served broke: where no other endpoint is left the same may
 	// serve by another.
 	connection bool
+	// silent says that nobody was heard: what else is behind the same gateways may be no better.
+	silent bool
 	// grpc is the status of gRPC to answer a request of gRPC with; 0 is derived.
 	grpc int
 }

@@ -340,6 +340,27 @@ func TestASilentClusterDoesNotUseUpTheTries(t *testing.T) {
 	}
 }
 
+// TestWhatWasSilentOnceIsLeft: a connection of which nothing is heard is as good a reason to leave a cluster behind gateways as one that
+// cannot be made. The control is an answer that is late, which says nothing of the way.
+func TestWhatWasSilentOnceIsLeft(t *testing.T) {
+	for unheard, want := range map[bool]mesh.ClusterName{true: "ap-south", false: "us-east"} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, 2, func(s *ir.Service, eps *ir.Endpoints) {
+				s.Traffic.TryTimeout = time.Second
+				eps.Groups = append(eps.Groups, ir.Group{Cluster: "us-east", Exported: true, Slots: make([]uint64, 4)},
+					ir.Group{Cluster: "ap-south", Exported: true, Slots: make([]uint64, 4)})
+			})
+			late := answer(0, "")
+			late.silent, late.unheard = true, unheard
+			w.script = []any{errRefused, errRefused, late, answer(200, "")}
+			w.proxy.Outbound(get("catalog", "/"), proxy.Via{})
+			if w.last.Status != 200 || w.last.Cluster != want || w.last.Tries != 4 {
+				t.Errorf("unheard %v: %d in %s after %d tries, want 200 in %s after 4", unheard, w.last.Status, w.last.Cluster, w.last.Tries, want)
+			}
+		})
+	}
+}
+
 // TestTheLastFreeTryLeavesACluster: a cluster may have more dead endpoints than a request has tries.
 func TestTheLastFreeTryLeavesACluster(t *testing.T) {
 	w := newWorld(t, 8, func(_ *ir.Service, eps *ir.Endpoints) {
