@@ -23,24 +23,31 @@ const passphraseLeast = 12
 const fileMax = 4 << 20
 
 func (a *Terms) backupCommand() *cobra.Command {
-	var recipient, passphrase string
 	c := &cobra.Command{Use: "backup FILE", Args: cobra.ExactArgs(1), Short: "write the key of a cluster's root to a file, sealed",
 		Long: "The file is an age file (age-encryption.org), sealed to a recipient (age1…) or by a passphrase, and made anew: one that is there\n" +
 			"is not overwritten. The key is not printed, and leaves the control plane sealed. Who opens the file can sign for every proxy of\n" +
 			"the cluster: keep it where nobody reaches it by way of the cluster, and make another after each isthmus trust rotate.",
 		Example: "  isthmus trust backup eu-west.age --cluster eu-west --recipient age1…\n  isthmus trust backup eu-west.age --cluster eu-west --passphrase-file secret"}
-	c.Flags().StringVar(&recipient, "recipient", "", "seal to this age recipient (age-keygen makes one)")
-	c.Flags().StringVar(&passphrase, "passphrase-file", "", "seal by the passphrase in this file; - is standard input")
-	c.MarkFlagsMutuallyExclusive("recipient", "passphrase-file")
-	c.MarkFlagsOneRequired("recipient", "passphrase-file")
+	return a.sealed(c, "recipient", "seal to this age recipient (age-keygen makes one)", "seal by the passphrase in this file; - is standard input",
+		"the cluster whose key is backed up", a.backup)
+}
+
+// sealed gives a command of one file what the file is sealed with: a key, which the flag names, or a passphrase.
+func (a *Terms) sealed(c *cobra.Command, flag, help, passphraseHelp, clusterHelp string,
+	run func(ctx context.Context, t Cluster, path, key, passphrase string) error) *cobra.Command {
+	var key, passphrase string
+	c.Flags().StringVar(&key, flag, "", help)
+	c.Flags().StringVar(&passphrase, "passphrase-file", "", passphraseHelp)
+	c.MarkFlagsMutuallyExclusive(flag, "passphrase-file")
+	c.MarkFlagsOneRequired(flag, "passphrase-file")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		t, err := a.one(cmd.Context())
 		if err != nil {
 			return err
 		}
-		return a.backup(cmd.Context(), t, args[0], recipient, passphrase)
+		return run(cmd.Context(), t, args[0], key, passphrase)
 	}
-	a.Cluster(c, "the cluster whose key is backed up")
+	a.Cluster(c, clusterHelp)
 	a.Output(c)
 	return c
 }
@@ -117,26 +124,13 @@ func reseal(out io.Writer, in io.Reader, from age.Identity, to age.Recipient) er
 }
 
 func (a *Terms) restoreCommand() *cobra.Command {
-	var identity, passphrase string
 	c := &cobra.Command{Use: "restore FILE", Args: cobra.ExactArgs(1), Short: "bring a lost key of a cluster's root back from a backup",
 		Long: "Opens a file of isthmus trust backup, and gives the key to the control plane, sealed to it. The roots stay as they are: the key\n" +
 			"comes back to the root that should sign. It is refused while the control plane has its key, and where another root signs by now,\n" +
 			"which an older key would undo (exit code 1): then isthmus trust rotate rolls out a new root.",
 		Example: "  isthmus trust restore eu-west.age --cluster eu-west --identity key.txt\n  isthmus trust restore eu-west.age --cluster eu-west --passphrase-file secret"}
-	c.Flags().StringVar(&identity, "identity", "", "open with the age identities in this file (AGE-SECRET-KEY-1…)")
-	c.Flags().StringVar(&passphrase, "passphrase-file", "", "open by the passphrase in this file; - is standard input")
-	c.MarkFlagsMutuallyExclusive("identity", "passphrase-file")
-	c.MarkFlagsOneRequired("identity", "passphrase-file")
-	c.RunE = func(cmd *cobra.Command, args []string) error {
-		t, err := a.one(cmd.Context())
-		if err != nil {
-			return err
-		}
-		return a.restore(cmd.Context(), t, args[0], identity, passphrase)
-	}
-	a.Cluster(c, "the cluster whose key is restored")
-	a.Output(c)
-	return c
+	return a.sealed(c, "identity", "open with the age identities in this file (AGE-SECRET-KEY-1…)", "open by the passphrase in this file; - is standard input",
+		"the cluster whose key is restored", a.restore)
 }
 
 func (a *Terms) restore(ctx context.Context, t Cluster, path, identity, passphrase string) error {

@@ -23,6 +23,8 @@ type tree struct {
 	hidden   bool
 	// near says that eu has a database of its own, as us has.
 	near bool
+	// away says that nothing runs in eu, whatever the split says: nobody calls the database from there.
+	away bool
 	// home is the part of eu's requests that eu serves; crossed is how much crossed, a request, and swung how far home moved.
 	home, crossed, swung float64
 }
@@ -55,6 +57,9 @@ func (w *tree) run(ticks int) {
 	for range ticks {
 		w.now = w.now.Add(Every)
 		at := map[mesh.ClusterName]float64{"eu": rate * w.home, "us": rate * (1 - w.home)}
+		if w.away {
+			at["eu"], at["us"] = 0, rate
+		}
 		w.crossed += (1 - w.home) + 3*w.home
 		for n, b := range w.clusters {
 			call := map[mesh.ClusterName]time.Duration{"eu": 40 * time.Millisecond, "us": 10 * time.Millisecond}[n]
@@ -138,22 +143,31 @@ func TestCallsAreOfWhoServes(t *testing.T) {
 	}
 }
 
-// TestWhatCallsWouldCostIsKnownWhereNobodyCalls: requests left, as the database was far; when it comes near, they come back.
-func TestWhatCallsWouldCostIsKnownWhereNobodyCalls(t *testing.T) {
+// TestRequestsComeBackToTheirCalls: they left, as the database was far; when it comes near, they come back.
+func TestRequestsComeBackToTheirCalls(t *testing.T) {
 	w := newTree(false)
 	w.run(400)
 	if w.home > 0.05 {
 		t.Fatalf("%.2f of the requests run at home", w.home)
 	}
 	eu := w.clusters["eu"]
-	if eu.stirred[db] == nil {
-		t.Error("nobody looks at what the database costs from where nobody calls it now")
-	}
 	eu.Know(&ir.Endpoints{Service: db, Groups: []ir.Group{{Cluster: "eu", Exported: true, Endpoints: []ir.Endpoint{{Tag: "1", Proxy: netip.MustParseAddrPort("127.0.0.1:2"), Lanes: 1000}}},
 		{Cluster: "us", Exported: true, Slots: []uint64{1}}}})
 	w.near = true
 	w.run(120)
 	if w.home < 0.95 {
 		t.Errorf("%.2f of the requests run at home, where the database is", w.home)
+	}
+}
+
+// TestWhatCallsWouldCostIsKnownWhereNobodyCalls: a price is followed also where nothing has run for so long that nothing of the callee is
+// measured any more.
+func TestWhatCallsWouldCostIsKnownWhereNobodyCalls(t *testing.T) {
+	w := newTree(false)
+	w.run(40)
+	w.away = true
+	w.run(4000)
+	if w.clusters["eu"].stirred[db] == nil {
+		t.Error("nobody looks at what the database costs from where nobody calls it now")
 	}
 }

@@ -23,8 +23,6 @@ type gate struct {
 	seen split.Result
 	// whole says that the cluster was lost for everybody, and not the way from here alone.
 	whole bool
-	// tripped says that proxies leave it out.
-	tripped bool
 }
 
 // Move is an event of a cluster's gate, which is as it is after it, and from what part.
@@ -40,13 +38,6 @@ func (g *Gates) Saw(r split.Result) {
 	if of := g.of[r.Cluster]; of != nil {
 		of.seen.Ended += r.Ended
 		of.seen.Failed += r.Failed
-	}
-}
-
-// Trip says whether proxies leave a cluster out for failures in a row.
-func (g *Gates) Trip(c mesh.ClusterName, out bool) {
-	if of := g.of[c]; of != nil {
-		of.tripped = out
 	}
 }
 
@@ -73,7 +64,7 @@ func (g *Gates) Look(in *split.Input, self int, now time.Time) (moves []Move) {
 			g.of[r.Cluster] = of
 		}
 		serves := r.Age >= 0 && r.Capacity > 0 && r.Service > 0 && r.Draining < 1
-		l := Look{Usable: serves && !of.tripped && (in.Dead == nil || !in.Dead[self*len(in.Reports)+j]), Own: of.seen,
+		l := Look{Usable: serves && (in.Dead == nil || !in.Dead[self*len(in.Reports)+j]), Own: of.seen,
 			Others: split.Result{Ended: all.Ended - of.seen.Ended, Failed: all.Failed - of.seen.Failed}}
 		before, event := of.Gate, Nothing
 		if of.Gate, event = before.Next(&l, now); event != Nothing {
