@@ -22,7 +22,8 @@ func everything() ir.Traffic {
 		RateLimits: []mesh.RateLimit{
 			{Name: "callers", Requests: 1e9, Per: time.Second, Burst: 1e6, Keys: []mesh.RateKey{{Identity: true}, {Header: "x-user"}}, Match: selects},
 			{Name: "all", Requests: 1e9, Per: time.Second, Burst: 1e6}},
-		Faults: []ir.Fault{{Fault: mesh.Fault{Match: selects, Sources: []mesh.AccessSource{{Namespaces: []string{"shop"}}}, Abort: 503}}}}
+		Fallback: &ir.Fallback{Fallback: mesh.Fallback{On: []string{"no-endpoint", "503"}, Static: &mesh.StaticAnswer{Status: 200, Body: "none"}}},
+		Faults:   []ir.Fault{{Fault: mesh.Fault{Match: selects, Sources: []mesh.AccessSource{{Namespaces: []string{"shop"}}}, Abort: 503}}}}
 }
 
 const sampledParent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

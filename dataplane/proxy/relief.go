@@ -12,12 +12,12 @@ import (
 // Nothing of this is looked at before.
 
 // plan is what is to be done for a request that failed so; nil for nothing.
-func (r *request) plan(ref *refusal) *fallback.Plan {
+func (r *request) plan(status int, reason mesh.Reason) *fallback.Plan {
 	if r.target == nil {
 		r.target, r.port = r.service, r.rec.Port
 	}
 	s := r.target
-	if s == nil || s.Fallback == nil || r.answered || r.rec.Mirror || r.rec.Fallback != "" || !s.Fallback.For(&r.head, ref.status, ref.reason) {
+	if s == nil || s.Fallback == nil || r.answered || r.rec.Mirror || r.rec.Fallback != "" || !s.Fallback.For(&r.head, status, reason) {
 		return nil
 	}
 	return s.Fallback
@@ -34,17 +34,17 @@ func (r *request) relievable(a *attempt) bool {
 	if r.target.Fallback == nil || !a.answer {
 		return false
 	}
-	ref := &refusal{status: r.reply.Status, reason: mesh.Reason(r.reply.Get(FieldReason)), detail: "the application answered " + strconv.Itoa(r.reply.Status)}
-	if p := r.plan(ref); p == nil || !p.Able(&r.proxy.stale, r.question(), r.body.stream) {
+	status, reason := r.reply.Status, mesh.Reason(r.reply.Get(FieldReason))
+	if p := r.plan(status, reason); p == nil || !p.Able(&r.proxy.stale, r.question(), r.body.stream) {
 		return false
 	}
-	a.outcome, a.refusal = balance.Failed, ref
+	a.outcome, a.refusal = balance.Failed, &refusal{status: status, reason: reason, detail: "the application answered " + strconv.Itoa(status)}
 	return true
 }
 
 // relieve answers a request that has failed; false if nothing can, and the failure stands.
 func (r *request) relieve(ref *refusal) bool {
-	p := r.plan(ref)
+	p := r.plan(ref.status, ref.reason)
 	if p == nil || r.lostClient() != nil {
 		return false
 	}
