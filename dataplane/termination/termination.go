@@ -156,7 +156,7 @@ func (s *Server) Shake(ctx context.Context, c net.Conn, first []byte) (net.Conn,
 		return nil, fmt.Errorf("%w: %s", ErrUnusable, s.problem)
 	}
 	socket.Unhoard(c) // who asks for more than he takes waits for himself
-	t := tls.Server(&replayed{Conn: c, ahead: first}, s.config)
+	t := tls.Server(socket.Replay(c, first), s.config)
 	if err := t.HandshakeContext(ctx); err != nil {
 		s.counts.failed.Add(1)
 		_ = c.Close()
@@ -164,22 +164,4 @@ func (s *Server) Shake(ctx context.Context, c net.Conn, first []byte) (net.Conn,
 	}
 	s.counts.done.Add(1)
 	return t, nil
-}
-
-// replayed is a connection of which something has been read already.
-type replayed struct {
-	net.Conn
-	ahead []byte
-}
-
-func (r *replayed) Read(b []byte) (int, error) {
-	if len(r.ahead) == 0 {
-		return r.Conn.Read(b)
-	}
-	n := copy(b, r.ahead)
-	r.ahead = r.ahead[n:]
-	if len(r.ahead) == 0 {
-		r.ahead = nil
-	}
-	return n, nil
 }

@@ -165,7 +165,7 @@ func (g *Gateway) serve(ctx, hard context.Context, c net.Conn, w *wait, err erro
 		return
 	}
 	if name == GatewayName(g.cfg.Domain()) {
-		g.answer(hard, &replay{Conn: c, first: raw})
+		g.answer(hard, socket.Replay(c, raw))
 		return
 	}
 	sni, err := mesh.ParseSNI(name)
@@ -271,18 +271,3 @@ func (g *Gateway) Stats() Stats {
 
 // KeptOut counts the connections that were refused when they came, before anything was read of them.
 func (g *Gateway) KeptOut() int64 { return g.door.Refused() }
-
-// replay is a connection whose first bytes have been read already.
-type replay struct {
-	net.Conn
-	first []byte
-}
-
-func (r *replay) Read(p []byte) (int, error) {
-	if len(r.first) > 0 {
-		n := copy(p, r.first)
-		r.first = r.first[n:]
-		return n, nil
-	}
-	return r.Conn.Read(p)
-}
