@@ -96,7 +96,8 @@ func load(client *http.Client, address string) (stop func() (int, []string)) {
 	total, failed, done := 0, []string(nil), make(chan struct{})
 	go func() {
 		defer close(done)
-		for ; ctx.Err() == nil; total++ {
+		for last := false; !last; total++ { // the last begins after stop, so that it meets what was brought about before
+			last = ctx.Err() != nil
 			if got := get(client, address); !strings.HasPrefix(got, "200 ") {
 				failed = append(failed, got)
 			}
