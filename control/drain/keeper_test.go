@@ -32,6 +32,7 @@ type bench struct {
 	revision  int64
 	stamp     int64
 	forecasts []load.Forecast
+	unused    []load.Forecast // of services that no proxy has asked for
 	unheard   []mesh.ClusterName
 	// before is called ahead of each write, once.
 	before func()
@@ -51,9 +52,12 @@ func newBench(t *testing.T) *bench {
 			return b.world
 		},
 		Unheard: func() []mesh.ClusterName { return b.unheard },
-		Forecast: func(load.Loss) []load.Forecast {
+		Forecast: func(l load.Loss) []load.Forecast {
 			b.mu.Lock()
 			defer b.mu.Unlock()
+			if l.All {
+				return append(b.forecasts[:len(b.forecasts):len(b.forecasts)], b.unused...)
+			}
 			return b.forecasts
 		},
 		Stamp: func() mesh.Stamp {
@@ -162,7 +166,10 @@ func TestADrainIsRefusedWhereSomebodyGetsTooMuch(t *testing.T) {
 	for name, spoil := range map[string]func(*bench){
 		"shop/catalog in us would be at 90%": func(b *bench) { b.forecast(0.5, 0.9) },
 		"nobody else may or can serve":       func(b *bench) { b.forecasts[0].Left = false },
-		"cluster us is not heard":            func(b *bench) { b.unheard = []mesh.ClusterName{"us"} },
+		"nobody else may or can serve shop/unused": func(b *bench) {
+			b.unused = []load.Forecast{{Service: mesh.ServiceName{Namespace: "shop", Name: "unused"}}}
+		},
+		"cluster us is not heard": func(b *bench) { b.unheard = []mesh.ClusterName{"us"} },
 	} {
 		b := newBench(t)
 		spoil(b)

@@ -97,8 +97,9 @@ func (k *Keeper) Plan(t mesh.DrainTarget) (*Plan, error) {
 			p.Problems = append(p.Problems, fmt.Sprintf("the control plane of cluster %s is not heard, so that it is not known what is drained there: wait until isthmus status shows it in sync", c))
 		}
 	}
-	quiet := 0
-	for _, f := range k.cfg.Forecast(k.loss(t)) {
+	quiet, loss := 0, k.loss(t)
+	loss.All = true // proxies that are not back yet since a restart have asked for nothing
+	for _, f := range k.cfg.Forecast(loss) {
 		quiet += p.add(&f, t)
 	}
 	if quiet > 0 {

@@ -44,6 +44,8 @@ type Config struct {
 	Costs func(from, to mesh.ClusterName) float64
 	// Drained are the clusters that are taken out of use, or come back, with the part of its share that each gets; nil is none.
 	Drained func(time.Time) map[mesh.ClusterName]float64
+	// Services are where every service of this cluster can be reached, as its proxies would be told; nil is none.
+	Services func() []*ir.Endpoints
 	// Region is where a cluster is, "" where that is not known; nil is not.
 	Region func(mesh.ClusterName) mesh.Region
 	// Told takes each change, those that only say again what is among them; it must not wait. nil is nobody.

@@ -1,7 +1,6 @@
 package load
 
 import (
-	"maps"
 	"math"
 	"slices"
 	"time"
@@ -16,6 +15,9 @@ type Loss struct {
 	Cluster mesh.ClusterName
 	// Endpoint reports whether one of this cluster's goes; nil is the whole cluster.
 	Endpoint func(mesh.ServiceName, *ir.Endpoint) bool
+	// All asks also of services that no proxy here uses, or none has asked for since this control plane was started: of
+	// them only who is left is known.
+	All bool
 }
 
 // Forecast is what becomes of a service when something is taken away.
@@ -40,21 +42,48 @@ type ClusterForecast struct {
 // changes nothing. Of a service without declared lanes, or nobody has asked for, only who is left is known.
 func (l *Driver) Forecast(loss Loss) []Forecast {
 	l.know() // whoever has just started is asked too
-	return l.balancer.Forecast(loss, l.cfg.Paths(), l.cfg.Clock.Now())
+	var all []*ir.Endpoints
+	if loss.All && l.cfg.Services != nil {
+		all = l.cfg.Services()
+	}
+	return l.balancer.Forecast(loss, all, l.cfg.Paths(), l.cfg.Clock.Now())
 }
 
-// Forecast is Driver.Forecast, by a clock that is given.
-func (b *Balancer) Forecast(loss Loss, paths []split.Path, now time.Time) []Forecast {
+// Forecast is Driver.Forecast, by a clock that is given. Of all, those that the loop does not know are added.
+func (b *Balancer) Forecast(loss Loss, all []*ir.Endpoints, paths []split.Path, now time.Time) []Forecast {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	own := newPeer(paths, now)
 	var out []Forecast
-	for _, n := range slices.SortedFunc(maps.Keys(b.services), mesh.ServiceName.Compare) {
-		if f, ok := b.forecast(n, b.services[n], loss, own, now); ok {
+	for n, s := range b.services {
+		if f, ok := b.forecast(n, s, loss, own, now); ok {
 			out = append(out, f)
 		}
 	}
+	for _, e := range all {
+		if s := b.services[e.Service]; s == nil || s.endpoints == nil {
+			if _, goes, left := b.left(e, loss, own, now); goes {
+				out = append(out, Forecast{Service: e.Service, Left: left})
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b Forecast) int { return a.Service.Compare(b.Service) })
 	return out
+}
+
+// left is the part of its cluster's capacity that a service keeps, whether anything of it goes, and whether anybody can serve
+// it then.
+func (b *Balancer) left(e *ir.Endpoints, loss Loss, own *peer, now time.Time) (kept float64, goes, left bool) {
+	for i := range e.Groups {
+		g := &e.Groups[i]
+		if g.Cluster == loss.Cluster {
+			kept, goes = loss.of(e.Service, g, now)
+			left = left || kept > 0
+		} else if g.Forbidden == "" && g.Exported && len(g.Endpoints)+len(g.Slots) > 0 && !own.paths[g.Cluster].Dead {
+			left = left || b.drained[g.Cluster] > 0 || !b.isDrained(g.Cluster)
+		}
+	}
+	return kept, goes, left
 }
 
 func (b *Balancer) forecast(n mesh.ServiceName, s *service, loss Loss, own *peer, now time.Time) (Forecast, bool) {
@@ -62,16 +91,8 @@ func (b *Balancer) forecast(n mesh.ServiceName, s *service, loss Loss, own *peer
 	if s.endpoints == nil {
 		return f, false
 	}
-	kept, goes := 0.0, false // the part of its cluster's capacity that is kept
-	for _, g := range s.endpoints.Groups {
-		if g.Cluster == loss.Cluster {
-			kept, goes = loss.of(n, &g, now)
-			f.Left = f.Left || kept > 0
-		} else if g.Forbidden == "" && g.Exported && len(g.Endpoints)+len(g.Slots) > 0 && !own.paths[g.Cluster].Dead {
-			f.Left = f.Left || b.drained[g.Cluster] > 0 || !b.isDrained(g.Cluster)
-		}
-	}
-	if !goes {
+	kept, goes, left := b.left(s.endpoints, loss, own, now)
+	if f.Left = left; !goes {
 		return f, false
 	}
 	in, _ := b.pose(n, s, own, Every, now)

@@ -1,6 +1,7 @@
 package load
 
 import (
+	"fmt"
 	"math"
 	"testing"
 	"time"
@@ -19,7 +20,7 @@ func TestTheForecastSaysWhoTakesOver(t *testing.T) {
 	of := func(l Loss) map[mesh.ClusterName]ClusterForecast {
 		t.Helper()
 		out := map[mesh.ClusterName]ClusterForecast{}
-		all := w.clusters["eu"].Forecast(l, paths, w.now)
+		all := w.clusters["eu"].Forecast(l, nil, paths, w.now)
 		if len(all) != 1 || all[0].Service != catalog || !all[0].Left {
 			t.Fatalf("forecast %+v", all)
 		}
@@ -42,11 +43,43 @@ func TestTheForecastSaysWhoTakesOver(t *testing.T) {
 	one := of(Loss{Cluster: "eu", Endpoint: func(_ mesh.ServiceName, e *ir.Endpoint) bool { return e.Tag == "eu0" }})
 	near("what the neighbour would have", one["eu"].RhoThen, 100.0/200)
 	near("what us would have of one endpoint", one["us"].RhoThen, 60.0/400)
-	if none := w.clusters["eu"].Forecast(Loss{Cluster: "eu", Endpoint: func(mesh.ServiceName, *ir.Endpoint) bool { return false }}, paths, w.now); len(none) != 0 {
+	if none := w.clusters["eu"].Forecast(Loss{Cluster: "eu", Endpoint: func(mesh.ServiceName, *ir.Endpoint) bool { return false }}, nil, paths, w.now); len(none) != 0 {
 		t.Errorf("of nothing: %+v", none)
 	}
-	if dead := w.clusters["eu"].Forecast(Loss{Cluster: "eu"}, []split.Path{{Cluster: "us", Dead: true}}, w.now); len(dead) != 1 || dead[0].Left {
+	if dead := w.clusters["eu"].Forecast(Loss{Cluster: "eu"}, nil, []split.Path{{Cluster: "us", Dead: true}}, w.now); len(dead) != 1 || dead[0].Left {
 		t.Errorf("nobody is left behind a path that is dead: %+v", dead)
+	}
+}
+
+// TestTheForecastKnowsOfServicesThatNobodyAskedFor: a control plane that has just been started is asked before its proxies are back.
+func TestTheForecastKnowsOfServicesThatNobodyAskedFor(t *testing.T) {
+	w := newPair(t)
+	w.demand["eu"], w.demand["us"] = 100, 60
+	w.run(5)
+	serves := func(c mesh.ClusterName) ir.Group {
+		return ir.Group{Cluster: c, Exported: true, Endpoints: []ir.Endpoint{{Tag: "a"}}}
+	}
+	everywhere, here := mesh.ServiceName{Namespace: "shop", Name: "everywhere"}, mesh.ServiceName{Namespace: "shop", Name: "here"}
+	all := []*ir.Endpoints{
+		{Service: catalog, Groups: []ir.Group{serves("eu")}}, // which the loop knows better
+		{Service: everywhere, Groups: []ir.Group{serves("eu"), serves("us")}},
+		{Service: here, Groups: []ir.Group{serves("eu")}},
+		{Service: mesh.ServiceName{Namespace: "shop", Name: "elsewhere"}, Groups: []ir.Group{serves("us")}},
+	}
+	left := func(b *Balancer) string {
+		out := ""
+		for _, f := range b.Forecast(Loss{Cluster: "eu"}, all, []split.Path{{Cluster: "us"}}, w.now) {
+			out += fmt.Sprint(f.Service, " ", f.Left, "; ")
+		}
+		return out
+	}
+	if got, want := left(w.clusters["eu"]), "shop/catalog true; shop/everywhere true; shop/here false; "; got != want {
+		t.Errorf("left are %s, want %s", got, want)
+	}
+	fresh := New("eu")
+	fresh.Drain(map[mesh.ClusterName]float64{"us": 0})
+	if got, want := left(fresh), "shop/catalog false; shop/everywhere false; shop/here false; "; got != want {
+		t.Errorf("where us is drained left are %s, want %s", got, want)
 	}
 }
 

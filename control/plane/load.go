@@ -9,6 +9,8 @@ import (
 	"github.com/isthmus-mesh/isthmus/control/drain"
 	"github.com/isthmus-mesh/isthmus/control/load"
 	"github.com/isthmus-mesh/isthmus/core/compile"
+	"github.com/isthmus-mesh/isthmus/core/derive"
+	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/core/price"
 	"github.com/isthmus-mesh/isthmus/core/split"
 	"github.com/isthmus-mesh/isthmus/core/world"
@@ -34,6 +36,7 @@ func (p *Plane) newLoad() *load.Driver {
 		Drained: func(now time.Time) map[mesh.ClusterName]float64 {
 			return compile.Drained(p.loop.World(), now.UnixNano())
 		},
+		Services: p.services,
 		// What a peer is told of, or serves itself.
 		May: func(to mesh.ClusterName, s mesh.ServiceName) bool {
 			if p.exports.Told(to, s) {
@@ -55,6 +58,19 @@ func (p *Plane) costs(from, to mesh.ClusterName) float64 {
 		stated = c.EgressPerGiB
 	}
 	return price.Between(clusterOf(w, w.Self(), from), clusterOf(w, w.Self(), to), stated).PerGiB
+}
+
+// services are where those of this cluster can be reached, also of those that no proxy has asked for.
+func (p *Plane) services() (out []*ir.Endpoints) {
+	w, view := p.loop.World(), p.loop.View()
+	for f := range w.All() {
+		if s, ok := f.Value.(*mesh.Service); ok && f.Origin == p.cfg.Cluster {
+			if e, err := derive.Eval(w, compile.EndpointsOf, compile.In{Service: s.ServiceName, View: view}); err == nil && e != nil {
+				out = append(out, e)
+			}
+		}
+	}
+	return out
 }
 
 // region is where a cluster is, as this one knows it.
