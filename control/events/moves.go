@@ -118,6 +118,9 @@ func (r *Recorder) because(was *spread, c *load.Change) (reason, cause string, o
 		if lost, down := r.down[n]; less && down {
 			return "cluster_lost", fmt.Sprintf("%s cannot be reached from %s", n, r.cfg.Cluster), lost
 		}
+		if of, tripped := r.trip(way{c.Service, n}); less && tripped && c.Outcome.Cause == split.CauseLost {
+			return "cluster_lost", fmt.Sprintf("most proxies of %s that use %s leave it out: what they sent there was never executed", r.cfg.Cluster, n), of
+		}
 	}
 	for _, n := range named(was.shares, c.Split.Shares) {
 		if d := r.drains[string(n)]; d != nil && partOf(was.shares, n) != partOf(c.Split.Shares, n) && d.moving() {

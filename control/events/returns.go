@@ -7,6 +7,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/control/load"
 	"github.com/isthmus-mesh/isthmus/core/event"
 	"github.com/isthmus-mesh/isthmus/core/failback"
+	"github.com/isthmus-mesh/isthmus/core/outage"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -30,7 +31,7 @@ func (r *Recorder) returns(c *load.Change) {
 		switch m.Event {
 		case failback.Gone:
 			if delete(r.ways, at); !known {
-				continue // the way there that was lost, or the split, says so
+				continue // the way there that was lost, what proxies tripped, or the split says so
 			}
 			e.Reason, e.Cause = "failback_lost", fmt.Sprintf("%s was lost again on its way back", m.Cluster)
 			e.Effect = fmt.Sprintf("when it comes back it begins at %s again, and each step takes %v at least", part, hold)
@@ -42,6 +43,10 @@ func (r *Recorder) returns(c *load.Change) {
 			}
 			e.Because = r.back[m.Cluster]
 			e.Reason, e.Cause = "failback_begun", fmt.Sprintf("%s was lost and can serve again", m.Cluster)
+			if m.Gate.Tripped {
+				e.Because, _ = r.trip(at)
+				e.Cause = fmt.Sprintf("most proxies that use it had left %s out, and would try it again", m.Cluster)
+			}
 			e.Effect = fmt.Sprintf("it gets %s of its part, or as much as can be judged, until requests there succeed; each step takes %v at least", part, hold)
 		case failback.Passed:
 			e.Reason, e.Cause = "failback_step", judged(m)
@@ -61,6 +66,14 @@ func (r *Recorder) returns(c *load.Change) {
 		}
 		r.ways[at] = r.write(e)
 	}
+}
+
+// trip reports whether proxies left a cluster out, and the event that says so, 0 if it is not written yet. The caller holds mu.
+func (r *Recorder) trip(at way) (uint64, bool) {
+	if p := r.left.places[outage.Place{Service: at.service, Cluster: at.cluster}]; p != nil {
+		return p.event, true
+	}
+	return 0, false
 }
 
 func judged(m *failback.Move) string {

@@ -7,6 +7,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/event"
 	"github.com/isthmus-mesh/isthmus/core/failback"
 	"github.com/isthmus-mesh/isthmus/core/liveness"
+	"github.com/isthmus-mesh/isthmus/core/outage"
 	"github.com/isthmus-mesh/isthmus/core/split"
 )
 
@@ -44,4 +45,23 @@ func TestAWayBackIsTold(t *testing.T) {
 	d.wrote("failback_step<6 failback_step<7 failback_failed<8 failback_ended<9")
 	back(failback.Began, 0.01, 0, 0, 0)
 	d.says(back(failback.Gone, 0.01, 0, 0, 0), "lost again", "begins at 1% again")
+}
+
+// TestAWayBackAfterATripIsTold: the split follows from what proxies left out, and so does the way back.
+func TestAWayBackAfterATripIsTold(t *testing.T) {
+	d := newDesk(t)
+	d.Split(shares(split.CauseStart, 5000))
+	d.LeftOut("shop/web", said("", outage.Out))
+	d.later(settle)
+	gate := failback.Gate{Phase: failback.Lost, Hold: time.Second, Tripped: true}
+	c := shares(split.CauseLost, 9900)
+	c.Returns = []failback.Move{{Cluster: "us-east", Event: failback.Gone, Gate: gate}}
+	d.Split(c)
+	e := d.wrote("split_begun cluster_tripped cluster_lost<3")[2]
+	d.says(e, "most proxies of eu-west that use us-east leave it out", "")
+	d.LeftOut("shop/web", said("", outage.Trial))
+	gate.Phase = failback.Returning
+	c.Outcome.Cause, c.Returns = split.CauseReturn, []failback.Move{{Cluster: "us-east", Event: failback.Began, Gate: gate}}
+	d.Split(c)
+	d.says(d.wrote("failback_begun<3")[0], "most proxies that use it had left us-east out", "gets 1% of its part")
 }

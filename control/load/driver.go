@@ -150,8 +150,10 @@ func (l *Driver) Report(ctx context.Context, r *wirepb.LoadRequest) (*wirepb.Loa
 	if !l.balancer.Sampled(r.Node, id.Namespace, samples, l.cfg.Clock.Now()) {
 		return nil, status.Errorf(codes.ResourceExhausted, "cluster %s takes the reports of no more proxies or services", l.cfg.Cluster)
 	}
+	left := wire.ToOutages(r.Outages, r.MoreOutages)
+	l.balancer.LeftOut(r.Node, left)
 	if l.cfg.LeftOut != nil {
-		l.cfg.LeftOut(r.Node, wire.ToOutages(r.Outages, r.MoreOutages))
+		l.cfg.LeftOut(r.Node, left)
 	}
 	return &wirepb.LoadResponse{Period: int64(Every)}, nil
 }

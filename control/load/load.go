@@ -90,6 +90,10 @@ type service struct {
 type node struct {
 	samples []split.Sample
 	at      time.Time
+	// voices is what it says of clusters that it uses, or leaves out: at most voicesMax.
+	voices map[place]failback.Voice
+	// trips are clusters that it leaves out now.
+	trips []place
 }
 
 // peer is a cluster's last report.
@@ -168,8 +172,12 @@ func (b *Balancer) Sampled(id string, namespace string, samples []split.Sample, 
 	if len(samples) > samplesMax || b.nodes[id] == nil && len(b.nodes) >= nodesMax {
 		return false
 	}
-	b.nodes[id] = &node{samples, now}
-	b.saw(samples)
+	if b.nodes[id] == nil {
+		b.nodes[id] = &node{voices: map[place]failback.Voice{}}
+	}
+	n := b.nodes[id]
+	n.samples, n.at = samples, now
+	b.saw(n)
 	return true
 }
 
@@ -241,12 +249,13 @@ func (b *Balancer) Tick(paths []split.Path, now time.Time) []Change {
 		}
 	}
 	own := newPeer(paths, now)
+	tripped := b.tripped(now)
 	var out []Change
 	for _, n := range slices.SortedFunc(maps.Keys(b.stirred), mesh.ServiceName.Compare) {
 		s := b.stirred[n]
 		s.follow(measured[n], since, now)
 		b.reckon(s, now)
-		if c, ok := b.step(n, s, own, since, now); ok {
+		if c, ok := b.step(n, s, own, tripped[n], since, now); ok {
 			out = append(out, c)
 		}
 		if s.endpoints == nil {
@@ -302,8 +311,8 @@ func serving(e *ir.Endpoints) (n int) {
 	return n
 }
 
-// step is one service's tick.
-func (b *Balancer) step(n mesh.ServiceName, s *service, own *peer, since time.Duration, now time.Time) (Change, bool) {
+// step is one service's tick; tripped are clusters that proxies leave out for it.
+func (b *Balancer) step(n mesh.ServiceName, s *service, own *peer, tripped map[mesh.ClusterName]bool, since time.Duration, now time.Time) (Change, bool) {
 	var shares []mesh.Share
 	var returns []failback.Move
 	var o split.Outcome
@@ -311,7 +320,7 @@ func (b *Balancer) step(n mesh.ServiceName, s *service, own *peer, since time.Du
 	switch {
 	case s.spreads(now):
 		in, at := b.pose(n, s, own, since, now)
-		if returns = s.gates.Look(in, at, now); in.Open != nil {
+		if returns = s.gates.Look(in, at, tripped, now); in.Open != nil {
 			least = returnNews
 		}
 		s.state, o = split.Step(s.state, in)

@@ -35,6 +35,9 @@ type pair struct {
 	moves int
 	may   func(mesh.ServiceName) bool
 	told  func(mesh.ClusterName, Change)
+	// says is called after what is measured, and quiet is a caller that measures no results.
+	says  func(mesh.ClusterName, *Balancer)
+	quiet bool
 }
 
 func newPair(t *testing.T) *pair {
@@ -83,12 +86,18 @@ func (w *pair) run(ticks int) {
 			}
 		}
 		for n, b := range w.clusters {
+			if w.quiet {
+				results[n] = nil
+			}
 			b.Sampled("shop/caller", "shop", []split.Sample{{Service: catalog, Asked: w.demand[n], Wait: -1, Received: w.demand[n] * w.answer, Results: results[n]}}, w.now)
 			for i := range w.ready[n] {
 				b.Sampled(fmt.Sprintf("shop/catalog-%d", i), "shop", []split.Sample{{Service: catalog, Served: served[n] / float64(w.ready[n]), Lanes: 4, Time: w.time(n)}}, w.now)
 			}
 		}
 		for n, b := range w.clusters {
+			if w.says != nil {
+				w.says(n, b)
+			}
 			other := map[mesh.ClusterName]mesh.ClusterName{"eu": "us", "us": "eu"}[n]
 			paths := []split.Path{{Cluster: other, RTT: 30 * time.Millisecond, Dead: w.cut}}
 			for _, c := range b.Tick(paths, w.now) {

@@ -7,16 +7,16 @@ import (
 	"strings"
 
 	"github.com/isthmus-mesh/isthmus/core/failback"
-	"github.com/isthmus-mesh/isthmus/core/split"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
 // saw counts how a proxy's tries ended. The caller holds mu.
-func (b *Balancer) saw(samples []split.Sample) {
-	for i := range samples {
-		if s := b.services[samples[i].Service]; s != nil {
-			for _, r := range samples[i].Results {
+func (b *Balancer) saw(n *node) {
+	for i := range n.samples {
+		if s := b.services[n.samples[i].Service]; s != nil {
+			for _, r := range n.samples[i].Results {
 				s.gates.Saw(r)
+				n.saw(place{n.samples[i].Service, r.Cluster}, r)
 			}
 		}
 	}

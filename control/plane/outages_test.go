@@ -100,3 +100,101 @@ spec: {address: %s, serviceAccount: catalog, ports: [{name: http, port: %d}], pr
 		t.Errorf("%d events say that two proxies took it out, want one", ejected)
 	}
 }
+
+// TestWhatProxiesTrippedProvesItself: the application of a cluster is gone while its proxies and its gateway answer. No way is lost, and nobody but
+// the proxies that use it knows: they leave the cluster out. When the application is there again the cluster comes back step by step, which
+// events tell, and no request has failed.
+func TestWhatProxiesTrippedProvesItself(t *testing.T) {
+	ctx, parts := lasting(t)
+	eu, us := startCluster(t, ctx, parts, "eu"), startCluster(t, ctx, parts, "us")
+	for _, c := range []*cluster{eu, us} {
+		c.capacity = ", capacity: {lanes: 4}"
+		c.join(eu)
+		c.join(us)
+	}
+	eu.strategy("{strategy: Spread}")
+	eu.serve("catalog")
+	app := loopback.AddrPort(t)
+	stop := us.answers(app)
+	us.serveAt("catalog", app, 4)
+	url := "http://catalog.shop.svc.clusterset.local/"
+	clients := []*http.Client{eu.clientNamed("shell"), eu.clientNamed("other")}
+	tells := func(reason string, want ...string) {
+		t.Helper()
+		eventually(t, "as it should", func() string {
+			for _, c := range clients {
+				for range 4 {
+					if got := get(c, url); !strings.HasPrefix(got, "200 ") && !strings.HasPrefix(eu.happened("split"), "no ") {
+						t.Fatalf("a request failed: %s", got)
+					}
+				}
+			}
+			got := eu.happened(reason)
+			for _, w := range want {
+				if !strings.Contains(got, w) {
+					return got
+				}
+			}
+			return "as it should"
+		})
+	}
+	tells("split", ", us ")
+	stop()
+	tells("cluster_tripped", "of us found no way, or were refused by all of them")
+	defer us.answers(app)()
+	tells("failback_begun", "most proxies that use it had left us out", "gets 1% of its part") // its proxies answer, which is enough to be tried
+	tells("failback_ended", "all of its part")
+	for _, e := range eu.plane.Events().List(event.Filter{Service: "catalog.shop"}).Events {
+		t.Logf("%s: because %s, so %s", e.Reason, e.Cause, e.Effect)
+	}
+	if got := eu.happened("path_lost"); got != "no path_lost" {
+		t.Errorf("a way was lost: %s", got)
+	}
+}
+
+// answers runs an application at an address, until stop or the context ends.
+func (c *cluster) answers(at netip.AddrPort) (stop func()) {
+	c.t.Helper()
+	ln, err := net.Listen("tcp", at.String())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, c.name) })}
+	alive, end := context.WithCancel(c.ctx)
+	var done sync.WaitGroup
+	done.Add(1)
+	c.run("application", func(context.Context) error {
+		defer done.Done()
+		defer context.AfterFunc(alive, func() { srv.Close() })()
+		if err := srv.Serve(ln); alive.Err() == nil {
+			return err
+		}
+		return nil
+	})
+	return func() { end(); done.Wait() }
+}
+
+// serveAt adds an exported service with so many instances, each with a proxy of its own, of one application.
+func (c *cluster) serveAt(service string, app netip.AddrPort, n int) {
+	c.t.Helper()
+	c.apply(fmt.Sprintf(`
+apiVersion: v1
+kind: Service
+metadata: {name: %[1]s, namespace: shop}
+spec: {selector: {app: %[1]s}, ports: [{name: http, port: 80, targetPort: %[2]d}]}
+---
+apiVersion: multicluster.x-k8s.io/v1alpha1
+kind: ServiceExport
+metadata: {name: %[1]s, namespace: shop}
+`, service, app.Port()))
+	for i := range n {
+		inbound, name := loopback.AddrPort(c.t), fmt.Sprint(service, "-", i)
+		c.apply(fmt.Sprintf(`
+apiVersion: isthmus.dev/v1alpha1
+kind: Workload
+metadata: {name: %s, namespace: shop, labels: {app: %s}}
+spec: {address: %s, serviceAccount: %s, ports: [{name: http, port: %d}], proxy: "%s"%s}
+`, name, service, app.Addr(), service, app.Port(), inbound, c.capacity))
+		c.proxy(agent.Config{ID: "shop/" + name, Mode: agent.ModeSidecar, ServiceAccount: service, Inbound: inbound})
+	}
+}

@@ -61,13 +61,16 @@ type Gate struct {
 	// Firm says that a step failed on this way back: it does not give way where others have no room.
 	Firm bool
 
+	// Tripped says that it was lost because proxies left it out by themselves, though the way there was open.
+	Tripped bool
+
 	deaf time.Time // until then nothing counts
 }
 
 // Look is what is seen of a cluster.
 type Look struct {
-	// Usable says that it may get requests now.
-	Usable bool
+	// Usable says that it may get requests now; Tripped, where not, that it could but for what proxies found (Poll).
+	Usable, Tripped bool
 	// Own is how requests to it ended since the look before, and Others how those to the others did.
 	Own, Others split.Result
 }
@@ -110,12 +113,13 @@ func (g Gate) Next(l *Look, now time.Time) (Gate, Event) {
 		if g.Phase == Returning || g.Hold > 0 && now.Sub(g.Since) < calm {
 			hold = min(2*g.Hold, holdMax)
 		}
-		return Gate{Phase: Lost, Since: now, Hold: hold}, Gone
+		return Gate{Phase: Lost, Since: now, Hold: hold, Tripped: l.Tripped}, Gone
 	case !l.Usable:
+		g.Tripped = g.Tripped && l.Tripped // both: what else is wrong outlasts a trip
 	case g.Phase == Unknown:
 		return Gate{Phase: Open, Since: now}, Nothing
 	case g.Phase == Lost:
-		return Gate{Phase: Returning, Since: now, Hold: g.Hold}, Began
+		return Gate{Phase: Returning, Since: now, Hold: g.Hold, Tripped: g.Tripped}, Began
 	case g.Phase == Returning:
 		return g.judge(l, now)
 	}
@@ -134,7 +138,7 @@ func (g Gate) judge(l *Look, now time.Time) (Gate, Event) {
 	seen, age := g.Seen.Ended, now.Sub(g.Since)
 	switch {
 	case float64(g.Seen.Failed) > g.allowed()*float64(max(seen, enough)):
-		return Gate{Phase: Returning, Step: max(g.Step-1, 0), Since: now, Hold: min(2*g.Hold, holdMax), Firm: true, Judged: g.Seen, deaf: now.Add(settle)}, Failed
+		return Gate{Phase: Returning, Step: max(g.Step-1, 0), Since: now, Hold: min(2*g.Hold, holdMax), Firm: true, Judged: g.Seen, Tripped: g.Tripped, deaf: now.Add(settle)}, Failed
 	case age < g.Hold || seen < enough && age < patience:
 		return g, Nothing
 	case g.Step == len(steps)-1:
@@ -144,7 +148,7 @@ func (g Gate) judge(l *Look, now time.Time) (Gate, Event) {
 	if seen < enough {
 		e = Waited
 	}
-	return Gate{Phase: Returning, Step: g.Step + 1, Since: now, Hold: g.Hold, Firm: g.Firm, Judged: g.Seen}, e
+	return Gate{Phase: Returning, Step: g.Step + 1, Since: now, Hold: g.Hold, Firm: g.Firm, Judged: g.Seen, Tripped: g.Tripped}, e
 }
 
 // allowed is the part of requests that may fail.

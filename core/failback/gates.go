@@ -42,12 +42,12 @@ func (g *Gates) Saw(r split.Result) {
 }
 
 // Look looks at every cluster of a tick, of which self is the one whose callers these are, and states in the input what is let
-// through. It returns what became of gates, by cluster.
-func (g *Gates) Look(in *split.Input, self int, now time.Time) (moves []Move) {
+// through. Tripped are clusters that its proxies left out by themselves (Poll); nil is none. It returns what became of gates, by cluster.
+func (g *Gates) Look(in *split.Input, self int, tripped map[mesh.ClusterName]bool, now time.Time) (moves []Move) {
 	if g.of == nil {
 		g.of = map[mesh.ClusterName]*gate{}
 	}
-	in.Open, in.Firm = nil, nil
+	in.Open, in.Firm, in.Tripped = nil, nil, nil
 	if !slices.ContainsFunc(in.Reports, func(r split.Report) bool { return r.Capacity > 0 }) {
 		return nil // nobody is known, as of what nobody asks for
 	}
@@ -64,7 +64,8 @@ func (g *Gates) Look(in *split.Input, self int, now time.Time) (moves []Move) {
 			g.of[r.Cluster] = of
 		}
 		serves := r.Age >= 0 && r.Capacity > 0 && r.Service > 0 && r.Draining < 1
-		l := Look{Usable: serves && (in.Dead == nil || !in.Dead[self*len(in.Reports)+j]), Own: of.seen,
+		open := serves && (in.Dead == nil || !in.Dead[self*len(in.Reports)+j])
+		l := Look{Usable: open && !tripped[r.Cluster], Tripped: open, Own: of.seen,
 			Others: split.Result{Ended: all.Ended - of.seen.Ended, Failed: all.Failed - of.seen.Failed}}
 		before, event := of.Gate, Nothing
 		if of.Gate, event = before.Next(&l, now); event != Nothing {
@@ -99,14 +100,15 @@ func (g *Gates) Forget(c mesh.ClusterName) { delete(g.of, c) }
 func hold(in *split.Input, self, j int, of *gate) {
 	n := len(in.Reports)
 	if in.Open == nil {
-		in.Open, in.Firm = make([]float64, n*n), make([]bool, n*n)
+		in.Open, in.Firm, in.Tripped = make([]float64, n*n), make([]bool, n*n), make([]bool, n*n)
 		for at := range in.Open {
 			in.Open[at] = 1
 		}
 	}
 	for i := range n {
-		if i == self || of.whole {
+		if i == self || of.whole || of.Tripped { // refused on an open way is no fault of the way
 			in.Open[i*n+j], in.Firm[i*n+j] = of.Part(), of.Firm || of.Phase == Lost
+			in.Tripped[i*n+j] = of.Phase == Lost && of.Tripped
 		}
 	}
 }

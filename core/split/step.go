@@ -78,6 +78,8 @@ type Input struct {
 	// (core/failback); nil is all. Where others have no room it gives way, unless Firm.
 	Open []float64
 	Firm []bool
+	// Tripped says where proxies of i leave j out by themselves: the way there is as one that was just opened. It may be nil.
+	Tripped []bool
 	// Free lifts damping and limits: for oracles, and for one who asks what would be best.
 	Free bool
 }
@@ -146,7 +148,7 @@ func Step(prev State, in *Input) (State, Outcome) {
 	switch {
 	case t.fresh:
 		out.Cause = CauseStart
-	case t.lost(t.next.X):
+	case t.lost(t.next.X), t.tripped(t.next.X, best):
 		out.Cause = CauseLost
 	case !t.planned() && out.Gain > GainMin && t.strained(now):
 		out.Cause = CauseOverload
@@ -244,6 +246,9 @@ func (t *tick) pose() {
 					c += min(t.beta()*t.Price[at], priceMost)
 				}
 			}
+			if t.Tripped != nil && t.Tripped[at] {
+				t.next.Path[at] = 0
+			}
 			if t.bare[at] = c; !planned(t.Strategy) {
 				c += t.below(j, Hops)
 			}
@@ -306,6 +311,16 @@ func (t *tick) flow(x []float64) Flow {
 func (t *tick) lost(x []float64) bool {
 	for at, v := range x {
 		if v > 0 && !t.usable(at/t.n, at%t.n) {
+			return true
+		}
+	}
+	return false
+}
+
+// tripped reports whether a split sends more than a gate lets through where proxies found that nothing serves.
+func (t *tick) tripped(x []float64, best Flow) bool {
+	for at := range t.Tripped {
+		if i := at / t.n; t.Tripped[at] && t.let != nil && t.let[at] >= 0 && x[at]*t.problem.Demand[i] > overBy*best[at]+overLeft*t.problem.Demand[i] {
 			return true
 		}
 	}

@@ -20,8 +20,9 @@ type told struct {
 	times uint32
 }
 
-// look is what stands to be told now, and what is told once it was taken. It holds outage.Most places: first those that were
-// told before, so that a report does not waver between more than it holds. news says that something differs from what was told.
+// look is what stands to be told now, and what is told once it was taken. It holds outage.Most places: first whole clusters, of which
+// control planes make more than an event, then those that were told before, so that a report does not waver between more than it
+// holds. news says that something differs from what was told.
 func (o *outages) look(s *proxy.State, now int64) (r outage.Report, next map[outage.Place]told, news bool) {
 	next = map[outage.Place]told{}
 	var all []told
@@ -49,8 +50,9 @@ func (o *outages) look(s *proxy.State, now int64) (r outage.Report, next map[out
 		}
 		return 1
 	}
+	whole := func(t told) int { return min(len(t.Endpoint), 1) }
 	slices.SortFunc(all, func(a, b told) int {
-		return cmp.Or(known(a)-known(b), a.Service.Compare(b.Service), cmp.Compare(a.Cluster, b.Cluster), cmp.Compare(a.Endpoint, b.Endpoint))
+		return cmp.Or(whole(a)-whole(b), known(a)-known(b), a.Service.Compare(b.Service), cmp.Compare(a.Cluster, b.Cluster), cmp.Compare(a.Endpoint, b.Endpoint))
 	})
 	for i, t := range all {
 		if i >= outage.Most {

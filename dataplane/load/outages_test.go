@@ -96,6 +96,13 @@ func TestOutagesAreTold(t *testing.T) {
 			t.Errorf("what was told made room: %v, then %v", f, second[i])
 		}
 	}
+	z := mesh.ServiceName{Namespace: "shop", Name: "z"}
+	of := balance.NewView(balance.Config{Cluster: "eu", Endpoints: &ir.Endpoints{Service: z, Groups: []ir.Group{group}}, Clusters: func(c mesh.ClusterName) *ir.Cluster { return &ir.Cluster{Name: c} }})
+	of.Trip("eu", now)
+	state = &proxy.State{Services: map[mesh.ServiceName]*proxy.Service{n: {View: v}, z: {View: of}}}
+	if third := says(outage.Most, 6, true); third[1].Service != z || third[1].Endpoint != "" {
+		t.Errorf("a cluster has no room among endpoints: %v", third)
+	}
 	state = &proxy.State{}
 	says(0, 0, true) // gone from the configuration
 	says(0, 0, false)

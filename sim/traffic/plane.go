@@ -33,14 +33,14 @@ type plane struct {
 	state split.State
 	in    split.Input
 	gates failback.Gates
-	// counted are results of tries to each region that the gates have seen.
-	counted map[mesh.ClusterName]split.Result
+	// said is what the region's proxies said of others when the gates last looked.
+	said map[said]voice
 }
 
 func (c *plane) start(p *product, i int) {
 	n := len(p.w.regions)
 	*c = plane{p: p, i: i, paths: make([]liveness.State, n), quietUntil: make([]int64, n), heard: make([]split.Report, n), at: make([]int64, n),
-		gates: failback.Gates{Off: p.ungated}}
+		gates: failback.Gates{Off: p.ungated}, said: map[said]voice{}}
 	for j := range n {
 		c.heard[j].Cluster, c.heard[j].Age = mesh.ClusterName(p.w.regions[j].name), -1
 	}
@@ -116,7 +116,7 @@ func (c *plane) measureCapacity() {
 	c.timed = false
 	for _, at := range reg.endpoints {
 		e := &w.endpoints[at]
-		well := e.state == works || e.state == fails // which says that it is
+		well := e.state == works || e.state == fails || e.state == rejects // which says that it is
 		dead := !well && w.now-e.lastDeath >= healthAfter || well && e.lastBirth > 0 && w.now-e.lastBirth < healthAfter
 		if dead {
 			continue
@@ -189,20 +189,43 @@ func (c *plane) control() {
 // returns lets the gates look, with what proxies have counted since they last did.
 func (c *plane) returns() []failback.Move {
 	w := c.p.w
-	sum := map[mesh.ClusterName]split.Result{}
+	now, polls := time.Unix(0, w.now), map[mesh.ClusterName]*failback.Poll{}
 	for _, k := range w.regions[c.i].proxies {
-		if v := c.p.proxies[k].view; v != nil {
-			v.Results(func(n mesh.ClusterName, ended, failed uint64) {
-				sum[n] = split.Result{Ended: sum[n].Ended + ended, Failed: sum[n].Failed + failed}
-			})
+		v := c.p.proxies[k].view
+		if v == nil {
+			continue
 		}
+		v.Results(func(n mesh.ClusterName, ended, failed uint64) {
+			at := said{k, n}
+			was := c.said[at]
+			r := split.Result{Cluster: n, Ended: ended - was.Ended, Failed: failed - was.Failed}
+			c.gates.Saw(r)
+			was.Ended, was.Failed = ended, failed
+			was.Saw(r, now)
+			was.Tripped(v.Tripped(n, w.now+1))
+			if c.said[at] = was; polls[n] == nil {
+				polls[n] = &failback.Poll{}
+			}
+			polls[n].Count(was.Voice, 1, now) // arrivals are spread evenly
+		})
 	}
-	for n, is := range sum {
-		was := c.counted[n]
-		c.gates.Saw(split.Result{Cluster: n, Ended: is.Ended - was.Ended, Failed: is.Failed - was.Failed})
+	tripped := map[mesh.ClusterName]bool{}
+	for n, p := range polls {
+		tripped[n] = !c.p.deaf && p.Lost()
 	}
-	c.counted = sum
-	return c.gates.Look(&c.in, c.i, time.Unix(0, w.now))
+	return c.gates.Look(&c.in, c.i, tripped, now)
+}
+
+// said is a proxy's word on a region.
+type said struct {
+	proxy int32
+	of    mesh.ClusterName
+}
+
+// voice is that, and what it had counted by then.
+type voice struct {
+	failback.Voice
+	split.Result
 }
 
 func (c *plane) row() []float64 {

@@ -25,6 +25,8 @@ type product struct {
 	blind bool
 	// ungated lets what comes back have all of its part at once: a control run.
 	ungated bool
+	// deaf does not hear what proxies trip by themselves: a control run.
+	deaf bool
 }
 
 // proxy is one proxy's part.
@@ -169,7 +171,7 @@ func (p *product) gatewayAnswers(i, j int32) (answers, refused bool) {
 	for _, w := range p.w.tiers {
 		for _, at := range w.regions[j].endpoints {
 			switch w.endpoints[at].state {
-			case works, fails:
+			case works, fails, rejects:
 				return true, false
 			case refuses:
 				dead++

@@ -116,7 +116,7 @@ func (w *world) reach(at int32) {
 	e := &w.endpoints[t.endpoint]
 	t.came = w.now
 	switch e.state {
-	case refuses:
+	case refuses, rejects:
 		t.outcome = balance.NeverExecuted
 		w.sendBack(at)
 		return

@@ -16,10 +16,11 @@ func Policies() []string {
 	return []string{"isthmus", "round-robin", "local", "istio", "l3", "p2c", "waterfall-0.6", "waterfall", "waterfall-0.95", "oracle-fluid", "oracle-queue"}
 }
 
-// blind is the product without what is called below, ungated without gates on the way back, for control runs.
+// blind is the product without what is called below, ungated without gates on the way back, deaf with gates that hear of no trips, for control runs.
 const (
 	blind   = "isthmus-blind"
 	ungated = "isthmus-ungated"
+	deaf    = "isthmus-deaf"
 )
 
 // newPolicy makes a policy, nil for a name that nobody knows.
@@ -29,6 +30,8 @@ func newPolicy(name string) policy {
 		return &product{}
 	case blind:
 		return &product{blind: true}
+	case deaf:
+		return &product{deaf: true}
 	case ungated:
 		return &product{ungated: true}
 	case "round-robin":

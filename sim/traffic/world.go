@@ -28,7 +28,8 @@ const (
 	works state = iota
 	refuses
 	isBlackHole
-	fails // answers every request with a failure, at once
+	fails   // answers every request with a failure, at once
+	rejects // is refused by its own machine, while its cluster says that it is well and its gateway answers
 )
 
 // endpoint is one server: a queue, first come first served, in front of lanes.
