@@ -116,8 +116,8 @@ func (s *Set) Failed(status int, reason mesh.Reason) bool {
 		return s.Timeout && status == 504 // 408 is of a client that was late
 	case reason == mesh.ReasonReset, reason == mesh.ReasonProtocol:
 		return s.Reset
-	case reason == mesh.ReasonFaultInjected:
-		return false // as what it imitates: by its status
+	case reason == mesh.ReasonFaultInjected, reason == mesh.ReasonClientGone:
+		return false // as what it imitates: by its status; and of who is gone nobody waits
 	}
 	return s.noEndpoint && status == 503
 }

@@ -28,3 +28,6 @@ func (p *Proxy) OutboundWithout(ex message.Exchange, via Via, names ...string) {
 	r.via = via
 	r.run(left)
 }
+
+// Below is below.
+func Below(random uint64, milliPercent int) bool { return below(random, milliPercent) }
