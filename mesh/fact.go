@@ -51,6 +51,7 @@ const (
 	KindServiceAddress Kind = "ServiceAddress"
 	KindReach          Kind = "Reach"    // *Reach; the name is the cluster observed
 	KindSplit          Kind = "Split"    // *Split; computed from load reports, kept nowhere
+	KindIngress        Kind = "Ingress"  // *Ingress; what a peer says in its load reports, kept nowhere; the name is the peer
 	KindDelivery       Kind = "Delivery" // *Delivery; only status functions may read it
 )
 
@@ -164,6 +165,18 @@ type Reach struct {
 	// StaleSinceMillis is when its control plane was last heard, in Unix milliseconds, while it is not heard any
 	// more; 0 while it is, and of one that never was.
 	StaleSinceMillis int64
+}
+
+// Ingress is what a cluster says of its ingress gateways.
+type Ingress struct {
+	Cluster ClusterName
+	// Unserved are the listeners of Gateways that it knows of and does not serve, as ListenerName has them, sorted.
+	Unserved []string
+}
+
+// ListenerName names a listener of a Gateway in the mesh.
+func ListenerName(namespace, gateway, listener string) string {
+	return namespace + "/" + gateway + "/" + listener
 }
 
 // Split is how the callers in a cluster are to spread their requests to a service over clusters. The law, what is

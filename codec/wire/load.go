@@ -3,6 +3,8 @@ package wire
 import (
 	"fmt"
 	"math"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/codec/wire/wirepb"
@@ -117,7 +119,7 @@ func EncodeReport(r *split.ClusterReport) []byte {
 		}),
 		Beliefs: each(r.Beliefs, func(b split.Belief) *wirepb.Belief {
 			return &wirepb.Belief{TrustDomain: string(b.TrustDomain), Generation: b.Generation, Missing: b.Missing}
-		})})
+		}), Unserved: r.Unserved})
 	if err != nil {
 		panic("wire: encode a report: " + err.Error()) // names are valid UTF-8 by parsing
 	}
@@ -133,6 +135,16 @@ func toLease(l wirepb.Lease) liveness.Lease {
 		return liveness.LeaseLost
 	}
 	return liveness.LeaseUnknown
+}
+
+// toUnserved takes names that can be ones, sorted, and no more than a report holds: no split follows from them.
+func toUnserved(names []string) []string {
+	out := slices.DeleteFunc(slices.Clone(names), func(s string) bool {
+		return len(s) > split.ListenerMax || strings.Count(s, "/") != 2 || strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c > '~' })
+	})
+	slices.Sort(out)
+	out = slices.Compact(out)
+	return out[:min(len(out), split.UnservedMost)]
 }
 
 // DecodeReport is the way back of EncodeReport; a report of which anything is no measurement is refused whole.
@@ -162,7 +174,7 @@ func DecodeReport(b []byte) (*split.ClusterReport, error) {
 		}),
 		Beliefs: each(m.Beliefs, func(b *wirepb.Belief) split.Belief {
 			return split.Belief{TrustDomain: mesh.TrustDomain(b.TrustDomain), Generation: b.Generation, Missing: b.Missing}
-		})}
+		}), Unserved: toUnserved(m.Unserved)}
 	if d.err != nil {
 		return nil, fmt.Errorf("decode a cluster's report: %w", d.err)
 	}

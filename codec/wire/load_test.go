@@ -1,7 +1,10 @@
 package wire
 
 import (
+	"fmt"
 	"math"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -67,5 +70,33 @@ func TestWhatIsCalledTravels(t *testing.T) {
 	samples, err := ToSamples(FromSamples([]split.Sample{{Service: s.Service, Asked: 1, Calling: 0.5}}))
 	if err != nil || samples[0].Calling != 0.5 {
 		t.Errorf("%+v, %v", samples, err)
+	}
+}
+
+// TestListenersThatAreNotServedComeBack, sorted and without what can be no name; of who says nothing, as one of an earlier version, all are served.
+func TestListenersThatAreNotServedComeBack(t *testing.T) {
+	read := func(names ...string) []string {
+		t.Helper()
+		got, err := DecodeReport(EncodeReport(&split.ClusterReport{Unserved: names}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got.Unserved
+	}
+	if got := read("shop/web/https", "bank/web/tls"); !slices.Equal(got, []string{"bank/web/tls", "shop/web/https"}) {
+		t.Errorf("%q", got)
+	}
+	if got := read("", "a/b", "a/b/c/d", "shop/web/\x1b[2J", "a b/c/d", strings.Repeat("x", split.ListenerMax)+"/b/c", "shop/web/https", "shop/web/https"); !slices.Equal(got, []string{"shop/web/https"}) {
+		t.Errorf("%q", got)
+	}
+	if got := read(); len(got) != 0 {
+		t.Errorf("%q", got)
+	}
+	many := make([]string, 3*split.UnservedMost)
+	for i := range many {
+		many[i] = fmt.Sprintf("shop/web/l%03d", i)
+	}
+	if got := read(many...); len(got) != split.UnservedMost {
+		t.Errorf("%d of %d are taken", len(got), len(many))
 	}
 }

@@ -38,6 +38,8 @@ type Config struct {
 	// is nothing, and nobody.
 	Beliefs  func() []split.Belief
 	Believes func(mesh.ClusterName, []split.Belief)
+	// Unserved are the listeners of Gateways that this cluster's ingress gateways do not serve, sorted; nil is none.
+	Unserved func() []string
 	// May reports whether a peer may know of a service here.
 	May func(mesh.ClusterName, mesh.ServiceName) bool
 	// Costs is what a GiB costs from one cluster to another, in US dollars; nil is nothing.
@@ -68,6 +70,8 @@ type Driver struct {
 	mu      sync.Mutex
 	// learnt are the newest resources of services that proxies here use, until the next tick; nil is gone.
 	learnt map[resource]*xds.Resource
+	// ingress is what peers say of their ingress gateways.
+	ingress map[mesh.ClusterName]*unserved
 }
 
 type resource struct{ typ, name string }
@@ -79,11 +83,14 @@ const learntMax = 1 << 16
 func NewDriver(cfg Config) *Driver {
 	b := New(cfg.Cluster)
 	b.costs = cfg.Costs
-	return &Driver{cfg: cfg, balancer: b, learnt: map[resource]*xds.Resource{}}
+	return &Driver{cfg: cfg, balancer: b, learnt: map[resource]*xds.Resource{}, ingress: map[mesh.ClusterName]*unserved{}}
 }
 
 // Expel drops what a cluster that left the mesh reported.
-func (l *Driver) Expel(n mesh.ClusterName) { l.balancer.Expel(n) }
+func (l *Driver) Expel(n mesh.ClusterName) {
+	l.balancer.Expel(n)
+	l.serves(n, nil)
+}
 
 // Returning are the splits in which a cluster is on its way back.
 func (l *Driver) Returning() []*mesh.Split { return l.balancer.Returning() }
@@ -175,6 +182,7 @@ func (l *Driver) Heard(n mesh.ClusterName, b []byte, toldOn bool) {
 	if l.cfg.Believes != nil {
 		l.cfg.Believes(n, r.Beliefs)
 	}
+	l.serves(n, r.Unserved)
 }
 
 // ReportTo is what a peer is told: of services that it is told of, or that it serves.
@@ -182,6 +190,9 @@ func (l *Driver) ReportTo(to mesh.ClusterName) []byte {
 	r := l.balancer.Report(l.cfg.Paths(), func(s mesh.ServiceName) bool { return l.cfg.May(to, s) })
 	if l.cfg.Beliefs != nil {
 		r.Beliefs = l.cfg.Beliefs()
+	}
+	if l.cfg.Unserved != nil {
+		r.Unserved = bounded(l.cfg.Unserved())
 	}
 	return encoded(r, replica.MaxReport)
 }
@@ -205,7 +216,10 @@ func encoded(r *split.ClusterReport, most int) []byte {
 func (l *Driver) Run(ctx context.Context) error {
 	return clock.Every(ctx, l.cfg.Clock, Every, func(ctx context.Context) error {
 		l.know()
-		return l.follow(ctx, l.balancer.Tick(l.cfg.Paths(), l.cfg.Clock.Now()))
+		if err := l.follow(ctx, l.balancer.Tick(l.cfg.Paths(), l.cfg.Clock.Now())); err != nil {
+			return err
+		}
+		return l.stateIngress(ctx)
 	})
 }
 

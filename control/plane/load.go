@@ -3,6 +3,7 @@ package plane
 import (
 	"context"
 	"crypto/rand"
+	"sync"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/control/authority"
@@ -29,10 +30,11 @@ func (p *Plane) newLoad() *load.Driver {
 		},
 		Sees:    p.sees,
 		Beliefs: p.authority.Beliefs, Believes: p.authority.Believes,
-		Told:    p.events.Split,
-		LeftOut: p.events.LeftOut,
-		Region:  p.region,
-		Costs:   p.costs,
+		Unserved: unservedHere(p.loop.World),
+		Told:     p.events.Split,
+		LeftOut:  p.events.LeftOut,
+		Region:   p.region,
+		Costs:    p.costs,
 		Drained: func(now time.Time) map[mesh.ClusterName]float64 {
 			return compile.Drained(p.loop.World(), now.UnixNano())
 		},
@@ -58,6 +60,24 @@ func (p *Plane) costs(from, to mesh.ClusterName) float64 {
 		stated = c.EgressPerGiB
 	}
 	return price.Between(clusterOf(w, w.Self(), from), clusterOf(w, w.Self(), to), stated).PerGiB
+}
+
+// unservedHere are the listeners of Gateways that are not served in the world of the moment; it looks again when that is another one.
+func unservedHere(now func() *world.World) func() []string {
+	var mu sync.Mutex
+	var of *world.World
+	var last []string
+	return func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		if w := now(); w != of {
+			of, last = w, nil
+			if v, err := derive.Eval(w, compile.IngressOf, struct{}{}); err == nil && v != nil {
+				last = v.Unserved
+			}
+		}
+		return last
+	}
 }
 
 // services are where those of this cluster can be reached, also of those that no proxy has asked for.

@@ -184,3 +184,45 @@ func sortGatewayRoutes(routes []ir.Route) {
 	http := func(r ir.Route) int { return b2i(strings.HasPrefix(r.Object, string(mesh.KindHTTPRoute))) }
 	slices.SortStableFunc(routes, func(a, b ir.Route) int { return cmp.Compare(http(a), http(b)) })
 }
+
+// IngressOf is which listeners of Gateways this cluster knows of and does not serve, for peers who would send clients here; nil is none.
+// Of those for which another is in the way, or whose certificates lead nowhere, it says so, and of a Gateway whose origin it does not obey.
+var IngressOf = fn("ingress", func(c *derive.Ctx, _ struct{}) *mesh.Ingress {
+	self := world.Self.Get(c, struct{}{})
+	out := &mesh.Ingress{Cluster: self}
+	all := verdicts.Get(c, struct{}{})
+	for _, k := range world.Index.Get(c, world.Small(mesh.KindGateway)) {
+		stated, ok := world.Facts.Get(c, k)
+		if !ok || stated.Value.(*mesh.Gateway).Class != mesh.GatewayClass {
+			continue
+		}
+		f := effective.Get(c, objectName{k.Kind, k.Namespace, k.Name})
+		i := slices.Index(all.Names, k.Namespace+"/"+k.Name)
+		if f == nil || i < 0 {
+			for _, l := range stated.Value.(*mesh.Gateway).Listeners {
+				out.Unserved = append(out.Unserved, mesh.ListenerName(k.Namespace, k.Name, l.Name))
+			}
+			continue
+		}
+		g := f.Value.(*mesh.Gateway)
+		for j := range g.Listeners {
+			if l := &g.Listeners[j]; !f.Home && (all.Verdicts[i][j].Reason != "" || attach.Ends(l) && !shows(c, g, l)) {
+				out.Unserved = append(out.Unserved, mesh.ListenerName(g.Namespace, g.Name, l.Name))
+			}
+		}
+	}
+	if len(out.Unserved) == 0 {
+		return nil
+	}
+	slices.Sort(out.Unserved)
+	out.Unserved = slices.Compact(out.Unserved)
+	return out
+})
+
+// shows reports whether a listener has a certificate that can be used.
+func shows(c *derive.Ctx, g *mesh.Gateway, l *mesh.Listener) bool {
+	return slices.ContainsFunc(l.Certificates, func(r mesh.CertificateRef) bool {
+		_, reason, _ := certificateOf(c, g, r)
+		return reason == ""
+	})
+}

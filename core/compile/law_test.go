@@ -181,6 +181,8 @@ func drawFact(t *rapid.T) *mesh.Fact {
 			return fact(kind, "eu", s.Namespace, s.Name, v)
 		case mesh.KindReach:
 			return fact(kind, "eu", "", string(peer), &mesh.Reach{Cluster: peer, State: mesh.Reachability(small("state"))})
+		case mesh.KindIngress:
+			return fact(kind, "eu", "", string(peer), &mesh.Ingress{Cluster: peer, Unserved: []string{"shop/gw0/http"}})
 		case mesh.KindSplit:
 			return fact(kind, "eu", s.Namespace, s.Name, &mesh.Split{Service: s, Beat: uint64(small("beat")), Shares: []mesh.Share{{Cluster: peer, Parts: mesh.AllParts}}})
 		}
@@ -193,7 +195,7 @@ func drawFact(t *rapid.T) *mesh.Fact {
 var kinds = []mesh.Kind{mesh.KindCluster, mesh.KindService, mesh.KindServiceExport, mesh.KindWorkload, mesh.KindEndpointSlice,
 	mesh.KindHTTPRoute, mesh.KindGRPCRoute, mesh.KindTLSRoute, mesh.KindTCPRoute, mesh.KindUDPRoute,
 	mesh.KindGateway, mesh.KindNamespace, mesh.KindReferenceGrant, mesh.KindAccessPolicy, mesh.KindResidencyPolicy, mesh.KindTrafficPolicy, mesh.KindFaultPolicy, mesh.KindTelemetryPolicy, mesh.KindBackendTLSPolicy, mesh.KindConfigMap, mesh.KindMesh, mesh.KindDrain, mesh.KindBundle,
-	mesh.KindRemoteService, mesh.KindSlotTable, mesh.KindServiceAddress, mesh.KindServiceImport, mesh.KindReach, mesh.KindSplit}
+	mesh.KindRemoteService, mesh.KindSlotTable, mesh.KindServiceAddress, mesh.KindServiceImport, mesh.KindReach, mesh.KindIngress, mesh.KindSplit}
 
 // watchAll watches every resource that the universe can have.
 func watchAll(e *derive.Engine) {
@@ -210,6 +212,7 @@ func watchAll(e *derive.Engine) {
 		ExportOf.Watch(e, Export{s, "us"})
 		ExportOf.Watch(e, Export{s, "in"})
 	}
+	IngressOf.Watch(e, struct{}{})
 	for _, ns := range []string{"shop", "bank"} {
 		for _, n := range []string{"gw0", "gw1", "gw2"} {
 			GatewayOf.Watch(e, GatewayKey{ns, n, view})

@@ -264,6 +264,9 @@ func cluster(c *derive.Ctx, n mesh.ClusterName) *ir.Cluster {
 			out.Gateways = stay
 		}
 	}
+	if in := own[mesh.Ingress](c, mesh.KindIngress, "", string(n)); in != nil {
+		out.Unserved = in.Unserved
+	}
 	out.Gateways = undrained(c, n, v.Gateways, out.Gateways)
 	return out
 }

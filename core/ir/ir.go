@@ -208,6 +208,8 @@ type Cluster struct {
 	// Gateways are the way in from another network, Ingresses that from outside the mesh.
 	Gateways  []netip.AddrPort
 	Ingresses []netip.Addr
+	// Unserved are the listeners of Gateways that its ingress gateways do not serve, as mesh.ListenerName has them, sorted.
+	Unserved []string
 	// Drains is the part of its share that it gets while it is taken out of use, or back into it.
 	Drains mesh.Ramps
 	// StaleSinceMillis is mesh.Reach.StaleSinceMillis.

@@ -41,7 +41,16 @@ type ClusterReport struct {
 	Services []ServiceReport
 	// Beliefs are of the trust domains whose root is being replaced; no split follows from them.
 	Beliefs []Belief
+	// Unserved are listeners of Gateways that its ingress gateways do not serve (mesh.Ingress), UnservedMost at most; of who has more,
+	// or says nothing, the others count as served.
+	Unserved []string
 }
+
+// Bounds of Unserved: how many, and how long each in bytes.
+const (
+	UnservedMost = 128
+	ListenerMax  = 3 * 256
+)
 
 // Belief is what a cluster believes of a trust domain.
 type Belief struct {

@@ -223,7 +223,7 @@ func (o *outside) close() {
 }
 
 // hosts answers for the hosts of Gateways with the addresses of ingress gateways, the nearest to the client first. A proxy that
-// drains sends clients elsewhere while there is somewhere.
+// drains, or lacks a listener's certificate, sends clients elsewhere while there is somewhere.
 func (a *Agent) hosts(host string, client netip.Addr) ([]netip.Addr, dns.Answer) {
 	s := a.store.state.Load()
 	if !s.Ready {
@@ -237,7 +237,8 @@ func (a *Agent) hosts(host string, client netip.Addr) ([]netip.Addr, dns.Answer)
 	case home:
 		clusters = map[mesh.ClusterName]*ir.Cluster{a.cfg.Cluster: clusters[a.cfg.Cluster]}
 	}
-	addrs := regions.Nearest(clusters, a.cfg.Cluster, a.regions.Table().Of(client), a.life.draining.Load())
+	listeners, able := s.Ingress.Takers(host)
+	addrs := regions.Nearest(regions.Serving(clusters, listeners), a.cfg.Cluster, a.regions.Table().Of(client), !able || a.life.draining.Load())
 	if len(addrs) == 0 {
 		return nil, dns.NoAddress
 	}

@@ -201,6 +201,13 @@ func TestAnIngressGatewayLetsRequestsIn(t *testing.T) {
 		if !leads("any.wild.example.", at, east)() || !leads("other.example.")() {
 			t.Error("a host below a wildcard is not answered, or one of nobody is")
 		}
+		lacks := there
+		lacks.Unserved = []string{"shop/web/http"}
+		w.script.set("us-east", &lacks)
+		eventually(t, "a cluster that does not serve the listener is withdrawn", leads("shop.example.", at))
+		lacks.Unserved = []string{"shop/web/own"}
+		w.script.set("us-east", &lacks)
+		eventually(t, "what it does not serve is another listener", leads("shop.example.", at, east))
 		gone := there
 		gone.Reach = mesh.Unreachable
 		w.script.set("us-east", &gone)

@@ -79,7 +79,7 @@ func (t *Tables) add(g *ir.Gateway, l *ir.Listener, ends *ir.Termination, offset
 		return
 	}
 	name := "gateway:" + g.Name + ":" + l.Name
-	in := &listener{name: g.Namespace + "/" + g.Name + "/" + l.Name, ends: ends, hops: g.TrustedHops, nowhere: t.service(g.Namespace, name, p.Door, l.Protocol, nil)}
+	in := &listener{name: mesh.ListenerName(g.Namespace, g.Name, l.Name), ends: ends, hops: g.TrustedHops, nowhere: t.service(g.Namespace, name, p.Door, l.Protocol, nil)}
 	for i := range l.Hosts {
 		h := &l.Hosts[i]
 		in.hosts.set(h.Hostname, t.service(g.Namespace, name+":"+h.Hostname, p.Door, l.Protocol, h.Routes))
@@ -113,6 +113,28 @@ func (t *Tables) Named(host string) (home, known bool) {
 	}
 	var room [maxHost]byte
 	return t.names.find(plain(room[:0], []byte(host)))
+}
+
+// Takers are the listeners that have routes for a host by a name, as Named knows it, in the words of mesh.ListenerName and no order; able says
+// that none of them lacks the certificate that it would show.
+func (t *Tables) Takers(host string) (listeners []string, able bool) {
+	able = true
+	if t == nil {
+		return nil, able
+	}
+	var room [maxHost]byte
+	h := plain(room[:0], []byte(host))
+	for _, p := range t.ports {
+		l, ok := p.listeners.find(h)
+		if !ok {
+			continue
+		}
+		if _, ok := l.hosts.named(h); ok {
+			listeners = append(listeners, l.name)
+			able = able && (l.ends == nil || l.ends.Invalid == "" && (l.server == nil || l.server.Problem() == ""))
+		}
+	}
+	return listeners, able
 }
 
 // Services are what the hosts are to the pipeline.
@@ -203,6 +225,14 @@ func (p *patterns[T]) set(pattern string, v T) {
 }
 
 func (p *patterns[T]) find(host []byte) (T, bool) {
+	if v, ok := p.named(host); ok {
+		return v, true
+	}
+	return p.any, p.hasAny
+}
+
+// named is find among patterns that name something.
+func (p *patterns[T]) named(host []byte) (none T, ok bool) {
 	if v, ok := p.exact[string(host)]; ok {
 		return v, true
 	}
@@ -213,5 +243,5 @@ func (p *patterns[T]) find(host []byte) (T, bool) {
 			}
 		}
 	}
-	return p.any, p.hasAny
+	return none, false
 }

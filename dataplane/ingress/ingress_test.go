@@ -283,3 +283,49 @@ func BenchmarkComplete(b *testing.B) {
 		e.Complete(h, 0)
 	}
 }
+
+// TestWhoTakesAHost: of each port the listener that takes it, if its routes name it; and whether all can show what they would.
+func TestWhoTakesAHost(t *testing.T) {
+	ca := issued.NewAuthority(t)
+	host := func(names ...string) (out []ir.VirtualHost) {
+		for _, n := range names {
+			out = append(out, ir.VirtualHost{Hostname: n, Routes: []ir.Route{{Object: "HTTPRoute shop/web"}}})
+		}
+		return out
+	}
+	end := func(name, hostname string, port uint16, pair *issued.Pair, hosts ...string) ir.Termination {
+		out := ir.Termination{Listener: ir.Listener{Name: name, Port: port, Protocol: mesh.ListenerHTTPS, Hostname: hostname, Hosts: host(hosts...)}, Invalid: "Secret shop/none: there is none"}
+		if pair != nil {
+			out.Invalid, out.Certificates = "", []ir.Certificate{{Object: "Secret shop/x", Chain: string(pair.Certificate), Key: mesh.Hide(pair.Key)}}
+		}
+		return out
+	}
+	good := ca.For("*.example")
+	broken := good
+	broken.Key = []byte("no key")
+	tab := ingress.New([]*ir.Gateway{
+		{Namespace: "shop", Name: "web", Listeners: []ir.Listener{{Name: "http", Port: 80, Protocol: mesh.ListenerHTTP, Hosts: host("shop.example", "plain.example")}},
+			Terminations: []ir.Termination{end("wild", "*.example", 443, &good, "*.example"), end("own", "own.example", 443, nil, "own.example"), end("odd", "odd.example", 443, &broken, "odd.example")}},
+		{Namespace: "debug", Name: "all", Terminations: []ir.Termination{end("any", "", 9443, nil, "")}},
+	}, 8000)
+	tab.Terminate(nil, slog.New(slog.DiscardHandler))
+	for name, want := range map[string]string{
+		"shop.example":   "shop/web/http shop/web/wild true",
+		"Shop.Example.":  "shop/web/http shop/web/wild true",
+		"other.example":  "shop/web/wild true", // of the port 9443 no route names it
+		"own.example":    "shop/web/own false",
+		"odd.example":    "shop/web/odd false",
+		"nobody.test":    "true",
+		"":               "true",
+		"x.shop.example": "shop/web/wild true",
+	} {
+		got, able := tab.Takers(name)
+		slices.Sort(got)
+		if text := strings.TrimSpace(fmt.Sprint(strings.Join(got, " "), " ", able)); text != want {
+			t.Errorf("%q is taken by %s, want %s", name, text, want)
+		}
+	}
+	if got, able := (*ingress.Tables)(nil).Takers("shop.example"); got != nil || !able {
+		t.Errorf("without tables: %v, %v", got, able)
+	}
+}

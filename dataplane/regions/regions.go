@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -132,6 +133,23 @@ func Nearest(clusters map[mesh.ClusterName]*ir.Cluster, own mesh.ClusterName, re
 	var out []netip.Addr
 	for _, c := range all {
 		out = append(out, c.Ingresses...)
+	}
+	return out
+}
+
+// Serving are the clusters of which none of the listeners is unserved, as they say themselves.
+func Serving(clusters map[mesh.ClusterName]*ir.Cluster, listeners []string) map[mesh.ClusterName]*ir.Cluster {
+	lacks := func(c *ir.Cluster) bool {
+		return c != nil && slices.ContainsFunc(c.Unserved, func(l string) bool { return slices.Contains(listeners, l) })
+	}
+	out := clusters
+	for n, c := range clusters {
+		if lacks(c) {
+			if len(out) == len(clusters) {
+				out = maps.Clone(clusters)
+			}
+			delete(out, n)
+		}
 	}
 	return out
 }

@@ -91,3 +91,25 @@ func TestTheNearestComeFirst(t *testing.T) {
 		t.Errorf("a mesh of nobody: %v", got)
 	}
 }
+
+// TestWhoDoesNotServeIsLeftOut, by what it says itself; what is kept is not changed by that.
+func TestWhoDoesNotServeIsLeftOut(t *testing.T) {
+	all := map[mesh.ClusterName]*ir.Cluster{"eu": {Name: "eu"}, "us": {Name: "us", Unserved: []string{"shop/web/https", "shop/web/own"}}, "in": {Name: "in", Unserved: []string{"bank/web/https"}}, "gone": nil}
+	for want, listeners := range map[string][]string{
+		"eu gone in us": {"shop/web/http"},
+		"eu gone in":    {"shop/web/http", "shop/web/https"},
+		"eu gone us":    {"bank/web/https"},
+		"eu gone":       {"shop/web/own", "bank/web/https"},
+	} {
+		var got []string
+		for n := range regions.Serving(all, listeners) {
+			got = append(got, string(n))
+		}
+		if slices.Sort(got); strings.Join(got, " ") != want {
+			t.Errorf("%v are served by %v, want %s", listeners, got, want)
+		}
+	}
+	if len(regions.Serving(all, nil)) != 4 || len(all) != 4 {
+		t.Errorf("for no listener in particular somebody is left out, or was taken from what is kept: %v", all)
+	}
+}

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/pem"
 	"fmt"
@@ -110,6 +111,19 @@ workloads:
 		c.Close()
 		t.Error("us-east shows a certificate that was applied to eu-west")
 	}
+
+	// So nobody is sent there, whichever ingress gateway answers for the host; for one that neither can serve each answers with its own.
+	west, east := m.address(0, 0, 9, 0), m.address(1, 0, 9, 0)
+	m.leads(t, 0, "shop.example", west)
+	m.leads(t, 1, "shop.example", west)
+	m.leads(t, 1, "own.example", east)
+	if out, code := m.apply("us-east", pairs[0].Secret("shop", "site")); code != 0 {
+		t.Fatal(out)
+	}
+	m.leads(t, 0, "shop.example", west, east)
+	m.leads(t, 1, "shop.example", east, west)
+	m.run("delete", "--cluster", "us-east", "secret", "site", "-n", "shop")
+	m.leads(t, 1, "shop.example", west)
 
 	pairs = append(pairs, m.rotated(t, ca)...)
 
@@ -242,4 +256,25 @@ func (m *meshUnder) keepsTheKeys(t *testing.T, pairs []issued.Pair, canary strin
 		out, _ := m.try(args...) // not all of them can answer; what they print is looked at all the same
 		search(strings.Join(args, " "), []byte(out))
 	}
+}
+
+// leads waits until the ingress gateway of a cluster answers for a host with these addresses, in whatever order a resolver has them. Each is
+// given with a port, which does not count.
+func (m *meshUnder) leads(t *testing.T, cluster int, host string, want ...string) {
+	t.Helper()
+	r := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, network, m.address(cluster, 0, 9, 15053))
+	}}
+	slices.Sort(want)
+	eventually(t, time.Minute, host+" leads where it is served", func() (string, bool) {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		addrs, err := r.LookupNetIP(ctx, "ip4", host+".")
+		var got []string
+		for _, a := range addrs {
+			got = append(got, a.Unmap().String()+":0")
+		}
+		slices.Sort(got)
+		return fmt.Sprint(got, err), slices.Equal(got, want)
+	})
 }

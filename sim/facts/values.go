@@ -88,6 +88,10 @@ var values = map[mesh.Kind]func(*Maker) (namespace, name string, v any){
 		v := &mesh.ServiceAddress{Service: m.service(), Address: m.given(), SinceMillis: int64(m.Rand.IntN(3))}
 		return "", v.Address.String(), v
 	},
+	mesh.KindIngress: func(m *Maker) (string, string, any) {
+		n := m.cluster().Name
+		return "", string(n), &mesh.Ingress{Cluster: n, Unserved: []string{m.numbered("shop/web/l", 3)}}
+	},
 	mesh.KindSplit: func(m *Maker) (string, string, any) {
 		s := m.service()
 		v := &mesh.Split{Service: s, Beat: uint64(m.Rand.IntN(3))}

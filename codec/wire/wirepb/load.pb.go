@@ -444,6 +444,7 @@ type ClusterLoad struct {
 	Paths         []*Path                `protobuf:"bytes,1,rep,name=paths,proto3" json:"paths,omitempty"`
 	Services      []*ServiceLoad         `protobuf:"bytes,2,rep,name=services,proto3" json:"services,omitempty"`
 	Beliefs       []*Belief              `protobuf:"bytes,3,rep,name=beliefs,proto3" json:"beliefs,omitempty"`
+	Unserved      []string               `protobuf:"bytes,4,rep,name=unserved,proto3" json:"unserved,omitempty"` // listeners of Gateways that the cluster's ingress gateways do not serve: NAMESPACE/GATEWAY/LISTENER; who says nothing serves all
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -495,6 +496,13 @@ func (x *ClusterLoad) GetServices() []*ServiceLoad {
 func (x *ClusterLoad) GetBeliefs() []*Belief {
 	if x != nil {
 		return x.Beliefs
+	}
+	return nil
+}
+
+func (x *ClusterLoad) GetUnserved() []string {
+	if x != nil {
+		return x.Unserved
 	}
 	return nil
 }
@@ -802,11 +810,12 @@ const file_isthmus_v1_load_proto_rawDesc = "" +
 	"\x06Result\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x14\n" +
 	"\x05ended\x18\x02 \x01(\x04R\x05ended\x12\x16\n" +
-	"\x06failed\x18\x03 \x01(\x04R\x06failed\"\x98\x01\n" +
+	"\x06failed\x18\x03 \x01(\x04R\x06failed\"\xb4\x01\n" +
 	"\vClusterLoad\x12&\n" +
 	"\x05paths\x18\x01 \x03(\v2\x10.isthmus.v1.PathR\x05paths\x123\n" +
 	"\bservices\x18\x02 \x03(\v2\x17.isthmus.v1.ServiceLoadR\bservices\x12,\n" +
-	"\abeliefs\x18\x03 \x03(\v2\x12.isthmus.v1.BeliefR\abeliefs\"e\n" +
+	"\abeliefs\x18\x03 \x03(\v2\x12.isthmus.v1.BeliefR\abeliefs\x12\x1a\n" +
+	"\bunserved\x18\x04 \x03(\tR\bunserved\"e\n" +
 	"\x06Belief\x12!\n" +
 	"\ftrust_domain\x18\x01 \x01(\tR\vtrustDomain\x12\x1e\n" +
 	"\n" +

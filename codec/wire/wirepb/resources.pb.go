@@ -2769,6 +2769,7 @@ type Cluster struct {
 	Ingresses        [][]byte               `protobuf:"bytes,9,rep,name=ingresses,proto3" json:"ingresses,omitempty"` // address octets
 	Drains           []*Ramp                `protobuf:"bytes,10,rep,name=drains,proto3" json:"drains,omitempty"`
 	StaleSinceMillis int64                  `protobuf:"varint,11,opt,name=stale_since_millis,json=staleSinceMillis,proto3" json:"stale_since_millis,omitempty"`
+	Unserved         []string               `protobuf:"bytes,12,rep,name=unserved,proto3" json:"unserved,omitempty"` // listeners of Gateways that its ingress gateways do not serve: NAMESPACE/GATEWAY/LISTENER
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -2878,6 +2879,13 @@ func (x *Cluster) GetStaleSinceMillis() int64 {
 		return x.StaleSinceMillis
 	}
 	return 0
+}
+
+func (x *Cluster) GetUnserved() []string {
+	if x != nil {
+		return x.Unserved
+	}
+	return nil
 }
 
 // Ramp is mesh.Ramp.
@@ -5079,7 +5087,7 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"\x17bandwidth_milli_percent\x18\v \x01(\x03R\x15bandwidthMilliPercent\"i\n" +
 	"\tEndpoints\x121\n" +
 	"\aservice\x18\x01 \x01(\v2\x17.isthmus.v1.ServiceNameR\aservice\x12)\n" +
-	"\x06groups\x18\x02 \x03(\v2\x11.isthmus.v1.GroupR\x06groups\"\xd0\x02\n" +
+	"\x06groups\x18\x02 \x03(\v2\x11.isthmus.v1.GroupR\x06groups\"\xec\x02\n" +
 	"\aCluster\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\"\n" +
@@ -5092,7 +5100,8 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"\tingresses\x18\t \x03(\fR\tingresses\x12(\n" +
 	"\x06drains\x18\n" +
 	" \x03(\v2\x10.isthmus.v1.RampR\x06drains\x12,\n" +
-	"\x12stale_since_millis\x18\v \x01(\x03R\x10staleSinceMillis\"a\n" +
+	"\x12stale_since_millis\x18\v \x01(\x03R\x10staleSinceMillis\x12\x1a\n" +
+	"\bunserved\x18\f \x03(\tR\bunserved\"a\n" +
 	"\x04Ramp\x12!\n" +
 	"\fsince_millis\x18\x01 \x01(\x03R\vsinceMillis\x12\x12\n" +
 	"\x04over\x18\x02 \x01(\x03R\x04over\x12\x12\n" +
