@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/bench/report"
@@ -21,27 +22,37 @@ const (
 )
 
 // clusters measures an endpoint change as proxies of its own cluster (L2) and of another (X1) see it, and what the
-// way between costs (X2).
+// way between costs (X2). Beside another build, and as the part hop, it is only what the way costs.
 func (b *bench) clusters(ctx context.Context) (err error) {
 	proxies := b.size.proxies / 5
 	b.Say("two clusters, a link of %v, %d proxies in each", linkRTT, proxies)
-	p, err := startPlane(ctx, rig.Options{Bin: b.bin, Dir: b.dir, Name: "two", Base: b.base + 6, File: meshOfTwo}, b.size.services, b.size.endpoints)
+	two, err := b.startPair(ctx, b.bin, "two", b.base+6)
 	if err != nil {
 		return err
 	}
+	p, there := two.here, two.there
 	defer p.m.Down(&err)
-	if err := p.export(ctx, b.size.services); err != nil {
-		return err
+	pairs := []*pair{two}
+	if b.baseline != "" {
+		old, err2 := b.startPair(ctx, b.baseline, "two-baseline", b.base+9)
+		if err2 != nil {
+			return err2
+		}
+		defer old.here.m.Down(&err)
+		pairs = append(pairs, old)
 	}
-	there := &plane{m: p.m, door: p.m.API(far), ends: b.size.endpoints, name: far}
-	if err := there.enter(ctx, b.size.services); err != nil {
-		return err
-	}
-	cpu, err := b.hop(ctx, p, there)
+	cpu, err := b.hop(ctx, pairs)
 	if err != nil {
 		return err
 	}
-	b.Add(report.Row{Row: "X2-hop-cpu-ms", Unit: "ms", Title: "X2: CPU of an endpoint change that crosses to a cluster, both control planes, beyond that of one that does not"}.Of(cpu).Within(1))
+	row := report.Row{Row: "X2-hop-cpu-ms", Unit: "ms", Title: "X2: CPU of an endpoint change that crosses to a cluster, both control planes, beyond that of one that does not"}.Of(cpu[0]).Within(1)
+	if len(cpu) > 1 {
+		row = row.Against("baseline", cpu[1])
+	}
+	b.Add(row)
+	if len(pairs) > 1 || !slices.Contains(b.parts, "clusters") {
+		return nil
+	}
 	if err := b.quietLink(ctx, p, there); err != nil {
 		return err
 	}
@@ -61,6 +72,28 @@ func (b *bench) clusters(ctx context.Context) (err error) {
 	near.close() // before the fleets that report
 	away.close()
 	return b.splits(ctx, p, there)
+}
+
+// pair are two clusters of a mesh: what changes here is told there.
+type pair struct{ here, there *plane }
+
+// startPair starts them, with services of which some are told to no other cluster.
+func (b *bench) startPair(ctx context.Context, bin, name string, base int) (*pair, error) {
+	p, err := startPlane(ctx, rig.Options{Bin: bin, Dir: b.dir, Name: name, Base: base, File: meshOfTwo}, b.size.services, b.size.endpoints)
+	if err != nil {
+		return nil, err
+	}
+	there := &plane{m: p.m, door: p.m.API(far), ends: b.size.endpoints, name: far}
+	if err = p.export(ctx, b.size.services); err == nil {
+		if err = there.enter(ctx, b.size.services); err == nil {
+			err = p.apply(ctx, local(b.size.services, b.size.endpoints))
+		}
+	}
+	if err != nil {
+		p.m.Down(&err)
+		return nil, err
+	}
+	return &pair{p, there}, nil
 }
 
 // crossing changes endpoints and tells when those here and those there have them.
@@ -89,41 +122,41 @@ func (b *bench) crossing(ctx context.Context, p *plane, near, away *fleet) error
 }
 
 // hop is what a change costs both control planes beyond what it costs where nobody else is told: services that are exported,
-// and others that are not, in turn, without proxies.
-func (b *bench) hop(ctx context.Context, p, there *plane) ([]float64, error) {
-	if err := p.apply(ctx, local(b.size.services, b.size.endpoints)); err != nil {
-		return nil, err
-	}
-	both := func() (time.Duration, error) { return rig.Spent(p.pid, there.pid) }
-	group := func(change func(k int) error) (time.Duration, error) {
-		before, err := both()
-		if err != nil {
-			return 0, err
-		}
-		for k := range groupOfTwo {
-			if err := change(k); err != nil {
-				return 0, err
-			}
-			if err := rig.Pause(ctx, 2*linkRTT); err != nil { // each by itself
-				return 0, err
-			}
-		}
-		after, err := both()
-		return after - before, err
-	}
-	var out []float64
+// and others that are not, in turn, without proxies. Pairs have their turns one after the other.
+func (b *bench) hop(ctx context.Context, pairs []*pair) ([][]float64, error) {
+	out := make([][]float64, len(pairs))
 	for round := range b.size.rounds {
-		crosses, err := group(func(k int) error { return p.apply(ctx, workloadYAML(k, 0, 1+round)) })
-		if err != nil {
-			return nil, err
+		for k, two := range pairs {
+			crosses, err := two.spend(ctx, 0, 1+round)
+			if err != nil {
+				return nil, err
+			}
+			stays, err := two.spend(ctx, b.size.services, 1+round)
+			if err != nil {
+				return nil, err
+			}
+			out[k] = append(out[k], report.Milliseconds(crosses-stays)/groupOfTwo)
 		}
-		stays, err := group(func(k int) error { return p.apply(ctx, workloadYAML(b.size.services+k, 0, 1+round)) })
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, report.Milliseconds(crosses-stays)/groupOfTwo)
 	}
 	return out, nil
+}
+
+// spend is the CPU of both for a group of changes, from a service on.
+func (two *pair) spend(ctx context.Context, from, version int) (time.Duration, error) {
+	before, err := rig.Spent(two.here.pid, two.there.pid)
+	if err != nil {
+		return 0, err
+	}
+	for k := range groupOfTwo {
+		if err := two.here.apply(ctx, workloadYAML(from+k, 0, version)); err != nil {
+			return 0, err
+		}
+		if err := rig.Pause(ctx, 2*linkRTT); err != nil { // each by itself
+			return 0, err
+		}
+	}
+	after, err := rig.Spent(two.here.pid, two.there.pid)
+	return after - before, err
 }
 
 // local are services that are told to no other cluster.
