@@ -85,6 +85,7 @@ type Loop struct {
 	watch  watches
 	told   exports
 	needs  needs
+	after  []func() // of edits that are committed, until what follows from them was handed out
 }
 
 // edit is one call of Edit.
@@ -92,6 +93,7 @@ type edit struct {
 	edits  []world.Edit
 	vector mesh.Vector
 	done   chan<- struct{}
+	after  func() // nil is nothing
 }
 
 // New returns a loop over an empty world. Nothing runs before Run.
@@ -133,8 +135,14 @@ func (l *Loop) Edit(ctx context.Context, edits []world.Edit, v mesh.Vector) erro
 
 // EditAndWait is Edit that returns once World shows the change.
 func (l *Loop) EditAndWait(ctx context.Context, edits []world.Edit, v mesh.Vector) error {
+	return l.EditAndTell(ctx, edits, v, nil)
+}
+
+// EditAndTell is EditAndWait, and has after called when all that follows from the change was computed and handed out. The loop's
+// goroutine calls it, which must not block; it is not called if the loop ends before.
+func (l *Loop) EditAndTell(ctx context.Context, edits []world.Edit, v mesh.Vector, after func()) error {
 	done := make(chan struct{})
-	if err := l.enqueue(ctx, edit{edits, v, done}); err != nil {
+	if err := l.enqueue(ctx, edit{edits, v, done, after}); err != nil {
 		return err
 	}
 	select {
@@ -221,6 +229,9 @@ func (l *Loop) commit(ctx context.Context, first edit) error {
 		l.needs.noticed(e.Key)
 	}
 	for _, e := range batch {
+		if e.after != nil {
+			l.after = append(l.after, e.after)
+		}
 		if e.done != nil {
 			close(e.done)
 		}
@@ -260,5 +271,10 @@ func (l *Loop) settle(ctx context.Context) (done bool, err error) {
 	}
 	l.told.settled(result.Changed)
 	l.needs.settled(result.Changed)
+	for _, f := range l.after {
+		f()
+	}
+	clear(l.after)
+	l.after = l.after[:0]
 	return true, nil
 }

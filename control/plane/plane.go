@@ -55,7 +55,6 @@ type Plane struct {
 	// siblings are the other processes of this control plane.
 	siblings *sibling.Set
 	census   *census.Census
-	teller   *teller
 	recover  *recovery
 	mirror   mirror
 	// away says that the store did not answer a person's last read.
@@ -108,7 +107,7 @@ func order() []string {
 // Run.
 func New(ctx context.Context, cfg Config, log *slog.Logger) (*Plane, error) {
 	p := &Plane{cfg: cfg, log: log, clock: clock.Real{}, read: make(chan struct{}), slots: make(chan mesh.SlotTable, slotsMax),
-		hlc: replica.HLC{Origin: cfg.Cluster}, exports: peer.NewExports(cfg.Cluster), teller: newTeller(),
+		hlc: replica.HLC{Origin: cfg.Cluster}, exports: peer.NewExports(cfg.Cluster),
 		deleted: map[replica.Name]mesh.Stamp{}, hub: relay.NewHub(clock.Real{})}
 	p.recover = &recovery{plane: p, began: p.clock.Now(), asking: map[string]bool{}}
 	for _, d := range []string{cfg.StateDir, cfg.path("peers")} {
@@ -195,7 +194,6 @@ func (p *Plane) Run(ctx context.Context) error {
 	part("store", p.follow)
 	part("slot tables", p.writeSlots)
 	part("addresses of services", p.addresses.run)
-	part("telling peers", p.tell)
 	part("peers", p.peers.run)
 	part("replicas", p.siblings.Run)
 	part("load", p.load.Run)
@@ -267,7 +265,6 @@ func serve(ctx context.Context, srv *grpc.Server, ln net.Listener) error {
 
 // publish hands resources to the streams, and bundles to this process's own trust.
 func (p *Plane) publish(v mesh.Vector, updates []xds.Update) {
-	updates = p.teller.unmark(updates)
 	p.authority.Believe(updates)
 	p.load.Learn(updates)
 	p.xds.Publish(v, updates)

@@ -32,17 +32,17 @@ func stored(t *testing.T, accepts ...mesh.Accept) *Plane {
 	}
 	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelError}))
 	p := &Plane{cfg: Config{Cluster: "eu", Domain: mesh.DefaultDomain, StateDir: dir}, log: log, clock: clock.Real{}, exports: peer.NewExports("eu"),
-		teller: newTeller(), read: make(chan struct{}), hlc: replica.HLC{Origin: "eu"}, deleted: map[replica.Name]mesh.Stamp{}}
+		read: make(chan struct{}), hlc: replica.HLC{Origin: "eu"}, deleted: map[replica.Name]mesh.Stamp{}}
 	p.recover = &recovery{plane: p, began: time.Now(), asking: map[string]bool{}}
 	p.peers, p.siblings, p.load = newPeers(p), p.newSiblings(), p.newLoad()
 	p.loop = loop.New(loop.Config{Self: "eu", Network: "eu", Now: time.Now, Log: log, Export: func(loop.Export) {}, SaveSlots: func(mesh.SlotTable) {},
-		Publish: func(_ mesh.Vector, u []xds.Update) { p.teller.unmark(u) }})
+		Publish: func(mesh.Vector, []xds.Update) {}})
 	if p.store, err = store.Open(store.Config{Endpoints: []string{"unix://" + p.cfg.StoreSocket()}}); err != nil {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	var parts sync.WaitGroup
-	for _, run := range []func(context.Context) error{p.runStore, p.loop.Run, p.tell, p.follow} {
+	for _, run := range []func(context.Context) error{p.runStore, p.loop.Run, p.follow} {
 		parts.Go(func() { _ = run(ctx) }) // ends with ctx
 	}
 	t.Cleanup(func() {

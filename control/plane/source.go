@@ -112,12 +112,11 @@ func (f *follower) apply(ctx context.Context, e store.Events) error {
 	f.state(at, stated, told)
 	p.position.Store(&at)
 	owners := f.owners(edits)
-	if err := p.loop.EditAndWait(ctx, edits, mesh.Vector{p.cfg.Cluster: at}); err != nil {
+	if err := p.state(ctx, edits, at, lineage, told); err != nil {
 		return err
 	}
 	p.addresses.touched(owners...)
 	p.peers.update(edits)
-	p.teller.add(at, lineage, told)
 	p.readOnce.Do(func() { close(p.read) })
 	return nil
 }

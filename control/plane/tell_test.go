@@ -17,34 +17,29 @@ import (
 	"github.com/isthmus-mesh/isthmus/xds"
 )
 
-// TestPositionIsToldAfterTheExportsThatFollowFromIt is what keeps a control plane that restarts from
-// telling peers that its services are gone. It fails without the wait; that two marks are needed where one
-// usually does is by the order of loop.settle, and no schedule here shows it.
+// TestPositionIsToldAfterTheExportsThatFollowFromIt is what keeps a control plane that restarts from telling peers that its services
+// are gone. It fails where the loop calls back as soon as the world shows the step.
 func TestPositionIsToldAfterTheExportsThatFollowFromIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
-		p := &Plane{exports: peer.NewExports("eu"), teller: newTeller()}
+		p := &Plane{cfg: Config{Cluster: "eu"}, exports: peer.NewExports("eu")}
 		let, told := make(chan struct{}), false
 		p.loop = loop.New(loop.Config{Self: "eu", Network: "eu", Now: time.Now, Log: slog.New(slog.DiscardHandler),
-			Publish: func(_ mesh.Vector, updates []xds.Update) {
-				if left := p.teller.unmark(updates); len(left) > 0 {
-					t.Errorf("%v were published: want no marks", left)
-				}
-			},
-			SaveSlots: func(mesh.SlotTable) {},
+			Publish: func(mesh.Vector, []xds.Update) {}, SaveSlots: func(mesh.SlotTable) {},
 			Export: func(loop.Export) {
 				<-let // as if deriving it took long
 				told = true
 			}})
 		var parts sync.WaitGroup
 		parts.Go(func() { _ = p.loop.Run(ctx) }) // ends with ctx
-		parts.Go(func() { _ = p.tell(ctx) })     // ends with ctx
-		if err := p.loop.EditAndWait(ctx, exported(), nil); err != nil {
+		at := mesh.Position{Epoch: mesh.Epoch{StartMillis: 1, ID: "e"}, Revision: 7}
+		if err := p.state(ctx, exported(), at, nil, nil); err != nil {
 			t.Fatal(err)
 		}
-		at := mesh.Position{Epoch: mesh.Epoch{StartMillis: 1, ID: "e"}, Revision: 7}
-		p.teller.add(at, nil, nil)
 		synctest.Wait()
+		if p.loop.World().Len() == 0 {
+			t.Error("the world does not show the step")
+		}
 		if got := p.exports.Position(); got != (mesh.Position{}) {
 			t.Errorf("position %v was told before what follows from it", got)
 		}
