@@ -84,15 +84,13 @@ type Plane struct {
 	// read is closed when the store has been read once.
 	read     chan struct{}
 	readOnce sync.Once
-	slots    chan mesh.SlotTable
+	// slots are tables on their way to the store.
+	slots *slots
 	// claim is this cluster's on a store that others can reach; nil where none can.
 	claim *claim.Claim
 	// addresses gives services addresses of their own.
 	addresses *addresses
 }
-
-// slotsMax bounds slot tables on their way to the store.
-const slotsMax = 4096
 
 // order of resource types: targets before what refers to them.
 func order() []string {
@@ -106,10 +104,10 @@ func order() []string {
 // New opens the authority and wires the parts. Nothing listens and nothing runs before
 // Run.
 func New(ctx context.Context, cfg Config, log *slog.Logger) (*Plane, error) {
-	p := &Plane{cfg: cfg, log: log, clock: clock.Real{}, read: make(chan struct{}), slots: make(chan mesh.SlotTable, slotsMax),
+	p := &Plane{cfg: cfg, log: log, clock: clock.Real{}, read: make(chan struct{}),
 		hlc: replica.HLC{Origin: cfg.Cluster}, exports: peer.NewExports(cfg.Cluster),
 		deleted: map[replica.Name]mesh.Stamp{}, hub: relay.NewHub(clock.Real{})}
-	p.recover = &recovery{plane: p, began: p.clock.Now(), asking: map[string]bool{}}
+	p.recover, p.slots = &recovery{plane: p, began: p.clock.Now(), asking: map[string]bool{}}, newSlots(p)
 	for _, d := range []string{cfg.StateDir, cfg.path("peers")} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, fmt.Errorf("control plane of %s: %w", cfg.Cluster, err)
@@ -131,7 +129,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (*Plane, error) {
 		return nil, fmt.Errorf("control plane of %s: %w", cfg.Cluster, err)
 	}
 	lc := loop.Config{Self: cfg.Cluster, Network: cfg.Network, Now: p.clock.Now, Log: log, Failpoints: cfg.Failpoints,
-		Publish: p.publish, Export: p.export, SaveSlots: p.saveSlots}
+		Publish: p.publish, Export: p.export, SaveSlots: p.slots.save}
 	if p.addresses.pool != nil {
 		lc.Need = p.addresses.need
 	}
@@ -192,7 +190,7 @@ func (p *Plane) Run(ctx context.Context) error {
 	part("own certificate", func(ctx context.Context) error { return p.authority.KeepCertificate(ctx, random) })
 	part("authority", p.authority.Run)
 	part("store", p.follow)
-	part("slot tables", p.writeSlots)
+	part("slot tables", p.slots.run)
 	part("addresses of services", p.addresses.run)
 	part("peers", p.peers.run)
 	part("replicas", p.siblings.Run)
