@@ -1,6 +1,9 @@
 package mesh
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // Protocol is what a service port speaks.
 type Protocol string
@@ -57,6 +60,11 @@ type ServiceExport struct {
 	ServiceName
 	// Consumers limits who may import; empty is everybody.
 	Consumers []ClusterName
+}
+
+// For reports whether a cluster may import.
+func (e *ServiceExport) For(n ClusterName) bool {
+	return len(e.Consumers) == 0 || slices.Contains(e.Consumers, n)
 }
 
 // Workload is a process with an identity that may serve endpoints.

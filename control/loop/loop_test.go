@@ -24,6 +24,7 @@ type sink struct {
 	complete  map[string]bool
 	vector    mesh.Vector
 	exports   map[string]*mesh.RemoteService
+	saved     int // slot tables
 	loop      *Loop
 }
 
@@ -45,6 +46,7 @@ func run(t *testing.T, story func(ctx context.Context, l *Loop, s *sink)) {
 		l := New(Config{Self: "eu", Network: "eu", Now: time.Now, Log: slog.New(slog.DiscardHandler), Publish: s.publish,
 			Export: func(e Export) { s.exports[fmt.Sprintf("%s to %s", e.Service, e.Peer)] = e.Value },
 			SaveSlots: func(table mesh.SlotTable) { // the store: what is saved comes back as a fact
+				s.saved++
 				go s.loop.Edit(ctx, []world.Edit{put(mesh.KindSlotTable, "eu", table.Service.Namespace, table.Service.Name, &table)}, nil)
 			}})
 		s.loop = l
@@ -120,6 +122,46 @@ func TestChangesReachSubscribersAndPeers(t *testing.T) {
 		if r := s.resources[string(ir.TypeSlots)+" shop/catalog"]; r != nil {
 			t.Error("the slot table outlives the export")
 		}
+	})
+}
+
+// TestSlotTablesAreKeptForOtherNetworks: a table is a write to the store for each change of an endpoint. Where every peer that may be
+// told is on the own network none is made; when one on another joins, or the export is for it too, there is one for the endpoints of
+// then; and a table that was not kept for a while goes on from its generation, so that no slot is another endpoint's unseen.
+func TestSlotTablesAreKeptForOtherNetworks(t *testing.T) {
+	run(t, func(ctx context.Context, l *Loop, s *sink) {
+		network := func(cluster mesh.ClusterName, n mesh.Network) world.Edit {
+			return put(mesh.KindCluster, "eu", "", string(cluster), &mesh.Cluster{Name: cluster, Network: n, TrustDomain: mesh.TrustDomainOf(cluster, mesh.DefaultDomain)})
+		}
+		exported := func(consumers ...mesh.ClusterName) world.Edit {
+			return put(mesh.KindServiceExport, "eu", "shop", "catalog", &mesh.ServiceExport{ServiceName: catalog, Consumers: consumers})
+		}
+		want := func(saved int, generation uint64, slots int) {
+			t.Helper()
+			var table mesh.SlotTable
+			if f, ok := l.World().Get(mesh.Key{Kind: mesh.KindSlotTable, Origin: "eu", Namespace: "shop", Name: "catalog"}); ok {
+				table = *f.Value.(*mesh.SlotTable)
+			}
+			if s.saved != saved || table.Generation != generation || len(table.Slots) != slots {
+				t.Errorf("%d tables were saved and the last is %+v; want %d, generation %d of %d slots", s.saved, table, saved, generation, slots)
+			}
+		}
+		change(t, ctx, l, append(base(), network("us", "eu"), exported(), instance(1), instance(2))...)
+		want(0, 0, 0)
+		if e := s.exports["shop/catalog to us"]; e == nil || e.Slots != 0 || len(e.Endpoints) != 2 {
+			t.Errorf("export %+v, want two addresses and no slot", e)
+		}
+		change(t, ctx, l, network("ap", "ap"))
+		want(1, 1, 2)
+		change(t, ctx, l, instance(3))
+		want(2, 2, 3)
+		if e := s.exports["shop/catalog to ap"]; e == nil || e.Slots != 3 || e.SlotGeneration != 2 {
+			t.Errorf("export %+v, want three slots of generation 2", e)
+		}
+		change(t, ctx, l, exported("us"), instance(4), world.Remove(instance(1).Key))
+		want(2, 2, 3)
+		change(t, ctx, l, exported("us", "ap"))
+		want(3, 3, 3)
 	})
 }
 

@@ -180,9 +180,10 @@ var identitiesOf = derive.NewFunc("identities", slices.Equal[[]mesh.Identity], f
 	return out
 })
 
-// ready is what the slot table of a service must cover.
+// ready is what the slot table of a service must cover. Where no peer is told of slots, it has none to keep.
 func ready(c *derive.Ctx, s mesh.ServiceName) *[]netip.AddrPort {
-	if !exported.Get(c, s) || own[mesh.Service](c, mesh.KindService, s.Namespace, s.Name) == nil {
+	exp := own[mesh.ServiceExport](c, mesh.KindServiceExport, s.Namespace, s.Name)
+	if exp == nil || own[mesh.Service](c, mesh.KindService, s.Namespace, s.Name) == nil || !slices.ContainsFunc(apart.Get(c, struct{}{}), exp.For) {
 		return nil
 	}
 	out := []netip.AddrPort{}
@@ -192,6 +193,22 @@ func ready(c *derive.Ctx, s mesh.ServiceName) *[]netip.AddrPort {
 	slices.SortFunc(out, netip.AddrPort.Compare)
 	return &out
 }
+
+// apart lists the clusters of other networks, which are told of slots and not of addresses, by name.
+var apart = derive.NewFunc("apart", slices.Equal[[]mesh.ClusterName], func(c *derive.Ctx, _ struct{}) []mesh.ClusterName {
+	self := ownCluster(c)
+	if self == nil {
+		return nil
+	}
+	var out []mesh.ClusterName
+	for _, k := range world.Index.Get(c, world.Small(mesh.KindCluster)) {
+		if cl := clusterNamed(c, mesh.ClusterName(k.Name)); k.Origin == world.Self.Get(c, struct{}{}) && cl != nil && cl.Network != self.Network {
+			out = append(out, cl.Name)
+		}
+	}
+	slices.Sort(out)
+	return out
+})
 
 func slots(c *derive.Ctx, s mesh.ServiceName) *ir.Slots {
 	t, cl := slotTable(c, s), ownCluster(c)
@@ -225,7 +242,7 @@ func export(c *derive.Ctx, k Export) *mesh.RemoteService {
 	exp := own[mesh.ServiceExport](c, mesh.KindServiceExport, k.Service.Namespace, k.Service.Name)
 	peer, self := clusterNamed(c, k.Peer), ownCluster(c)
 	if svc == nil || exp == nil || peer == nil || self == nil ||
-		len(exp.Consumers) > 0 && !slices.Contains(exp.Consumers, k.Peer) ||
+		!exp.For(k.Peer) ||
 		forbidden(c, k.Service, k.Peer, self.Name) != "" {
 		return nil
 	}
