@@ -85,7 +85,7 @@ func (b *sub) forget(i int, e *entry) {
 // leave drops all marks of a stream that is closed: nobody looks at its queues and digests any more.
 func (b *sub) leave() {
 	for i, m := range b.marks {
-		e := b.g.byID[m.id]
+		e := b.g.byID(m.id)
 		b.dropName(e, i)
 		b.g.sums.drop(m.number())
 		b.accept(e)
@@ -96,7 +96,10 @@ func (b *sub) leave() {
 }
 
 // set moves the mark at i to what was sent, and the digest with it.
-func (b *sub) set(i int, sum uint64) {
+func (b *sub) set(i int, sum uint64) { b.move(i, sum, b.g.sums.hold(sum)) } // held before the old is dropped: it may be the same
+
+// move is set with the number of the sum, which is held for the mark.
+func (b *sub) move(i int, sum uint64, no uint32) {
 	m := &b.marks[i]
 	was := b.g.sum(*m)
 	b.held += countable(sum) - countable(was)
@@ -106,7 +109,6 @@ func (b *sub) set(i int, sum uint64) {
 	if sum > sumAbsent {
 		b.heldN++
 	}
-	no := b.g.sums.hold(sum) // before the old is dropped: it may be the same
 	b.g.sums.drop(m.number())
 	m.move(no)
 }
@@ -125,7 +127,7 @@ func (b *sub) need(e *entry, m mark) need {
 		if e.cur.sum == b.g.sum(m) {
 			return needNothing
 		}
-		if r, ok := b.refused[e.id]; ok && r.sum == e.cur.sum {
+		if len(b.refused) > 0 && b.refused[e.id].sum == e.cur.sum {
 			return needNothing // until it changes
 		}
 		return needUp
@@ -197,6 +199,9 @@ func (b *sub) compact() {
 
 // accept forgets that the client refused a version of the entry.
 func (b *sub) accept(e *entry) {
+	if len(b.refused) == 0 {
+		return
+	}
 	if r, ok := b.refused[e.id]; ok {
 		delete(b.refused, e.id)
 		b.st.s.report(b.g, e.name, r, -1)
@@ -224,7 +229,7 @@ func (b *sub) send(ups bool, downsBefore uint64) {
 			b.ups.pop()
 			continue
 		}
-		e := b.g.byID[d.id]
+		e := b.g.byID(d.id)
 		if b.need(e, b.marks[i]) != needUp {
 			b.ups.pop()
 			b.marks[i].unmark(inUps)
@@ -246,7 +251,7 @@ func (b *sub) send(ups bool, downsBefore uint64) {
 	}
 	for b.downs.first() < downsBefore {
 		d := b.downs.peek()
-		e := b.g.byID[d.id]
+		e := b.g.byID(d.id)
 		n := removedSize(e.name)
 		if size+n > MaxMessage && len(items) > 0 {
 			break
@@ -286,7 +291,12 @@ func (b *sub) give(items []item, i int, e *entry, sum uint64) []item {
 	if was := b.g.sum(b.marks[i]); was != sumNone || len(b.prev) > 0 {
 		b.prev = append(append(b.prev, make([]uint64, len(items)-len(b.prev))...), was)
 	}
-	b.set(i, sum)
+	if p := e.cur; p != nil && sum == p.sum {
+		p.no = b.g.sums.again(sum, p.no)
+		b.move(i, sum, p.no)
+	} else {
+		b.set(i, sum)
+	}
 	return append(items, item{e, e.cur})
 }
 

@@ -1,9 +1,11 @@
 package xds
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/mem"
@@ -19,7 +21,6 @@ type group struct {
 	groupKey
 	rank    int // in Config.Order; unordered if the type is not named there
 	entries map[string]*entry
-	byID    map[uint32]*entry
 	list    []*entry // by ID; may hold entries that were dropped
 	nextID  uint32
 	sums    sums // of what streams were sent
@@ -54,6 +55,7 @@ type entry struct {
 type piece struct {
 	version    string
 	sum        uint64 // of name and version: equal sums are equal resources
+	no         uint32 // that sums held it by last
 	size       int
 	head, body mem.Buffer
 }
@@ -92,9 +94,8 @@ func removedSize(name string) int {
 // add makes the entry of a name.
 func (g *group) add(name string) *entry {
 	g.nextID++
-	e := &entry{name: name, id: g.nextID}
-	g.entries[name] = e
-	g.byID[e.id] = e
+	e := &entry{name: strings.Clone(name), id: g.nextID} // it may be a part of a request
+	g.entries[e.name] = e
 	g.list = append(g.list, e)
 	return e
 }
@@ -107,6 +108,31 @@ func (g *group) entry(name string) *entry {
 	return g.add(name)
 }
 
+// after is the entry of a name, made if there is none, which likely is the next after e, or with a nil one the first: clients that ask for
+// many names ask for them in the order of those before.
+func (g *group) after(e *entry, name string) *entry {
+	i := 0
+	if e != nil {
+		i = int(e.id) // IDs count from one; where entries were dropped it is another's place
+	}
+	if i < len(g.list) && g.list[i].name == name && !g.list[i].dropped {
+		return g.list[i]
+	}
+	return g.entry(name)
+}
+
+// byID is the entry of an ID, nil if it was dropped.
+func (g *group) byID(id uint32) *entry {
+	i := int(id) - 1
+	if i >= len(g.list) || g.list[i].id != id {
+		i, _ = slices.BinarySearchFunc(g.list, id, func(e *entry, id uint32) int { return cmp.Compare(e.id, id) })
+	}
+	if i < len(g.list) && g.list[i].id == id && !g.list[i].dropped {
+		return g.list[i]
+	}
+	return nil
+}
+
 // release drops an entry that nothing holds.
 func (g *group) release(e *entry) {
 	if e.refs > 0 || e.watched || e.dropped || (e.cur != nil && g.watched) {
@@ -114,7 +140,6 @@ func (g *group) release(e *entry) {
 	}
 	e.dropped = true
 	delete(g.entries, e.name)
-	delete(g.byID, e.id)
 	if len(g.list) > 2*len(g.entries)+16 {
 		g.list = slices.DeleteFunc(g.list, func(e *entry) bool { return e.dropped })
 	}

@@ -172,7 +172,7 @@ func (s *Server) apply(g *group, u Update) {
 			g.complete = true
 			for _, b := range g.wilds {
 				for _, m := range slices.Clone(b.marks) { // resumed names that do not exist
-					b.touch(g.byID[m.id], s.seq)
+					b.touch(g.byID(m.id), s.seq)
 				}
 				s.affect(b)
 			}
@@ -252,7 +252,7 @@ func (s *Server) group(k groupKey) *group {
 		if !ok {
 			rank = unordered
 		}
-		g = &group{groupKey: k, rank: rank, members: map[uint32]*sub{}, sums: newSums(), entries: map[string]*entry{}, byID: map[uint32]*entry{}}
+		g = &group{groupKey: k, rank: rank, members: map[uint32]*sub{}, sums: newSums(), entries: map[string]*entry{}}
 		s.groups[k] = g
 	}
 	return g

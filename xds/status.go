@@ -73,7 +73,7 @@ func (b *sub) status() TypeStatus {
 		Sent: b.heldN, Acked: b.ackedN, SentDigest: digest(b.held), AckedDigest: digest(b.acked),
 		Queued: b.ups.len() + b.downs.len(), Pending: b.inflight != nil}
 	for id, r := range b.refused {
-		t.Refused = append(t.Refused, Refusal{b.g.byID[id].name, r.version, r.message})
+		t.Refused = append(t.Refused, Refusal{b.g.byID(id).name, r.version, r.message})
 	}
 	slices.SortFunc(t.Refused, func(x, y Refusal) int { return cmp.Compare(x.Name, y.Name) })
 	t.InSync = b.satisfied() && !b.owes && b.inflight == nil && len(b.refused) == 0

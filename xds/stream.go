@@ -264,6 +264,7 @@ func (s *Server) resubscribe(b *sub, r *request) error {
 		b.resume(r.initial)
 	}
 	b.marks = slices.Grow(b.marks, len(r.subscribe))
+	var e *entry
 	for _, name := range r.subscribe {
 		if b.st.names >= maxNames {
 			return status.Errorf(codes.ResourceExhausted, "a stream asks for at most %d names", maxNames)
@@ -271,7 +272,8 @@ func (s *Server) resubscribe(b *sub, r *request) error {
 		if name == Wildcard {
 			s.subscribeAll(b, r.initial)
 		} else {
-			s.subscribe(b, name, r.initial)
+			e = b.g.after(e, name)
+			s.subscribe(b, e, r.initial)
 		}
 	}
 	return nil
@@ -312,8 +314,7 @@ func (s *Server) subscribeAll(b *sub, initial map[string]string) {
 	}
 }
 
-func (s *Server) subscribe(b *sub, name string, initial map[string]string) {
-	e := b.g.entry(name)
+func (s *Server) subscribe(b *sub, e *entry, initial map[string]string) {
 	i := b.mark(e)
 	if !b.marks[i].is(isNamed) {
 		b.marks[i].mark(isNamed)
@@ -328,13 +329,13 @@ func (s *Server) subscribe(b *sub, name string, initial map[string]string) {
 		}
 		if !e.watched {
 			e.watched = true
-			s.cfg.Source.Watch(b.g.scope, b.g.typ, name)
+			s.cfg.Source.Watch(b.g.scope, b.g.typ, e.name)
 		}
 	} else {
 		b.set(i, sumNone) // asked for again: sent again
 	}
-	if version, ok := initial[name]; ok {
-		b.set(i, sumOf(name, version))
+	if version, ok := initial[e.name]; ok {
+		b.set(i, sumOf(e.name, version))
 	}
 	b.owes = true
 	b.touch(e, s.seq)
@@ -345,7 +346,7 @@ func (s *Server) unsubscribe(b *sub, name string) {
 		s.dropWild(b)
 		for i := len(b.marks) - 1; i >= 0; i-- {
 			if !b.marks[i].is(isNamed) {
-				b.forget(i, b.g.byID[b.marks[i].id])
+				b.forget(i, b.g.byID(b.marks[i].id))
 			}
 		}
 		return

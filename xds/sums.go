@@ -33,6 +33,15 @@ func (s *sums) hold(sum uint64) uint32 {
 	return no
 }
 
+// again is hold of a sum that had the number no once, 0 for never.
+func (s *sums) again(sum uint64, no uint32) uint32 {
+	if no > sumAbsent && s.of[no] == sum && s.refs[no] > 0 {
+		s.refs[no]++
+		return no
+	}
+	return s.hold(sum)
+}
+
 // drop is a mark less that stands at a number.
 func (s *sums) drop(no uint32) {
 	if no <= sumAbsent {

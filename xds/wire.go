@@ -152,10 +152,17 @@ func eachField(b []byte, f func(n protowire.Number, v []byte) error) error {
 
 // text is v as a string, if it is a lawful one of a bounded size.
 func text(v []byte, what string, max int) (string, error) {
-	if len(v) > max || !utf8.Valid(v) {
-		return "", fmt.Errorf("%s of %d bytes: want UTF-8 of at most %d", what, len(v), max)
+	if err := lawful(v, what, max); err != nil {
+		return "", err
 	}
 	return string(v), nil
+}
+
+func lawful(v []byte, what string, max int) error {
+	if len(v) > max || !utf8.Valid(v) {
+		return fmt.Errorf("%s of %d bytes: want UTF-8 of at most %d", what, len(v), max)
+	}
+	return nil
 }
 
 // cut is v as a string, shortened and mended where it must be.
@@ -167,6 +174,14 @@ func cut(v []byte, max int) string {
 }
 
 func (r *request) parse(b []byte) error {
+	var whole string // b, of which names are parts: a first request has thousands of them
+	names := func(to *[]string, v []byte) error {
+		if whole == "" {
+			whole = string(b)
+		}
+		at := cap(b) - cap(v) // v ends where b does
+		return appendName(to, v, whole[at:at+len(v)])
+	}
 	err := eachField(b, func(n protowire.Number, v []byte) (err error) {
 		switch n {
 		case reqNode:
@@ -176,9 +191,9 @@ func (r *request) parse(b []byte) error {
 				r.typ, err = text(v, "type", maxName)
 			}
 		case reqSubscribe:
-			err = appendName(&r.subscribe, v)
+			err = names(&r.subscribe, v)
 		case reqUnsubscribe:
-			err = appendName(&r.unsubscribe, v)
+			err = names(&r.unsubscribe, v)
 		case reqInitial:
 			err = r.parseInitial(v)
 		case reqNonce:
@@ -195,13 +210,13 @@ func (r *request) parse(b []byte) error {
 	return nil
 }
 
-func appendName(to *[]string, v []byte) error {
-	name, err := text(v, "resource name", maxName)
-	if name == "" && err == nil {
-		err = errNoName
+// appendName appends v, which is the same as name.
+func appendName(to *[]string, v []byte, name string) error {
+	if len(name) == 0 {
+		return errNoName
 	}
 	*to = append(*to, name)
-	return err
+	return lawful(v, "resource name", maxName)
 }
 
 var errNoName = errors.New("a resource without a name")
@@ -299,7 +314,7 @@ func (r *request) parseNode(b []byte) error {
 			n.Version, err = text(v, "node version", maxName)
 		case nodeFeatures:
 			if len(n.Capabilities) < 64 {
-				err = appendName(&n.Capabilities, v)
+				err = appendName(&n.Capabilities, v, string(v))
 			}
 		case nodeLocality:
 			err = eachField(v, func(num protowire.Number, v []byte) (err error) {
@@ -480,7 +495,7 @@ func (r *response) parse(b []byte) error {
 		case respNonce:
 			r.nonce, err = text(v, "nonce", maxName)
 		case respRemoved:
-			err = appendName(&r.removed, v)
+			err = appendName(&r.removed, v, string(v))
 		case respControl:
 			var id []byte
 			id, _, err = parseEntry(v)

@@ -252,7 +252,7 @@ func audit(t *testing.T, st *stream) {
 		var sum uint64
 		n, named, unanswered := 0, 0, 0
 		for i, m := range b.marks {
-			e := b.g.byID[m.id]
+			e := b.g.byID(m.id)
 			if e == nil {
 				t.Fatalf("mark %+v of an entry that is gone", m)
 			}
