@@ -14,6 +14,7 @@ type sub struct {
 	no uint32 // among the group's
 
 	wild       bool
+	broad      bool // see group.broaden
 	named      int  // names asked for
 	unanswered int  // of them, those of which the source has not spoken
 	owes       bool // a response that completes the set is due

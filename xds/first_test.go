@@ -30,7 +30,7 @@ func asking(t testing.TB) (*Server, []byte) {
 }
 
 // begun is a stream of nobody.
-func (s *Server) begun(t testing.TB) *stream {
+func (s *Server) begun(t interface{ Fatal(...any) }) *stream {
 	st := &stream{s: s, wake: func(bool) {}, out: make(chan *frame, maxTypes), beat: make(chan struct{}, 1), done: make(chan struct{})}
 	if err := s.open(st); err != nil {
 		t.Fatal(err)
@@ -101,6 +101,86 @@ func TestEntriesAreFoundInWhateverOrder(t *testing.T) {
 		for name, id := range want {
 			if e := g.byID(id); e == nil || e.name != name || g.entries[name] != e {
 				t.Fatalf("ID %d is %+v, want %q", id, e, name)
+			}
+		}
+	})
+}
+
+// TestWhoAsksForMuchIsToldTheSame plays one story to two servers, of which one has every subscription looked at for each change and the
+// other lists each with each of its names: what streams are sent is the same, whoever comes, asks for more or less, and goes.
+func TestWhoAsksForMuchIsToldTheSame(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var servers [2]*Server
+		var streams [2][3]*stream
+		for k, many := range []int{1, 1 << 30} {
+			servers[k] = NewServer(ServerConfig{Source: open{}, Order: []string{"a"}})
+			servers[k].manyNames = many
+		}
+		name := rapid.Map(rapid.IntRange(0, 9), func(n int) string { return fmt.Sprint("n", n) })
+		for range rapid.IntRange(1, 60).Draw(t, "steps") {
+			i, do := rapid.IntRange(0, 2).Draw(t, "stream"), rapid.IntRange(0, 5).Draw(t, "do")
+			names := rapid.SliceOfNDistinct(name, 1, 6, rapid.ID[string]).Draw(t, "names")
+			version := fmt.Sprint(rapid.IntRange(0, 3).Draw(t, "version"))
+			var sent [2]string
+			for k, s := range servers {
+				switch st := streams[k][i]; {
+				case do == 0:
+					var updates []Update
+					for _, n := range names {
+						u := Update{Type: "a", Name: n}
+						if version != "0" {
+							u.Resource = &Resource{Type: "a", Name: n, Version: version}
+						}
+						updates = append(updates, u)
+					}
+					s.Publish(nil, updates)
+				case do == 1 && st != nil:
+					s.close(st)
+					streams[k][i] = nil
+				case st == nil:
+					streams[k][i] = s.begun(t)
+					fallthrough
+				default:
+					r := &request{node: &Node{ID: "n"}, typ: "a"}
+					if do == 2 && st != nil {
+						r.unsubscribe = names
+					} else {
+						r.subscribe = names
+					}
+					if err := s.request(streams[k][i], r); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for i, st := range streams[k] {
+					for st != nil && len(st.out) > 0 {
+						f := <-st.out
+						for _, it := range f.items {
+							sent[k] += fmt.Sprint(i, it.e.name, it.p == nil)
+							if it.p != nil {
+								sent[k] += it.p.version
+							}
+						}
+						if err := s.request(st, &request{typ: "a", answers: f.nonce}); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+				for _, g := range s.groups {
+					for _, e := range g.entries {
+						listed := 0
+						for _, no := range e.subs {
+							if g.members[no] != nil {
+								listed++
+							}
+						}
+						if listed != e.listed {
+							t.Fatalf("%d subscribers of %q are listed and %d counted", listed, e.name, e.listed)
+						}
+					}
+				}
+			}
+			if sent[0] != sent[1] {
+				t.Fatalf("%q was sent where all are broad, %q where none is", sent[0], sent[1])
 			}
 		}
 	})

@@ -28,6 +28,7 @@ type group struct {
 	members  map[uint32]*sub // subscriptions of streams that are open, by number
 	lastNo   uint32          // of them; none is used again
 	wilds    []*sub          // subscribers of everything
+	broad    []*sub          // subscribers of so many names that no entry lists them: each change looks at all of them
 	watched  bool            // the source watches everything
 	complete bool            // everything has been published
 	idle     uint64          // changes whenever wilds does; tells a linger that it is stale
@@ -46,7 +47,8 @@ type entry struct {
 	dropped bool
 	refs    int      // marks of streams
 	live    int      // subscribers by name
-	subs    []uint32 // their numbers, and some of those that have gone: half of what pointers take, and nothing for the collector
+	listed  int      // of them, those that are not broad
+	subs    []uint32 // the numbers of these, and some of those that have gone: half of what pointers take, and nothing for the collector
 	idle    uint64
 	lingers bool
 }
@@ -149,7 +151,10 @@ func (g *group) release(e *entry) {
 func (e *entry) subscribed(b *sub) {
 	e.live++
 	e.idle++
-	e.subs = append(e.subs, b.no)
+	if !b.broad {
+		e.listed++
+		e.subs = append(e.subs, b.no)
+	}
 }
 
 // unsubscribed takes b away. A closed stream's b stays in the list until enough of it
@@ -157,12 +162,16 @@ func (e *entry) subscribed(b *sub) {
 func (e *entry) unsubscribed(b *sub) {
 	e.live--
 	e.idle++
+	if b.broad {
+		return
+	}
+	e.listed--
 	if !b.st.closed {
 		if i := slices.Index(e.subs, b.no); i >= 0 {
 			e.subs = slices.Delete(e.subs, i, i+1)
 		}
 	}
-	if len(e.subs) > 2*e.live+8 || e.live == 0 {
+	if len(e.subs) > 2*e.listed+8 || e.listed == 0 {
 		e.subs = slices.DeleteFunc(e.subs, func(no uint32) bool { return b.g.members[no] == nil })
 	}
 }
@@ -174,7 +183,44 @@ func (g *group) join(b *sub) {
 	g.members[b.no] = b
 }
 
-func (g *group) leave(b *sub) { delete(g.members, b.no) }
+func (g *group) leave(b *sub) {
+	delete(g.members, b.no)
+	if i := slices.Index(g.broad, b); i >= 0 {
+		g.broad = slices.Delete(g.broad, i, i+1)
+	}
+}
+
+// broaden makes b, which is about to ask for n names more, a broad one if it then has half of all: a thousand proxies that follow a thousand names
+// would be in a thousand lists each. One that is broad stays so: it costs others' changes a search each.
+func (g *group) broaden(b *sub, n, least int) {
+	if n += b.named; b.broad || n < least || 2*n < len(g.entries) {
+		return
+	}
+	b.broad = true
+	g.broad = append(g.broad, b)
+	for _, m := range b.marks {
+		if e := g.byID(m.id); m.is(isNamed) {
+			e.listed--
+			if i := slices.Index(e.subs, b.no); i >= 0 {
+				e.subs = slices.Delete(e.subs, i, i+1)
+			}
+		}
+	}
+}
+
+// named calls do with the subscribers of an entry by name, of which none may come or go meanwhile.
+func (g *group) named(e *entry, do func(b *sub)) {
+	for _, no := range e.subs {
+		if b := g.members[no]; b != nil {
+			do(b)
+		}
+	}
+	for _, b := range g.broad {
+		if i, ok := b.find(e.id); ok && b.marks[i].is(isNamed) {
+			do(b)
+		}
+	}
+}
 
 func (g *group) addWild(b *sub) {
 	g.idle++

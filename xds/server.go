@@ -69,6 +69,7 @@ type Server struct {
 	scratch    []item
 	affected   []*stream
 	waves      waves
+	manyNames  int // from which on a subscription may be broad
 	counters   Counters
 	closed     bool
 	// refusedNodes are not served for their version, by ID.
@@ -89,6 +90,9 @@ const (
 	firstMax    = time.Second
 	reportEvery = 100 * time.Millisecond
 )
+
+// manyNames is Server.manyNames.
+const manyNames = 64
 
 // NewServer returns a server without resources. Nothing is sent before the first
 // Publish.
@@ -112,7 +116,7 @@ func NewServer(cfg ServerConfig) *Server {
 		cfg.Linger = 30 * time.Second
 	}
 	s := &Server{cfg: cfg, rank: map[string]int{}, groups: map[groupKey]*group{}, streams: map[*stream]struct{}{}, counters: Counters{Resources: map[string]uint64{}},
-		refusedNodes: map[string]RefusedNode{}, vector: mesh.Vector{}, frames: map[frameKey]*frame{}, reports: map[reportKey]*report{}, deadlines: make(chan struct{}, 1)}
+		refusedNodes: map[string]RefusedNode{}, vector: mesh.Vector{}, frames: map[frameKey]*frame{}, reports: map[reportKey]*report{}, deadlines: make(chan struct{}, 1), manyNames: manyNames}
 	for i, t := range cfg.Order {
 		s.rank[t] = i
 	}
@@ -192,12 +196,10 @@ func (s *Server) apply(g *group, u Update) {
 	if !s.change(g, e, u.Resource) {
 		return
 	}
-	for _, no := range e.subs {
-		if b := g.members[no]; b != nil {
-			b.touch(e, s.seq)
-			s.affect(b)
-		}
-	}
+	g.named(e, func(b *sub) {
+		b.touch(e, s.seq)
+		s.affect(b)
+	})
 	for _, b := range g.wilds {
 		b.touch(e, s.seq)
 		s.affect(b)
@@ -212,12 +214,10 @@ func (s *Server) change(g *group, e *entry, r *Resource) bool {
 	changed := false
 	if !e.known {
 		e.known, changed = true, true
-		for _, no := range e.subs {
-			if b := g.members[no]; b != nil {
-				b.unanswered--
-				b.st.awaits = true
-			}
-		}
+		g.named(e, func(b *sub) {
+			b.unanswered--
+			b.st.awaits = true
+		})
 	}
 	if r == nil {
 		changed = changed || e.cur != nil

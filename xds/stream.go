@@ -263,6 +263,7 @@ func (s *Server) resubscribe(b *sub, r *request) error {
 	if len(b.marks) == 0 && len(r.initial) > 64 && slices.Contains(r.subscribe, Wildcard) {
 		b.resume(r.initial)
 	}
+	b.g.broaden(b, len(r.subscribe), s.manyNames)
 	b.marks = slices.Grow(b.marks, len(r.subscribe))
 	var e *entry
 	for _, name := range r.subscribe {
