@@ -34,6 +34,16 @@ type Conn struct {
 	net.Conn
 	raw     syscall.RawConn
 	in, out half
+	draught draught
+}
+
+// draught is a Draw under way.
+type draught struct {
+	try  func(fd uintptr) bool
+	room Room
+	p    []byte
+	n    int
+	err  error
 }
 
 // half is a call under way in one direction. try is made once: a request makes no closure.
@@ -51,7 +61,7 @@ func New(c net.Conn) net.Conn {
 		return c
 	}
 	s := &Conn{Conn: c, raw: raw}
-	s.in.try, s.out.try = s.tryRead, s.tryWrite
+	s.in.try, s.out.try, s.draught.try = s.tryRead, s.tryWrite, s.tryDraw
 	return s
 }
 
@@ -93,6 +103,43 @@ func (s *Conn) tryRead(fd uintptr) bool {
 		return false
 	default:
 		h.err = os.NewSyscallError("read", err)
+	}
+	return true
+}
+
+// Draw is Read into a buffer that is taken from room when something is there, and is the caller's to put back: who waits holds none. It is
+// nil with an error. It is called where Read is, by the same one goroutine.
+func (s *Conn) Draw(room Room) ([]byte, error) {
+	d := &s.draught
+	d.room, d.p, d.n, d.err = room, nil, 0, nil
+	err := s.raw.Read(d.try)
+	p := d.p
+	d.room, d.p = nil, nil
+	if err == nil {
+		err = d.err
+	}
+	if err != nil {
+		return nil, err
+	}
+	return p[:d.n], nil
+}
+
+func (s *Conn) tryDraw(fd uintptr) bool {
+	d := &s.draught
+	p := d.room.Get()
+	n, err := Read(fd, p)
+	if err == nil && n > 0 {
+		d.p, d.n = p, n
+		return true
+	}
+	d.room.Put(p)
+	switch {
+	case err == nil:
+		d.err = io.EOF
+	case errors.Is(err, syscall.EAGAIN):
+		return false
+	default:
+		d.err = os.NewSyscallError("read", err)
 	}
 	return true
 }

@@ -36,6 +36,26 @@ func (o *Outlet) Hasty() bool {
 	return o.attempt != nil
 }
 
+// Room is where buffers are taken from, and put back whole. Both are safe for concurrent use.
+type Room interface {
+	Get() []byte
+	Put([]byte)
+}
+
+// Draw is Conn.Draw; of a connection without a descriptor the buffer is held while it waits.
+func (o *Outlet) Draw(room Room) ([]byte, error) {
+	if c, ok := o.Conn.(interface{ Draw(Room) ([]byte, error) }); ok {
+		return c.Draw(room)
+	}
+	p := room.Get()
+	n, err := o.Conn.Read(p)
+	if n == 0 && err != nil {
+		room.Put(p)
+		return nil, err
+	}
+	return p[:n], nil // an error comes again
+}
+
 // Write implements net.Conn. A deadline is not heeded by one that does not wait.
 func (o *Outlet) Write(p []byte) (int, error) {
 	if o.attempt == nil {

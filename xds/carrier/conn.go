@@ -24,8 +24,6 @@ import (
 )
 
 const (
-	// readMost is how much is read at once.
-	readMost = 4 << 10
 	// smallFrame is one for which no buffer of a larger one is kept, once afterLarge of them have followed.
 	smallFrame, afterLarge = 1 << 10, 4
 	// idleFrames bounds frames that carry nothing (SETTINGS, PING, HEADERS, RST_STREAM, PRIORITY, WINDOW_UPDATE, empty DATA) in excess
@@ -69,9 +67,9 @@ func (c *conn) run(ctx context.Context) {
 	defer c.stop()
 	p := &peer.Peer{Addr: c.raw.RemoteAddr(), LocalAddr: c.raw.LocalAddr()}
 	outlet := direct.NewOutlet(c.raw)
-	var conn net.Conn = sip{outlet}
+	var conn net.Conn = outlet
 	if !c.s.cfg.Plain {
-		tc := tls.Server(conn, c.s.cfg.TLS)
+		tc := tls.Server(&sip{Outlet: outlet}, c.s.cfg.TLS)
 		shaking, stop := context.WithTimeout(ctx, handshakeTime)
 		err := tc.HandshakeContext(shaking)
 		stop()
@@ -162,12 +160,6 @@ func framer(r io.Reader, heads *hpack.Decoder) *http2.Framer {
 	in.ReadMetaHeaders = heads
 	return in
 }
-
-// sip is what TLS reads from: it gives little at once. What a read finds room for, TLS keeps room for as long as the connection
-// lives (crypto/tls, Conn.rawInput), and a first configuration's requests come by tens of kilobytes.
-type sip struct{ *direct.Outlet }
-
-func (s sip) Read(p []byte) (int, error) { return s.Outlet.Read(p[:min(len(p), readMost)]) }
 
 // window is what the client may send of a stream before it is read: a message.
 func (c *conn) window() int { return c.s.cfg.MessageMax + messageHead }
