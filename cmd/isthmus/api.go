@@ -22,6 +22,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/api/returns"
 	"github.com/isthmus-mesh/isthmus/control/plane"
 	"github.com/isthmus-mesh/isthmus/core/world"
+	"github.com/isthmus-mesh/isthmus/internal/direct"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -60,7 +61,7 @@ func serveWithAPI(ctx context.Context, cfg plane.Config, p *plane.Plane, log *sl
 	defer stop(nil)
 	done := make(chan error, 1)
 	go func() {
-		err := server.Run(ctx, ln)
+		err := server.Run(ctx, direct.Listen(ln))
 		if err != nil && ctx.Err() == nil {
 			stop(fmt.Errorf("serve the API: %w", err))
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/codec/wire/wirepb"
 	"github.com/isthmus-mesh/isthmus/core/replica"
 	"github.com/isthmus-mesh/isthmus/internal/clock"
+	"github.com/isthmus-mesh/isthmus/internal/direct"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/trust"
 	"google.golang.org/grpc"
@@ -121,7 +122,7 @@ func NewConn(cfg DialConfig) (*Conn, error) {
 				return nil, err
 			}
 			c.heard.note()
-			return listener{conn, c.heard, cfg.Traffic}, nil
+			return listener{direct.New(conn), c.heard, cfg.Traffic}, nil
 		}),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: pingMax}),

@@ -249,7 +249,7 @@ func (p *Plane) serveFederation(ctx context.Context, ln net.Listener) error {
 	srv := grpc.NewServer(append(peer.ServerOptions(), grpc.Creds(credentials.NewTLS(c)))...)
 	p.federation.Register(srv)
 	p.census.Own.Register(srv)
-	return serve(ctx, srv, ln)
+	return serve(ctx, srv, peer.Accepting(ln))
 }
 
 func serve(ctx context.Context, srv *grpc.Server, ln net.Listener) error {

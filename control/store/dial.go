@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+
+	"github.com/isthmus-mesh/isthmus/internal/direct"
 )
 
 // socketPathMax is the usable size of sun_path, unix(7).
@@ -41,6 +43,9 @@ func (d *dialer) refuse(err error) {
 // dial connects to addr: "unix:PATH", "unix://PATH", a path, or HOST:PORT.
 func (d *dialer) dial(ctx context.Context, addr string) (net.Conn, error) {
 	conn, err := dialAddress(ctx, addr)
+	if err == nil {
+		conn = direct.New(conn)
+	}
 	if ctx.Err() == nil || err == nil {
 		d.mu.Lock()
 		d.last = err
