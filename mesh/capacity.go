@@ -34,3 +34,11 @@ func (s CapacitySource) String() string {
 
 // Doubtful reports whether the capacity is no one's word: it moves requests step by step, and is never an emergency.
 func (s CapacitySource) Doubtful() bool { return s == CapacityLearnt || s == CapacityAssumed }
+
+// Capacity is what a cluster is thought to bear of a service.
+type Capacity struct {
+	Cluster ClusterName
+	// Rate is requests a second, and Lanes how many are served at once then.
+	Rate, Lanes float64
+	Source      CapacitySource
+}

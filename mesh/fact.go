@@ -191,6 +191,8 @@ type Split struct {
 	Spend float64
 	// Returning are clusters that were lost and get a part of what they would, by name.
 	Returning []Return
+	// Capacities are what the clusters are thought to bear, as it was when the split was last told, by name.
+	Capacities []Capacity
 }
 
 // Return is a cluster's way back (core/failback), as it was when the split was last told.

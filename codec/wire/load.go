@@ -27,6 +27,8 @@ func fromSplit(v *mesh.Split) *wirepb.Split {
 		return &wirepb.Share{Cluster: string(s.Cluster), Parts: s.Parts}
 	}), Returning: each(v.Returning, func(r mesh.Return) *wirepb.Return {
 		return &wirepb.Return{Cluster: string(r.Cluster), Parts: r.Parts, Ended: r.Ended, Failed: r.Failed, SinceMillis: r.SinceMillis, Hold: int64(r.Hold)}
+	}), Capacities: each(v.Capacities, func(c mesh.Capacity) *wirepb.Capacity {
+		return &wirepb.Capacity{Cluster: string(c.Cluster), Rate: c.Rate, Lanes: c.Lanes, Source: uint32(c.Source)}
 	})}
 }
 
@@ -35,7 +37,14 @@ func (d *decoder) split(m *wirepb.Split) *mesh.Split {
 		return mesh.Share{Cluster: mesh.ClusterName(s.Cluster), Parts: s.Parts}
 	}), Returning: each(m.Returning, func(r *wirepb.Return) mesh.Return {
 		return mesh.Return{Cluster: mesh.ClusterName(r.Cluster), Parts: r.Parts, Ended: r.Ended, Failed: r.Failed, SinceMillis: r.SinceMillis, Hold: time.Duration(r.Hold)}
+	}), Capacities: each(m.Capacities, func(c *wirepb.Capacity) mesh.Capacity {
+		return mesh.Capacity{Cluster: mesh.ClusterName(c.Cluster), Rate: c.Rate, Lanes: c.Lanes, Source: mesh.CapacitySource(c.Source)}
 	})}
+}
+
+// toCapacitySource takes what a later version may say for the least sure there is here.
+func toCapacitySource(s uint32) mesh.CapacitySource {
+	return mesh.CapacitySource(min(s, uint32(mesh.CapacityAssumed)))
 }
 
 // FromSamples and ToSamples translate what a proxy measured. The error of ToSamples names the first sample that
@@ -43,6 +52,7 @@ func (d *decoder) split(m *wirepb.Split) *mesh.Split {
 func FromSamples(samples []split.Sample) []*wirepb.Sample {
 	return each(samples, func(s split.Sample) *wirepb.Sample {
 		return &wirepb.Sample{Service: fromService(s.Service), Asked: s.Asked, Served: s.Served, Lanes: s.Lanes, Time: int64(s.Time), Wait: int64(s.Wait),
+			Bears: s.Bears, Sure: s.Sure, Source: uint32(s.Source),
 			Sent: s.Sent, Received: s.Received, Calling: s.Calling, Results: each(s.Results, func(r split.Result) *wirepb.Result {
 				return &wirepb.Result{Cluster: string(r.Cluster), Ended: r.Ended, Failed: r.Failed}
 			})}
@@ -54,6 +64,7 @@ func ToSamples(m []*wirepb.Sample) ([]split.Sample, error) {
 	d := &decoder{}
 	out := each(m, func(s *wirepb.Sample) split.Sample {
 		v := split.Sample{Service: d.service(s.Service), Asked: s.Asked, Served: s.Served, Lanes: s.Lanes, Time: time.Duration(s.Time), Wait: time.Duration(s.Wait),
+			Bears: s.Bears, Sure: s.Sure, Source: toCapacitySource(s.Source),
 			Sent: s.Sent, Received: s.Received, Calling: s.Calling, Results: each(s.Results, func(r *wirepb.Result) split.Result {
 				d.within("ended", float64(r.Ended), 0, rateMax)
 				d.within("failed", float64(r.Failed), 0, float64(r.Ended))
@@ -61,6 +72,8 @@ func ToSamples(m []*wirepb.Sample) ([]split.Sample, error) {
 			})}
 		d.within("asked", v.Asked, 0, rateMax)
 		d.within("served", v.Served, 0, rateMax)
+		d.within("bears", v.Bears, 0, rateMax)
+		d.within("sure", v.Sure, 0, 1)
 		d.within("sent", v.Sent, 0, bytesMax)
 		d.within("received", v.Received, 0, bytesMax)
 		d.within("calling", v.Calling, 0, rateMax)
@@ -115,6 +128,7 @@ func EncodeReport(r *split.ClusterReport) []byte {
 		Services: each(r.Services, func(s split.ServiceReport) *wirepb.ServiceLoad {
 			deep, grows := fromBelow(s.Below)
 			return &wirepb.ServiceLoad{Service: fromService(s.Service), Demand: s.Demand, Rate: s.Rate, Lanes: s.Lanes, Time: s.Time, Wait: s.Wait,
+				Bears: s.Bears, Source: uint32(s.Source), Endpoints: s.Endpoints,
 				Forbidden: texts(s.Forbidden), Sent: s.Sent, Received: s.Received, Below: deep, Grows: grows, Within: s.Within}
 		}),
 		Beliefs: each(r.Beliefs, func(b split.Belief) *wirepb.Belief {
@@ -164,12 +178,15 @@ func DecodeReport(b []byte) (*split.ClusterReport, error) {
 			d.within("demand", s.Demand, 0, rateMax)
 			d.within("rate", s.Rate, 0, rateMax)
 			d.within("lanes", s.Lanes, 0, lanesMax)
+			d.within("bears", s.Bears, 0, rateMax)
+			d.within("endpoints", s.Endpoints, 0, lanesMax)
 			d.within("sent", s.Sent, 0, bytesMax)
 			d.within("received", s.Received, 0, bytesMax)
 			d.within("time", s.Time, 0, timeMax.Seconds())
 			d.within("time within", s.Within, 0, timeMax.Seconds())
 			d.within("wait", s.Wait, -timeMax.Seconds(), timeMax.Seconds())
 			return split.ServiceReport{Service: d.service(s.Service), Demand: s.Demand, Rate: s.Rate, Lanes: s.Lanes, Time: s.Time, Wait: s.Wait,
+				Bears: s.Bears, Source: toCapacitySource(s.Source), Endpoints: s.Endpoints,
 				Forbidden: typed[mesh.ClusterName](s.Forbidden), Sent: s.Sent, Received: s.Received, Below: d.below(s.Below, s.Grows), Within: s.Within}
 		}),
 		Beliefs: each(m.Beliefs, func(b *wirepb.Belief) split.Belief {

@@ -100,3 +100,27 @@ func TestListenersThatAreNotServedComeBack(t *testing.T) {
 		t.Errorf("%d of %d are taken", len(got), len(many))
 	}
 }
+
+// TestCapacitiesTravel with who says so; a source of a later version is the least sure, and an older build says nothing.
+func TestCapacitiesTravel(t *testing.T) {
+	n := mesh.ServiceName{Namespace: "shop", Name: "app"}
+	s := split.Sample{Service: n, Bears: 120, Sure: 0.7, Source: mesh.CapacityLearnt}
+	samples, err := ToSamples(FromSamples([]split.Sample{s}))
+	if err != nil || samples[0].Bears != 120 || samples[0].Sure != 0.7 || samples[0].Source != mesh.CapacityLearnt {
+		t.Errorf("%+v came back as %+v, %v", s, samples, err)
+	}
+	for _, bad := range []struct{ Bears, Sure float64 }{{-1, 0}, {math.NaN(), 0}, {0, 1.5}} {
+		if _, err := ToSamples([]*wirepb.Sample{{Service: fromService(n), Bears: bad.Bears, Sure: bad.Sure}}); err == nil {
+			t.Errorf("bears %g, sure %g is taken", bad.Bears, bad.Sure)
+		}
+	}
+	r := split.ServiceReport{Service: n, Bears: 120, Endpoints: 3, Source: mesh.CapacityReported}
+	got, err := DecodeReport(EncodeReport(&split.ClusterReport{Services: []split.ServiceReport{r}}))
+	if err != nil || got.Services[0].Bears != 120 || got.Services[0].Endpoints != 3 || got.Services[0].Source != mesh.CapacityReported || got.Services[0].Lanes != 0 {
+		t.Errorf("%+v came back as %+v, %v", r, got, err)
+	}
+	later, err := ToSamples([]*wirepb.Sample{{Service: fromService(n), Bears: 1, Source: 99}, {Service: fromService(n)}})
+	if err != nil || later[0].Source != mesh.CapacityAssumed || later[1].Source != mesh.CapacityUnknown {
+		t.Errorf("%+v, %v", later, err)
+	}
+}

@@ -50,6 +50,8 @@ type Balancer struct {
 	self mesh.ClusterName
 	// costs is what a GiB costs from one cluster to another, in US dollars; nil is nothing.
 	costs func(from, to mesh.ClusterName) float64
+	// unlearning believes no capacity that proxies learnt.
+	unlearning bool
 
 	mu       sync.Mutex
 	services map[mesh.ServiceName]*service
@@ -74,9 +76,12 @@ type service struct {
 	spend float64
 	own   split.Report
 	// tree is what is called where it runs here, and called when something here last was known to call it.
-	tree      split.Tree
-	called    time.Time
-	lanes     float64
+	tree   split.Tree
+	called time.Time
+	lanes  float64
+	// source is who says what is borne here, and places are the ready endpoints.
+	source    mesh.CapacitySource
+	places    float64
 	forbidden []mesh.ClusterName
 	asked     time.Time    // when it was last asked for here
 	shares    []mesh.Share // as they were told
@@ -164,7 +169,7 @@ func (b *Balancer) Sampled(id string, namespace string, samples []split.Sample, 
 	samples = slices.Clone(samples)
 	for i := range samples {
 		if s := &samples[i]; s.Service.Namespace != namespace {
-			s.Served, s.Lanes, s.Time, s.Wait = 0, 0, 0, -1
+			s.Served, s.Lanes, s.Time, s.Wait, s.Bears, s.Source = 0, 0, 0, -1, 0, mesh.CapacityUnknown
 		}
 	}
 	b.mu.Lock()
@@ -199,15 +204,21 @@ func (b *Balancer) Report(paths []split.Path, may func(mesh.ServiceName) bool) *
 	out := &split.ClusterReport{Paths: paths}
 	var told []mesh.ServiceName
 	for n, s := range b.services {
-		if s.endpoints != nil && (s.lanes != 0 || s.own.Demand != 0) && may(n) {
+		if s.endpoints != nil && (s.lanes != 0 || s.places != 0 || s.own.Demand != 0) && may(n) {
 			told = append(told, n)
 		}
 	}
 	slices.SortFunc(told, mesh.ServiceName.Compare)
 	for _, n := range told {
 		s := b.services[n]
-		out.Services = append(out.Services, split.ServiceReport{Service: n, Demand: s.own.Demand, Rate: s.own.Rate, Lanes: s.lanes, Time: s.own.Service, Wait: s.own.Wait,
-			Forbidden: s.forbidden, Sent: s.perCall(s.sent), Received: s.perCall(s.received), Below: s.own.Below, Within: s.own.Within})
+		v := split.ServiceReport{Service: n, Demand: s.own.Demand, Rate: s.own.Rate, Time: s.own.Service, Wait: s.own.Wait, Endpoints: s.places, Source: s.source,
+			Forbidden: s.forbidden, Sent: s.perCall(s.sent), Received: s.perCall(s.received), Below: s.own.Below, Within: s.own.Within}
+		if s.source > mesh.CapacityDeclared {
+			v.Bears = s.own.Capacity
+		} else {
+			v.Lanes = s.lanes
+		}
+		out.Services = append(out.Services, v)
 	}
 	return out
 }
@@ -315,11 +326,16 @@ func serving(e *ir.Endpoints) (n int) {
 func (b *Balancer) step(n mesh.ServiceName, s *service, own *peer, tripped map[mesh.ClusterName]bool, since time.Duration, now time.Time) (Change, bool) {
 	var shares []mesh.Share
 	var returns []failback.Move
+	var bear []mesh.Capacity
 	var o split.Outcome
 	least := uint32(news)
 	switch {
 	case s.spreads(now):
 		in, at := b.pose(n, s, own, since, now)
+		if bear = capacities(in); len(bear) == 0 && len(s.shares) == 0 {
+			s.state = split.State{} // nothing is known yet, and so nobody comes back when it is
+			break
+		}
 		if returns = s.gates.Look(in, at, tripped, now); in.Open != nil {
 			least = returnNews
 		}
@@ -346,7 +362,7 @@ func (b *Balancer) step(n mesh.ServiceName, s *service, own *peer, tripped map[m
 	}
 	s.beat++
 	s.beatAt = now
-	return Change{Service: n, Split: &mesh.Split{Service: n, Shares: s.shares, Beat: s.beat, Spend: s.spend, Returning: s.returning()}, Outcome: o, Moved: moved, Returns: returns}, true
+	return Change{Service: n, Split: &mesh.Split{Service: n, Shares: s.shares, Beat: s.beat, Spend: s.spend, Returning: s.returning(), Capacities: bear}, Outcome: o, Moved: moved, Returns: returns}, true
 }
 
 // pose states the problem of one service, and says which cluster in it this one is.
@@ -362,6 +378,7 @@ func (b *Balancer) pose(n mesh.ServiceName, s *service, own *peer, since time.Du
 	}
 	clusters := slices.Sorted(maps.Keys(of))
 	k := len(clusters)
+	places := make([]float64, k)
 	in = &split.Input{Since: since, Reports: make([]split.Report, k), RTT: make([]float64, k*k), Forbidden: make([]bool, k*k), Dead: make([]bool, k*k), Loss: make([]float64, k*k),
 		Strategy: cmp.Or(s.strategy, mesh.StrategyAuto)}
 	b.price(n, s, clusters, in)
@@ -374,11 +391,17 @@ func (b *Balancer) pose(n mesh.ServiceName, s *service, own *peer, since time.Du
 			self, p, forbidden, r = i, own, s.forbidden, s.own
 			r.Age = 0
 			r.Capacity, r.Service = known(s.lanes, s.own.Service, usual+r.Below.Deep[split.Hops-1])
+			places[i], r.Source = s.places, s.source
 		case p != nil && p.services[n] != nil:
 			v := p.services[n]
 			r.Age, r.Demand, r.Rate, r.Wait, forbidden = now.Sub(p.at), v.Demand, v.Rate, v.Wait, v.Forbidden
 			r.Below, r.Within = v.Below, v.Within
-			r.Capacity, r.Service = known(v.Lanes, v.Time, usual+r.Below.Deep[split.Hops-1])
+			places[i], r.Source = v.Endpoints, v.Source
+			lanes := v.Lanes
+			if v.Bears > 0 && v.Time > 0 {
+				lanes = v.Bears * v.Time
+			}
+			r.Capacity, r.Service = known(lanes, v.Time, usual+r.Below.Deep[split.Hops-1])
 		}
 		if part, ok := b.drained[c]; ok {
 			r.Draining = 1 - part
@@ -402,6 +425,7 @@ func (b *Balancer) pose(n mesh.ServiceName, s *service, own *peer, since time.Du
 			}
 		}
 	}
+	assume(in, places)
 	for i := range clusters { // one way is as long as the other, where only that was measured
 		for j := range clusters {
 			if math.IsNaN(in.RTT[i*k+j]) {

@@ -38,6 +38,8 @@ type pair struct {
 	// says is called after what is measured, and quiet is a caller that measures no results.
 	says  func(mesh.ClusterName, *Balancer)
 	quiet bool
+	// learns are those whose endpoints declare nothing.
+	learns map[mesh.ClusterName]*learning
 }
 
 func newPair(t *testing.T) *pair {
@@ -55,7 +57,7 @@ func (w *pair) know() {
 			g := ir.Group{Cluster: of, Exported: true}
 			for i := range w.ready[of] {
 				if of == n {
-					g.Endpoints = append(g.Endpoints, ir.Endpoint{Tag: fmt.Sprint(of, i), Proxy: netip.MustParseAddrPort("127.0.0.1:1"), Lanes: 4})
+					g.Endpoints = append(g.Endpoints, ir.Endpoint{Tag: fmt.Sprint(of, i), Proxy: netip.MustParseAddrPort("127.0.0.1:1"), Lanes: w.lanes()})
 				} else {
 					g.Slots = append(g.Slots, 1)
 				}
@@ -64,6 +66,14 @@ func (w *pair) know() {
 		}
 		b.Know(e)
 	}
+}
+
+// lanes are those that an endpoint declares.
+func (w *pair) lanes() uint32 {
+	if w.learns != nil {
+		return 0
+	}
+	return 4
 }
 
 // run lets the loop turn so often.
@@ -90,6 +100,12 @@ func (w *pair) run(ticks int) {
 				results[n] = nil
 			}
 			b.Sampled("shop/caller", "shop", []split.Sample{{Service: catalog, Asked: w.demand[n], Wait: -1, Received: w.demand[n] * w.answer, Results: results[n]}}, w.now)
+			if l := w.learns[n]; l != nil {
+				for i, s := range l.samples(w.ready[n], served[n], 200, 0.02) {
+					b.Sampled(fmt.Sprintf("shop/catalog-%d", i), "shop", []split.Sample{s}, w.now)
+				}
+				continue
+			}
 			for i := range w.ready[n] {
 				b.Sampled(fmt.Sprintf("shop/catalog-%d", i), "shop", []split.Sample{{Service: catalog, Served: served[n] / float64(w.ready[n]), Lanes: 4, Time: w.time(n)}}, w.now)
 			}

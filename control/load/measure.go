@@ -15,6 +15,10 @@ type sum struct {
 	sent, received float64 // bytes a second
 	busy, capacity float64 // lanes of those with a known time, and what they serve
 	wait, waiting  float64 // weighted by what they served
+	// Of endpoints without declared lanes: what they say that they bear, or learnt, and how many say neither, with what they
+	// serve without harm.
+	reported, learnt bearing
+	silent, floor    float64
 	// calls are those of its endpoints.
 	calls map[mesh.ServiceName]split.Call
 }
@@ -39,6 +43,9 @@ func (b *Balancer) measure(now time.Time) map[mesh.ServiceName]*sum {
 					m.wait += v.Wait.Seconds() * v.Served
 					m.waiting += v.Served
 				}
+			}
+			if v.Lanes == 0 && !(b.unlearning && v.Source == mesh.CapacityLearnt) {
+				m.bear(v)
 			}
 			if v.Lanes > 0 {
 				m.endpoints++
@@ -71,18 +78,5 @@ func (s *service) follow(m *sum, since time.Duration, now time.Time) {
 	if s.own.Wait = -1; m.waiting > 0 {
 		s.own.Wait = m.wait / m.waiting
 	}
-	// Endpoints that are ready and have not reported are taken to be as the others are; those that reported
-	// and are not ready any more do not count.
-	ready, declared := s.ready(now)
-	if s.lanes = declared; declared == 0 && m.endpoints > 0 {
-		s.lanes = m.lanes / float64(m.endpoints) * ready
-	}
-	switch {
-	case s.lanes == 0:
-		s.own.Capacity = 0
-	case m.busy > 0:
-		s.own.Offers(s.lanes*m.capacity/m.busy, s.lanes)
-	default: // no proxy knows its time now: it is taken for as quick as the others
-		s.own.Capacity, s.own.Service = 0, 0
-	}
+	s.offers(m, now)
 }

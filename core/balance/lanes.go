@@ -32,8 +32,8 @@ type Measurement struct {
 	// Rate is requests answered a second; Lanes how many the application serves at once, 0 unknown.
 	Rate  float64
 	Lanes int
-	// Time is that of a request in a lane, 0 unknown; Wait that before it, negative where nothing was answered.
-	Time, Wait time.Duration
+	// Time is that of a request in a lane, 0 unknown; Wait that before it, negative where nothing was answered; Took that of all.
+	Time, Wait, Took time.Duration
 }
 
 // gaugeLasts is how long the time of an application that answers nothing is believed: what is not asked is not
@@ -56,7 +56,7 @@ func (g *Gauge) Measure(m *Meter, lanes int, over time.Duration) Measurement {
 	n, took := float64(now[0]-g.last[0]), float64(now[1]-g.last[1])/1e9
 	free, freeTook := float64(now[2]-g.last[2]), float64(now[3]-g.last[3])/1e9
 	g.last = now
-	out := Measurement{Rate: n / over.Seconds(), Lanes: lanes, Wait: -1}
+	out := Measurement{Rate: n / over.Seconds(), Lanes: lanes, Wait: -1, Took: time.Duration(took * 1e9)}
 	if n == 0 {
 		if g.idle += over; g.idle >= gaugeLasts {
 			g.service = 0

@@ -17,8 +17,12 @@ type Sample struct {
 	Sent, Received float64
 	// Calling is how many of its applications' requests were under way on average.
 	Calling float64
-	// Lanes is how many requests its application serves at once, 0 if it is no endpoint of the service.
+	// Lanes is how many requests its application serves at once, as declared; 0 if it is not, or is no endpoint of the service.
 	Lanes uint32
+	// Bears is how many requests a second its application bears where Lanes is 0, Source who says so, and Sure how sure that
+	// is, from 0 to 1: where it is 0 the application bears more than Bears. An endpoint of an older version says nothing.
+	Bears, Sure float64
+	Source      mesh.CapacitySource
 	// Time is that of a request in a lane, 0 if unknown; Wait that before it, negative if unknown.
 	Time, Wait time.Duration
 	// Results are how tries of its applications' requests ended, by the cluster where they went, since the sample before.
@@ -76,9 +80,12 @@ type ServiceReport struct {
 	Service mesh.ServiceName
 	// Demand is what its callers ask for, Rate what it serves, in requests a second.
 	Demand, Rate float64
-	// Lanes are those of all its endpoints. Time of a request in a lane and Wait before it are in seconds; a Time of 0 and a
+	// Lanes are those of all its endpoints, as declared. Where some are not it is 0, and Bears, in requests a second, by Source,
+	// is what counts. Endpoints are those that are ready; 0 is not told. Time of a request in a lane and Wait before it are in seconds; a Time of 0 and a
 	// negative Wait are unknown.
 	Lanes, Time, Wait float64
+	Bears, Endpoints  float64
+	Source            mesh.CapacitySource
 	// Sent and Received are the bytes of one of its callers' requests and of its answer; 0 is unknown.
 	Sent, Received float64
 	// Below is what the calls of one request cost there, and Within what they took while Time was measured, in seconds.
@@ -114,6 +121,16 @@ func (r *Report) Offers(capacity, lanes float64) {
 	if r.Capacity > 0 {
 		r.Service = lanes / r.Capacity
 	}
+}
+
+// Learns folds in what the endpoints are thought to bear, in requests a second, with so many lanes: by and by, however much it
+// differs.
+func (r *Report) Learns(capacity, lanes float64) {
+	if r.Capacity <= 0 {
+		r.Capacity = capacity
+	}
+	r.Capacity += smooth * (capacity - r.Capacity)
+	r.Service = lanes / r.Capacity
 }
 
 // Smoothed is an average after a measurement, of which a difference above news is none of chance.

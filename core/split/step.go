@@ -2,6 +2,7 @@ package split
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -40,6 +41,9 @@ type Report struct {
 	// Service is the time of a request in a lane and Wait what it waits before, in seconds; a negative
 	// Wait is unknown.
 	Service, Wait float64
+	// Source is who says Capacity. Where that is nobody's word, requests follow it step by step, and it is never an emergency
+	// that it is exceeded.
+	Source mesh.CapacitySource
 	// Draining is the part of it that is being taken out of use, 0 to 1.
 	Draining float64
 	// Below is what the calls of one request cost there now, and Within what they took while Service was measured, which
@@ -138,6 +142,7 @@ type Outcome struct {
 // Step is one tick. It changes nothing that it was given.
 func Step(prev State, in *Input) (State, Outcome) {
 	t := newTick(prev, in)
+	t.begin()
 	best, rounds := t.held()
 	out := Outcome{Rounds: rounds, Cause: CauseGain}
 	now, old := t.flow(t.next.X), t.problem.Objective(t.flow(t.next.X))
@@ -334,11 +339,26 @@ func (t *tick) strained(f Flow) bool {
 		for i := range t.n {
 			load += f[i*t.n+j]
 		}
-		if c := t.problem.Sinks[j].capacity(); c > 0 && load > Full*c {
+		if c := t.problem.Sinks[j].capacity(); c > 0 && load > Full*c && !t.Reports[j].Source.Doubtful() {
 			return true
 		}
 	}
 	return false
+}
+
+// begin sets out from what proxies do without a split, the nearest first, where there was none and a capacity is doubtful.
+func (t *tick) begin() {
+	if !t.fresh || t.Free || !slices.ContainsFunc(t.Reports, func(r Report) bool { return r.Source.Doubtful() }) {
+		return
+	}
+	t.fresh = false
+	for i := range t.n {
+		for j := range t.n {
+			if t.usable(i, j) {
+				t.next.X[i*t.n+j] = t.nearest(i, j)
+			}
+		}
+	}
 }
 
 // apply moves the split towards the flow best, as far as the cause allows, and returns how far.

@@ -100,6 +100,17 @@ func (v *Visit) leave(now time.Time, answered bool) {
 	*v = Visit{}
 }
 
+// Refused is how many visitors were turned away so far, as there was too much to do.
+func (g *Gate) Refused() (n int64) {
+	if g == nil {
+		return 0
+	}
+	for c := range g.verdicts {
+		n += g.verdicts[c][admission.Full].Load() + g.verdicts[c][admission.Below].Load()
+	}
+	return n
+}
+
 // Tell writes FieldBrownout into a visitor's head while anything is turned away.
 func (g *Gate) Tell(h *message.Head) {
 	if g == nil {

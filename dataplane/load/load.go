@@ -11,6 +11,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/codec/wire"
 	"github.com/isthmus-mesh/isthmus/codec/wire/wirepb"
 	"github.com/isthmus-mesh/isthmus/core/balance"
+	"github.com/isthmus-mesh/isthmus/core/capacity"
 	"github.com/isthmus-mesh/isthmus/core/outage"
 	"github.com/isthmus-mesh/isthmus/core/split"
 	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
@@ -46,11 +47,14 @@ const (
 // meter is what a Reporter remembers.
 type meter struct {
 	gauge balance.Gauge
-	asked map[mesh.ServiceName]count
-	ended map[place]split.Result
-	last  time.Time
-	said  time.Time // when something was last reported
-	busy  bool      // what was last reported was not nothing
+	// learner learns what the application bears, and refused is how many were turned away until the last report.
+	learner capacity.Learner
+	refused int64
+	asked   map[mesh.ServiceName]count
+	ended   map[place]split.Result
+	last    time.Time
+	said    time.Time // when something was last reported
+	busy    bool      // what was last reported was not nothing
 }
 
 // place is a cluster, for one service.
@@ -141,12 +145,27 @@ func (m *meter) samples(s *proxy.State, of *balance.Meter, bytes *Bytes, now tim
 	if s.Self == nil || len(s.Self.Inbound) == 0 {
 		return out, busy
 	}
-	done := m.gauge.Measure(of, int(s.Self.Lanes), over)
-	busy = busy || done.Rate > 0
+	done := m.serves(s, of, over)
+	busy = busy || done.Served > 0
 	for _, in := range s.Self.Inbound {
-		out = served(out, in.Service, done)
+		out = served(out, in.Service, &done)
 	}
 	return out, busy
+}
+
+// serves is what the application did and can do, for any of its services.
+func (m *meter) serves(s *proxy.State, of *balance.Meter, over time.Duration) split.Sample {
+	d := m.gauge.Measure(of, int(s.Self.Lanes), over)
+	refused := int64(0)
+	for _, in := range s.Inbound {
+		refused += in.Gate.Refused()
+	}
+	e := m.learner.Look(capacity.Window{Over: over, Answered: d.Rate * over.Seconds(), Took: d.Took, There: float64(of.InFlight()), Refused: refused > m.refused})
+	m.refused = refused
+	if d.Lanes > 0 {
+		return split.Sample{Served: d.Rate, Lanes: uint32(d.Lanes), Time: d.Time, Wait: d.Wait}
+	}
+	return split.Sample{Served: d.Rate, Bears: e.Rate, Sure: e.Sure, Source: mesh.CapacityLearnt, Time: e.Time, Wait: e.Wait}
 }
 
 // results are how tries of a service ended since the last call. A report that is not taken takes them with it: what is missing
@@ -171,13 +190,13 @@ func (m *meter) results(n mesh.ServiceName, v *balance.View) (out []split.Result
 
 // served adds what the application can do for a service to its sample. All services of one application are said to have all of
 // it: each is balanced as if it were alone.
-func served(out []split.Sample, n mesh.ServiceName, d balance.Measurement) []split.Sample {
+func served(out []split.Sample, n mesh.ServiceName, d *split.Sample) []split.Sample {
 	i := slices.IndexFunc(out, func(s split.Sample) bool { return s.Service == n })
 	if i < 0 {
 		i = len(out)
 		out = append(out, split.Sample{Service: n})
 	}
 	s := &out[i]
-	s.Served, s.Lanes, s.Time, s.Wait = d.Rate, uint32(d.Lanes), d.Time, d.Wait
+	s.Served, s.Lanes, s.Bears, s.Sure, s.Source, s.Time, s.Wait = d.Served, d.Lanes, d.Bears, d.Sure, d.Source, d.Time, d.Wait
 	return out
 }

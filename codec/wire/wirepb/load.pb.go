@@ -273,6 +273,9 @@ type Sample struct {
 	Received      float64                `protobuf:"fixed64,8,opt,name=received,proto3" json:"received,omitempty"`
 	Calling       float64                `protobuf:"fixed64,9,opt,name=calling,proto3" json:"calling,omitempty"` // requests under way
 	Results       []*Result              `protobuf:"bytes,10,rep,name=results,proto3" json:"results,omitempty"`
+	Bears         float64                `protobuf:"fixed64,11,opt,name=bears,proto3" json:"bears,omitempty"`  // requests a second, where no lanes are declared
+	Sure          float64                `protobuf:"fixed64,12,opt,name=sure,proto3" json:"sure,omitempty"`    // how sure that is, 0 to 1
+	Source        uint32                 `protobuf:"varint,13,opt,name=source,proto3" json:"source,omitempty"` // mesh.CapacitySource, who says so
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -375,6 +378,27 @@ func (x *Sample) GetResults() []*Result {
 		return x.Results
 	}
 	return nil
+}
+
+func (x *Sample) GetBears() float64 {
+	if x != nil {
+		return x.Bears
+	}
+	return 0
+}
+
+func (x *Sample) GetSure() float64 {
+	if x != nil {
+		return x.Sure
+	}
+	return 0
+}
+
+func (x *Sample) GetSource() uint32 {
+	if x != nil {
+		return x.Source
+	}
+	return 0
 }
 
 // Result is split.Result: how tries of the proxy's applications' requests at one cluster ended since its last report.
@@ -655,9 +679,12 @@ type ServiceLoad struct {
 	Forbidden     []string               `protobuf:"bytes,7,rep,name=forbidden,proto3" json:"forbidden,omitempty"`
 	Sent          float64                `protobuf:"fixed64,8,opt,name=sent,proto3" json:"sent,omitempty"` // bytes a call
 	Received      float64                `protobuf:"fixed64,9,opt,name=received,proto3" json:"received,omitempty"`
-	Below         []float64              `protobuf:"fixed64,10,rep,packed,name=below,proto3" json:"below,omitempty"` // seconds; one call deep, two, ...
-	Within        float64                `protobuf:"fixed64,11,opt,name=within,proto3" json:"within,omitempty"`      // seconds
-	Grows         []float64              `protobuf:"fixed64,12,rep,packed,name=grows,proto3" json:"grows,omitempty"` // of each of below, seconds for each request a second more
+	Below         []float64              `protobuf:"fixed64,10,rep,packed,name=below,proto3" json:"below,omitempty"`  // seconds; one call deep, two, ...
+	Within        float64                `protobuf:"fixed64,11,opt,name=within,proto3" json:"within,omitempty"`       // seconds
+	Bears         float64                `protobuf:"fixed64,13,opt,name=bears,proto3" json:"bears,omitempty"`         // requests a second, where lanes are not declared
+	Source        uint32                 `protobuf:"varint,14,opt,name=source,proto3" json:"source,omitempty"`        // mesh.CapacitySource
+	Endpoints     float64                `protobuf:"fixed64,15,opt,name=endpoints,proto3" json:"endpoints,omitempty"` // that are ready
+	Grows         []float64              `protobuf:"fixed64,12,rep,packed,name=grows,proto3" json:"grows,omitempty"`  // of each of below, seconds for each request a second more
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -769,6 +796,27 @@ func (x *ServiceLoad) GetWithin() float64 {
 	return 0
 }
 
+func (x *ServiceLoad) GetBears() float64 {
+	if x != nil {
+		return x.Bears
+	}
+	return 0
+}
+
+func (x *ServiceLoad) GetSource() uint32 {
+	if x != nil {
+		return x.Source
+	}
+	return 0
+}
+
+func (x *ServiceLoad) GetEndpoints() float64 {
+	if x != nil {
+		return x.Endpoints
+	}
+	return 0
+}
+
 func (x *ServiceLoad) GetGrows() []float64 {
 	if x != nil {
 		return x.Grows
@@ -794,7 +842,7 @@ const file_isthmus_v1_load_proto_rawDesc = "" +
 	"\x03why\x18\x04 \x01(\rR\x03why\x12\x14\n" +
 	"\x05state\x18\x05 \x01(\rR\x05state\"&\n" +
 	"\fLoadResponse\x12\x16\n" +
-	"\x06period\x18\x01 \x01(\x03R\x06period\"\x9f\x02\n" +
+	"\x06period\x18\x01 \x01(\x03R\x06period\"\xe1\x02\n" +
 	"\x06Sample\x121\n" +
 	"\aservice\x18\x01 \x01(\v2\x17.isthmus.v1.ServiceNameR\aservice\x12\x14\n" +
 	"\x05asked\x18\x02 \x01(\x01R\x05asked\x12\x16\n" +
@@ -806,7 +854,10 @@ const file_isthmus_v1_load_proto_rawDesc = "" +
 	"\breceived\x18\b \x01(\x01R\breceived\x12\x18\n" +
 	"\acalling\x18\t \x01(\x01R\acalling\x12,\n" +
 	"\aresults\x18\n" +
-	" \x03(\v2\x12.isthmus.v1.ResultR\aresults\"P\n" +
+	" \x03(\v2\x12.isthmus.v1.ResultR\aresults\x12\x14\n" +
+	"\x05bears\x18\v \x01(\x01R\x05bears\x12\x12\n" +
+	"\x04sure\x18\f \x01(\x01R\x04sure\x12\x16\n" +
+	"\x06source\x18\r \x01(\rR\x06source\"P\n" +
 	"\x06Result\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x14\n" +
 	"\x05ended\x18\x02 \x01(\x04R\x05ended\x12\x16\n" +
@@ -827,7 +878,7 @@ const file_isthmus_v1_load_proto_rawDesc = "" +
 	"\x03rtt\x18\x02 \x01(\x03R\x03rtt\x12\x12\n" +
 	"\x04dead\x18\x03 \x01(\bR\x04dead\x12'\n" +
 	"\x05lease\x18\x04 \x01(\x0e2\x11.isthmus.v1.LeaseR\x05lease\x12\x12\n" +
-	"\x04loss\x18\x05 \x01(\x01R\x04loss\"\xbc\x02\n" +
+	"\x04loss\x18\x05 \x01(\x01R\x04loss\"\x88\x03\n" +
 	"\vServiceLoad\x121\n" +
 	"\aservice\x18\x01 \x01(\v2\x17.isthmus.v1.ServiceNameR\aservice\x12\x16\n" +
 	"\x06demand\x18\x02 \x01(\x01R\x06demand\x12\x12\n" +
@@ -841,6 +892,9 @@ const file_isthmus_v1_load_proto_rawDesc = "" +
 	"\x05below\x18\n" +
 	" \x03(\x01R\x05below\x12\x16\n" +
 	"\x06within\x18\v \x01(\x01R\x06within\x12\x14\n" +
+	"\x05bears\x18\r \x01(\x01R\x05bears\x12\x16\n" +
+	"\x06source\x18\x0e \x01(\rR\x06source\x12\x1c\n" +
+	"\tendpoints\x18\x0f \x01(\x01R\tendpoints\x12\x14\n" +
 	"\x05grows\x18\f \x03(\x01R\x05grows*;\n" +
 	"\x05Lease\x12\x11\n" +
 	"\rLEASE_UNKNOWN\x10\x00\x12\x0f\n" +

@@ -4300,6 +4300,7 @@ type Split struct {
 	Beat          uint64                 `protobuf:"varint,3,opt,name=beat,proto3" json:"beat,omitempty"`
 	Spend         float64                `protobuf:"fixed64,4,opt,name=spend,proto3" json:"spend,omitempty"` // US dollars an hour
 	Returning     []*Return              `protobuf:"bytes,5,rep,name=returning,proto3" json:"returning,omitempty"`
+	Capacities    []*Capacity            `protobuf:"bytes,6,rep,name=capacities,proto3" json:"capacities,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4369,6 +4370,82 @@ func (x *Split) GetReturning() []*Return {
 	return nil
 }
 
+func (x *Split) GetCapacities() []*Capacity {
+	if x != nil {
+		return x.Capacities
+	}
+	return nil
+}
+
+// Capacity is mesh.Capacity.
+type Capacity struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Rate          float64                `protobuf:"fixed64,2,opt,name=rate,proto3" json:"rate,omitempty"` // requests a second
+	Lanes         float64                `protobuf:"fixed64,3,opt,name=lanes,proto3" json:"lanes,omitempty"`
+	Source        uint32                 `protobuf:"varint,4,opt,name=source,proto3" json:"source,omitempty"` // mesh.CapacitySource
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Capacity) Reset() {
+	*x = Capacity{}
+	mi := &file_isthmus_v1_resources_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Capacity) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Capacity) ProtoMessage() {}
+
+func (x *Capacity) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_resources_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Capacity.ProtoReflect.Descriptor instead.
+func (*Capacity) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *Capacity) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *Capacity) GetRate() float64 {
+	if x != nil {
+		return x.Rate
+	}
+	return 0
+}
+
+func (x *Capacity) GetLanes() float64 {
+	if x != nil {
+		return x.Lanes
+	}
+	return 0
+}
+
+func (x *Capacity) GetSource() uint32 {
+	if x != nil {
+		return x.Source
+	}
+	return 0
+}
+
 // Return is mesh.Return.
 type Return struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -4384,7 +4461,7 @@ type Return struct {
 
 func (x *Return) Reset() {
 	*x = Return{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[56]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4396,7 +4473,7 @@ func (x *Return) String() string {
 func (*Return) ProtoMessage() {}
 
 func (x *Return) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[56]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4409,7 +4486,7 @@ func (x *Return) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Return.ProtoReflect.Descriptor instead.
 func (*Return) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{56}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Return) GetCluster() string {
@@ -4464,7 +4541,7 @@ type Share struct {
 
 func (x *Share) Reset() {
 	*x = Share{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[57]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4476,7 +4553,7 @@ func (x *Share) String() string {
 func (*Share) ProtoMessage() {}
 
 func (x *Share) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[57]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4489,7 +4566,7 @@ func (x *Share) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Share.ProtoReflect.Descriptor instead.
 func (*Share) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{57}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Share) GetCluster() string {
@@ -4522,7 +4599,7 @@ type Gateway struct {
 
 func (x *Gateway) Reset() {
 	*x = Gateway{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[58]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4534,7 +4611,7 @@ func (x *Gateway) String() string {
 func (*Gateway) ProtoMessage() {}
 
 func (x *Gateway) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[58]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4547,7 +4624,7 @@ func (x *Gateway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gateway.ProtoReflect.Descriptor instead.
 func (*Gateway) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{58}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Gateway) GetNamespace() string {
@@ -4610,7 +4687,7 @@ type Termination struct {
 
 func (x *Termination) Reset() {
 	*x = Termination{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[59]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4622,7 +4699,7 @@ func (x *Termination) String() string {
 func (*Termination) ProtoMessage() {}
 
 func (x *Termination) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[59]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4635,7 +4712,7 @@ func (x *Termination) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Termination.ProtoReflect.Descriptor instead.
 func (*Termination) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{59}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Termination) GetListener() *Listener {
@@ -4670,7 +4747,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[60]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4682,7 +4759,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[60]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4695,7 +4772,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{60}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Certificate) GetObject() string {
@@ -4732,7 +4809,7 @@ type Listener struct {
 
 func (x *Listener) Reset() {
 	*x = Listener{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[61]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4744,7 +4821,7 @@ func (x *Listener) String() string {
 func (*Listener) ProtoMessage() {}
 
 func (x *Listener) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[61]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4757,7 +4834,7 @@ func (x *Listener) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Listener.ProtoReflect.Descriptor instead.
 func (*Listener) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{61}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *Listener) GetName() string {
@@ -4805,7 +4882,7 @@ type VirtualHost struct {
 
 func (x *VirtualHost) Reset() {
 	*x = VirtualHost{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[62]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4817,7 +4894,7 @@ func (x *VirtualHost) String() string {
 func (*VirtualHost) ProtoMessage() {}
 
 func (x *VirtualHost) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[62]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4830,7 +4907,7 @@ func (x *VirtualHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VirtualHost.ProtoReflect.Descriptor instead.
 func (*VirtualHost) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{62}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *VirtualHost) GetHostname() string {
@@ -5223,13 +5300,21 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"generation\x12\x14\n" +
 	"\x05slots\x18\x03 \x03(\fR\x05slots\x12\x14\n" +
 	"\x05moved\x18\x04 \x03(\x04R\x05moved\x12!\n" +
-	"\ftrust_domain\x18\x05 \x01(\tR\vtrustDomain\"\xc1\x01\n" +
+	"\ftrust_domain\x18\x05 \x01(\tR\vtrustDomain\"\xf7\x01\n" +
 	"\x05Split\x121\n" +
 	"\aservice\x18\x01 \x01(\v2\x17.isthmus.v1.ServiceNameR\aservice\x12)\n" +
 	"\x06shares\x18\x02 \x03(\v2\x11.isthmus.v1.ShareR\x06shares\x12\x12\n" +
 	"\x04beat\x18\x03 \x01(\x04R\x04beat\x12\x14\n" +
 	"\x05spend\x18\x04 \x01(\x01R\x05spend\x120\n" +
-	"\treturning\x18\x05 \x03(\v2\x12.isthmus.v1.ReturnR\treturning\"\x9d\x01\n" +
+	"\treturning\x18\x05 \x03(\v2\x12.isthmus.v1.ReturnR\treturning\x124\n" +
+	"\n" +
+	"capacities\x18\x06 \x03(\v2\x14.isthmus.v1.CapacityR\n" +
+	"capacities\"f\n" +
+	"\bCapacity\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x12\n" +
+	"\x04rate\x18\x02 \x01(\x01R\x04rate\x12\x14\n" +
+	"\x05lanes\x18\x03 \x01(\x01R\x05lanes\x12\x16\n" +
+	"\x06source\x18\x04 \x01(\rR\x06source\"\x9d\x01\n" +
 	"\x06Return\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x14\n" +
 	"\x05parts\x18\x02 \x01(\rR\x05parts\x12\x14\n" +
@@ -5278,7 +5363,7 @@ func file_isthmus_v1_resources_proto_rawDescGZIP() []byte {
 	return file_isthmus_v1_resources_proto_rawDescData
 }
 
-var file_isthmus_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
+var file_isthmus_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
 var file_isthmus_v1_resources_proto_goTypes = []any{
 	(*ServiceName)(nil),     // 0: isthmus.v1.ServiceName
 	(*Name)(nil),            // 1: isthmus.v1.Name
@@ -5336,13 +5421,14 @@ var file_isthmus_v1_resources_proto_goTypes = []any{
 	(*Bundle)(nil),          // 53: isthmus.v1.Bundle
 	(*Slots)(nil),           // 54: isthmus.v1.Slots
 	(*Split)(nil),           // 55: isthmus.v1.Split
-	(*Return)(nil),          // 56: isthmus.v1.Return
-	(*Share)(nil),           // 57: isthmus.v1.Share
-	(*Gateway)(nil),         // 58: isthmus.v1.Gateway
-	(*Termination)(nil),     // 59: isthmus.v1.Termination
-	(*Certificate)(nil),     // 60: isthmus.v1.Certificate
-	(*Listener)(nil),        // 61: isthmus.v1.Listener
-	(*VirtualHost)(nil),     // 62: isthmus.v1.VirtualHost
+	(*Capacity)(nil),        // 56: isthmus.v1.Capacity
+	(*Return)(nil),          // 57: isthmus.v1.Return
+	(*Share)(nil),           // 58: isthmus.v1.Share
+	(*Gateway)(nil),         // 59: isthmus.v1.Gateway
+	(*Termination)(nil),     // 60: isthmus.v1.Termination
+	(*Certificate)(nil),     // 61: isthmus.v1.Certificate
+	(*Listener)(nil),        // 62: isthmus.v1.Listener
+	(*VirtualHost)(nil),     // 63: isthmus.v1.VirtualHost
 }
 var file_isthmus_v1_resources_proto_depIdxs = []int32{
 	0,  // 0: isthmus.v1.Name.service:type_name -> isthmus.v1.ServiceName
@@ -5414,19 +5500,20 @@ var file_isthmus_v1_resources_proto_depIdxs = []int32{
 	51, // 66: isthmus.v1.AccessRule.to:type_name -> isthmus.v1.AccessOperation
 	0,  // 67: isthmus.v1.Slots.service:type_name -> isthmus.v1.ServiceName
 	0,  // 68: isthmus.v1.Split.service:type_name -> isthmus.v1.ServiceName
-	57, // 69: isthmus.v1.Split.shares:type_name -> isthmus.v1.Share
-	56, // 70: isthmus.v1.Split.returning:type_name -> isthmus.v1.Return
-	61, // 71: isthmus.v1.Gateway.listeners:type_name -> isthmus.v1.Listener
-	59, // 72: isthmus.v1.Gateway.terminations:type_name -> isthmus.v1.Termination
-	61, // 73: isthmus.v1.Termination.listener:type_name -> isthmus.v1.Listener
-	60, // 74: isthmus.v1.Termination.certificates:type_name -> isthmus.v1.Certificate
-	62, // 75: isthmus.v1.Listener.hosts:type_name -> isthmus.v1.VirtualHost
-	4,  // 76: isthmus.v1.VirtualHost.routes:type_name -> isthmus.v1.Route
-	77, // [77:77] is the sub-list for method output_type
-	77, // [77:77] is the sub-list for method input_type
-	77, // [77:77] is the sub-list for extension type_name
-	77, // [77:77] is the sub-list for extension extendee
-	0,  // [0:77] is the sub-list for field type_name
+	58, // 69: isthmus.v1.Split.shares:type_name -> isthmus.v1.Share
+	57, // 70: isthmus.v1.Split.returning:type_name -> isthmus.v1.Return
+	56, // 71: isthmus.v1.Split.capacities:type_name -> isthmus.v1.Capacity
+	62, // 72: isthmus.v1.Gateway.listeners:type_name -> isthmus.v1.Listener
+	60, // 73: isthmus.v1.Gateway.terminations:type_name -> isthmus.v1.Termination
+	62, // 74: isthmus.v1.Termination.listener:type_name -> isthmus.v1.Listener
+	61, // 75: isthmus.v1.Termination.certificates:type_name -> isthmus.v1.Certificate
+	63, // 76: isthmus.v1.Listener.hosts:type_name -> isthmus.v1.VirtualHost
+	4,  // 77: isthmus.v1.VirtualHost.routes:type_name -> isthmus.v1.Route
+	78, // [78:78] is the sub-list for method output_type
+	78, // [78:78] is the sub-list for method input_type
+	78, // [78:78] is the sub-list for extension type_name
+	78, // [78:78] is the sub-list for extension extendee
+	0,  // [0:78] is the sub-list for field type_name
 }
 
 func init() { file_isthmus_v1_resources_proto_init() }
@@ -5440,7 +5527,7 @@ func file_isthmus_v1_resources_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_isthmus_v1_resources_proto_rawDesc), len(file_isthmus_v1_resources_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   63,
+			NumMessages:   64,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
