@@ -5,6 +5,7 @@ import (
 	"io"
 	"strings"
 
+	"github.com/isthmus-mesh/isthmus/api/capacities"
 	"github.com/isthmus-mesh/isthmus/api/returns"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
@@ -96,6 +97,8 @@ type BackendChoice struct {
 	Spend float64 `json:"spend,omitempty"`
 	// Returning are clusters that were lost and are on their way back.
 	Returning []returns.Return `json:"returning,omitempty"`
+	// Capacities are what clusters are thought to bear, and who says so.
+	Capacities []capacities.Capacity `json:"capacities,omitempty"`
 	// Planned is how the strategy spreads them by itself, while all that it names can serve.
 	Planned    []ClusterShare `json:"planned,omitempty"`
 	Candidates []Candidate    `json:"candidates,omitempty"`
@@ -261,9 +264,8 @@ func (c *BackendChoice) narrate(b *strings.Builder, bytes bool) {
 		fmt.Fprintf(b, "          as %s\n", c.Path)
 	}
 	narrateShares(b, "by load", c.Split)
-	for _, r := range c.Returning {
-		fmt.Fprintf(b, "          %s\n", r)
-	}
+	returns.Narrate(b, c.Returning)
+	capacities.Narrate(b, c.Capacities)
 	if c.Spend > 0 {
 		fmt.Fprintf(b, "          crossing costs all callers %.3g USD an hour\n", c.Spend)
 	}

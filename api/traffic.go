@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/api/capacities"
 	"github.com/isthmus-mesh/isthmus/api/returns"
 	"github.com/isthmus-mesh/isthmus/core/balance"
 	"github.com/isthmus-mesh/isthmus/core/compile"
@@ -134,7 +135,7 @@ func (x *explainer) spread(c *BackendChoice, view *balance.View, s mesh.ServiceN
 		}
 		return
 	}
-	c.Spend, c.Returning = split.Spend, returns.Of(split)
+	c.Spend, c.Returning, c.Capacities = split.Spend, returns.Of(split), capacities.Of(split)
 	shares := balance.SharesOf(split.Shares)
 	for _, share := range shares {
 		c.Split = append(c.Split, ClusterShare{share.Cluster, share.Part})

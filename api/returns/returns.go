@@ -47,6 +47,13 @@ func (r Return) String() string {
 	return fmt.Sprintf("%s is on its way back for %s: %.0f%% of its part, %d of %d requests failed since", r.Cluster, r.Service, 100*r.Part, r.Failed, r.Requests)
 }
 
+// Narrate says it of each, a line each.
+func Narrate(b *strings.Builder, all []Return) {
+	for _, r := range all {
+		fmt.Fprintf(b, "          %s\n", r)
+	}
+}
+
 // Source knows; *load.Driver is one.
 type Source interface {
 	Returning() []*mesh.Split

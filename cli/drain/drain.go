@@ -257,6 +257,9 @@ func (a *Terms) printPlan(d *drains.Answer, ask drains.Ask) error {
 			if r.UtilisationThen > drains.Full {
 				then = a.Bad + then
 			}
+			if r.Source != "" && r.Source != mesh.CapacityDeclared.String() && r.UtilisationThen >= 0 {
+				then += " (" + r.Source + ")"
+			}
 			rows = append(rows, []string{r.Service, r.Cluster, fmt.Sprintf("%.1f", r.Now), fmt.Sprintf("%.1f", r.Then), percentText(r.UtilisationNow), then})
 		}
 		if err := a.Table([]string{"SERVICE", "CLUSTER", "REQUESTS/S", "THEN", "UTILISATION", "THEN"}, rows); err != nil {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/api"
 	"github.com/isthmus-mesh/isthmus/api/authority"
+	"github.com/isthmus-mesh/isthmus/api/capacities"
 	"github.com/isthmus-mesh/isthmus/api/consistency"
 	"github.com/isthmus-mesh/isthmus/api/drains"
 	"github.com/isthmus-mesh/isthmus/api/events"
@@ -39,6 +40,7 @@ func serveWithAPI(ctx context.Context, cfg plane.Config, p *plane.Plane, log *sl
 	more := drains.Handlers(p.Drains())
 	maps.Copy(more, events.Handlers(p.Events(), time.Now))
 	maps.Copy(more, returns.Handlers(p.Load()))
+	maps.Copy(more, capacities.Handlers(p.Load()))
 	maps.Copy(more, authority.Handlers(cfg.Cluster, cfg.TrustDomain(), p.Authority()))
 	server, err := api.NewServer(api.Config{Cluster: cfg.Cluster, Objects: p.Objects(), World: p.World, View: p.View(), Vector: p.Vector,
 		Proxies: p.Census().Proxies, OwnProxies: p.Proxies, Replicas: func() []api.Replica { return replicas(p) }, Peers: func() []api.PeerStatus { return peers(p) }, Bundle: p.Bundle, NewToken: p.NewToken, Stamp: p.Stamp, Ready: p.Ready,

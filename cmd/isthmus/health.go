@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/api/authority"
+	"github.com/isthmus-mesh/isthmus/api/capacities"
 	"github.com/isthmus-mesh/isthmus/api/consistency"
 	"github.com/isthmus-mesh/isthmus/api/drains"
 	"github.com/isthmus-mesh/isthmus/api/returns"
@@ -75,5 +76,5 @@ func healthPages(cfg plane.Config, p *plane.Plane) []admin.Page {
 // moreMetrics are those beside consistency.Metrics, of the API and of port 15014 alike.
 func moreMetrics(cfg plane.Config, p *plane.Plane) string {
 	return consistency.Process{Cluster: cfg.Cluster, Ready: p.Ready() == nil, Facts: p.World().Len(), Discovery: p.Discovery(), Roots: p.Bundle().Roots}.Text() +
-		drains.Metrics(cfg.Cluster, p.Drains()) + returns.Metrics(cfg.Cluster, p.Load()) + authority.Metrics(cfg.Cluster, p.Authority())
+		drains.Metrics(cfg.Cluster, p.Drains()) + returns.Metrics(cfg.Cluster, p.Load()) + capacities.Metrics(cfg.Cluster, p.Load()) + authority.Metrics(cfg.Cluster, p.Authority())
 }

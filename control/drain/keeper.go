@@ -374,7 +374,7 @@ func (k *Keeper) tooMuch(d intent) string {
 	for _, f := range forecasts {
 		for _, c := range f.Clusters {
 			gone := c.Cluster == t.Cluster && t == mesh.DrainTarget{Cluster: t.Cluster}
-			if gone || why != "" || w.busy[f.Service.String()+"@"+string(c.Cluster)] {
+			if gone || why != "" || c.Source == mesh.CapacityAssumed || w.busy[f.Service.String()+"@"+string(c.Cluster)] {
 				continue
 			}
 			switch {

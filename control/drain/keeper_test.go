@@ -300,3 +300,27 @@ func TestUnknownTargetsAreRefused(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatNobodySaysRefusesNothing: a receiver that would have too much by its owner's word, or by what was learnt when it met its limit, refuses
+// a drain; one that is only taken for as good as others warns.
+func TestWhatNobodySaysRefusesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		for source, words := range map[mesh.CapacitySource]string{mesh.CapacityDeclared: "would be at 95% of what it can serve, from", mesh.CapacityLearnt: "as was learnt",
+			mesh.CapacityReported: "as its applications report", mesh.CapacityAssumed: "if its endpoints are as good as others"} {
+			b.forecast(0.3, 0.95)
+			b.forecasts[0].Clusters[1].Source = source
+			p, err := b.Plan(mesh.DrainTarget{Cluster: "eu"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			said, other := p.Problems, p.Warnings
+			if source == mesh.CapacityAssumed {
+				said, other = other, said
+			}
+			if len(said) != 1 || len(other) != 0 || !strings.Contains(said[0], words) || p.Receivers[0].Source != source.String() {
+				t.Errorf("%s: problems %q, warnings %q, receivers %+v", source, p.Problems, p.Warnings, p.Receivers)
+			}
+		}
+	})
+}

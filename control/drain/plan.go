@@ -30,6 +30,8 @@ type Receiver struct {
 	// UtilisationNow and UtilisationThen are negative where they are not known.
 	UtilisationNow  float64 `json:"utilisationNow"`
 	UtilisationThen float64 `json:"utilisationThen"`
+	// Source is who says what it can serve (mesh.CapacitySource).
+	Source string `json:"capacitySource"`
 }
 
 // known checks that a target exists, as this cluster knows it.
@@ -103,7 +105,7 @@ func (k *Keeper) Plan(t mesh.DrainTarget) (*Plan, error) {
 		quiet += p.add(&f, t)
 	}
 	if quiet > 0 {
-		p.Warnings = append(p.Warnings, fmt.Sprintf("of %d services that declare no lanes or were not asked for lately it is known that somebody else can serve them, not how much", quiet))
+		p.Warnings = append(p.Warnings, fmt.Sprintf("of %d services that neither declare lanes nor report a load, and have met no limit, or were not asked for lately it is known that somebody else can serve them, not how much", quiet))
 	}
 	return p, nil
 }
@@ -137,14 +139,32 @@ func (p *Plan) add(f *load.Forecast, t mesh.DrainTarget) (quiet int) {
 			continue // it takes nothing over
 		}
 		p.Receivers = append(p.Receivers, Receiver{Service: f.Service.String(), Cluster: string(c.Cluster), Now: c.Now, Then: c.Then,
-			UtilisationNow: c.RhoNow, UtilisationThen: c.RhoThen})
-		if c.RhoThen > Full {
-			p.Problems = append(p.Problems, fmt.Sprintf("%s in %s would be at %.0f%% of what it can serve, from %.0f%%: more than %.0f%%",
-				f.Service, c.Cluster, 100*c.RhoThen, 100*max(c.RhoNow, 0), 100*Full))
+			UtilisationNow: c.RhoNow, UtilisationThen: c.RhoThen, Source: c.Source.String()})
+		if c.RhoThen <= Full {
+			continue
 		}
+		say := &p.Problems
+		if c.Source == mesh.CapacityAssumed {
+			say = &p.Warnings
+		}
+		*say = append(*say, fmt.Sprintf("%s in %s would be at %.0f%% of what it can serve%s, from %.0f%%: more than %.0f%%",
+			f.Service, c.Cluster, 100*c.RhoThen, by(c.Source), 100*max(c.RhoNow, 0), 100*Full))
 	}
 	if !known {
 		return 1
 	}
 	return 0
+}
+
+// by is who says what a cluster can serve, where that is not its owner.
+func by(s mesh.CapacitySource) string {
+	switch s {
+	case mesh.CapacityReported:
+		return ", as its applications report"
+	case mesh.CapacityLearnt:
+		return ", as was learnt when it was asked for more"
+	case mesh.CapacityAssumed:
+		return ", if its endpoints are as good as others"
+	}
+	return ""
 }

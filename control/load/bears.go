@@ -1,6 +1,8 @@
 package load
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/core/split"
@@ -134,6 +136,24 @@ func capacities(in *split.Input) (out []mesh.Capacity) {
 	for i := range in.Reports {
 		if r := &in.Reports[i]; r.Capacity > 0 {
 			out = append(out, mesh.Capacity{Cluster: r.Cluster, Rate: r.Capacity, Lanes: r.Capacity * r.Service, Source: r.Source})
+		}
+	}
+	return out
+}
+
+// Capacities are what clusters are thought to bear of each service that is spread, and this one of each other of which anybody
+// says it.
+func (b *Balancer) Capacities() (out []*mesh.Split) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, n := range slices.SortedFunc(maps.Keys(b.services), mesh.ServiceName.Compare) {
+		s := b.services[n]
+		bear := s.bear
+		if len(bear) == 0 && s.own.Capacity > 0 {
+			bear = []mesh.Capacity{{Cluster: b.self, Rate: s.own.Capacity, Lanes: s.lanes, Source: s.source}}
+		}
+		if len(bear) > 0 {
+			out = append(out, &mesh.Split{Service: n, Capacities: bear})
 		}
 	}
 	return out

@@ -24,7 +24,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Config is what a Driver works with. All fields but Sees, Costs, Told and LeftOut are required.
+// Config is what a Driver works with. All fields but Sees, Costs, IgnoreLearnt, Told and LeftOut are required.
 type Config struct {
 	Cluster     mesh.ClusterName
 	TrustDomain mesh.TrustDomain
@@ -50,6 +50,8 @@ type Config struct {
 	Services func() []*ir.Endpoints
 	// Region is where a cluster is, "" where that is not known; nil is not.
 	Region func(mesh.ClusterName) mesh.Region
+	// IgnoreLearnt believes no capacity that proxies learnt.
+	IgnoreLearnt bool
 	// Told takes each change, those that only say again what is among them; it must not wait. nil is nobody.
 	Told func(Change)
 	// LeftOut takes what a proxy of this cluster leaves out by itself; it must not wait. nil is nobody.
@@ -82,7 +84,7 @@ const learntMax = 1 << 16
 // NewDriver returns a driver; nothing runs before Run.
 func NewDriver(cfg Config) *Driver {
 	b := New(cfg.Cluster)
-	b.costs = cfg.Costs
+	b.costs, b.unlearning = cfg.Costs, cfg.IgnoreLearnt
 	return &Driver{cfg: cfg, balancer: b, learnt: map[resource]*xds.Resource{}, ingress: map[mesh.ClusterName]*unserved{}}
 }
 
@@ -94,6 +96,9 @@ func (l *Driver) Expel(n mesh.ClusterName) {
 
 // Returning are the splits in which a cluster is on its way back.
 func (l *Driver) Returning() []*mesh.Split { return l.balancer.Returning() }
+
+// Capacities are what clusters bear, as Balancer.Capacities has it.
+func (l *Driver) Capacities() []*mesh.Split { return l.balancer.Capacities() }
 
 // Learn takes what is published of services. It never waits.
 func (l *Driver) Learn(updates []xds.Update) {

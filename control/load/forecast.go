@@ -36,10 +36,12 @@ type ClusterForecast struct {
 	Now, Then float64
 	// RhoNow and RhoThen are utilisations: of what it has now, and of what is left.
 	RhoNow, RhoThen float64
+	// Source is who says what it bears.
+	Source mesh.CapacitySource
 }
 
 // Forecast says, of each service that would lose something, who would serve what. It knows of services what the control loop knows, and
-// changes nothing. Of a service without declared lanes, or nobody has asked for, only who is left is known.
+// changes nothing. Of a service of which nobody says what it bears, or nobody has asked for, only who is left is known.
 func (l *Driver) Forecast(loss Loss) []Forecast {
 	l.know() // whoever has just started is asked too
 	var all []*ir.Endpoints
@@ -113,7 +115,7 @@ func (b *Balancer) forecast(n mesh.ServiceName, s *service, loss Loss, own *peer
 			continue
 		}
 		f.Clusters = append(f.Clusters, ClusterForecast{Cluster: r.Cluster, Now: r.Rate, Then: then[i],
-			RhoNow: over(r.Rate, before[i]), RhoThen: over(then[i], r.Capacity)})
+			RhoNow: over(r.Rate, before[i]), RhoThen: over(then[i], r.Capacity), Source: r.Source})
 	}
 	return f, true
 }

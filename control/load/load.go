@@ -80,8 +80,10 @@ type service struct {
 	called time.Time
 	lanes  float64
 	// source is who says what is borne here, and places are the ready endpoints.
-	source    mesh.CapacitySource
-	places    float64
+	source mesh.CapacitySource
+	places float64
+	// bear is what clusters are thought to bear, as it was last posed where the service is spread.
+	bear      []mesh.Capacity
 	forbidden []mesh.ClusterName
 	asked     time.Time    // when it was last asked for here
 	shares    []mesh.Share // as they were told
@@ -326,13 +328,13 @@ func serving(e *ir.Endpoints) (n int) {
 func (b *Balancer) step(n mesh.ServiceName, s *service, own *peer, tripped map[mesh.ClusterName]bool, since time.Duration, now time.Time) (Change, bool) {
 	var shares []mesh.Share
 	var returns []failback.Move
-	var bear []mesh.Capacity
 	var o split.Outcome
 	least := uint32(news)
+	s.bear = nil
 	switch {
 	case s.spreads(now):
 		in, at := b.pose(n, s, own, since, now)
-		if bear = capacities(in); len(bear) == 0 && len(s.shares) == 0 {
+		if s.bear = capacities(in); len(s.bear) == 0 && len(s.shares) == 0 {
 			s.state = split.State{} // nothing is known yet, and so nobody comes back when it is
 			break
 		}
@@ -362,7 +364,7 @@ func (b *Balancer) step(n mesh.ServiceName, s *service, own *peer, tripped map[m
 	}
 	s.beat++
 	s.beatAt = now
-	return Change{Service: n, Split: &mesh.Split{Service: n, Shares: s.shares, Beat: s.beat, Spend: s.spend, Returning: s.returning(), Capacities: bear}, Outcome: o, Moved: moved, Returns: returns}, true
+	return Change{Service: n, Split: &mesh.Split{Service: n, Shares: s.shares, Beat: s.beat, Spend: s.spend, Returning: s.returning(), Capacities: s.bear}, Outcome: o, Moved: moved, Returns: returns}, true
 }
 
 // pose states the problem of one service, and says which cluster in it this one is.

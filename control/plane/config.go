@@ -54,6 +54,8 @@ type Config struct {
 	StoreTLS    StoreTLS `json:"storeTLS,omitzero"`
 	// CertificateTTL is the life of certificates; 0 is 24 h.
 	CertificateTTL time.Duration `json:"certificateTTL,omitempty"`
+	// IgnoreLearntCapacity spreads load by what is declared or reported alone, and believes nothing that proxies learnt.
+	IgnoreLearntCapacity bool `json:"ignoreLearntCapacity,omitempty"`
 	// Remote makes it the relay of a remote cluster: its objects are in sealed files, it takes no streams from other
 	// clusters, and follows one of the primaries that its own Cluster object names. See ReadRelayConfig.
 	Remote bool `json:"-"`

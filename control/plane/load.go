@@ -21,7 +21,8 @@ import (
 // newLoad is what spreads services over clusters by load.
 func (p *Plane) newLoad() *load.Driver {
 	return load.NewDriver(load.Config{Cluster: p.cfg.Cluster, TrustDomain: p.cfg.TrustDomain(), Identify: authority.Identify, Clock: p.clock, Log: p.log,
-		Edit: func(ctx context.Context, edits []world.Edit) error { return p.loop.Edit(ctx, edits, nil) },
+		IgnoreLearnt: p.cfg.IgnoreLearntCapacity,
+		Edit:         func(ctx context.Context, edits []world.Edit) error { return p.loop.Edit(ctx, edits, nil) },
 		Paths: func() (out []split.Path) {
 			for _, p := range p.Peers() {
 				out = append(out, split.Path{Cluster: p.Cluster, RTT: p.RTT, Dead: p.State == mesh.Unreachable, Lease: p.Lease, Loss: p.Loss})

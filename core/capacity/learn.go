@@ -14,7 +14,7 @@ const (
 	// clocks, schedulers and networks add to either.
 	harmless = 1.25
 	busy     = 1.5
-	grain    = time.Millisecond
+	grain    = 2 * time.Millisecond
 	// doubts is how many standard errors of an average are taken for chance, where times vary as much as they last.
 	doubts = 2.0
 	// fineTau smooths throughput that was harmless, and fineLasts is how fast the most of it is forgotten.
