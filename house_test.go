@@ -101,7 +101,7 @@ var laws = []law{
 	{under("dataplane"), ours("control", "core/world", "core/derive", "core/compile", "core/replica"),
 		"a proxy acts on ir; it does not know where that comes from"},
 	{under("control"), ours("dataplane"), "the control plane never runs a proxy"},
-	{under("dataplane/proxy", "dataplane/hbone", "dataplane/ingress", "dataplane/termination", "dataplane/quota", "dataplane/intake", "dataplane/tenancy", "dataplane/fallback", "dataplane/condition", "dataplane/mishap", "dataplane/route", "dataplane/trace", "dataplane/tunnel", "dataplane/door", "dataplane/http1", "dataplane/http2"),
+	{under("dataplane/proxy", "dataplane/hbone", "dataplane/orca", "dataplane/ingress", "dataplane/termination", "dataplane/quota", "dataplane/intake", "dataplane/tenancy", "dataplane/fallback", "dataplane/condition", "dataplane/mishap", "dataplane/route", "dataplane/trace", "dataplane/tunnel", "dataplane/door", "dataplane/http1", "dataplane/http2"),
 		either(exactly("net/http", "net/http/httputil", "golang.org/x/net/http2"), func(p string) bool { return strings.HasPrefix(p, "github.com/valyala/fasthttp") }),
 		"requests pass through our own engines"},
 	{func(d string) bool { return !under("codec/envoy", "xds", "bench/controlplane")(d) }, func(p string) bool { return strings.HasPrefix(p, "github.com/envoyproxy/go-control-plane") },
@@ -124,7 +124,7 @@ var exceptions = map[string]string{
 var inFolder = map[string][]string{
 	"cli":       {"events", "outlook", "table"},
 	"core":      {"event", "compile", "attach", "replica", "world", "derive", "policy", "balance", "outage", "failback", "split", "admission", "limit", "liveness", "health", "ir", "price", "drift", "skew", "capacity"},
-	"dataplane": {"agent", "admin", "handover", "dns", "regions", "quarantine", "snapshot", "capture", "sniff", "downstream", "probe", "healthcheck", "load", "application", "proxy", "ingress", "termination", "hbone", "intake", "quota", "mishap", "tenancy", "fallback", "condition", "route", "trace", "tunnel", "door", "http2", "http1", "raw", "datagram", "socket", "message"},
+	"dataplane": {"agent", "admin", "handover", "dns", "regions", "quarantine", "snapshot", "capture", "sniff", "downstream", "probe", "healthcheck", "load", "application", "proxy", "ingress", "termination", "hbone", "intake", "orca", "quota", "mishap", "tenancy", "fallback", "condition", "route", "trace", "tunnel", "door", "http2", "http1", "raw", "datagram", "socket", "message"},
 	"control":   {"plane", "authority", "events", "drain", "census", "load", "verdict", "sibling", "loop", "relay", "peer", "probe", "ca", "claim", "address", "recall", "object", "secret", "filestore", "store", "storeserver"},
 	"codec":     {"manifest", "wire"},
 	"internal":  {"story", "golden", "failpoint", "loopback", "parallel", "direct", "clock"},

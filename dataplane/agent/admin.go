@@ -172,6 +172,7 @@ func (a *Agent) metrics(w http.ResponseWriter, r *http.Request) {
 	}
 	a.store.state.Load().Ingress.Expose(e)
 	intake.Expose(e, a.gates())
+	a.proxy.Said().Expose(e)
 	plans := map[mesh.ServiceName]*fallback.Plan{}
 	for n, s := range a.store.state.Load().Services {
 		plans[n] = s.Fallback

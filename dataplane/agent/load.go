@@ -34,6 +34,6 @@ func (a *Agent) reportLoad(ctx context.Context) error {
 	if a.cfg.Mode == ModeGateway {
 		return nil // it reads no request
 	}
-	r := load.Reporter{Node: a.cfg.ID, State: a.store.state.Load, Meter: a.proxy.Meter(), Bytes: &a.seen.bytes, Conn: a.up.streaming.Load, Clock: a.clock, Log: a.log}
+	r := load.Reporter{Node: a.cfg.ID, State: a.store.state.Load, Meter: a.proxy.Meter(), Said: a.proxy.Said(), Bytes: &a.seen.bytes, Conn: a.up.streaming.Load, Clock: a.clock, Log: a.log}
 	return r.Run(ctx)
 }

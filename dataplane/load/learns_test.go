@@ -7,6 +7,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/balance"
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/core/split"
+	"github.com/isthmus-mesh/isthmus/dataplane/orca"
 	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
@@ -16,6 +17,7 @@ import (
 func TestALimitIsTold(t *testing.T) {
 	for _, lanes := range []uint32{0, 4} {
 		var of balance.Meter
+		var said orca.Gatherer
 		m := &meter{}
 		state := &proxy.State{Self: &ir.Proxy{Lanes: lanes}}
 		queued := 0
@@ -30,7 +32,7 @@ func TestALimitIsTold(t *testing.T) {
 				of.End()
 			}
 			queued -= min(queued, 100)
-			got = m.serves(state, &of, 500*time.Millisecond)
+			got = m.serves(state, &of, &said, 500*time.Millisecond)
 		}
 		for range 20 {
 			half(50, 20)

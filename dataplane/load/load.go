@@ -14,6 +14,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/capacity"
 	"github.com/isthmus-mesh/isthmus/core/outage"
 	"github.com/isthmus-mesh/isthmus/core/split"
+	"github.com/isthmus-mesh/isthmus/dataplane/orca"
 	"github.com/isthmus-mesh/isthmus/dataplane/proxy"
 	"github.com/isthmus-mesh/isthmus/internal/clock"
 	"github.com/isthmus-mesh/isthmus/mesh"
@@ -26,6 +27,8 @@ type Reporter struct {
 	Node  string
 	State func() *proxy.State
 	Meter *balance.Meter
+	// Said is what its application says of its load.
+	Said *orca.Gatherer
 	// Bytes are those of requests that ended.
 	Bytes *Bytes
 	// Conn is the connection to the control plane that is in use; nil is none.
@@ -50,11 +53,13 @@ type meter struct {
 	// learner learns what the application bears, and refused is how many were turned away until the last report.
 	learner capacity.Learner
 	refused int64
-	asked   map[mesh.ServiceName]count
-	ended   map[place]split.Result
-	last    time.Time
-	said    time.Time // when something was last reported
-	busy    bool      // what was last reported was not nothing
+	// reported is what it bears by its own word.
+	reported capacity.Reported
+	asked    map[mesh.ServiceName]count
+	ended    map[place]split.Result
+	last     time.Time
+	said     time.Time // when something was last reported
+	busy     bool      // what was last reported was not nothing
 }
 
 // place is a cluster, for one service.
@@ -80,7 +85,7 @@ func (r *Reporter) Run(ctx context.Context) error {
 			return ctx.Err()
 		}
 		now := r.Clock.Now()
-		samples, busy := m.samples(r.State(), r.Meter, r.Bytes, now)
+		samples, busy := m.samples(r.State(), r.Meter, r.Said, r.Bytes, now)
 		left, told, news := o.look(r.State(), now.UnixNano())
 		if due := busy || m.busy || now.Sub(m.said) >= idlePeriod; news || due && (len(samples) > 0 || o.busy()) {
 			if next, ok := r.send(ctx, samples, left); ok {
@@ -115,7 +120,7 @@ func (r *Reporter) send(ctx context.Context, samples []split.Sample, left outage
 }
 
 // samples is what was measured since the last call; busy says that there was something.
-func (m *meter) samples(s *proxy.State, of *balance.Meter, bytes *Bytes, now time.Time) (out []split.Sample, busy bool) {
+func (m *meter) samples(s *proxy.State, of *balance.Meter, said *orca.Gatherer, bytes *Bytes, now time.Time) (out []split.Sample, busy bool) {
 	over := now.Sub(m.last)
 	if over <= 0 {
 		return nil, false
@@ -145,7 +150,7 @@ func (m *meter) samples(s *proxy.State, of *balance.Meter, bytes *Bytes, now tim
 	if s.Self == nil || len(s.Self.Inbound) == 0 {
 		return out, busy
 	}
-	done := m.serves(s, of, over)
+	done := m.serves(s, of, said, over)
 	busy = busy || done.Served > 0
 	for _, in := range s.Self.Inbound {
 		out = served(out, in.Service, &done)
@@ -154,18 +159,23 @@ func (m *meter) samples(s *proxy.State, of *balance.Meter, bytes *Bytes, now tim
 }
 
 // serves is what the application did and can do, for any of its services.
-func (m *meter) serves(s *proxy.State, of *balance.Meter, over time.Duration) split.Sample {
+func (m *meter) serves(s *proxy.State, of *balance.Meter, said *orca.Gatherer, over time.Duration) split.Sample {
 	d := m.gauge.Measure(of, int(s.Self.Lanes), over)
 	refused := int64(0)
 	for _, in := range s.Inbound {
 		refused += in.Gate.Refused()
 	}
-	e := m.learner.Look(capacity.Window{Over: over, Answered: d.Rate * over.Seconds(), Took: d.Took, There: float64(of.InFlight()), Refused: refused > m.refused})
+	w := capacity.Window{Over: over, Answered: d.Rate * over.Seconds(), Took: d.Took, There: float64(of.InFlight()), Refused: refused > m.refused}
 	m.refused = refused
+	e, bears := m.learner.Look(w), m.reported.Look(w, capacity.Load(said.Take()))
 	if d.Lanes > 0 {
 		return split.Sample{Served: d.Rate, Lanes: uint32(d.Lanes), Time: d.Time, Wait: d.Wait}
 	}
-	return split.Sample{Served: d.Rate, Bears: e.Rate, Sure: e.Sure, Source: mesh.CapacityLearnt, Time: e.Time, Wait: e.Wait}
+	out := split.Sample{Served: d.Rate, Bears: e.Rate, Sure: e.Sure, Source: mesh.CapacityLearnt, Time: e.Time, Wait: e.Wait}
+	if bears > 0 {
+		out.Bears, out.Sure, out.Source = bears, 1, mesh.CapacityReported
+	}
+	return out
 }
 
 // results are how tries of a service ended since the last call. A report that is not taken takes them with it: what is missing

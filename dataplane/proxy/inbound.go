@@ -202,6 +202,7 @@ func (r *request) deliver() *refusal {
 		r.visit.Leave(r.now, true)
 		if !r.tunnels() {
 			r.proxy.meter.Served(r.now.Sub(began), r.now.UnixNano())
+			r.proxy.said.Head(&r.reply)
 		}
 		if most := r.limits.ResponseHead; most > 0 && r.reply.Size() > most {
 			r.drop()

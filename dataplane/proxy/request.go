@@ -14,6 +14,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/dataplane/fallback"
 	"github.com/isthmus-mesh/isthmus/dataplane/intake"
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
+	"github.com/isthmus-mesh/isthmus/dataplane/orca"
 	"github.com/isthmus-mesh/isthmus/dataplane/route"
 	"github.com/isthmus-mesh/isthmus/dataplane/tenancy"
 	"github.com/isthmus-mesh/isthmus/dataplane/tunnel"
@@ -83,6 +84,7 @@ type Proxy struct {
 	lives    lives
 	stale    fallback.Cache
 	meter    balance.Meter
+	said     orca.Gatherer
 	hosts    *route.Hosts
 	// places are the *tenancy.Table of every application that speaks HTTP/1.1, by its target.
 	places sync.Map
@@ -107,6 +109,9 @@ func New(cfg Config) *Proxy {
 
 // Meter is what the proxy measures of its own application.
 func (p *Proxy) Meter() *balance.Meter { return &p.meter }
+
+// Said is what its application says of its load beside answers.
+func (p *Proxy) Said() *orca.Gatherer { return &p.said }
 
 const (
 	// copyBuffer is the size of the buffer by which bodies are copied, in bytes.

@@ -281,7 +281,7 @@ func (r *request) pass(end bool) (balance.Outcome, *refusal) {
 			return r.unheard(werr)
 		case errors.Is(err, io.EOF):
 			r.copy.Keep()
-			if err := r.ex.Finish(route.StripTrailers(s.Trailers())); err != nil {
+			if err := r.ex.Finish(r.proxy.said.Trailers(route.StripTrailers(s.Trailers()), r.rec.Inbound)); err != nil {
 				return r.unheard(err)
 			}
 			r.clean = r.bodyRead()
