@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -101,7 +102,7 @@ func TestKnobsTurnByQueryAndByHeader(t *testing.T) {
 			t.Errorf("answered after %v, want 50ms", took)
 		}
 	})
-	for _, target := range []string{"/?delay=2m", "/?delay=-1s", "/?status=99", "/?status=ok", "/?size=-1", "/?size=999999999"} {
+	for _, target := range []string{"/?delay=2m", "/?delay=-1s", "/?status=99", "/?status=ok", "/?size=-1", "/?size=999999999", "/?lanes=0", "/?load=much"} {
 		if w, _ := ask(t, h, "GET", target, nil); w.Code != http.StatusBadRequest {
 			t.Errorf("%s: status %d, want 400", target, w.Code)
 		}
@@ -109,6 +110,26 @@ func TestKnobsTurnByQueryAndByHeader(t *testing.T) {
 	if w, _ := ask(t, h, "HEAD", "/", nil); w.Code != 200 || w.Body.Len() != 0 {
 		t.Errorf("HEAD: status %d, body %q: want 200 and none", w.Code, w.Body)
 	}
+}
+
+// TestHiddenLanesAreSharedAndTold: requests that ask for lanes wait for each other, though the instance has no limit, and say how busy those are if they
+// are to.
+func TestHiddenLanesAreSharedAndTold(t *testing.T) {
+	h := Handler(Echo, config("catalog"), slog.New(slog.DiscardHandler))
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		var all sync.WaitGroup
+		for range 6 {
+			all.Go(func() { ask(t, h, "GET", "/?delay=100ms&lanes=2", nil) })
+		}
+		all.Wait()
+		if took := time.Since(began); took != 300*time.Millisecond {
+			t.Errorf("six of 100 ms before two lanes took %v, want 300ms", took)
+		}
+		if w, _ := ask(t, h, "GET", "/?lanes=2&load=true", nil); w.Header().Get("Endpoint-Load-Metrics") != "TEXT application_utilization=0.500" {
+			t.Errorf("one of two lanes is busy, and it says %q", w.Header())
+		}
+	})
 }
 
 // shop runs each service of the shop, and a proxy that leads their names to them.

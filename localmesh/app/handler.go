@@ -54,12 +54,17 @@ type Knobs struct {
 	Delay  time.Duration // before the answer, at most a minute
 	Status int           // of the answer, 200 to 599
 	Size   int           // at least so many bytes of padding in the body, at most 16 MiB
+	// Lanes is how many requests that ask for it are served at once, as the first of them asks, though nothing declares it.
+	Lanes int
+	// Load says that the answer is to state how busy those lanes are (dataplane/orca).
+	Load bool
 }
 
 const (
 	delayMax    = time.Minute
 	sizeMax     = 16 << 20
 	bodyMax     = 1 << 30
+	lanesMax    = 1000
 	callTimeout = 15 * time.Second
 	answerMax   = 4 << 20 // of a callee
 	nestedMax   = 8       // calls of calls, so that a ring of services ends
@@ -78,6 +83,8 @@ func readKnobs(r *http.Request) (Knobs, error) {
 			return within(k.Delay, 0, delayMax, err)
 		}},
 		{"status", func(s string) (err error) { k.Status, err = strconv.Atoi(s); return within(k.Status, 200, 599, err) }},
+		{"lanes", func(s string) (err error) { k.Lanes, err = strconv.Atoi(s); return within(k.Lanes, 1, lanesMax, err) }},
+		{"load", func(s string) (err error) { k.Load, err = strconv.ParseBool(s); return err }},
 		{"size", func(s string) (err error) { k.Size, err = strconv.Atoi(s); return within(k.Size, 0, sizeMax, err) }},
 	} {
 		text := r.Header.Get("x-echo-" + knob.name)
@@ -108,6 +115,8 @@ type handler struct {
 	client *http.Client
 	log    *slog.Logger
 	lanes  chan struct{} // nil is no limit
+	asked  sync.Once
+	hidden chan struct{} // the lanes of requests that ask for some
 }
 
 // Handler answers as echo or shop.
@@ -148,13 +157,21 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "read the body: "+err.Error(), http.StatusBadRequest)
 		return
 	}
-	if h.lanes != nil {
+	lanes := h.lanes
+	if k.Lanes > 0 {
+		h.asked.Do(func() { h.hidden = make(chan struct{}, k.Lanes) })
+		lanes = h.hidden
+	}
+	if lanes != nil {
 		select {
-		case h.lanes <- struct{}{}:
-			defer func() { <-h.lanes }()
+		case lanes <- struct{}{}:
+			defer func() { <-lanes }()
 		case <-r.Context().Done():
 			return
 		}
+	}
+	if k.Load && lanes != nil {
+		w.Header().Set("Endpoint-Load-Metrics", fmt.Sprintf("TEXT application_utilization=%.3f", float64(len(lanes))/float64(cap(lanes))))
 	}
 	timer := time.NewTimer(k.Delay)
 	defer timer.Stop()
