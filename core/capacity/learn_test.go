@@ -156,7 +156,7 @@ func TestWhatIsIdleSaysNothing(t *testing.T) {
 		for _, load := range []float64{0.05, 0.3, 0.5} {
 			a := shape
 			a.rate = always(load * a.bears())
-			a.watch(uint64(i), 240, func(at float64, e Estimate) {
+			a.watch(uint64(i), 100, func(at float64, e Estimate) {
 				if e.Sure > 0 || e.Rate > a.bears() {
 					t.Fatalf("%d lanes of %gs at %g of its load, after %gs: %+v", a.lanes, a.service, load, at, e)
 				}
