@@ -16,6 +16,8 @@
 //     once exported (the sameness of the Multi-Cluster Services API).
 //   - Endpoint, Workload: an address that serves; the process with an identity
 //     behind it.
+//   - Detour: the way to a cluster, whose own gateways do not answer here, through
+//     the gateways of a third, which pass connections on.
 //   - Slot: one of the places of a remote service behind its gateways. Clients
 //     balance over slots because they never learn endpoint addresses. The owning
 //     control plane assigns slots to endpoints; see SlotTable.

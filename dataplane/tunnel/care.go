@@ -279,7 +279,7 @@ func (d *Dialer) withdrawn(c *conn) bool {
 	if !c.gateway.IsValid() {
 		return false
 	}
-	now := d.gateways[c.peer.TrustDomain]
+	now := d.gateways[c.by]
 	return len(now) > 0 && !slices.Contains(now, c.gateway)
 }
 

@@ -22,8 +22,9 @@ type conn struct {
 	chain   []*x509.Certificate
 	peer    mesh.Identity
 	name    string // the server name asked for
-	// gateway is the one that passes it; invalid where the server is reached directly.
+	// gateway is the one that passes it, and by is its trust domain; invalid where the server is reached directly.
 	gateway  netip.AddrPort
+	by       mesh.TrustDomain
 	accept   trust.Accept
 	material trust.Material // of the handshake
 	endsAt   time.Time      // when the first of both certificates does

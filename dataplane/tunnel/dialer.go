@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -113,7 +114,7 @@ func (d *Dialer) nanos() int64 { return int64(d.cfg.Now().Sub(d.epoch)) }
 // Want is one stream to open. The slices are not changed and not kept.
 type Want struct {
 	Target Target
-	// Gateway says that Target.Addr and Alternates, if any, are gateways to the same place.
+	// Gateway says that Target.Addr and Alternates, if any, are gateways to the same place, or pass on to it (Target.By).
 	Gateway    bool
 	Alternates []netip.AddrPort
 	// Identities may serve it. A live connection whose peer is not among them is not used.
@@ -402,6 +403,12 @@ func (d *Dialer) dialOne(ctx context.Context, addr netip.AddrPort, timeout time.
 	if err != nil {
 		return nil, err
 	}
+	if w.Target.By != "" { // some octets into an empty queue: it does not wait
+		if _, err := raw.Write(mesh.PassOn(w.Target.By)); err != nil {
+			raw.Close()
+			return nil, err
+		}
+	}
 	accept := trust.AcceptServers(w.Target.SNI.TrustDomain, w.Identities...)
 	records := newBatch(raw)
 	below := &heard{Conn: records, nanos: d.nanos}
@@ -418,7 +425,7 @@ func (d *Dialer) dialOne(ctx context.Context, addr netip.AddrPort, timeout time.
 	}
 	c := &conn{wire: &wire{Conn: tc, records: records, nanos: d.nanos}, socket: below, arrived: &arrivals{nanos: d.nanos}, chain: state.PeerCertificates, peer: peer, name: state.ServerName, accept: accept, material: material}
 	if w.Gateway {
-		c.gateway = addr
+		c.gateway, c.by = addr, cmp.Or(w.Target.By, w.Target.SNI.TrustDomain)
 	}
 	c.lives(d.cfg.Now(), material.SVID.Leaf, state.PeerCertificates[0])
 	h2 := d.h2

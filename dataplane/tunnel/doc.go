@@ -38,6 +38,9 @@ type Target struct {
 	// Addr is the server proxy, or one of the gateways.
 	Addr netip.AddrPort
 	SNI  mesh.SNI
+	// By is the trust domain whose gateways, Addr among them, are asked to pass connections on to the cluster of SNI, which
+	// is not reached from here; "" is none.
+	By mesh.TrustDomain
 	// Moved is the generation at which the slot last moved: a slot that moved is another
 	// target. Once the new one has a connection, those of the old one drain.
 	Moved uint64

@@ -27,6 +27,9 @@ type GatewayConfig struct {
 	// Route finds the server proxy behind a slot; false for what is unknown or not
 	// exported. It must not block.
 	Route func(mesh.SNI) (netip.AddrPort, bool)
+	// Onward are the gateways of the clusters of another trust domain, to which a connection may be passed on that asks for
+	// it (mesh.PassOn): none of those that are not joined, or not reached from here. It must not block; nil passes nothing on.
+	Onward func(mesh.TrustDomain) []netip.AddrPort
 	// Source is the gateway's own identity, for its own name only.
 	Source *trust.Source
 	// Domain is the trust domain of the cluster.
@@ -56,6 +59,7 @@ type Gateway struct {
 	leave   context.CancelFunc
 
 	passing, refused  atomic.Int64
+	onward            onward
 	bytesIn, bytesOut atomic.Int64
 
 	complaints complaints
@@ -88,7 +92,8 @@ func NewGateway(cfg GatewayConfig) *Gateway {
 		cfg.DrainTime = gatewayDrain
 	}
 	leaving, leave := context.WithCancel(context.Background())
-	return &Gateway{cfg: cfg, door: door.Door{Most: cfg.MaxConns, Each: max(1, cfg.MaxConns/4), Log: cfg.Log, Now: time.Now}, leaving: leaving, leave: leave, own: trust.ServerConfig(cfg.Source, trust.ServerOptions{Accept: trust.AcceptKnownClients(), ALPN: []string{"h2", ALPN}})}
+	return &Gateway{cfg: cfg, door: door.Door{Most: cfg.MaxConns, Each: max(1, cfg.MaxConns/4), Log: cfg.Log, Now: time.Now}, leaving: leaving, leave: leave, own: trust.ServerConfig(cfg.Source, trust.ServerOptions{Accept: trust.AcceptKnownClients(), ALPN: []string{"h2", ALPN}}),
+		onward: onward{most: int64(max(1, cfg.MaxConns/onwardPart))}}
 }
 
 // Leave tells those who ping the gateway that it will end: by GOAWAY (RFC 9113 §6.8), also to whoever comes to
@@ -133,14 +138,14 @@ func (g *Gateway) Serve(ctx context.Context, ln net.Listener) error {
 // stack that is as small as stacks begin.
 type wait struct {
 	pieces *socket.Whole // a peer that dribbles is waited for, and not listened to
-	border border
+	begins beginning
 	stop   func() bool // of what closes the connection
 }
 
 // awaitHello readies the wait, which ends when hard does.
 func awaitHello(hard context.Context, c net.Conn) *wait {
 	w := &wait{pieces: socket.NewWhole(c), stop: context.AfterFunc(hard, func() { c.Close() })}
-	w.pieces.Ready(w.border.total)
+	w.pieces.Ready(w.begins.total)
 	_ = c.SetReadDeadline(time.Now().Add(helloTimeout))
 	return w
 }
@@ -155,7 +160,8 @@ func (g *Gateway) serve(ctx, hard context.Context, c net.Conn, w *wait, err erro
 	}()
 	defer w.stop()
 	raw, name := w.pieces.Gathered(), ""
-	if err == nil {
+	by, lead := mesh.PassedBy(raw)
+	if raw = raw[lead:]; err == nil {
 		_, name, err = readHello(bytes.NewReader(raw), make([]byte, 0, len(raw)))
 	}
 	w.pieces.Close()
@@ -164,28 +170,19 @@ func (g *Gateway) serve(ctx, hard context.Context, c net.Conn, w *wait, err erro
 		g.refuse(c, alertUnrecognizedName, name, err)
 		return
 	}
-	if name == GatewayName(g.cfg.Domain()) {
+	if by == "" && name == GatewayName(g.cfg.Domain()) {
 		g.answer(hard, socket.Replay(c, raw))
 		return
 	}
-	sni, err := mesh.ParseSNI(name)
+	up, word, err := g.place(hard, by, name)
 	if err != nil {
-		g.refuse(c, alertUnrecognizedName, name, err)
-		return
-	}
-	addr, ok := g.route(hard, sni)
-	if !ok {
-		g.refuse(c, alertUnrecognizedName, name, errors.New("no such slot is exported"))
-		return
-	}
-	dialing, dialed := context.WithTimeout(hard, endpointDial)
-	up, err := socket.Dial(dialing, nil, g.cfg.Local, addr.String())
-	dialed()
-	if err != nil {
-		g.refuse(c, alertInternalError, name, err)
+		g.refuse(c, word, name, err)
 		return
 	}
 	defer up.Close()
+	if by != "" {
+		defer g.onward.leave()
+	}
 	stopUp := context.AfterFunc(hard, func() { up.Close() })
 	defer stopUp()
 	if _, err := up.Write(raw); err != nil {
@@ -205,6 +202,26 @@ func (g *Gateway) serve(ctx, hard context.Context, c net.Conn, w *wait, err erro
 	})
 	defer stopQuiet()
 	_ = p.Run(&g.bytesIn, &g.bytesOut) // how it ended is between the two ends
+}
+
+// place connects to where a connection leads that asks for a name: behind a slot, or, if a gateway of by is asked to pass it
+// on, to another cluster. The word is what the client is told with the error.
+func (g *Gateway) place(ctx context.Context, by mesh.TrustDomain, name string) (up net.Conn, word tls.AlertError, err error) {
+	if by != "" {
+		return g.further(ctx, by, name)
+	}
+	sni, err := mesh.ParseSNI(name)
+	if err != nil {
+		return nil, alertUnrecognizedName, err
+	}
+	addr, ok := g.route(ctx, sni)
+	if !ok {
+		return nil, alertUnrecognizedName, errors.New("no such slot is exported")
+	}
+	ctx, stop := context.WithTimeout(ctx, endpointDial)
+	defer stop()
+	up, err = socket.Dial(ctx, nil, g.cfg.Local, addr.String())
+	return up, alertInternalError, err
 }
 
 // route asks for the place behind a slot, and again for a while if there is none: a client may
@@ -262,11 +279,13 @@ func (g *Gateway) answer(ctx context.Context, c net.Conn) {
 // Stats is what a gateway has done.
 type Stats struct {
 	Passing, Refused, BytesIn, BytesOut int64
+	// Onward of those that pass now go to another cluster, PassedOn is how many did so far.
+	Onward, PassedOn int64
 }
 
 // Stats counts since the start; Passing is now.
 func (g *Gateway) Stats() Stats {
-	return Stats{g.passing.Load(), g.refused.Load(), g.bytesIn.Load(), g.bytesOut.Load()}
+	return Stats{g.passing.Load(), g.refused.Load(), g.bytesIn.Load(), g.bytesOut.Load(), g.onward.now.Load(), g.onward.all.Load()}
 }
 
 // KeptOut counts the connections that were refused when they came, before anything was read of them.

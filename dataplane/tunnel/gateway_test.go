@@ -21,6 +21,29 @@ import (
 // helloTo connects and sends a real ClientHello for slot 0, as the start of any bytes.
 func helloTo(t testing.TB, addr netip.AddrPort) *net.TCPConn {
 	t.Helper()
+	return helloAfter(t, netip.Addr{}, addr, nil)
+}
+
+// helloAfter is helloTo from an address, behind some octets.
+func helloAfter(t testing.TB, from netip.Addr, to netip.AddrPort, before []byte) *net.TCPConn {
+	t.Helper()
+	d := net.Dialer{}
+	if from.IsValid() {
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
+	}
+	c, err := d.Dial("tcp", to.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Write(append(before, helloBytes(t)...)); err != nil {
+		t.Fatal(err)
+	}
+	return c.(*net.TCPConn)
+}
+
+// helloBytes are a ClientHello for slot 0.
+func helloBytes(t testing.TB) []byte {
+	t.Helper()
 	a, b := net.Pipe()
 	defer b.Close()
 	go func() {
@@ -35,14 +58,7 @@ func helloTo(t testing.TB, addr netip.AddrPort) *net.TCPConn {
 	if _, err := io.ReadFull(b, body); err != nil {
 		t.Fatal(err)
 	}
-	c, err := net.Dial("tcp", addr.String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := c.Write(append(head, body...)); err != nil {
-		t.Fatal(err)
-	}
-	return c.(*net.TCPConn)
+	return append(head, body...)
 }
 
 // accepting serves each connection by f.
