@@ -162,6 +162,10 @@ type Reach struct {
 	RTT time.Duration
 	// Leaving are those of its gateways that said they will stop.
 	Leaving []netip.AddrPort
+	// Via is the cluster whose gateways pass on what goes there while it is Unreachable, and ViaRTT the round trip of
+	// that way, in coarse steps; "" is none.
+	Via    ClusterName
+	ViaRTT time.Duration
 	// StaleSinceMillis is when its control plane was last heard, in Unix milliseconds, while it is not heard any
 	// more; 0 while it is, and of one that never was.
 	StaleSinceMillis int64

@@ -123,7 +123,7 @@ func (d *decoder) below(deep, grows []float64) (b split.Price) {
 func EncodeReport(r *split.ClusterReport) []byte {
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(&wirepb.ClusterLoad{
 		Paths: each(r.Paths, func(p split.Path) *wirepb.Path {
-			return &wirepb.Path{Cluster: string(p.Cluster), Rtt: int64(p.RTT), Dead: p.Dead, Lease: wirepb.Lease(p.Lease), Loss: p.Loss}
+			return &wirepb.Path{Cluster: string(p.Cluster), Rtt: int64(p.RTT), Dead: p.Dead, Lease: wirepb.Lease(p.Lease), Loss: p.Loss, Via: string(p.Via)}
 		}),
 		Services: each(r.Services, func(s split.ServiceReport) *wirepb.ServiceLoad {
 			deep, grows := fromBelow(s.Below)
@@ -172,7 +172,7 @@ func DecodeReport(b []byte) (*split.ClusterReport, error) {
 		Paths: each(m.Paths, func(p *wirepb.Path) split.Path {
 			d.within("round trip", float64(p.Rtt), 0, float64(timeMax))
 			d.within("loss", p.Loss, 0, 1)
-			return split.Path{Cluster: mesh.ClusterName(p.Cluster), RTT: time.Duration(p.Rtt), Dead: p.Dead, Lease: toLease(p.Lease), Loss: p.Loss}
+			return split.Path{Cluster: mesh.ClusterName(p.Cluster), RTT: time.Duration(p.Rtt), Dead: p.Dead, Lease: toLease(p.Lease), Loss: p.Loss, Via: mesh.ClusterName(p.Via)}
 		}),
 		Services: each(m.Services, func(s *wirepb.ServiceLoad) split.ServiceReport {
 			d.within("demand", s.Demand, 0, rateMax)

@@ -19,7 +19,7 @@ import (
 func TestLeasesTravel(t *testing.T) {
 	var paths []split.Path
 	for _, l := range []liveness.Lease{liveness.LeaseUnknown, liveness.LeaseFresh, liveness.LeaseLost} {
-		paths = append(paths, split.Path{Cluster: "us-east", RTT: time.Second, Dead: l == liveness.LeaseLost, Lease: l, Loss: 0.03})
+		paths = append(paths, split.Path{Cluster: "us-east", RTT: time.Second, Dead: l == liveness.LeaseLost, Lease: l, Loss: 0.03, Via: "ap-south"})
 	}
 	got, err := DecodeReport(EncodeReport(&split.ClusterReport{Paths: paths}))
 	if err != nil || len(got.Paths) != len(paths) {

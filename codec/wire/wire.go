@@ -38,7 +38,7 @@ func message(v any) (ir.Type, proto.Message) {
 		return ir.TypeService, &wirepb.Service{Name: fromService(v.Name), Ports: each(v.Ports, fromPort), Routed: v.Routed,
 			Routes: each(v.Routes, fromRoute), Traffic: fromTraffic(v.Traffic)}
 	case *ir.Endpoints:
-		return ir.TypeEndpoints, &wirepb.Endpoints{Service: fromService(v.Service), Groups: each(v.Groups, fromGroup)}
+		return ir.TypeEndpoints, &wirepb.Endpoints{Service: fromService(v.Service), Groups: each(v.Groups, fromGroup), Transit: texts(v.Transit)}
 	case *ir.Proxy:
 		return ir.TypeProxy, &wirepb.Proxy{Id: v.ID, Identity: v.Identity.String(), Cluster: string(v.Locality.Cluster),
 			Region: string(v.Locality.Region), Zone: string(v.Locality.Zone), Inbound: each(v.Inbound, fromInbound),
@@ -96,7 +96,8 @@ func (d *decoder) decode(t ir.Type, b []byte) (any, error) {
 		if err := proto.Unmarshal(b, m); err != nil {
 			return nil, err
 		}
-		return &ir.Endpoints{Service: d.service(m.Service), Groups: each(m.Groups, d.group)}, nil
+		return &ir.Endpoints{Service: d.service(m.Service), Groups: each(m.Groups, d.group),
+			Transit: each(m.Transit, func(j string) mesh.Jurisdiction { return mesh.Jurisdiction(j) })}, nil
 	case ir.TypeProxy:
 		m := &wirepb.Proxy{}
 		if err := proto.Unmarshal(b, m); err != nil {
@@ -289,7 +290,7 @@ func backendTLS(m *wirepb.BackendTLS) *ir.BackendTLS {
 func fromCluster(c *ir.Cluster) *wirepb.Cluster {
 	return &wirepb.Cluster{Name: string(c.Name), Region: string(c.Region), Jurisdiction: string(c.Jurisdiction), Network: string(c.Network),
 		TrustDomain: string(c.TrustDomain), Rtt: int64(c.RTT), Reach: uint32(c.Reach), Gateways: each(c.Gateways, fromAddrPort),
-		Ingresses: each(c.Ingresses, netip.Addr.AsSlice), Drains: fromRamps(c.Drains), StaleSinceMillis: c.StaleSinceMillis, Unserved: c.Unserved}
+		Ingresses: each(c.Ingresses, netip.Addr.AsSlice), Drains: fromRamps(c.Drains), StaleSinceMillis: c.StaleSinceMillis, Unserved: c.Unserved, Via: fromVia(c.Via)}
 }
 
 func (d *decoder) cluster(m *wirepb.Cluster) *ir.Cluster {
@@ -299,7 +300,22 @@ func (d *decoder) cluster(m *wirepb.Cluster) *ir.Cluster {
 	return &ir.Cluster{Name: mesh.ClusterName(m.Name), Region: mesh.Region(m.Region), Jurisdiction: mesh.Jurisdiction(m.Jurisdiction),
 		Network: mesh.Network(m.Network), TrustDomain: mesh.TrustDomain(m.TrustDomain), RTT: time.Duration(m.Rtt),
 		Reach: mesh.Reachability(m.Reach), Gateways: each(m.Gateways, d.addrPort), Ingresses: each(m.Ingresses, d.addr), Drains: toRamps(m.Drains),
-		StaleSinceMillis: m.StaleSinceMillis, Unserved: m.Unserved}
+		StaleSinceMillis: m.StaleSinceMillis, Unserved: m.Unserved, Via: d.via(m.Via)}
+}
+
+func fromVia(v *ir.Via) *wirepb.Via {
+	if v == nil {
+		return nil
+	}
+	return &wirepb.Via{Cluster: string(v.Cluster), Jurisdiction: string(v.Jurisdiction), TrustDomain: string(v.TrustDomain), Gateways: each(v.Gateways, fromAddrPort), Rtt: int64(v.RTT)}
+}
+
+func (d *decoder) via(m *wirepb.Via) *ir.Via {
+	if m == nil {
+		return nil
+	}
+	return &ir.Via{Cluster: mesh.ClusterName(m.Cluster), Jurisdiction: mesh.Jurisdiction(m.Jurisdiction), TrustDomain: mesh.TrustDomain(m.TrustDomain),
+		Gateways: each(m.Gateways, d.addrPort), RTT: time.Duration(m.Rtt)}
 }
 
 func fromGroup(g ir.Group) *wirepb.Group {

@@ -169,7 +169,7 @@ func (g *group) detail(now int64) string {
 	case g.local:
 		return "own cluster" + where
 	}
-	return fmt.Sprintf("%s, rtt %s%s%s", g.cluster.Reach, g.cluster.RTT, where, g.age(now))
+	return fmt.Sprintf("%s, rtt %s%s%s", g.cluster.Way(), g.cluster.RTT, where, g.age(now))
 }
 
 // age says in words how old what is known of the cluster is, and when a policy has enough; "" is heard.

@@ -88,7 +88,7 @@ func NewView(c Config) *View {
 	outlier := withDefaults(c.Outlier)
 	total := 0
 	for _, src := range c.Endpoints.Groups {
-		if cluster := c.Clusters(src.Cluster); cluster != nil {
+		if cluster := c.Clusters(src.Cluster).For(c.Endpoints, &src); cluster != nil {
 			total += len(src.Endpoints) + len(src.Slots)
 			v.groups = append(v.groups, c.parts(src, cluster)...)
 		}

@@ -88,6 +88,15 @@ func forbidden(c *derive.Ctx, s mesh.ServiceName, there, here mesh.ClusterName) 
 	return ""
 }
 
+// transit lists the jurisdictions through which requests to a service may be passed on by a third cluster's gateways. They cannot
+// read what they pass; it passes there all the same, and may be kept. So the law is that of both ends.
+func transit(c *derive.Ctx, s mesh.ServiceName) []mesh.Jurisdiction {
+	if l := lawOf.Get(c, s); l.bound {
+		return l.allowed
+	}
+	return []mesh.Jurisdiction{ir.Anywhere}
+}
+
 // access gathers who may call a service of this cluster.
 func access(c *derive.Ctx, s mesh.ServiceName) *ir.Access {
 	if own[mesh.Service](c, mesh.KindService, s.Namespace, s.Name) == nil {

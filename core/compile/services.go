@@ -68,6 +68,7 @@ func endpoints(c *derive.Ctx, k In) *ir.Endpoints {
 	if len(e.Groups) == 0 {
 		return nil
 	}
+	e.Transit = transit(c, k.Service)
 	slices.SortFunc(e.Groups, func(a, b ir.Group) int { return cmp.Compare(a.Cluster, b.Cluster) })
 	return e
 }
@@ -264,6 +265,27 @@ func export(c *derive.Ctx, k Export) *mesh.RemoteService {
 }
 
 func cluster(c *derive.Ctx, n mesh.ClusterName) *ir.Cluster {
+	out := direct(c, n)
+	if reach := own[mesh.Reach](c, mesh.KindReach, "", string(n)); out != nil && reach != nil && !reach.State.Usable() && reach.Via != n {
+		out.Via = via(c, reach)
+	}
+	return out
+}
+
+// via is the way to a cluster through a third; nil if there is none to that one.
+func via(c *derive.Ctx, r *mesh.Reach) *ir.Via {
+	if r.Via == "" || r.Via == world.Self.Get(c, struct{}{}) {
+		return nil
+	}
+	by := direct(c, r.Via)
+	if by == nil || !by.Reach.Usable() || len(by.Gateways) == 0 {
+		return nil
+	}
+	return &ir.Via{Cluster: by.Name, Jurisdiction: by.Jurisdiction, TrustDomain: by.TrustDomain, Gateways: by.Gateways, RTT: r.ViaRTT}
+}
+
+// direct is a cluster by its own gateways.
+func direct(c *derive.Ctx, n mesh.ClusterName) *ir.Cluster {
 	v := clusterNamed(c, n)
 	if v == nil {
 		return nil

@@ -38,7 +38,7 @@ var update = flag.Bool("update", false, "write what the stories tell into their 
 //	watch               CLUSTER RESOURCE NAME, a line each: what the story looks at; see resources
 //	CLUSTER puts        manifests; the later of two sections has the later stamp
 //	CLUSTER deletes     KIND NAMESPACE/NAME, a line each; KIND NAME where there is no namespace
-//	CLUSTER observes    reach CLUSTER STATE [RTT [GATEWAY-THAT-LEAVES...] [stale=MILLIS]] | bundle TRUST-DOMAIN GENERATION ROOT |
+//	CLUSTER observes    reach CLUSTER STATE [RTT [GATEWAY-THAT-LEAVES...] [stale=MILLIS] [via=CLUSTER]] | bundle TRUST-DOMAIN GENERATION ROOT |
 //	                    address SERVICE ADDRESS SINCE
 //	then …              a consequence: slot tables follow, clusters tell each other what they export
 //	                    and replicate, and what changed of the watched is printed
@@ -207,6 +207,10 @@ func (s *telling) observe(at *site, words []string) {
 				if r.StaleSinceMillis, err = strconv.ParseInt(since, 10, 64); err != nil {
 					s.Fatal(err)
 				}
+				continue
+			}
+			if by, ok := strings.CutPrefix(a, "via="); ok {
+				r.Via, r.ViaRTT = mesh.ClusterName(by), 300*time.Millisecond
 				continue
 			}
 			r.Leaving = append(r.Leaving, netip.MustParseAddrPort(a))

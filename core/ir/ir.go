@@ -214,6 +214,8 @@ type Cluster struct {
 	Drains mesh.Ramps
 	// StaleSinceMillis is mesh.Reach.StaleSinceMillis.
 	StaleSinceMillis int64
+	// Via is the way there while Reach says that there is no direct one; nil is none. It serves a service where For says so.
+	Via *Via
 }
 
 // A connection takes three round trips: TCP's (RFC 9293 §3.5), that of TLS 1.3 (RFC 8446 §2) and the PING that proves that
@@ -242,6 +244,9 @@ type Endpoints struct {
 	Service mesh.ServiceName
 	// Groups, one a cluster, by name of cluster.
 	Groups []Group
+	// Transit are the jurisdictions through which requests may be passed on (Cluster.Via): Anywhere where no law binds the
+	// service. None is nowhere, or not said.
+	Transit []mesh.Jurisdiction
 }
 
 // Group is one cluster's part of a service.

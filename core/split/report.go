@@ -73,6 +73,9 @@ type Path struct {
 	Dead    bool
 	// Lease is whether its control plane is heard, for the verdict; no split follows from it.
 	Lease liveness.Lease
+	// Via is the cluster whose gateways pass on what goes there while Dead, which is of the direct way; RTT and Loss are of
+	// the way by it then. "" is none.
+	Via mesh.ClusterName
 }
 
 // ServiceReport is a cluster's part of one service.

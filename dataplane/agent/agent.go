@@ -153,7 +153,7 @@ func (a *Agent) build() {
 		Handle: func(ex message.Exchange, p tunnel.Peer) {
 			a.proxy.Inbound(ex, proxy.Peer{Identity: p.Identity, SNI: p.SNI, HBONE: p.HBONE})
 		}})
-	a.gate = tunnel.NewGateway(tunnel.GatewayConfig{Route: a.slot, Source: a.source, Local: a.cfg.Local, Log: a.log, DrainTime: a.cfg.drainTime(),
+	a.gate = tunnel.NewGateway(tunnel.GatewayConfig{Route: a.slot, Onward: a.onward, Source: a.source, Local: a.cfg.Local, Log: a.log, DrainTime: a.cfg.drainTime(),
 		Domain: func() mesh.TrustDomain { return a.cfg.TrustDomain }})
 }
 
@@ -214,6 +214,9 @@ func wantOf(d *proxy.Destination) (tunnel.Want, error) {
 		}
 		first := int(d.Endpoint.Slot) % len(g)
 		w.Gateway, w.Target.Addr, w.Target.Moved = true, g[first], d.Endpoint.Moved
+		if v := d.Cluster.Via; v != nil { // the gateways are those of the third cluster
+			w.Target.By = v.TrustDomain
+		}
 		w.Alternates = append(append([]netip.AddrPort{}, g[first+1:]...), g[:first]...)
 	}
 	return w, nil
@@ -226,6 +229,15 @@ func (a *Agent) slot(n mesh.SNI) (netip.AddrPort, bool) {
 		return netip.AddrPort{}, false
 	}
 	return s.Table.Slots[n.Slot], true
+}
+
+// onward is where the gateway may pass connections on to: the gateways of a cluster that is reached without another's help.
+func (a *Agent) onward(td mesh.TrustDomain) []netip.AddrPort {
+	c := a.store.state.Load().Clusters[td.Cluster()]
+	if c == nil || c.TrustDomain != td || td == a.cfg.TrustDomain || !c.Reach.Usable() {
+		return nil
+	}
+	return c.Gateways
 }
 
 // clientIdle ends a connection of HTTP/2 of the own application on which nothing happens.

@@ -599,6 +599,7 @@ type Path struct {
 	Dead          bool                   `protobuf:"varint,3,opt,name=dead,proto3" json:"dead,omitempty"`
 	Lease         Lease                  `protobuf:"varint,4,opt,name=lease,proto3,enum=isthmus.v1.Lease" json:"lease,omitempty"`
 	Loss          float64                `protobuf:"fixed64,5,opt,name=loss,proto3" json:"loss,omitempty"` // part of round trips
+	Via           string                 `protobuf:"bytes,6,opt,name=via,proto3" json:"via,omitempty"`     // by whose gateways; then rtt and loss are of that way, and dead is of the direct one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -666,6 +667,13 @@ func (x *Path) GetLoss() float64 {
 		return x.Loss
 	}
 	return 0
+}
+
+func (x *Path) GetVia() string {
+	if x != nil {
+		return x.Via
+	}
+	return ""
 }
 
 type ServiceLoad struct {
@@ -872,13 +880,14 @@ const file_isthmus_v1_load_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\x02 \x01(\x04R\n" +
 	"generation\x12\x18\n" +
-	"\amissing\x18\x03 \x01(\tR\amissing\"\x83\x01\n" +
+	"\amissing\x18\x03 \x01(\tR\amissing\"\x95\x01\n" +
 	"\x04Path\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x10\n" +
 	"\x03rtt\x18\x02 \x01(\x03R\x03rtt\x12\x12\n" +
 	"\x04dead\x18\x03 \x01(\bR\x04dead\x12'\n" +
 	"\x05lease\x18\x04 \x01(\x0e2\x11.isthmus.v1.LeaseR\x05lease\x12\x12\n" +
-	"\x04loss\x18\x05 \x01(\x01R\x04loss\"\x88\x03\n" +
+	"\x04loss\x18\x05 \x01(\x01R\x04loss\x12\x10\n" +
+	"\x03via\x18\x06 \x01(\tR\x03via\"\x88\x03\n" +
 	"\vServiceLoad\x121\n" +
 	"\aservice\x18\x01 \x01(\v2\x17.isthmus.v1.ServiceNameR\aservice\x12\x16\n" +
 	"\x06demand\x18\x02 \x01(\x01R\x06demand\x12\x12\n" +

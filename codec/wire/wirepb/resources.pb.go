@@ -2707,6 +2707,7 @@ type Endpoints struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Service       *ServiceName           `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
 	Groups        []*Group               `protobuf:"bytes,2,rep,name=groups,proto3" json:"groups,omitempty"`
+	Transit       []string               `protobuf:"bytes,3,rep,name=transit,proto3" json:"transit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2755,6 +2756,13 @@ func (x *Endpoints) GetGroups() []*Group {
 	return nil
 }
 
+func (x *Endpoints) GetTransit() []string {
+	if x != nil {
+		return x.Transit
+	}
+	return nil
+}
+
 // Cluster is ir.Cluster.
 type Cluster struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
@@ -2770,6 +2778,7 @@ type Cluster struct {
 	Drains           []*Ramp                `protobuf:"bytes,10,rep,name=drains,proto3" json:"drains,omitempty"`
 	StaleSinceMillis int64                  `protobuf:"varint,11,opt,name=stale_since_millis,json=staleSinceMillis,proto3" json:"stale_since_millis,omitempty"`
 	Unserved         []string               `protobuf:"bytes,12,rep,name=unserved,proto3" json:"unserved,omitempty"` // listeners of Gateways that its ingress gateways do not serve: NAMESPACE/GATEWAY/LISTENER
+	Via              *Via                   `protobuf:"bytes,13,opt,name=via,proto3" json:"via,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -2888,6 +2897,90 @@ func (x *Cluster) GetUnserved() []string {
 	return nil
 }
 
+func (x *Cluster) GetVia() *Via {
+	if x != nil {
+		return x.Via
+	}
+	return nil
+}
+
+// Via is ir.Via.
+type Via struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Jurisdiction  string                 `protobuf:"bytes,2,opt,name=jurisdiction,proto3" json:"jurisdiction,omitempty"`
+	TrustDomain   string                 `protobuf:"bytes,3,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
+	Gateways      [][]byte               `protobuf:"bytes,4,rep,name=gateways,proto3" json:"gateways,omitempty"` // address octets, then the port in 2, big-endian
+	Rtt           int64                  `protobuf:"varint,5,opt,name=rtt,proto3" json:"rtt,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Via) Reset() {
+	*x = Via{}
+	mi := &file_isthmus_v1_resources_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Via) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Via) ProtoMessage() {}
+
+func (x *Via) ProtoReflect() protoreflect.Message {
+	mi := &file_isthmus_v1_resources_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Via.ProtoReflect.Descriptor instead.
+func (*Via) Descriptor() ([]byte, []int) {
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *Via) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *Via) GetJurisdiction() string {
+	if x != nil {
+		return x.Jurisdiction
+	}
+	return ""
+}
+
+func (x *Via) GetTrustDomain() string {
+	if x != nil {
+		return x.TrustDomain
+	}
+	return ""
+}
+
+func (x *Via) GetGateways() [][]byte {
+	if x != nil {
+		return x.Gateways
+	}
+	return nil
+}
+
+func (x *Via) GetRtt() int64 {
+	if x != nil {
+		return x.Rtt
+	}
+	return 0
+}
+
 // Ramp is mesh.Ramp.
 type Ramp struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2901,7 +2994,7 @@ type Ramp struct {
 
 func (x *Ramp) Reset() {
 	*x = Ramp{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[36]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2913,7 +3006,7 @@ func (x *Ramp) String() string {
 func (*Ramp) ProtoMessage() {}
 
 func (x *Ramp) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[36]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2926,7 +3019,7 @@ func (x *Ramp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ramp.ProtoReflect.Descriptor instead.
 func (*Ramp) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{36}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Ramp) GetSinceMillis() int64 {
@@ -2968,7 +3061,7 @@ type SlotRamps struct {
 
 func (x *SlotRamps) Reset() {
 	*x = SlotRamps{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[37]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2980,7 +3073,7 @@ func (x *SlotRamps) String() string {
 func (*SlotRamps) ProtoMessage() {}
 
 func (x *SlotRamps) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[37]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2993,7 +3086,7 @@ func (x *SlotRamps) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotRamps.ProtoReflect.Descriptor instead.
 func (*SlotRamps) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{37}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SlotRamps) GetSlot() uint32 {
@@ -3026,7 +3119,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[38]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3038,7 +3131,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[38]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3051,7 +3144,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{38}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Group) GetCluster() string {
@@ -3124,7 +3217,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[39]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3136,7 +3229,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[39]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3149,7 +3242,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{39}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Endpoint) GetTag() string {
@@ -3213,7 +3306,7 @@ type Proxy struct {
 
 func (x *Proxy) Reset() {
 	*x = Proxy{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[40]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3225,7 +3318,7 @@ func (x *Proxy) String() string {
 func (*Proxy) ProtoMessage() {}
 
 func (x *Proxy) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[40]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3238,7 +3331,7 @@ func (x *Proxy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proxy.ProtoReflect.Descriptor instead.
 func (*Proxy) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{40}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Proxy) GetId() string {
@@ -3323,7 +3416,7 @@ type Telemetry struct {
 
 func (x *Telemetry) Reset() {
 	*x = Telemetry{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[41]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3335,7 +3428,7 @@ func (x *Telemetry) String() string {
 func (*Telemetry) ProtoMessage() {}
 
 func (x *Telemetry) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[41]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3348,7 +3441,7 @@ func (x *Telemetry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Telemetry.ProtoReflect.Descriptor instead.
 func (*Telemetry) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{41}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Telemetry) GetAccessLog() string {
@@ -3389,7 +3482,7 @@ type Inbound struct {
 
 func (x *Inbound) Reset() {
 	*x = Inbound{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[42]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3401,7 +3494,7 @@ func (x *Inbound) String() string {
 func (*Inbound) ProtoMessage() {}
 
 func (x *Inbound) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[42]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3414,7 +3507,7 @@ func (x *Inbound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inbound.ProtoReflect.Descriptor instead.
 func (*Inbound) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{42}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Inbound) GetService() *ServiceName {
@@ -3443,7 +3536,7 @@ type InboundPort struct {
 
 func (x *InboundPort) Reset() {
 	*x = InboundPort{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[43]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3455,7 +3548,7 @@ func (x *InboundPort) String() string {
 func (*InboundPort) ProtoMessage() {}
 
 func (x *InboundPort) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[43]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3468,7 +3561,7 @@ func (x *InboundPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InboundPort.ProtoReflect.Descriptor instead.
 func (*InboundPort) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{43}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *InboundPort) GetPort() uint32 {
@@ -3514,7 +3607,7 @@ type BackendTLS struct {
 
 func (x *BackendTLS) Reset() {
 	*x = BackendTLS{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[44]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3526,7 +3619,7 @@ func (x *BackendTLS) String() string {
 func (*BackendTLS) ProtoMessage() {}
 
 func (x *BackendTLS) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[44]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3539,7 +3632,7 @@ func (x *BackendTLS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackendTLS.ProtoReflect.Descriptor instead.
 func (*BackendTLS) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{44}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *BackendTLS) GetObject() string {
@@ -3594,7 +3687,7 @@ type SubjectName struct {
 
 func (x *SubjectName) Reset() {
 	*x = SubjectName{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[45]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3606,7 +3699,7 @@ func (x *SubjectName) String() string {
 func (*SubjectName) ProtoMessage() {}
 
 func (x *SubjectName) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[45]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3619,7 +3712,7 @@ func (x *SubjectName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubjectName.ProtoReflect.Descriptor instead.
 func (*SubjectName) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{45}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *SubjectName) GetKind() string {
@@ -3652,7 +3745,7 @@ type Access struct {
 
 func (x *Access) Reset() {
 	*x = Access{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[46]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3664,7 +3757,7 @@ func (x *Access) String() string {
 func (*Access) ProtoMessage() {}
 
 func (x *Access) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[46]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3677,7 +3770,7 @@ func (x *Access) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Access.ProtoReflect.Descriptor instead.
 func (*Access) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{46}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Access) GetService() *ServiceName {
@@ -3737,7 +3830,7 @@ type AccessEntry struct {
 
 func (x *AccessEntry) Reset() {
 	*x = AccessEntry{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[47]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3749,7 +3842,7 @@ func (x *AccessEntry) String() string {
 func (*AccessEntry) ProtoMessage() {}
 
 func (x *AccessEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[47]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3762,7 +3855,7 @@ func (x *AccessEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessEntry.ProtoReflect.Descriptor instead.
 func (*AccessEntry) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{47}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *AccessEntry) GetObject() string {
@@ -3826,7 +3919,7 @@ type TargetRef struct {
 
 func (x *TargetRef) Reset() {
 	*x = TargetRef{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[48]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3838,7 +3931,7 @@ func (x *TargetRef) String() string {
 func (*TargetRef) ProtoMessage() {}
 
 func (x *TargetRef) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[48]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3851,7 +3944,7 @@ func (x *TargetRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TargetRef.ProtoReflect.Descriptor instead.
 func (*TargetRef) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{48}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *TargetRef) GetKind() string {
@@ -3893,7 +3986,7 @@ type AccessRule struct {
 
 func (x *AccessRule) Reset() {
 	*x = AccessRule{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[49]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3905,7 +3998,7 @@ func (x *AccessRule) String() string {
 func (*AccessRule) ProtoMessage() {}
 
 func (x *AccessRule) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[49]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3918,7 +4011,7 @@ func (x *AccessRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessRule.ProtoReflect.Descriptor instead.
 func (*AccessRule) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{49}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *AccessRule) GetFrom() []*AccessSource {
@@ -3957,7 +4050,7 @@ type AccessSource struct {
 
 func (x *AccessSource) Reset() {
 	*x = AccessSource{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[50]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3969,7 +4062,7 @@ func (x *AccessSource) String() string {
 func (*AccessSource) ProtoMessage() {}
 
 func (x *AccessSource) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[50]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3982,7 +4075,7 @@ func (x *AccessSource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessSource.ProtoReflect.Descriptor instead.
 func (*AccessSource) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{50}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *AccessSource) GetIdentities() []string {
@@ -4045,7 +4138,7 @@ type AccessOperation struct {
 
 func (x *AccessOperation) Reset() {
 	*x = AccessOperation{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[51]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4057,7 +4150,7 @@ func (x *AccessOperation) String() string {
 func (*AccessOperation) ProtoMessage() {}
 
 func (x *AccessOperation) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[51]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4070,7 +4163,7 @@ func (x *AccessOperation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessOperation.ProtoReflect.Descriptor instead.
 func (*AccessOperation) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{51}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *AccessOperation) GetMethods() []string {
@@ -4105,7 +4198,7 @@ type Caller struct {
 
 func (x *Caller) Reset() {
 	*x = Caller{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[52]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4117,7 +4210,7 @@ func (x *Caller) String() string {
 func (*Caller) ProtoMessage() {}
 
 func (x *Caller) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[52]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4130,7 +4223,7 @@ func (x *Caller) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Caller.ProtoReflect.Descriptor instead.
 func (*Caller) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{52}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Caller) GetTrustDomain() string {
@@ -4166,7 +4259,7 @@ type Bundle struct {
 
 func (x *Bundle) Reset() {
 	*x = Bundle{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[53]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4178,7 +4271,7 @@ func (x *Bundle) String() string {
 func (*Bundle) ProtoMessage() {}
 
 func (x *Bundle) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[53]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4191,7 +4284,7 @@ func (x *Bundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bundle.ProtoReflect.Descriptor instead.
 func (*Bundle) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{53}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Bundle) GetTrustDomain() string {
@@ -4229,7 +4322,7 @@ type Slots struct {
 
 func (x *Slots) Reset() {
 	*x = Slots{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[54]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4241,7 +4334,7 @@ func (x *Slots) String() string {
 func (*Slots) ProtoMessage() {}
 
 func (x *Slots) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[54]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4254,7 +4347,7 @@ func (x *Slots) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Slots.ProtoReflect.Descriptor instead.
 func (*Slots) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{54}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Slots) GetService() *ServiceName {
@@ -4307,7 +4400,7 @@ type Split struct {
 
 func (x *Split) Reset() {
 	*x = Split{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[55]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4319,7 +4412,7 @@ func (x *Split) String() string {
 func (*Split) ProtoMessage() {}
 
 func (x *Split) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[55]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4332,7 +4425,7 @@ func (x *Split) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Split.ProtoReflect.Descriptor instead.
 func (*Split) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{55}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Split) GetService() *ServiceName {
@@ -4390,7 +4483,7 @@ type Capacity struct {
 
 func (x *Capacity) Reset() {
 	*x = Capacity{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[56]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4402,7 +4495,7 @@ func (x *Capacity) String() string {
 func (*Capacity) ProtoMessage() {}
 
 func (x *Capacity) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[56]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4415,7 +4508,7 @@ func (x *Capacity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Capacity.ProtoReflect.Descriptor instead.
 func (*Capacity) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{56}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Capacity) GetCluster() string {
@@ -4461,7 +4554,7 @@ type Return struct {
 
 func (x *Return) Reset() {
 	*x = Return{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[57]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4473,7 +4566,7 @@ func (x *Return) String() string {
 func (*Return) ProtoMessage() {}
 
 func (x *Return) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[57]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4486,7 +4579,7 @@ func (x *Return) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Return.ProtoReflect.Descriptor instead.
 func (*Return) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{57}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Return) GetCluster() string {
@@ -4541,7 +4634,7 @@ type Share struct {
 
 func (x *Share) Reset() {
 	*x = Share{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[58]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4553,7 +4646,7 @@ func (x *Share) String() string {
 func (*Share) ProtoMessage() {}
 
 func (x *Share) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[58]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4566,7 +4659,7 @@ func (x *Share) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Share.ProtoReflect.Descriptor instead.
 func (*Share) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{58}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Share) GetCluster() string {
@@ -4599,7 +4692,7 @@ type Gateway struct {
 
 func (x *Gateway) Reset() {
 	*x = Gateway{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[59]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4611,7 +4704,7 @@ func (x *Gateway) String() string {
 func (*Gateway) ProtoMessage() {}
 
 func (x *Gateway) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[59]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4624,7 +4717,7 @@ func (x *Gateway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gateway.ProtoReflect.Descriptor instead.
 func (*Gateway) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{59}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Gateway) GetNamespace() string {
@@ -4687,7 +4780,7 @@ type Termination struct {
 
 func (x *Termination) Reset() {
 	*x = Termination{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[60]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4699,7 +4792,7 @@ func (x *Termination) String() string {
 func (*Termination) ProtoMessage() {}
 
 func (x *Termination) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[60]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4712,7 +4805,7 @@ func (x *Termination) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Termination.ProtoReflect.Descriptor instead.
 func (*Termination) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{60}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Termination) GetListener() *Listener {
@@ -4747,7 +4840,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[61]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4759,7 +4852,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[61]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4772,7 +4865,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{61}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *Certificate) GetObject() string {
@@ -4809,7 +4902,7 @@ type Listener struct {
 
 func (x *Listener) Reset() {
 	*x = Listener{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[62]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4821,7 +4914,7 @@ func (x *Listener) String() string {
 func (*Listener) ProtoMessage() {}
 
 func (x *Listener) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[62]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4834,7 +4927,7 @@ func (x *Listener) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Listener.ProtoReflect.Descriptor instead.
 func (*Listener) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{62}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Listener) GetName() string {
@@ -4882,7 +4975,7 @@ type VirtualHost struct {
 
 func (x *VirtualHost) Reset() {
 	*x = VirtualHost{}
-	mi := &file_isthmus_v1_resources_proto_msgTypes[63]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4894,7 +4987,7 @@ func (x *VirtualHost) String() string {
 func (*VirtualHost) ProtoMessage() {}
 
 func (x *VirtualHost) ProtoReflect() protoreflect.Message {
-	mi := &file_isthmus_v1_resources_proto_msgTypes[63]
+	mi := &file_isthmus_v1_resources_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4907,7 +5000,7 @@ func (x *VirtualHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VirtualHost.ProtoReflect.Descriptor instead.
 func (*VirtualHost) Descriptor() ([]byte, []int) {
-	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{63}
+	return file_isthmus_v1_resources_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *VirtualHost) GetHostname() string {
@@ -5161,10 +5254,11 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"\x13abort_milli_percent\x18\t \x01(\x03R\x11abortMilliPercent\x12\x1c\n" +
 	"\tbandwidth\x18\n" +
 	" \x01(\x03R\tbandwidth\x126\n" +
-	"\x17bandwidth_milli_percent\x18\v \x01(\x03R\x15bandwidthMilliPercent\"i\n" +
+	"\x17bandwidth_milli_percent\x18\v \x01(\x03R\x15bandwidthMilliPercent\"\x83\x01\n" +
 	"\tEndpoints\x121\n" +
 	"\aservice\x18\x01 \x01(\v2\x17.isthmus.v1.ServiceNameR\aservice\x12)\n" +
-	"\x06groups\x18\x02 \x03(\v2\x11.isthmus.v1.GroupR\x06groups\"\xec\x02\n" +
+	"\x06groups\x18\x02 \x03(\v2\x11.isthmus.v1.GroupR\x06groups\x12\x18\n" +
+	"\atransit\x18\x03 \x03(\tR\atransit\"\x8f\x03\n" +
 	"\aCluster\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\"\n" +
@@ -5178,7 +5272,14 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"\x06drains\x18\n" +
 	" \x03(\v2\x10.isthmus.v1.RampR\x06drains\x12,\n" +
 	"\x12stale_since_millis\x18\v \x01(\x03R\x10staleSinceMillis\x12\x1a\n" +
-	"\bunserved\x18\f \x03(\tR\bunserved\"a\n" +
+	"\bunserved\x18\f \x03(\tR\bunserved\x12!\n" +
+	"\x03via\x18\r \x01(\v2\x0f.isthmus.v1.ViaR\x03via\"\x94\x01\n" +
+	"\x03Via\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\"\n" +
+	"\fjurisdiction\x18\x02 \x01(\tR\fjurisdiction\x12!\n" +
+	"\ftrust_domain\x18\x03 \x01(\tR\vtrustDomain\x12\x1a\n" +
+	"\bgateways\x18\x04 \x03(\fR\bgateways\x12\x10\n" +
+	"\x03rtt\x18\x05 \x01(\x03R\x03rtt\"a\n" +
 	"\x04Ramp\x12!\n" +
 	"\fsince_millis\x18\x01 \x01(\x03R\vsinceMillis\x12\x12\n" +
 	"\x04over\x18\x02 \x01(\x03R\x04over\x12\x12\n" +
@@ -5363,7 +5464,7 @@ func file_isthmus_v1_resources_proto_rawDescGZIP() []byte {
 	return file_isthmus_v1_resources_proto_rawDescData
 }
 
-var file_isthmus_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
+var file_isthmus_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
 var file_isthmus_v1_resources_proto_goTypes = []any{
 	(*ServiceName)(nil),     // 0: isthmus.v1.ServiceName
 	(*Name)(nil),            // 1: isthmus.v1.Name
@@ -5401,34 +5502,35 @@ var file_isthmus_v1_resources_proto_goTypes = []any{
 	(*Fault)(nil),           // 33: isthmus.v1.Fault
 	(*Endpoints)(nil),       // 34: isthmus.v1.Endpoints
 	(*Cluster)(nil),         // 35: isthmus.v1.Cluster
-	(*Ramp)(nil),            // 36: isthmus.v1.Ramp
-	(*SlotRamps)(nil),       // 37: isthmus.v1.SlotRamps
-	(*Group)(nil),           // 38: isthmus.v1.Group
-	(*Endpoint)(nil),        // 39: isthmus.v1.Endpoint
-	(*Proxy)(nil),           // 40: isthmus.v1.Proxy
-	(*Telemetry)(nil),       // 41: isthmus.v1.Telemetry
-	(*Inbound)(nil),         // 42: isthmus.v1.Inbound
-	(*InboundPort)(nil),     // 43: isthmus.v1.InboundPort
-	(*BackendTLS)(nil),      // 44: isthmus.v1.BackendTLS
-	(*SubjectName)(nil),     // 45: isthmus.v1.SubjectName
-	(*Access)(nil),          // 46: isthmus.v1.Access
-	(*AccessEntry)(nil),     // 47: isthmus.v1.AccessEntry
-	(*TargetRef)(nil),       // 48: isthmus.v1.TargetRef
-	(*AccessRule)(nil),      // 49: isthmus.v1.AccessRule
-	(*AccessSource)(nil),    // 50: isthmus.v1.AccessSource
-	(*AccessOperation)(nil), // 51: isthmus.v1.AccessOperation
-	(*Caller)(nil),          // 52: isthmus.v1.Caller
-	(*Bundle)(nil),          // 53: isthmus.v1.Bundle
-	(*Slots)(nil),           // 54: isthmus.v1.Slots
-	(*Split)(nil),           // 55: isthmus.v1.Split
-	(*Capacity)(nil),        // 56: isthmus.v1.Capacity
-	(*Return)(nil),          // 57: isthmus.v1.Return
-	(*Share)(nil),           // 58: isthmus.v1.Share
-	(*Gateway)(nil),         // 59: isthmus.v1.Gateway
-	(*Termination)(nil),     // 60: isthmus.v1.Termination
-	(*Certificate)(nil),     // 61: isthmus.v1.Certificate
-	(*Listener)(nil),        // 62: isthmus.v1.Listener
-	(*VirtualHost)(nil),     // 63: isthmus.v1.VirtualHost
+	(*Via)(nil),             // 36: isthmus.v1.Via
+	(*Ramp)(nil),            // 37: isthmus.v1.Ramp
+	(*SlotRamps)(nil),       // 38: isthmus.v1.SlotRamps
+	(*Group)(nil),           // 39: isthmus.v1.Group
+	(*Endpoint)(nil),        // 40: isthmus.v1.Endpoint
+	(*Proxy)(nil),           // 41: isthmus.v1.Proxy
+	(*Telemetry)(nil),       // 42: isthmus.v1.Telemetry
+	(*Inbound)(nil),         // 43: isthmus.v1.Inbound
+	(*InboundPort)(nil),     // 44: isthmus.v1.InboundPort
+	(*BackendTLS)(nil),      // 45: isthmus.v1.BackendTLS
+	(*SubjectName)(nil),     // 46: isthmus.v1.SubjectName
+	(*Access)(nil),          // 47: isthmus.v1.Access
+	(*AccessEntry)(nil),     // 48: isthmus.v1.AccessEntry
+	(*TargetRef)(nil),       // 49: isthmus.v1.TargetRef
+	(*AccessRule)(nil),      // 50: isthmus.v1.AccessRule
+	(*AccessSource)(nil),    // 51: isthmus.v1.AccessSource
+	(*AccessOperation)(nil), // 52: isthmus.v1.AccessOperation
+	(*Caller)(nil),          // 53: isthmus.v1.Caller
+	(*Bundle)(nil),          // 54: isthmus.v1.Bundle
+	(*Slots)(nil),           // 55: isthmus.v1.Slots
+	(*Split)(nil),           // 56: isthmus.v1.Split
+	(*Capacity)(nil),        // 57: isthmus.v1.Capacity
+	(*Return)(nil),          // 58: isthmus.v1.Return
+	(*Share)(nil),           // 59: isthmus.v1.Share
+	(*Gateway)(nil),         // 60: isthmus.v1.Gateway
+	(*Termination)(nil),     // 61: isthmus.v1.Termination
+	(*Certificate)(nil),     // 62: isthmus.v1.Certificate
+	(*Listener)(nil),        // 63: isthmus.v1.Listener
+	(*VirtualHost)(nil),     // 64: isthmus.v1.VirtualHost
 }
 var file_isthmus_v1_resources_proto_depIdxs = []int32{
 	0,  // 0: isthmus.v1.Name.service:type_name -> isthmus.v1.ServiceName
@@ -5477,43 +5579,44 @@ var file_isthmus_v1_resources_proto_depIdxs = []int32{
 	32, // 43: isthmus.v1.RateLimit.match:type_name -> isthmus.v1.RequestMatch
 	6,  // 44: isthmus.v1.RequestMatch.headers:type_name -> isthmus.v1.ValueMatch
 	32, // 45: isthmus.v1.Fault.match:type_name -> isthmus.v1.RequestMatch
-	50, // 46: isthmus.v1.Fault.sources:type_name -> isthmus.v1.AccessSource
+	51, // 46: isthmus.v1.Fault.sources:type_name -> isthmus.v1.AccessSource
 	0,  // 47: isthmus.v1.Endpoints.service:type_name -> isthmus.v1.ServiceName
-	38, // 48: isthmus.v1.Endpoints.groups:type_name -> isthmus.v1.Group
-	36, // 49: isthmus.v1.Cluster.drains:type_name -> isthmus.v1.Ramp
-	36, // 50: isthmus.v1.SlotRamps.ramps:type_name -> isthmus.v1.Ramp
-	39, // 51: isthmus.v1.Group.endpoints:type_name -> isthmus.v1.Endpoint
-	37, // 52: isthmus.v1.Group.draining:type_name -> isthmus.v1.SlotRamps
-	36, // 53: isthmus.v1.Endpoint.drains:type_name -> isthmus.v1.Ramp
-	42, // 54: isthmus.v1.Proxy.inbound:type_name -> isthmus.v1.Inbound
-	41, // 55: isthmus.v1.Proxy.telemetry:type_name -> isthmus.v1.Telemetry
-	0,  // 56: isthmus.v1.Inbound.service:type_name -> isthmus.v1.ServiceName
-	43, // 57: isthmus.v1.Inbound.ports:type_name -> isthmus.v1.InboundPort
-	44, // 58: isthmus.v1.InboundPort.tls:type_name -> isthmus.v1.BackendTLS
-	45, // 59: isthmus.v1.BackendTLS.names:type_name -> isthmus.v1.SubjectName
-	0,  // 60: isthmus.v1.Access.service:type_name -> isthmus.v1.ServiceName
-	47, // 61: isthmus.v1.Access.policies:type_name -> isthmus.v1.AccessEntry
-	52, // 62: isthmus.v1.Access.clusters:type_name -> isthmus.v1.Caller
-	48, // 63: isthmus.v1.AccessEntry.targets:type_name -> isthmus.v1.TargetRef
-	49, // 64: isthmus.v1.AccessEntry.rules:type_name -> isthmus.v1.AccessRule
-	50, // 65: isthmus.v1.AccessRule.from:type_name -> isthmus.v1.AccessSource
-	51, // 66: isthmus.v1.AccessRule.to:type_name -> isthmus.v1.AccessOperation
-	0,  // 67: isthmus.v1.Slots.service:type_name -> isthmus.v1.ServiceName
-	0,  // 68: isthmus.v1.Split.service:type_name -> isthmus.v1.ServiceName
-	58, // 69: isthmus.v1.Split.shares:type_name -> isthmus.v1.Share
-	57, // 70: isthmus.v1.Split.returning:type_name -> isthmus.v1.Return
-	56, // 71: isthmus.v1.Split.capacities:type_name -> isthmus.v1.Capacity
-	62, // 72: isthmus.v1.Gateway.listeners:type_name -> isthmus.v1.Listener
-	60, // 73: isthmus.v1.Gateway.terminations:type_name -> isthmus.v1.Termination
-	62, // 74: isthmus.v1.Termination.listener:type_name -> isthmus.v1.Listener
-	61, // 75: isthmus.v1.Termination.certificates:type_name -> isthmus.v1.Certificate
-	63, // 76: isthmus.v1.Listener.hosts:type_name -> isthmus.v1.VirtualHost
-	4,  // 77: isthmus.v1.VirtualHost.routes:type_name -> isthmus.v1.Route
-	78, // [78:78] is the sub-list for method output_type
-	78, // [78:78] is the sub-list for method input_type
-	78, // [78:78] is the sub-list for extension type_name
-	78, // [78:78] is the sub-list for extension extendee
-	0,  // [0:78] is the sub-list for field type_name
+	39, // 48: isthmus.v1.Endpoints.groups:type_name -> isthmus.v1.Group
+	37, // 49: isthmus.v1.Cluster.drains:type_name -> isthmus.v1.Ramp
+	36, // 50: isthmus.v1.Cluster.via:type_name -> isthmus.v1.Via
+	37, // 51: isthmus.v1.SlotRamps.ramps:type_name -> isthmus.v1.Ramp
+	40, // 52: isthmus.v1.Group.endpoints:type_name -> isthmus.v1.Endpoint
+	38, // 53: isthmus.v1.Group.draining:type_name -> isthmus.v1.SlotRamps
+	37, // 54: isthmus.v1.Endpoint.drains:type_name -> isthmus.v1.Ramp
+	43, // 55: isthmus.v1.Proxy.inbound:type_name -> isthmus.v1.Inbound
+	42, // 56: isthmus.v1.Proxy.telemetry:type_name -> isthmus.v1.Telemetry
+	0,  // 57: isthmus.v1.Inbound.service:type_name -> isthmus.v1.ServiceName
+	44, // 58: isthmus.v1.Inbound.ports:type_name -> isthmus.v1.InboundPort
+	45, // 59: isthmus.v1.InboundPort.tls:type_name -> isthmus.v1.BackendTLS
+	46, // 60: isthmus.v1.BackendTLS.names:type_name -> isthmus.v1.SubjectName
+	0,  // 61: isthmus.v1.Access.service:type_name -> isthmus.v1.ServiceName
+	48, // 62: isthmus.v1.Access.policies:type_name -> isthmus.v1.AccessEntry
+	53, // 63: isthmus.v1.Access.clusters:type_name -> isthmus.v1.Caller
+	49, // 64: isthmus.v1.AccessEntry.targets:type_name -> isthmus.v1.TargetRef
+	50, // 65: isthmus.v1.AccessEntry.rules:type_name -> isthmus.v1.AccessRule
+	51, // 66: isthmus.v1.AccessRule.from:type_name -> isthmus.v1.AccessSource
+	52, // 67: isthmus.v1.AccessRule.to:type_name -> isthmus.v1.AccessOperation
+	0,  // 68: isthmus.v1.Slots.service:type_name -> isthmus.v1.ServiceName
+	0,  // 69: isthmus.v1.Split.service:type_name -> isthmus.v1.ServiceName
+	59, // 70: isthmus.v1.Split.shares:type_name -> isthmus.v1.Share
+	58, // 71: isthmus.v1.Split.returning:type_name -> isthmus.v1.Return
+	57, // 72: isthmus.v1.Split.capacities:type_name -> isthmus.v1.Capacity
+	63, // 73: isthmus.v1.Gateway.listeners:type_name -> isthmus.v1.Listener
+	61, // 74: isthmus.v1.Gateway.terminations:type_name -> isthmus.v1.Termination
+	63, // 75: isthmus.v1.Termination.listener:type_name -> isthmus.v1.Listener
+	62, // 76: isthmus.v1.Termination.certificates:type_name -> isthmus.v1.Certificate
+	64, // 77: isthmus.v1.Listener.hosts:type_name -> isthmus.v1.VirtualHost
+	4,  // 78: isthmus.v1.VirtualHost.routes:type_name -> isthmus.v1.Route
+	79, // [79:79] is the sub-list for method output_type
+	79, // [79:79] is the sub-list for method input_type
+	79, // [79:79] is the sub-list for extension type_name
+	79, // [79:79] is the sub-list for extension extendee
+	0,  // [0:79] is the sub-list for field type_name
 }
 
 func init() { file_isthmus_v1_resources_proto_init() }
@@ -5527,7 +5630,7 @@ func file_isthmus_v1_resources_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_isthmus_v1_resources_proto_rawDesc), len(file_isthmus_v1_resources_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   64,
+			NumMessages:   65,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
