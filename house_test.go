@@ -125,7 +125,7 @@ var inFolder = map[string][]string{
 	"cli":       {"events", "outlook", "table"},
 	"core":      {"event", "compile", "attach", "replica", "world", "derive", "policy", "balance", "outage", "failback", "split", "admission", "limit", "liveness", "health", "ir", "price", "drift", "skew", "capacity"},
 	"dataplane": {"agent", "admin", "handover", "dns", "regions", "quarantine", "snapshot", "capture", "sniff", "downstream", "probe", "healthcheck", "load", "application", "proxy", "ingress", "termination", "hbone", "intake", "orca", "quota", "mishap", "tenancy", "fallback", "condition", "route", "trace", "tunnel", "door", "http2", "http1", "raw", "datagram", "socket", "message"},
-	"control":   {"plane", "authority", "events", "drain", "census", "load", "verdict", "sibling", "loop", "relay", "peer", "probe", "ca", "claim", "address", "recall", "object", "secret", "filestore", "store", "storeserver"},
+	"control":   {"plane", "authority", "events", "detour", "drain", "census", "load", "verdict", "sibling", "loop", "relay", "peer", "probe", "ca", "claim", "address", "recall", "object", "secret", "filestore", "store", "storeserver"},
 	"codec":     {"manifest", "wire"},
 	"internal":  {"story", "golden", "failpoint", "loopback", "parallel", "direct", "clock"},
 	"localmesh": {"link", "app"},

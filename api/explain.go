@@ -444,7 +444,7 @@ func (x *explainer) backend(b *ir.Backend, share float64) BackendChoice {
 			continue // its cluster's line says it
 		}
 		if line.Endpoint == "" {
-			line.Price = x.priceText(k.Cluster)
+			line.Price, line.Detail = x.priceText(k.Cluster), line.Detail+eval(x, compile.ClusterOf, k.Cluster).Barred(eps)
 		}
 		c.Candidates = append(c.Candidates, line)
 	}

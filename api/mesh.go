@@ -59,7 +59,7 @@ func (s *Server) status(w http.ResponseWriter, _ *http.Request) error {
 func peerOf(p PeerStatus) Peer {
 	out := Peer{Cluster: p.Cluster, InSync: p.InSync && !p.Stale, State: p.State, Stale: p.Stale, AgeSeconds: p.Age.Seconds(),
 		StateAgeSeconds: p.StateAge.Seconds(), Up: p.Up(), Loss: p.Loss,
-		RTTMillis: float64(p.RTT.Microseconds()) / 1000, Gateways: p.Gateways, Version: p.Version, Protocol: p.Protocol, Problem: p.Problem}
+		RTTMillis: float64(p.RTT.Microseconds()) / 1000, Via: p.Via, ViaRTTMillis: float64(p.ViaRTT.Microseconds()) / 1000, Gateways: p.Gateways, Version: p.Version, Protocol: p.Protocol, Problem: p.Problem}
 	if p.Position != (mesh.Position{}) {
 		out.Position = fmt.Sprintf("%s:%d", p.Position.Epoch, p.Position.Revision)
 	}

@@ -155,7 +155,10 @@ type Peer struct {
 	Up        bool    `json:"up"`
 	Loss      float64 `json:"loss"`
 	RTTMillis float64 `json:"rttMillis"`
-	Position  string  `json:"position,omitempty"`
+	// Via is the cluster by whose gateways it is reached while it is not up, ViaRTTMillis the round trip of that way.
+	Via          mesh.ClusterName `json:"via,omitempty"`
+	ViaRTTMillis float64          `json:"viaRTTMillis,omitempty"`
+	Position     string           `json:"position,omitempty"`
 	// Version is the peer's build, "" where it does not say; Protocol is what is spoken with it, 0 while nothing is.
 	Version  string `json:"version,omitempty"`
 	Protocol int    `json:"protocol,omitempty"`

@@ -52,6 +52,9 @@ func pathText(p api.Peer) string {
 	if p.StateAgeSeconds > 0 {
 		since = " " + ageOf(p.StateAgeSeconds)
 	}
+	if !p.Up && p.Via != "" {
+		return fmt.Sprintf("by %s, %.0f ms (down%s)", p.Via, p.ViaRTTMillis, since)
+	}
 	if !p.Up {
 		return red + "down" + since + ", loss " + percent(p.Loss)
 	}

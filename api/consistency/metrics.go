@@ -28,6 +28,9 @@ type PeerStatus struct {
 	Protocol int
 	Problem  string
 	Gateways []netip.AddrPort
+	// Via is the cluster by whose gateways it is reached while its own do not answer, with the round trip of that way; "" is none.
+	Via    mesh.ClusterName
+	ViaRTT time.Duration
 	// Received and Sent are octets over the connections that this control plane made to the peer's.
 	Received, Sent int64
 }
@@ -59,6 +62,12 @@ func Metrics(cluster mesh.ClusterName, version string, proxies []xds.ClientStatu
 	each("isthmus_peer_state_age_seconds", "For how long isthmus_peer_state has been what it is.", func(p PeerStatus) float64 { return p.StateAge.Seconds() })
 	each("isthmus_peer_rtt_seconds", "Smoothed round-trip time to the cluster's gateways; 0 until measured.", func(p PeerStatus) float64 { return p.RTT.Seconds() })
 	each("isthmus_peer_loss_ratio", "Share of the questions of the last minute that its gateways did not answer in time.", func(p PeerStatus) float64 { return p.Loss })
+	family("isthmus_peer_detour_rtt_seconds", "gauge", "Smoothed round-trip time by the gateways of a third cluster, via, while the cluster's own do not answer.")
+	for _, p := range peers {
+		if p.Via != "" {
+			fmt.Fprintf(&b, "isthmus_peer_detour_rtt_seconds{cluster=%q,peer=%q,via=%q} %g\n", self, string(p.Cluster), string(p.Via), p.ViaRTT.Seconds())
+		}
+	}
 	each("isthmus_peer_in_sync", "Whether all that the cluster states is known here, and its lease holds.", func(p PeerStatus) float64 { return float64(index(p.InSync && !p.Stale)) })
 	each("isthmus_peer_age_seconds", "How long ago the cluster was last heard; how old what is known of it may be.", func(p PeerStatus) float64 { return p.Age.Seconds() })
 	family("isthmus_peer_received_bytes_total", "counter", "Octets received over the connections that this control plane made to the cluster's: what it told.")

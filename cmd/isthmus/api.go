@@ -91,7 +91,7 @@ func peers(p *plane.Plane) []api.PeerStatus {
 	var out []api.PeerStatus
 	for _, l := range p.Peers() {
 		s := api.PeerStatus{Cluster: l.Cluster, State: l.State.String(), InSync: l.Status.InSync, Stale: l.Status.Stale,
-			Position: l.Status.Position, RTT: l.RTT, Gateways: l.Gateways,
+			Position: l.Status.Position, RTT: l.RTT, Gateways: l.Gateways, Via: l.Via.By, ViaRTT: l.Via.RTT,
 			Received: l.Received, Sent: l.Sent, Loss: l.Loss, StateAge: time.Since(l.Since),
 			Version: l.Status.Version, Protocol: l.Status.Protocol, Problem: l.Status.Skew}
 		if l.Since.IsZero() {

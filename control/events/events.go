@@ -73,9 +73,11 @@ type Recorder struct {
 	// down is the event by which the path to a peer was lost (0: one too many to be written); a peer that is reached has none.
 	// back is the event by which it was found again.
 	down, back map[mesh.ClusterName]uint64
-	links      map[mesh.ClusterName]*link
-	leaving    map[mesh.ClusterName]int
-	splits     map[mesh.ServiceName]*spread
+	// detours are the events by which ways through third clusters began.
+	detours map[mesh.ClusterName]uint64
+	links   map[mesh.ClusterName]*link
+	leaving map[mesh.ClusterName]int
+	splits  map[mesh.ServiceName]*spread
 	// ways are clusters on their way back, each with the last event of it.
 	ways   map[way]uint64
 	drains map[string]*drained
@@ -88,7 +90,7 @@ type Recorder struct {
 
 // New returns a recorder that remembers the start and nothing from before.
 func New(cfg Config) *Recorder {
-	r := &Recorder{cfg: cfg, started: cfg.Clock.Now(), ring: event.Ring{Max: eventsMax}, down: map[mesh.ClusterName]uint64{}, back: map[mesh.ClusterName]uint64{}, links: map[mesh.ClusterName]*link{},
+	r := &Recorder{cfg: cfg, started: cfg.Clock.Now(), ring: event.Ring{Max: eventsMax}, down: map[mesh.ClusterName]uint64{}, back: map[mesh.ClusterName]uint64{}, detours: map[mesh.ClusterName]uint64{}, links: map[mesh.ClusterName]*link{},
 		leaving: map[mesh.ClusterName]int{}, splits: map[mesh.ServiceName]*spread{}, ways: map[way]uint64{}, drains: map[string]*drained{}, refused: map[string]uint64{}, left: newLeftOut()}
 	r.write(event.Event{Kind: event.Process, Subject: string(cfg.Cluster), Reason: "started", Cause: "this process of the control plane was started",
 		Effect: "events are remembered from here on; those of a process before it are gone"})

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/control/detour"
 	"github.com/isthmus-mesh/isthmus/control/drain"
 	"github.com/isthmus-mesh/isthmus/control/load"
 	"github.com/isthmus-mesh/isthmus/control/verdict"
@@ -273,4 +274,22 @@ func TestRecorderIsBounded(t *testing.T) {
 	if len(a.Events) != listMax || !a.Cut || a.Last-a.Oldest+1 != eventsMax || a.Events[listMax-1].Seq != a.Last {
 		t.Errorf("%d events, cut %v, %d to %d are kept", len(a.Events), a.Cut, a.Oldest, a.Last)
 	}
+}
+
+// TestADetourFollowsFromTheLossOfThePath, ends for what became of it, and comes home with the path.
+func TestADetourFollowsFromTheLossOfThePath(t *testing.T) {
+	d := newDesk(t)
+	d.Path("us-east", liveness.State{PathDown: true, RTT: 80 * time.Millisecond})
+	d.wrote("path_lost")
+	begun := detour.Event{To: "us-east", By: "ap-south", Began: true, RTT: 280 * time.Millisecond, Cause: "through those of ap-south they do"}
+	d.Detour(begun)
+	d.says(d.wrote("detour_begun<2")[0], "ap-south", "may go to us-east by the gateways of ap-south, which read nothing (round trip 280ms)")
+	d.Detour(detour.Event{To: "us-east", By: "ap-south", Cause: "through ap-south its gateways do not answer any more"})
+	d.says(d.wrote("detour_ended<3")[0], "do not answer any more", "other clusters than us-east, until another way is found")
+	d.Detour(begun)
+	d.wrote("detour_begun<2")
+	d.Path("us-east", liveness.State{RTT: 80 * time.Millisecond})
+	d.wrote("path_back<2")
+	d.Detour(detour.Event{To: "us-east", By: "ap-south", Home: true, Cause: "its own gateways have answered again"})
+	d.says(d.wrote("detour_ended<6")[0], "answered again", "go the direct way")
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/control/detour"
 	"github.com/isthmus-mesh/isthmus/control/verdict"
 	"github.com/isthmus-mesh/isthmus/core/event"
 	"github.com/isthmus-mesh/isthmus/core/liveness"
@@ -131,5 +132,26 @@ func (r *Recorder) Verdict(v verdict.Event) {
 	if l := r.links[v.Cluster]; l != nil && e.Because == 0 {
 		e.Because = l.lost
 	}
+	r.write(e)
+}
+
+// Detour takes that a way to a cluster through a third began, or ended.
+func (r *Recorder) Detour(d detour.Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e := event.Event{Kind: event.Path, Subject: string(d.To), Clusters: []mesh.ClusterName{d.To, d.By}, Cause: d.Cause, Because: r.down[d.To]}
+	switch {
+	case d.Began:
+		e.Reason = "detour_begun"
+		e.Effect = fmt.Sprintf("requests from %s may go to %s by the gateways of %s, which read nothing (round trip %v), where the law of the service lets them pass there%s", r.cfg.Cluster, d.To, d.By, d.RTT, r.serves(d.To))
+		r.detours[d.To] = r.write(e)
+		return
+	case d.Home:
+		e.Because, e.Effect = r.back[d.To], fmt.Sprintf("requests to %s go the direct way; what was begun by %s ends there", d.To, d.By)
+	default:
+		e.Because, e.Effect = r.detours[d.To], fmt.Sprintf("requests from %s go to other clusters than %s, until another way is found", r.cfg.Cluster, d.To)
+	}
+	delete(r.detours, d.To)
+	e.Reason = "detour_ended"
 	r.write(e)
 }

@@ -52,6 +52,9 @@ type Config struct {
 	Region func(mesh.ClusterName) mesh.Region
 	// IgnoreLearnt believes no capacity that proxies learnt.
 	IgnoreLearnt bool
+	// Jurisdiction is the law under which a cluster stands, "" where that is not known: by it a way through a third cluster
+	// serves, or not. nil is none does.
+	Jurisdiction func(mesh.ClusterName) mesh.Jurisdiction
 	// Told takes each change, those that only say again what is among them; it must not wait. nil is nobody.
 	Told func(Change)
 	// LeftOut takes what a proxy of this cluster leaves out by itself; it must not wait. nil is nobody.
@@ -84,7 +87,7 @@ const learntMax = 1 << 16
 // NewDriver returns a driver; nothing runs before Run.
 func NewDriver(cfg Config) *Driver {
 	b := New(cfg.Cluster)
-	b.costs, b.unlearning = cfg.Costs, cfg.IgnoreLearnt
+	b.costs, b.unlearning, b.jurisdiction = cfg.Costs, cfg.IgnoreLearnt, cfg.Jurisdiction
 	return &Driver{cfg: cfg, balancer: b, learnt: map[resource]*xds.Resource{}, ingress: map[mesh.ClusterName]*unserved{}}
 }
 

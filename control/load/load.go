@@ -52,6 +52,8 @@ type Balancer struct {
 	costs func(from, to mesh.ClusterName) float64
 	// unlearning believes no capacity that proxies learnt.
 	unlearning bool
+	// jurisdiction is that of a cluster; nil is none known.
+	jurisdiction func(mesh.ClusterName) mesh.Jurisdiction
 
 	mu       sync.Mutex
 	services map[mesh.ServiceName]*service
@@ -383,7 +385,7 @@ func (b *Balancer) pose(n mesh.ServiceName, s *service, own *peer, since time.Du
 	places := make([]float64, k)
 	in = &split.Input{Since: since, Reports: make([]split.Report, k), RTT: make([]float64, k*k), Forbidden: make([]bool, k*k), Dead: make([]bool, k*k), Loss: make([]float64, k*k),
 		Strategy: cmp.Or(s.strategy, mesh.StrategyAuto)}
-	b.price(n, s, clusters, in)
+	b.price(n, s, own, clusters, in)
 	usual := b.usual(n, s)
 	for i, c := range clusters {
 		p, forbidden := b.peers[c], []mesh.ClusterName(nil)
@@ -420,7 +422,7 @@ func (b *Balancer) pose(n mesh.ServiceName, s *service, own *peer, since time.Du
 				continue
 			}
 			if path, ok := p.paths[to]; ok && i != j {
-				in.Dead[at], in.Loss[at] = path.Dead, path.Loss
+				in.Dead[at], in.Loss[at] = path.Dead && !b.passes(s, path), path.Loss
 				if path.RTT > 0 {
 					in.RTT[at] = path.RTT.Seconds()
 				}

@@ -28,7 +28,7 @@ func (s *service) perCall(sum float64) float64 {
 
 // price states what calls cost, and what that is worth. Clusters whose calls nobody has measured are taken to carry what
 // those of this one do.
-func (b *Balancer) price(n mesh.ServiceName, s *service, clusters []mesh.ClusterName, in *split.Input) {
+func (b *Balancer) price(n mesh.ServiceName, s *service, own *peer, clusters []mesh.ClusterName, in *split.Input) {
 	if b.costs == nil {
 		return
 	}
@@ -41,7 +41,8 @@ func (b *Balancer) price(n mesh.ServiceName, s *service, clusters []mesh.Cluster
 		}
 		for j, to := range clusters {
 			if i != j {
-				in.Price[i*k+j] = (sent*b.costs(from, to) + received*b.costs(to, from)) / gib
+				by := b.by(s, own, from, to)
+				in.Price[i*k+j] = (sent*b.cost(from, by, to) + received*b.cost(to, by, from)) / gib
 			}
 		}
 	}

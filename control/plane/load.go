@@ -23,19 +23,15 @@ func (p *Plane) newLoad() *load.Driver {
 	return load.NewDriver(load.Config{Cluster: p.cfg.Cluster, TrustDomain: p.cfg.TrustDomain(), Identify: authority.Identify, Clock: p.clock, Log: p.log,
 		IgnoreLearnt: p.cfg.IgnoreLearntCapacity,
 		Edit:         func(ctx context.Context, edits []world.Edit) error { return p.loop.Edit(ctx, edits, nil) },
-		Paths: func() (out []split.Path) {
-			for _, p := range p.Peers() {
-				out = append(out, split.Path{Cluster: p.Cluster, RTT: p.RTT, Dead: p.State == mesh.Unreachable, Lease: p.Lease, Loss: p.Loss})
-			}
-			return out
-		},
-		Sees:    p.sees,
-		Beliefs: p.authority.Beliefs, Believes: p.authority.Believes,
-		Unserved: unservedHere(p.loop.World),
-		Told:     p.events.Split,
-		LeftOut:  p.events.LeftOut,
-		Region:   p.region,
-		Costs:    p.costs,
+		Paths:        func() []split.Path { return p.detours.Over(p.paths()) },
+		Sees:         p.sees,
+		Beliefs:      p.authority.Beliefs, Believes: p.authority.Believes,
+		Unserved:     unservedHere(p.loop.World),
+		Told:         p.events.Split,
+		LeftOut:      p.events.LeftOut,
+		Region:       p.region,
+		Jurisdiction: p.jurisdiction,
+		Costs:        p.costs,
 		Drained: func(now time.Time) map[mesh.ClusterName]float64 {
 			return compile.Drained(p.loop.World(), now.UnixNano())
 		},
@@ -98,6 +94,14 @@ func (p *Plane) services() (out []*ir.Endpoints) {
 func (p *Plane) region(n mesh.ClusterName) mesh.Region {
 	if c := clusterOf(p.loop.World(), p.cfg.Cluster, n); c != nil {
 		return c.Region
+	}
+	return ""
+}
+
+// jurisdiction is the law under which a cluster stands, as this one knows it.
+func (p *Plane) jurisdiction(n mesh.ClusterName) mesh.Jurisdiction {
+	if c := clusterOf(p.loop.World(), p.cfg.Cluster, n); c != nil {
+		return c.Jurisdiction
 	}
 	return ""
 }

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/control/detour"
 	"github.com/isthmus-mesh/isthmus/control/peer"
 	"github.com/isthmus-mesh/isthmus/control/probe"
 	"github.com/isthmus-mesh/isthmus/core/ir"
@@ -29,6 +30,8 @@ const PointWithdraw failpoint.Point = "plane.withdraw"
 type peers struct {
 	plane *Plane
 	wake  chan struct{}
+
+	stating sync.Mutex // whoever states does it in the order in which it was found out
 
 	mu sync.Mutex
 	// want are the clusters as the own objects describe them.
@@ -257,9 +260,10 @@ func (ps *peers) start(ctx context.Context, w mesh.Cluster) *link {
 			}
 			ps.state(ctx, n, func(r mesh.Reach) mesh.Reach {
 				next := s.Fact(n, r.RTT)
-				next.Leaving = r.Leaving
+				next.Leaving, next.Via, next.ViaRTT = r.Leaving, r.Via, r.ViaRTT
 				return next
 			})
+			p.detours.Stir()
 		}})
 	l.follower = peer.NewFollower(peer.FollowerConfig{Self: p.cfg.Cluster, Peer: w, Source: p.source, Local: p.cfg.Local, Reach: p.reach(w),
 		Cache: p.cfg.path("peers", string(w.Name)), Edit: p.loop.EditAndWait, Known: p.known, Observe: p.observe, Clock: p.clock, Log: p.log, Failpoints: p.cfg.Failpoints, Build: p.cfg.Build, Patience: &p.patience,
@@ -281,10 +285,16 @@ func (ps *peers) ended(n mesh.ClusterName, what string, ctx context.Context, err
 	}
 }
 
-// state states what can be reached, when that is news: what next makes of what was stated last. A prober
-// calls it by one goroutine, so that the last word is the last in the world too.
+// state states what can be reached, when that is news: what next makes of what was stated last, which is the last in the world
+// too. Of a cluster that left nothing is stated.
 func (ps *peers) state(ctx context.Context, n mesh.ClusterName, next func(mesh.Reach) mesh.Reach) {
+	ps.stating.Lock()
+	defer ps.stating.Unlock()
 	ps.mu.Lock()
+	if _, joined := ps.want[n]; !joined {
+		ps.mu.Unlock()
+		return
+	}
 	before, had := ps.told[n]
 	if !had {
 		before.Cluster = n
@@ -292,7 +302,7 @@ func (ps *peers) state(ctx context.Context, n mesh.ClusterName, next func(mesh.R
 	now := next(before)
 	ps.told[n] = now
 	ps.mu.Unlock()
-	if had && now.State == before.State && now.RTT == before.RTT && now.StaleSinceMillis == before.StaleSinceMillis && slices.Equal(now.Leaving, before.Leaving) {
+	if had && now.State == before.State && now.RTT == before.RTT && now.StaleSinceMillis == before.StaleSinceMillis && slices.Equal(now.Leaving, before.Leaving) && now.Via == before.Via && now.ViaRTT == before.ViaRTT {
 		return
 	}
 	f := &mesh.Fact{Key: mesh.Key{Kind: mesh.KindReach, Origin: ps.plane.cfg.Cluster, Name: string(n)}, Value: &now, Digest: ir.DigestOf(&now)}
@@ -320,6 +330,8 @@ type Peer struct {
 	Through string
 	// Gateways are where the path leads.
 	Gateways []netip.AddrPort
+	// Via is the way by a third cluster that is in force while the path is down; its By is "" where there is none.
+	Via detour.Way
 }
 
 // Peers lists the links, by name.
@@ -332,6 +344,9 @@ func (p *Plane) Peers() []Peer {
 		loss, _ := l.prober.Loss()
 		in, sent := l.follower.Octets()
 		out = append(out, Peer{Cluster: n, State: s.Reach(), Lease: s.LeaseOf(), Since: s.Since, RTT: s.RTT, Loss: loss, Status: l.follower.Status(), Err: l.follower.Err(), Applied: l.follower.Applied(), Received: in, Sent: sent, Through: p.siblings.Through(n), Gateways: l.cluster.Gateways})
+		if w, ok := p.detours.Way(n); ok && s.PathDown {
+			out[len(out)-1].Via = w
+		}
 	}
 	slices.SortFunc(out, func(a, b Peer) int {
 		if a.Cluster < b.Cluster {

@@ -17,6 +17,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/control/authority"
 	"github.com/isthmus-mesh/isthmus/control/census"
 	"github.com/isthmus-mesh/isthmus/control/claim"
+	"github.com/isthmus-mesh/isthmus/control/detour"
 	"github.com/isthmus-mesh/isthmus/control/drain"
 	"github.com/isthmus-mesh/isthmus/control/events"
 	"github.com/isthmus-mesh/isthmus/control/load"
@@ -64,6 +65,8 @@ type Plane struct {
 	drains *drain.Keeper
 	// verdicts is what the mesh says of each cluster.
 	verdicts *verdict.Board
+	// detours finds ways through third clusters.
+	detours *detour.Keeper
 	// events is what was done without a person, and why.
 	events *events.Recorder
 	// patience is what was seen of control planes that are dialled.
@@ -138,7 +141,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (*Plane, error) {
 	p.events = p.newEvents()
 	p.peers, p.siblings = newPeers(p), p.newSiblings()
 	p.census = p.newCensus()
-	p.load, p.verdicts = p.newLoad(), p.newVerdicts()
+	p.load, p.verdicts, p.detours = p.newLoad(), p.newVerdicts(), p.newDetours()
 	p.drains = p.newDrains()
 	p.attachAuthority()
 	p.federation = peer.NewServer(peer.ServerConfig{Self: p.cfg.Cluster, TrustDomain: p.cfg.TrustDomain(), Exports: p.exports, Identify: authority.Identify,
@@ -197,6 +200,7 @@ func (p *Plane) Run(ctx context.Context) error {
 	part("load", p.load.Run)
 	part("drains", p.drains.Run)
 	part("verdicts", p.verdicts.Run)
+	part("detours", p.detours.Run)
 	part("events", p.events.Run)
 	part("discovery", p.xds.Run)
 	p.loop.Watch(string(p.cfg.Cluster), string(ir.TypeBundle), "*")

@@ -34,6 +34,7 @@ func (p *Plane) sees(observer mesh.ClusterName, paths []split.Path) {
 		row[x.Cluster] = liveness.Sight{Path: !x.Dead, Lease: x.Lease}
 	}
 	p.verdicts.Heard(observer, row)
+	p.detours.Heard(observer, paths)
 }
 
 // Verdicts is what the mesh says of each cluster, as this control plane judges.

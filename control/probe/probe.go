@@ -84,14 +84,7 @@ const dialMax = 10 * time.Second
 // New returns a prober that has heard nothing.
 func New(cfg Config) *Prober {
 	if cfg.Dial == nil {
-		cfg.Dial = func(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
-			// No keep-alive: a ping every quarter of a second says more.
-			d := net.Dialer{KeepAlive: -1}
-			if cfg.Local.IsValid() {
-				d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(cfg.Local, 0))
-			}
-			return d.DialContext(ctx, "tcp", addr.String())
-		}
+		cfg.Dial = straight(cfg.Local)
 	}
 	p := &Prober{cfg: cfg, wake: make(chan struct{}, 1), leaving: map[netip.AddrPort]bool{}}
 	for _, a := range cfg.Known {
