@@ -143,7 +143,7 @@ func (l *Driver) know() {
 		case *ir.Endpoints:
 			l.balancer.Know(v)
 		case *ir.Service:
-			l.balancer.Route(n, v.Traffic.Strategy, v.Traffic.Distribution)
+			l.balancer.Route(n, v.Traffic.Strategy, v.Traffic.Distribution, v.Traffic.Staleness)
 		}
 	}
 }

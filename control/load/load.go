@@ -71,6 +71,7 @@ type service struct {
 	endpoints *ir.Endpoints
 	strategy  mesh.Strategy
 	wants     mesh.Distribution // what the strategy was told
+	age       mesh.Staleness    // how old what is known of a cluster may be
 	state     split.State
 	// sent, received and calls are sums that fade: the bytes of calls from here.
 	sent, received, calls float64
@@ -138,12 +139,12 @@ func (b *Balancer) Know(e *ir.Endpoints) {
 	}
 }
 
-// Route takes how requests to a service are to be spread.
-func (b *Balancer) Route(n mesh.ServiceName, s mesh.Strategy, d mesh.Distribution) {
+// Route takes how requests to a service are to be spread, and how old what is known of a cluster may be for that.
+func (b *Balancer) Route(n mesh.ServiceName, s mesh.Strategy, d mesh.Distribution, old mesh.Staleness) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	of := b.service(n)
-	of.strategy, of.wants = s, d
+	of.strategy, of.wants, of.age = s, d, old
 }
 
 // Forget drops a service that is no longer there.
@@ -369,6 +370,13 @@ func (b *Balancer) step(n mesh.ServiceName, s *service, own *peer, tripped map[m
 	return Change{Service: n, Split: &mesh.Split{Service: n, Shares: s.shares, Beat: s.beat, Spend: s.spend, Returning: s.returning(), Capacities: s.bear}, Outcome: o, Moved: moved, Returns: returns}, true
 }
 
+// tooOld reports whether what is known of the cluster at the end of a path is older than the service bears, as proxies have it, who leave it
+// out by their own clocks.
+func (s *service) tooOld(p split.Path, now time.Time) bool {
+	from := s.age.From(p.StaleSinceMillis)
+	return from != 0 && now.UnixNano() >= from
+}
+
 // pose states the problem of one service, and says which cluster in it this one is.
 func (b *Balancer) pose(n mesh.ServiceName, s *service, own *peer, since time.Duration, now time.Time) (in *split.Input, self int) {
 	of := map[mesh.ClusterName]bool{b.self: true}
@@ -413,7 +421,7 @@ func (b *Balancer) pose(n mesh.ServiceName, s *service, own *peer, since time.Du
 		in.Reports[i] = r
 		for j, to := range clusters {
 			at := i*k + j
-			in.Forbidden[at] = slices.Contains(forbidden, to)
+			in.Forbidden[at] = slices.Contains(forbidden, to) || p == own && s.tooOld(own.paths[to], now)
 			in.RTT[at] = math.NaN()
 			if i == j {
 				in.RTT[at] = 0

@@ -26,7 +26,9 @@ type pair struct {
 	ready  map[mesh.ClusterName]int
 	// cut says that nothing passes, deaf that reports do not.
 	cut, deaf bool
-	slow      map[mesh.ClusterName]time.Duration
+	// silent is when eu last heard us's control plane, zero while it does.
+	silent time.Time
+	slow   map[mesh.ClusterName]time.Duration
 	// answer is the bytes of an answer.
 	answer float64
 	// fails is the part of requests to a cluster that fail.
@@ -116,6 +118,9 @@ func (w *pair) run(ticks int) {
 			}
 			other := map[mesh.ClusterName]mesh.ClusterName{"eu": "us", "us": "eu"}[n]
 			paths := []split.Path{{Cluster: other, RTT: 30 * time.Millisecond, Dead: w.cut}}
+			if n == "eu" && !w.silent.IsZero() {
+				paths[0].StaleSinceMillis = w.silent.UnixMilli()
+			}
 			for _, c := range b.Tick(paths, w.now) {
 				w.last[n] = c.Split
 				if w.told != nil {
@@ -207,6 +212,36 @@ func TestACutAndSilence(t *testing.T) {
 	w.want("healed for long", "eu", "us", 30, 60)
 }
 
+// TestWhatIsTooOldIsNotSpreadTo: where a policy bounds the age of what is known of a cluster, the split sends nothing there from then on, and all again when it is
+// heard, at once: nothing of it was lost. The control is a policy that bears any age.
+func TestWhatIsTooOldIsNotSpreadTo(t *testing.T) {
+	for _, when := range []mesh.WhenStale{mesh.WhenStaleKeep, mesh.WhenStaleExclude, mesh.WhenStaleLastResort} {
+		w := newPair(t)
+		w.demand["eu"], w.demand["us"] = 560, 100
+		w.clusters["eu"].Route(catalog, mesh.StrategyAuto, mesh.Distribution{}, mesh.Staleness{Max: 5 * time.Second, When: when})
+		w.run(10)
+		w.want("heard", "eu", "us", 30, 55)
+		w.deaf, w.silent = true, w.now
+		w.run(9)
+		w.want("not too old yet", "eu", "us", 30, 55)
+		w.run(2)
+		if when == mesh.WhenStaleKeep {
+			w.want("any age is borne", "eu", "us", 30, 55)
+			continue
+		}
+		w.want("too old", "eu", "us", 0, 0)
+		w.want("whose word counts for nobody else", "us", "us", 95, 100)
+		w.deaf, w.silent = false, time.Time{}
+		w.told = func(_ mesh.ClusterName, c Change) {
+			if len(c.Returns) > 0 {
+				t.Errorf("it has to prove itself: %+v", c.Returns)
+			}
+		}
+		w.run(8)
+		w.want("heard again", "eu", "us", 30, 55)
+	}
+}
+
 func TestDeathOfAllEndpointsMovesAllAtOnce(t *testing.T) {
 	w := newPair(t)
 	w.demand["eu"], w.demand["us"] = 100, 50
@@ -275,7 +310,7 @@ func TestLawAndStrategyBindTheSplit(t *testing.T) {
 	w.run(1)
 	w.want("a new law, at the next tick", "eu", "us", 0, 0)
 	forbid("")
-	b.Route(catalog, mesh.StrategyNearest, mesh.Distribution{})
+	b.Route(catalog, mesh.StrategyNearest, mesh.Distribution{}, mesh.Staleness{})
 	w.run(1)
 	w.want("the nearest first", "eu", "us", -1, -1)
 }

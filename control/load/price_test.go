@@ -15,7 +15,7 @@ func TestCrossingIsPaid(t *testing.T) {
 		w.answer = answer
 		for _, b := range w.clusters {
 			b.costs = func(from, to mesh.ClusterName) float64 { return perGiB }
-			b.Route(catalog, s, d)
+			b.Route(catalog, s, d, mesh.Staleness{})
 		}
 		w.demand["eu"], w.demand["us"] = 390, 40
 		w.run(80)

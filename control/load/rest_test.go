@@ -104,7 +104,7 @@ func story(r *rand.Rand, n mesh.ServiceName, now time.Time) func(*Balancer) {
 		return func(b *Balancer) { b.Know(e) }
 	case 2:
 		return func(b *Balancer) {
-			b.Route(n, []mesh.Strategy{mesh.StrategyAuto, mesh.StrategyLocal, mesh.StrategyNearest}[y%3], mesh.Distribution{})
+			b.Route(n, []mesh.Strategy{mesh.StrategyAuto, mesh.StrategyLocal, mesh.StrategyNearest}[y%3], mesh.Distribution{}, mesh.Staleness{})
 		}
 	case 3:
 		return func(b *Balancer) { b.Forget(n) }

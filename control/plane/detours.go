@@ -34,7 +34,7 @@ func (p *Plane) newDetours() *detour.Keeper {
 // paths are the direct ways to peers.
 func (p *Plane) paths() (out []split.Path) {
 	for _, p := range p.Peers() {
-		out = append(out, split.Path{Cluster: p.Cluster, RTT: p.RTT, Dead: p.State == mesh.Unreachable, Lease: p.Lease, Loss: p.Loss})
+		out = append(out, split.Path{Cluster: p.Cluster, RTT: p.RTT, Dead: p.State == mesh.Unreachable, Lease: p.Lease, Loss: p.Loss, StaleSinceMillis: p.StaleSinceMillis})
 	}
 	return out
 }

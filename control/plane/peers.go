@@ -316,7 +316,9 @@ type Peer struct {
 	// Lease is whether its control plane is heard.
 	Lease liveness.Lease
 	Since time.Time
-	RTT   time.Duration
+	// StaleSinceMillis is mesh.Reach's.
+	StaleSinceMillis int64
+	RTT              time.Duration
 	// Loss is the share of the last minute's questions to its gateways that were not answered in time.
 	Loss   float64
 	Status replica.Status
@@ -343,7 +345,7 @@ func (p *Plane) Peers() []Peer {
 		s := l.prober.State()
 		loss, _ := l.prober.Loss()
 		in, sent := l.follower.Octets()
-		out = append(out, Peer{Cluster: n, State: s.Reach(), Lease: s.LeaseOf(), Since: s.Since, RTT: s.RTT, Loss: loss, Status: l.follower.Status(), Err: l.follower.Err(), Applied: l.follower.Applied(), Received: in, Sent: sent, Through: p.siblings.Through(n), Gateways: l.cluster.Gateways})
+		out = append(out, Peer{Cluster: n, State: s.Reach(), StaleSinceMillis: s.Fact(n, 0).StaleSinceMillis, Lease: s.LeaseOf(), Since: s.Since, RTT: s.RTT, Loss: loss, Status: l.follower.Status(), Err: l.follower.Err(), Applied: l.follower.Applied(), Received: in, Sent: sent, Through: p.siblings.Through(n), Gateways: l.cluster.Gateways})
 		if w, ok := p.detours.Way(n); ok && s.PathDown {
 			out[len(out)-1].Via = w
 		}

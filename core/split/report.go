@@ -76,6 +76,8 @@ type Path struct {
 	// Via is the cluster whose gateways pass on what goes there while Dead, which is of the direct way; RTT and Loss are of
 	// the way by it then. "" is none.
 	Via mesh.ClusterName
+	// StaleSinceMillis is mesh.Reach's; peers are not told.
+	StaleSinceMillis int64
 }
 
 // ServiceReport is a cluster's part of one service.
