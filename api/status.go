@@ -8,6 +8,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/api/attachments"
 	"github.com/isthmus-mesh/isthmus/api/consistency"
+	"github.com/isthmus-mesh/isthmus/api/roots"
 	"github.com/isthmus-mesh/isthmus/codec/manifest"
 	"github.com/isthmus-mesh/isthmus/core/compile"
 	"github.com/isthmus-mesh/isthmus/core/derive"
@@ -339,21 +340,20 @@ type ClusterStatus struct {
 	Sync     *Peer            `json:"sync,omitempty"`
 	// Verdict is what the mesh says of it.
 	Verdict *consistency.Verdict `json:"verdict,omitempty"`
+	Roots   *roots.Roots         `json:"roots,omitempty"`
 }
 
 func (st *statuses) cluster(v *mesh.Cluster) *ClusterStatus {
-	out := &ClusterStatus{}
+	out := &ClusterStatus{Roots: roots.Of(st.world, v)}
 	if c, err := derive.Eval(st.world, compile.ClusterOf, v.Name); err == nil && c != nil {
 		out.Gateways = c.Gateways
 		if v.Name != st.world.Self() {
 			out.Reach, out.RTT = c.Reach.String(), c.RTT.String()
 		}
 	}
-	for _, p := range st.server.cfg.Peers() {
-		if p.Cluster == v.Name {
-			peer := peerOf(p)
-			out.Sync = &peer
-		}
+	peers := st.server.cfg.Peers()
+	if i := slices.IndexFunc(peers, func(p PeerStatus) bool { return p.Cluster == v.Name }); i >= 0 {
+		out.Sync = new(peerOf(peers[i]))
 	}
 	verdicts, _ := st.server.cfg.Verdicts()
 	if i := slices.IndexFunc(verdicts, func(x consistency.Verdict) bool { return x.Cluster == v.Name }); i >= 0 {

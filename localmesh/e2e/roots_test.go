@@ -197,6 +197,12 @@ func TestARootIsReplacedUnderLoad(t *testing.T) {
 	if out := m.run("events", "--kind", "trust", "--about", "us-east"); !strings.Contains(out, "root_introduced") && !strings.Contains(out, "a person began to replace the root") {
 		t.Errorf("events: %s", out)
 	}
+	for _, c := range []string{"eu-west", "us-east"} { // the object is what it was, and what is believed stands under it
+		eventually(t, 10*time.Second, c+" shows what it believes", func() (string, bool) {
+			out, _ := m.try("get", "cluster", "us-east", "-o", "json", "--cluster", c)
+			return out, strings.Contains(out, `"generation": 3`) && strings.Contains(out, "whoever joins by this object cannot verify the cluster")
+		})
+	}
 	t.Run("the control: without waiting", func(t *testing.T) {
 		l := m.load(0, farURL, 100)
 		defer l.stop()
