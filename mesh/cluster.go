@@ -37,6 +37,8 @@ type Cluster struct {
 	RTT time.Duration
 	// EgressPerGiB is the price of a GiB leaving towards this cluster, in US dollars; 0 is the list price, negative is free.
 	EgressPerGiB float64
+	// NoTransit says that its gateways pass nothing on to other clusters: the own ones refuse, those of others are not asked.
+	NoTransit bool
 	// Roots are the DER-encoded roots of the cluster's trust domain as they were when it
 	// joined; its own bundle replaces them as soon as it is heard.
 	Roots [][]byte

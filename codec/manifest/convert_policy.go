@@ -25,7 +25,7 @@ func (s *scope) cluster(in *cluster) *mesh.Cluster {
 		Name: mesh.ClusterName(s.name), Region: mesh.Region(c.Region), Zones: convert[mesh.Zone](c.Zones), Network: mesh.Network(c.Network),
 		Provider: mesh.Provider(c.Provider), Jurisdiction: mesh.Jurisdiction(c.Jurisdiction), Role: mesh.Role(c.Role),
 		Primaries: convert[mesh.ClusterName](c.Primaries), TrustDomain: mesh.TrustDomain(c.TrustDomain),
-		RTT: duration(c.RTT), EgressPerGiB: egress(c.EgressPerGiB),
+		RTT: duration(c.RTT), EgressPerGiB: egress(c.EgressPerGiB), NoTransit: c.Transit == "Deny",
 	}
 	if out.Role == "" {
 		out.Role = mesh.RolePrimary

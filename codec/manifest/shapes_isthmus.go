@@ -29,7 +29,8 @@ type cluster struct {
 		Ingresses     []string `json:"ingresses" is:"ip unique=."`
 		ControlPlanes []string `json:"controlPlanes" is:"addrport unique=."`
 		RTT           string   `json:"rtt" is:"duration"`
-		EgressPerGiB  *decimal `json:"egressPricePerGiB"` // in US dollars; 0 is free
+		EgressPerGiB  *decimal `json:"egressPricePerGiB"`            // in US dollars; 0 is free
+		Transit       string   `json:"transit" is:"enum=Allow|Deny"` // whether its gateways pass on to other clusters; Allow
 		// TrustBundle is PEM: the roots of the cluster's trust domain, for first contact.
 		TrustBundle string   `json:"trustBundle"`
 		Accepts     []accept `json:"accepts"`

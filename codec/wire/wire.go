@@ -290,7 +290,7 @@ func backendTLS(m *wirepb.BackendTLS) *ir.BackendTLS {
 func fromCluster(c *ir.Cluster) *wirepb.Cluster {
 	return &wirepb.Cluster{Name: string(c.Name), Region: string(c.Region), Jurisdiction: string(c.Jurisdiction), Network: string(c.Network),
 		TrustDomain: string(c.TrustDomain), Rtt: int64(c.RTT), Reach: uint32(c.Reach), Gateways: each(c.Gateways, fromAddrPort),
-		Ingresses: each(c.Ingresses, netip.Addr.AsSlice), Drains: fromRamps(c.Drains), StaleSinceMillis: c.StaleSinceMillis, Unserved: c.Unserved, Via: fromVia(c.Via)}
+		Ingresses: each(c.Ingresses, netip.Addr.AsSlice), Drains: fromRamps(c.Drains), StaleSinceMillis: c.StaleSinceMillis, Unserved: c.Unserved, Via: fromVia(c.Via), NoTransit: c.NoTransit}
 }
 
 func (d *decoder) cluster(m *wirepb.Cluster) *ir.Cluster {
@@ -300,7 +300,7 @@ func (d *decoder) cluster(m *wirepb.Cluster) *ir.Cluster {
 	return &ir.Cluster{Name: mesh.ClusterName(m.Name), Region: mesh.Region(m.Region), Jurisdiction: mesh.Jurisdiction(m.Jurisdiction),
 		Network: mesh.Network(m.Network), TrustDomain: mesh.TrustDomain(m.TrustDomain), RTT: time.Duration(m.Rtt),
 		Reach: mesh.Reachability(m.Reach), Gateways: each(m.Gateways, d.addrPort), Ingresses: each(m.Ingresses, d.addr), Drains: toRamps(m.Drains),
-		StaleSinceMillis: m.StaleSinceMillis, Unserved: m.Unserved, Via: d.via(m.Via)}
+		StaleSinceMillis: m.StaleSinceMillis, Unserved: m.Unserved, Via: d.via(m.Via), NoTransit: m.NoTransit}
 }
 
 func fromVia(v *ir.Via) *wirepb.Via {

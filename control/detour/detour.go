@@ -253,6 +253,8 @@ func (k *Keeper) over(to mesh.ClusterName, w *way, direct map[mesh.ClusterName]s
 		return fmt.Sprintf("%s, or how it is reached, has changed", by), true
 	case path.Dead:
 		return fmt.Sprintf("the gateways of %s are not reached either", by), true
+	case clusters[by].NoTransit:
+		return fmt.Sprintf("the Cluster object of %s wants nothing passed on by it any more", by), true
 	case k.cfg.Leaves(by):
 		return fmt.Sprintf("%s is being drained", by), true
 	case w.state.PathDown:
@@ -304,7 +306,7 @@ func (k *Keeper) nearest(to mesh.ClusterName, direct map[mesh.ClusterName]split.
 	least := time.Duration(0)
 	for by, r := range k.rows {
 		path, joined := direct[by]
-		if !joined || by == to || by == k.cfg.Self || path.Dead || now.Before(k.avoided[pair{to, by}]) || len(clusters[by].Gateways) == 0 || now.Sub(r.at) > liveness.RowLasts || k.cfg.Leaves(by) {
+		if !joined || by == to || by == k.cfg.Self || path.Dead || now.Before(k.avoided[pair{to, by}]) || len(clusters[by].Gateways) == 0 || clusters[by].NoTransit || now.Sub(r.at) > liveness.RowLasts || k.cfg.Leaves(by) {
 			continue
 		}
 		at := slices.IndexFunc(r.paths, func(p split.Path) bool { return p.Cluster == to })

@@ -186,7 +186,12 @@ func TestWhoIsNoWay(t *testing.T) {
 		"it is drained":                 func(d *desk) { d.leave = "ap-south" },
 		"it is not joined":              func(d *desk) { delete(d.paths, "ap-south") },
 		"it has no gateways":            func(d *desk) { d.known["ap-south"] = mesh.Cluster{Name: "ap-south"} },
-		"the destination has none":      func(d *desk) { d.known["us-east"] = mesh.Cluster{Name: "us-east"} },
+		"nothing is to be passed on by it": func(d *desk) {
+			c := d.known["ap-south"]
+			c.NoTransit = true
+			d.known["ap-south"] = c
+		},
+		"the destination has none": func(d *desk) { d.known["us-east"] = mesh.Cluster{Name: "us-east"} },
 	} {
 		d := newDesk(t, "us-east", "ap-south")
 		d.dead("us-east", true)

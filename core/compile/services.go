@@ -278,7 +278,7 @@ func via(c *derive.Ctx, r *mesh.Reach) *ir.Via {
 		return nil
 	}
 	by := direct(c, r.Via)
-	if by == nil || !by.Reach.Usable() || len(by.Gateways) == 0 {
+	if by == nil || by.NoTransit || !by.Reach.Usable() || len(by.Gateways) == 0 {
 		return nil
 	}
 	return &ir.Via{Cluster: by.Name, Jurisdiction: by.Jurisdiction, TrustDomain: by.TrustDomain, Gateways: by.Gateways, RTT: r.ViaRTT}
@@ -291,7 +291,7 @@ func direct(c *derive.Ctx, n mesh.ClusterName) *ir.Cluster {
 		return nil
 	}
 	out := &ir.Cluster{Name: v.Name, Region: v.Region, Jurisdiction: v.Jurisdiction, Network: v.Network,
-		TrustDomain: v.TrustDomain, RTT: v.RTT, Gateways: v.Gateways, Ingresses: v.Ingresses, Drains: drains.Get(c, mesh.DrainTarget{Cluster: n})}
+		TrustDomain: v.TrustDomain, RTT: v.RTT, Gateways: v.Gateways, Ingresses: v.Ingresses, NoTransit: v.NoTransit, Drains: drains.Get(c, mesh.DrainTarget{Cluster: n})}
 	if reach := own[mesh.Reach](c, mesh.KindReach, "", string(n)); reach != nil {
 		out.Reach, out.StaleSinceMillis = reach.State, reach.StaleSinceMillis
 		if reach.RTT > 0 {

@@ -214,6 +214,8 @@ type Cluster struct {
 	Drains mesh.Ramps
 	// StaleSinceMillis is mesh.Reach.StaleSinceMillis.
 	StaleSinceMillis int64
+	// NoTransit says that its gateways pass nothing on to other clusters.
+	NoTransit bool
 	// Via is the way there while Reach says that there is no direct one; nil is none. It serves a service where For says so.
 	Via *Via
 }

@@ -231,10 +231,12 @@ func (a *Agent) slot(n mesh.SNI) (netip.AddrPort, bool) {
 	return s.Table.Slots[n.Slot], true
 }
 
-// onward is where the gateway may pass connections on to: the gateways of a cluster that is reached without another's help.
+// onward is where the gateway may pass connections on to: the gateways of a cluster that is reached without another's help, unless
+// its own cluster's owner wants none of that.
 func (a *Agent) onward(td mesh.TrustDomain) []netip.AddrPort {
-	c := a.store.state.Load().Clusters[td.Cluster()]
-	if c == nil || c.TrustDomain != td || td == a.cfg.TrustDomain || !c.Reach.Usable() {
+	known := a.store.state.Load().Clusters
+	c, own := known[td.Cluster()], known[a.cfg.Cluster]
+	if c == nil || own == nil || own.NoTransit || c.TrustDomain != td || td == a.cfg.TrustDomain || !c.Reach.Usable() {
 		return nil
 	}
 	return c.Gateways

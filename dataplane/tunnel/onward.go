@@ -53,7 +53,7 @@ func (g *Gateway) further(ctx context.Context, by mesh.TrustDomain, name string)
 	}
 	to := g.cfg.Onward(td)
 	if len(to) == 0 {
-		return nil, alertUnrecognizedName, fmt.Errorf("%s is not joined, or not reached from here", td)
+		return nil, alertUnrecognizedName, fmt.Errorf("%s is not joined, or not reached from here, or nothing is to be passed on", td)
 	}
 	if !g.onward.enter() {
 		return nil, alertInternalError, fmt.Errorf("as many connections are passed on as may be (%d)", g.onward.most)

@@ -2779,6 +2779,7 @@ type Cluster struct {
 	StaleSinceMillis int64                  `protobuf:"varint,11,opt,name=stale_since_millis,json=staleSinceMillis,proto3" json:"stale_since_millis,omitempty"`
 	Unserved         []string               `protobuf:"bytes,12,rep,name=unserved,proto3" json:"unserved,omitempty"` // listeners of Gateways that its ingress gateways do not serve: NAMESPACE/GATEWAY/LISTENER
 	Via              *Via                   `protobuf:"bytes,13,opt,name=via,proto3" json:"via,omitempty"`
+	NoTransit        bool                   `protobuf:"varint,14,opt,name=no_transit,json=noTransit,proto3" json:"no_transit,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -2902,6 +2903,13 @@ func (x *Cluster) GetVia() *Via {
 		return x.Via
 	}
 	return nil
+}
+
+func (x *Cluster) GetNoTransit() bool {
+	if x != nil {
+		return x.NoTransit
+	}
+	return false
 }
 
 // Via is ir.Via.
@@ -5258,7 +5266,7 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	"\tEndpoints\x121\n" +
 	"\aservice\x18\x01 \x01(\v2\x17.isthmus.v1.ServiceNameR\aservice\x12)\n" +
 	"\x06groups\x18\x02 \x03(\v2\x11.isthmus.v1.GroupR\x06groups\x12\x18\n" +
-	"\atransit\x18\x03 \x03(\tR\atransit\"\x8f\x03\n" +
+	"\atransit\x18\x03 \x03(\tR\atransit\"\xae\x03\n" +
 	"\aCluster\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\"\n" +
@@ -5273,7 +5281,9 @@ const file_isthmus_v1_resources_proto_rawDesc = "" +
 	" \x03(\v2\x10.isthmus.v1.RampR\x06drains\x12,\n" +
 	"\x12stale_since_millis\x18\v \x01(\x03R\x10staleSinceMillis\x12\x1a\n" +
 	"\bunserved\x18\f \x03(\tR\bunserved\x12!\n" +
-	"\x03via\x18\r \x01(\v2\x0f.isthmus.v1.ViaR\x03via\"\x94\x01\n" +
+	"\x03via\x18\r \x01(\v2\x0f.isthmus.v1.ViaR\x03via\x12\x1d\n" +
+	"\n" +
+	"no_transit\x18\x0e \x01(\bR\tnoTransit\"\x94\x01\n" +
 	"\x03Via\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\"\n" +
 	"\fjurisdiction\x18\x02 \x01(\tR\fjurisdiction\x12!\n" +
