@@ -55,7 +55,19 @@ func TestAServiceBeyondACutLinkIsServedByAThirdCluster(t *testing.T) {
 			own.detour(t, c.url, c.fault)
 		})
 	}
-	t.Run("control: the third is cut off as well", func(t *testing.T) { m.noDetour(t, "partition", euUS, "ap-south--us-east") })
+	t.Run("control: the third is cut off as well", func(t *testing.T) { m.noDetour(t, "", "partition", euUS, "ap-south--us-east") })
+	t.Run("control: its owner wants nothing passed on", func(t *testing.T) {
+		object := m.run("get", "cluster", "ap-south", "-o", "yaml", "--cluster", "ap-south")
+		apply := func(yaml string) {
+			if out, code := m.apply("ap-south", yaml); code != 0 {
+				t.Fatalf("apply: exit %d: %s", code, out)
+			}
+			m.noDrift(t)
+		}
+		apply(strings.Replace(object, "\nspec:\n", "\nspec:\n  transit: Deny\n", 1))
+		m.noDetour(t, "", "partition", euUS)
+		apply(strings.Replace(object, "\nspec:\n", "\nspec:\n  transit: Allow\n", 1))
+	})
 	t.Run("control: the law lets nothing pass there", func(t *testing.T) {
 		if out, code := m.apply("eu-west", `
 apiVersion: isthmus.dev/v1alpha1
@@ -66,7 +78,7 @@ spec: {targetRefs: [{group: "", kind: Service, name: only}], jurisdictions: [EU,
 			t.Fatalf("apply: exit %d: %s", code, out)
 		}
 		m.noDrift(t)
-		m.noDetour(t, "partition", euUS)
+		m.noDetour(t, "lets nothing pass by ap-south (IN)", "partition", euUS)
 	})
 }
 
@@ -144,8 +156,8 @@ func (m *meshUnder) detour(t *testing.T, url string, fault []string) {
 	t.Logf("%d requests, failed %v; by ap-south for all that began %.2f s after the cut; home %.2f s after it was mended", gets, failed, (moved - cut).Seconds(), (home - mended).Seconds())
 }
 
-// noDetour makes a fault with which there is no way, sees that requests fail for that reason, and mends it.
-func (m *meshUnder) noDetour(t *testing.T, fault ...string) {
+// noDetour makes a fault with which there is no way, sees that requests fail for that reason and what explain says of it, and mends it.
+func (m *meshUnder) noDetour(t *testing.T, says string, fault ...string) {
 	l := m.mixed(0, onlyThere, 100)
 	defer l.stop()
 	l.served(t, 40*time.Second)
@@ -156,7 +168,7 @@ func (m *meshUnder) noDetour(t *testing.T, fault ...string) {
 		return fmt.Sprintf("%d of %d, %+v", n, len(s), s), n > 80 && n == len(s)
 	})
 	explained, _ := m.try("explain", "shell.default@eu-west", "only.shop")
-	if len(fault) == 2 && !strings.Contains(explained, "lets nothing pass by ap-south (IN)") || strings.Contains(explained, " by ap-south, rtt ") {
+	if !strings.Contains(explained, says) || !strings.Contains(explained, "the cluster cannot be reached") || strings.Contains(explained, " by ap-south, rtt ") {
 		t.Errorf("explain does not say why there is no way:\n%s", explained)
 	}
 	m.run(append([]string{"drill", "heal"}, fault[1:]...)...)
