@@ -118,12 +118,43 @@ func TestEndpointsAddUp(t *testing.T) {
 		for i, s := range c.samples {
 			b.Sampled(fmt.Sprint("shop/", i), "shop", []split.Sample{s}, time.Unix(1, 0))
 		}
-		got, source := b.measure(time.Unix(1, 0))[catalog].bears(c.ready, c.was)
-		if math.Abs(got.rate-c.rate) > 1e-6 || source != c.source {
-			t.Errorf("%s: %g requests a second, %s; want %g, %s", c.what, got.rate, source, c.rate, c.source)
+		rate, lanes, source := b.measure(time.Unix(1, 0))[catalog].of.Bears(c.ready, c.was)
+		if math.Abs(rate-c.rate) > 1e-6 || source != c.source {
+			t.Errorf("%s: %g requests a second, %s; want %g, %s", c.what, rate, source, c.rate, c.source)
 		}
-		if c.rate > 0 && math.Abs(got.lanes-0.02*c.rate) > 1e-6 {
-			t.Errorf("%s: %g lanes, want %g", c.what, got.lanes, 0.02*c.rate)
+		if c.rate > 0 && math.Abs(lanes-0.02*c.rate) > 1e-6 {
+			t.Errorf("%s: %g lanes, want %g", c.what, lanes, 0.02*c.rate)
+		}
+	}
+}
+
+// TestOlderPeersSeeNoLanes: what was learnt travels in fields of its own, so that a peer of an older version takes the cluster for one of which
+// nothing is known, as it did before; and of such a peer's nothing is assumed, as it does not say how many endpoints it has.
+func TestOlderPeersSeeNoLanes(t *testing.T) {
+	w := newPair(t)
+	w.learns = map[mesh.ClusterName]*learning{"eu": {}, "us": {}}
+	w.know()
+	w.demand["eu"], w.demand["us"] = 560, 100
+	w.run(20)
+	r := w.clusters["eu"].Report(nil, w.may)
+	if len(r.Services) != 1 || r.Services[0].Lanes != 0 || r.Services[0].Bears < 300 || r.Services[0].Source != mesh.CapacityLearnt || r.Services[0].Endpoints != 2 {
+		t.Fatalf("eu reports %+v", r.Services)
+	}
+	if got := w.clusters["us"].Report(nil, w.may).Services[0]; got.Lanes != 0 || got.Bears != 0 || got.Source != mesh.CapacityUnknown || got.Endpoints != 2 {
+		t.Errorf("us, that met no limit, reports %+v", got)
+	}
+	old := w.clusters["us"].Report(nil, w.may)
+	old.Services[0].Endpoints = 0
+	for range 60 {
+		w.now = w.now.Add(Every)
+		w.clusters["eu"].Heard("us", old, w.now)
+		w.clusters["eu"].Tick([]split.Path{{Cluster: "us", RTT: 30 * time.Millisecond}}, w.now)
+	}
+	for _, c := range w.clusters["eu"].Capacities() {
+		for _, of := range c.Capacities {
+			if of.Cluster == "us" {
+				t.Errorf("of a peer that says nothing %+v is assumed", of)
+			}
 		}
 	}
 }

@@ -437,7 +437,7 @@ func (b *Balancer) pose(n mesh.ServiceName, s *service, own *peer, since time.Du
 			}
 		}
 	}
-	assume(in, places)
+	split.Assume(in, places)
 	for i := range clusters { // one way is as long as the other, where only that was measured
 		for j := range clusters {
 			if math.IsNaN(in.RTT[i*k+j]) {

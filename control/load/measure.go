@@ -3,6 +3,7 @@ package load
 import (
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/core/capacity"
 	"github.com/isthmus-mesh/isthmus/core/split"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
@@ -15,10 +16,8 @@ type sum struct {
 	sent, received float64 // bytes a second
 	busy, capacity float64 // lanes of those with a known time, and what they serve
 	wait, waiting  float64 // weighted by what they served
-	// Of endpoints without declared lanes: what they say that they bear, or learnt, and how many say neither, with what they
-	// serve without harm.
-	reported, learnt bearing
-	silent, floor    float64
+	// of is what its endpoints say that they bear.
+	of capacity.Sum
 	// calls are those of its endpoints.
 	calls map[mesh.ServiceName]split.Call
 }
@@ -45,11 +44,12 @@ func (b *Balancer) measure(now time.Time) map[mesh.ServiceName]*sum {
 				}
 			}
 			if v.Lanes == 0 && !(b.unlearning && v.Source == mesh.CapacityLearnt) {
-				m.bear(v)
+				m.of.Says(v.Source, v.Bears, v.Sure, v.Time.Seconds())
 			}
 			if v.Lanes > 0 {
 				m.endpoints++
 				m.lanes += float64(v.Lanes)
+				m.of.Declares(float64(v.Lanes), v.Time.Seconds())
 				if v.Time > 0 {
 					m.busy += float64(v.Lanes)
 					m.capacity += float64(v.Lanes) / v.Time.Seconds()

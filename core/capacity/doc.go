@@ -3,8 +3,8 @@
 // nothing more is known. So a Learner tells four things apart by throughput, time and the number of requests that are there:
 //
 //   - harmless: requests take what they usually do. What was answered meanwhile is a floor.
-//   - busy: they take longer, and more of them are answered than ever harmlessly, or they grow in number window after
-//     window, or some are refused, or as many are answered as made it busy before. Then what is answered is near what it bears: the wait, as
+//   - busy: some are refused, or they take longer, and more of them are answered than ever harmlessly, or they grow in number window after
+//     window, or as many are answered as made it busy before. Then what is answered is near what it bears: the wait, as
 //     a part of the usual time, says how near (Sakasegawa's queue, as core/split has it).
 //   - slow: they take longer, and nothing else of that. The application has become slower, or calls what has; usual is what
 //     it takes now, by and by.

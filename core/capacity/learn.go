@@ -32,7 +32,7 @@ const (
 	// rateShare is the weight of a busy window of rateLeast answers in what is borne, once there were some, and sureShare that of
 	// any in how sure that is.
 	rateShare = 0.25
-	rateLeast = 200
+	rateLeast = 100
 	sureShare = 0.25
 	// raise is what a window without waits at raiseAt of what was thought the most adds to it.
 	raise, raiseAt = 0.03, 0.9
@@ -41,6 +41,8 @@ const (
 	slowShare = 0.3
 	// sureLasts is how fast a limit is forgotten that was not met again.
 	sureLasts = 10 * time.Minute
+	// From heavy of what is borne on, time that is added counts for heavyShare of what it would in what is usual.
+	heavy, heavyShare = 0.6, 0.05
 	// usualShare is the weight of a window of least harmless answers in what is usual.
 	usualShare = 0.1
 	// Sure is from where an estimate counts: three busy windows in a row.
@@ -128,6 +130,8 @@ func (l *Learner) learn(w *Window) {
 	l.wait = max(0, took-l.usual)
 	chance := doubts * l.usual / math.Sqrt(w.Answered)
 	switch {
+	case w.Refused: // whatever is usual: it may never have been seen without
+		l.busy(w, rate)
 	case took <= harmless*l.usual+grain.Seconds():
 		l.harmless(w, rate, took)
 	case took <= busy*l.usual+grain.Seconds()+chance:
@@ -136,7 +140,7 @@ func (l *Learner) learn(w *Window) {
 		if l.grows++; !grew {
 			l.grows = 0
 		}
-		if l.isBusy(w, rate) {
+		if l.isBusy(rate) {
 			l.busy(w, rate)
 		} else {
 			l.slow(w, rate, took)
@@ -151,6 +155,9 @@ func (l *Learner) harmless(w *Window, rate, took float64) {
 	if took < l.usual/harmless { // it was never usual: it began busy
 		share = max(share, 0.5*min(1, w.Answered/least))
 	}
+	if took > l.usual && l.sure > 0 && rate > heavy*l.rate { // near its limit some of it is waiting
+		share *= heavyShare
+	}
 	l.usual += share * (took - l.usual)
 	l.calm += (1 - kept(w.Over, fineTau)) * (rate - l.calm)
 	l.fine = max(l.fine, l.calm)
@@ -160,10 +167,12 @@ func (l *Learner) harmless(w *Window, rate, took float64) {
 }
 
 // isBusy reports whether requests that take longer do because there are so many.
-func (l *Learner) isBusy(w *Window, rate float64) bool {
-	few := doubts * math.Sqrt(l.lately/(fineTau/4).Seconds()) // that as many are there by chance
-	return w.Refused || l.grows >= growing || l.fine > 0 && l.lately > more*l.fine+few || l.sure > sureShare && rate > again*l.rate
+func (l *Learner) isBusy(rate float64) bool {
+	return l.grows >= growing || l.fine > 0 && l.lately > more*l.fine+doubts*l.few() || l.sure > sureShare && max(rate, l.lately) > again*l.rate
 }
+
+// few is how many a second more or less are answered lately by chance.
+func (l *Learner) few() float64 { return math.Sqrt(l.lately / (fineTau / 4).Seconds()) }
 
 func (l *Learner) busy(w *Window, rate float64) {
 	part := near(rate*l.usual, l.wait/l.usual)
@@ -182,7 +191,7 @@ func (l *Learner) busy(w *Window, rate float64) {
 // slow takes a window in which requests take longer, and not for their number.
 func (l *Learner) slow(w *Window, rate, took float64) {
 	l.usual += (1 - kept(w.Over, slowTau)) * (took - l.usual)
-	if rate <= again*l.rate { // fewer than it was thought to bear, and they take as long: that was no limit
+	if max(rate, l.lately)+l.few() <= again*l.rate { // fewer than it was thought to bear, and they take as long: that was no limit
 		l.sure *= 1 - slowShare
 	}
 }

@@ -231,3 +231,22 @@ func TestALimitThatIsGoneIsForgotten(t *testing.T) {
 		}
 	}
 }
+
+// TestWhoIsBornBusyIsKnownByRefusals: a proxy that never saw its application calm knows its limit when some are refused.
+func TestWhoIsBornBusyIsKnownByRefusals(t *testing.T) {
+	for i, shape := range shapes() {
+		a := shape
+		a.most = max(2, int(a.bears()*0.15))
+		a.rate = always(1.3 * a.bears())
+		known, last := math.Inf(1), Estimate{}
+		a.watch(uint64(i), 20, func(at float64, e Estimate) {
+			if e.Sure > 0 && known > at {
+				known = at
+			}
+			last = e
+		})
+		if got := last.Rate / a.bears(); known > 8 || got < 0.85 || got > 1.15 {
+			t.Errorf("%d lanes of %gs: known after %gs, bears %.2f of what it does", a.lanes, a.service, known, got)
+		}
+	}
+}

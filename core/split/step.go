@@ -462,11 +462,15 @@ func (t *tick) measure() {
 	}
 	for j := range t.Reports {
 		r, k := &t.Reports[j], &t.next.Kappa[j]
-		if r.Age < 0 || r.Age > StaleAfter || r.Wait < 0 || r.Capacity <= 0 || r.Service <= 0 {
+		if r.Age < 0 || r.Age > StaleAfter || r.Wait < 0 || r.Capacity <= 0 || r.Service <= 0 || r.Source == mesh.CapacityAssumed {
 			continue
 		}
+		least := KappaMin
+		if r.Source.Doubtful() {
+			least = 1 // who guesses what is borne guesses what is waited: too little, if anything
+		}
 		if rho := r.Rate / r.Capacity; rho > kappaBusy {
-			*k += KappaRate * (min(max(r.Wait/(r.Service*wait(rho)), KappaMin), KappaMax) - *k)
+			*k += KappaRate * (min(max(r.Wait/(r.Service*wait(rho)), least), KappaMax) - *k)
 		}
 	}
 	t.prices(load)

@@ -27,6 +27,8 @@ type plane struct {
 	own        split.Report
 	tree       split.Tree
 	timed      bool // a time in a lane was measured lately
+	// places are the ready endpoints, and waited what they say that requests waited in seconds, where they declare nothing.
+	places, waited float64
 	// heard is the last report of each region, and at when it was made.
 	heard []split.Report
 	at    []int64
@@ -76,6 +78,9 @@ func (c *plane) observe() {
 	if c.own.Wait = -1; began > 0 {
 		c.own.Wait = waited / float64(began) / 1e9
 	}
+	if c.p.undeclared {
+		c.own.Wait = c.waited
+	}
 }
 
 // measureCalls is what the region's endpoints call, and what that costs.
@@ -98,7 +103,7 @@ func (c *plane) measureCalls(served float64) {
 	}
 	c.own.Below, c.own.Within = c.tree.Cost(inLane, func(n mesh.ServiceName) (split.Price, bool) {
 		for _, w := range c.p.w.below {
-			if p, ok := w.policy.(*product); ok && nameOf(w) == n {
+			if p, ok := w.policy.(*product); ok && nameOf(w) == n && len(p.planes[c.i].state.Price) > c.i {
 				return p.planes[c.i].state.Price[c.i], true
 			}
 		}
@@ -110,15 +115,17 @@ func nameOf(w *world) mesh.ServiceName { return mesh.ServiceName{Namespace: "sim
 
 // measureCapacity sums lanes over service times of endpoints that the region's health checks let in.
 func (c *plane) measureCapacity() {
+	if c.p.undeclared {
+		c.learnCapacity()
+		return
+	}
 	w := c.p.w
 	reg := &w.regions[c.i]
 	capacity, lanes := 0.0, 0.0
 	c.timed = false
 	for _, at := range reg.endpoints {
 		e := &w.endpoints[at]
-		well := e.state == works || e.state == fails || e.state == rejects // which says that it is
-		dead := !well && w.now-e.lastDeath >= healthAfter || well && e.lastBirth > 0 && w.now-e.lastBirth < healthAfter
-		if dead {
+		if c.gone(e) {
 			continue
 		}
 		s := float64(e.meter.Service()) / 1e9
@@ -131,6 +138,12 @@ func (c *plane) measureCapacity() {
 		lanes += float64(e.lanes)
 	}
 	c.own.Offers(capacity, lanes)
+}
+
+// gone reports whether the region's health checks leave an endpoint out.
+func (c *plane) gone(e *endpoint) bool {
+	well := e.state == works || e.state == fails || e.state == rejects // which says that it is
+	return !well && c.p.w.now-e.lastDeath >= healthAfter || well && e.lastBirth > 0 && c.p.w.now-e.lastBirth < healthAfter
 }
 
 // control is one tick: reports that have come, a step, and the row of this region to its proxies.
@@ -155,6 +168,9 @@ func (c *plane) control() {
 			}
 		}
 		c.in.Dead[c.i*n+j] = j != c.i && c.paths[j].Reach() == mesh.Unreachable || w.now < c.quietUntil[j]
+	}
+	if !c.knows() {
+		return
 	}
 	before := c.row()
 	for _, m := range c.returns() {

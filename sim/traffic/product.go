@@ -25,6 +25,8 @@ type product struct {
 	blind bool
 	// ungated lets what comes back have all of its part at once: a control run.
 	ungated bool
+	// undeclared says that endpoints declare no lanes.
+	undeclared bool
 	// deaf does not hear what proxies trip by themselves: a control run.
 	deaf bool
 }
@@ -53,7 +55,7 @@ func (p *product) start(w *world) {
 	p.w, p.rand = w, rand.New(rand.NewPCG(w.chance.Uint64(), 7))
 	n := len(w.regions)
 	for at := range w.endpoints {
-		w.endpoints[at].meter.SetLanes(w.endpoints[at].lanes)
+		w.endpoints[at].meter.SetLanes(p.lanes(at))
 	}
 	p.planes = make([]plane, n)
 	for i := range p.planes {
@@ -72,6 +74,14 @@ func (p *product) start(w *world) {
 			}
 		}
 	}
+}
+
+// lanes are those that an endpoint declares.
+func (p *product) lanes(at int) int {
+	if p.undeclared {
+		return 0
+	}
+	return p.w.endpoints[at].lanes
 }
 
 func (p *product) probeEvery() time.Duration {
@@ -99,8 +109,7 @@ func (p *product) rebuild(k int32) {
 			g.Forbidden = "the scenario's residency"
 		}
 		for _, at := range reg.endpoints {
-			e := &w.endpoints[at]
-			g.Endpoints = append(g.Endpoints, ir.Endpoint{Tag: fmt.Sprint(at), Proxy: addressOf(at), Weight: 1, Lanes: uint32(e.lanes)})
+			g.Endpoints = append(g.Endpoints, ir.Endpoint{Tag: fmt.Sprint(at), Proxy: addressOf(at), Weight: 1, Lanes: uint32(p.lanes(int(at)))})
 		}
 		eps.Groups = append(eps.Groups, g)
 	}

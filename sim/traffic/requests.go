@@ -130,7 +130,7 @@ func (w *world) reach(at int32) {
 	}
 	r := &w.requests[t.request]
 	if w.sheds(e, r) {
-		t.outcome = balance.Shed
+		t.outcome, e.watched.refused = balance.Shed, true
 		t.reported = uint8(copyReport(&e.meter, t.report[:0]))
 		w.sendBack(at)
 		return
@@ -217,6 +217,7 @@ func (w *world) vacate(at int32, o balance.Outcome) {
 	e.answeredAt = w.now
 	w.regions[e.region].answered++
 	e.meter.Served(time.Duration(w.now-t.began), w.now)
+	e.watched.ended, e.watched.took = e.watched.ended+1, e.watched.took+w.now-t.came
 	t.outcome = o
 	t.reported = uint8(copyReport(&e.meter, t.report[:0]))
 	e.meter.End()

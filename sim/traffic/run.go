@@ -21,6 +21,8 @@ const (
 	blind   = "isthmus-blind"
 	ungated = "isthmus-ungated"
 	deaf    = "isthmus-deaf"
+	// undeclared is the product where no endpoint declares its lanes.
+	undeclared = "isthmus-undeclared"
 )
 
 // newPolicy makes a policy, nil for a name that nobody knows.
@@ -32,6 +34,8 @@ func newPolicy(name string) policy {
 		return &product{blind: true}
 	case deaf:
 		return &product{deaf: true}
+	case undeclared:
+		return &product{undeclared: true}
 	case ungated:
 		return &product{ungated: true}
 	case "round-robin":

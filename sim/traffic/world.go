@@ -43,6 +43,8 @@ type endpoint struct {
 	head    int
 	// meter is what its server proxy measures, as a real one does.
 	meter balance.Meter
+	// watched is what it learns.
+	watched watched
 	// queueing is how long those that began lately had waited, an average of nanoseconds.
 	queueing float64
 	started  int
