@@ -102,6 +102,7 @@ type node struct {
 	at      time.Time
 	// voices is what it says of clusters that it uses, or leaves out: at most voicesMax.
 	voices map[place]failback.Voice
+	swept  time.Time // when it was last looked what of them counts
 	// trips are clusters that it leaves out now.
 	trips []place
 }

@@ -28,11 +28,12 @@ func (n *node) saw(at place, r split.Result) {
 	}
 }
 
-// room reports whether a proxy may have a say of another place; it drops what does not count any more.
+// room reports whether a proxy may have a say of another place; once a report it drops what does not count any more.
 func (n *node) room() bool {
-	if len(n.voices) < voicesMax {
-		return true
+	if len(n.voices) < voicesMax || n.swept.Equal(n.at) {
+		return len(n.voices) < voicesMax
 	}
+	n.swept = n.at
 	for at, v := range n.voices {
 		if v.Silent(n.at) {
 			delete(n.voices, at)
