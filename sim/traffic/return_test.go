@@ -7,6 +7,11 @@ import (
 
 // sickReturn is a region that is as first says for 15 s and then fails every request at once, while it says that it serves.
 func sickReturn(t *testing.T, policy string, first state) *Measured {
+	return returns(t, policy, first, fails)
+}
+
+// returns is a region that is as first says for 15 s, and then as next does; of which it noticed nothing if that is rejects.
+func returns(t *testing.T, policy string, first, next state) *Measured {
 	m := *load(t, "t3-blackhole")
 	m.Faults, m.From, m.To, m.Duration = nil, 25*time.Second, 55*time.Second, 60*time.Second
 	w := newWorld(&m, policy, 1)
@@ -24,7 +29,7 @@ func sickReturn(t *testing.T, policy string, first state) *Measured {
 		})
 	}
 	all(10*time.Second, first)
-	all(25*time.Second, fails)
+	all(25*time.Second, next)
 	return w.run()
 }
 
@@ -52,5 +57,14 @@ func TestASickClusterWhoseGatewayAnswers(t *testing.T) {
 	}
 	if control.ErrorRate() < 0.01 {
 		t.Errorf("the control proves nothing: %.4f %% of requests fail", 100*control.ErrorRate())
+	}
+}
+
+// TestAWellClusterWhoseGatewayAnswers is back soon: what it costs to be careful with it is little, beside control planes that do not hear of trips.
+func TestAWellClusterWhoseGatewayAnswers(t *testing.T) {
+	gated, control := returns(t, "isthmus", rejects, works), returns(t, deaf, rejects, works)
+	t.Logf("mean %.1f ms, p99 %.1f ms, errors %.4f %%; without hearing of trips %.1f ms, %.1f ms, %.4f %%", gated.Mean(), gated.P99(), 100*gated.ErrorRate(), control.Mean(), control.P99(), 100*control.ErrorRate())
+	if gated.ErrorRate() > 1e-4 || gated.P99() > 1.25*control.P99() || gated.Mean() > 1.5*control.Mean() {
+		t.Errorf("a cluster that is well is back late")
 	}
 }
