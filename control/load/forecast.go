@@ -55,7 +55,7 @@ func (l *Driver) Forecast(loss Loss) []Forecast {
 func (b *Balancer) Forecast(loss Loss, all []*ir.Endpoints, paths []split.Path, now time.Time) []Forecast {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	own := newPeer(paths, now)
+	own := newPeer(without(paths, loss), now)
 	var out []Forecast
 	for n, s := range b.services {
 		if f, ok := b.forecast(n, s, loss, own, now); ok {
@@ -81,7 +81,7 @@ func (b *Balancer) left(e *ir.Endpoints, loss Loss, own *peer, now time.Time) (k
 		if g.Cluster == loss.Cluster {
 			kept, goes = loss.of(e.Service, g, now)
 			left = left || kept > 0
-		} else if g.Forbidden == "" && g.Exported && len(g.Endpoints)+len(g.Slots) > 0 && !own.paths[g.Cluster].Dead {
+		} else if g.Forbidden == "" && g.Exported && len(g.Endpoints)+len(g.Slots) > 0 && (!own.paths[g.Cluster].Dead || b.passes(e, own.paths[g.Cluster])) {
 			left = left || b.drained[g.Cluster] > 0 || !b.isDrained(g.Cluster)
 		}
 	}

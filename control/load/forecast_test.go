@@ -49,6 +49,16 @@ func TestTheForecastSaysWhoTakesOver(t *testing.T) {
 	if dead := w.clusters["eu"].Forecast(Loss{Cluster: "eu"}, nil, []split.Path{{Cluster: "us", Dead: true}}, w.now); len(dead) != 1 || dead[0].Left {
 		t.Errorf("nobody is left behind a path that is dead: %+v", dead)
 	}
+	eu := w.clusters["eu"]
+	eu.jurisdiction = func(mesh.ClusterName) mesh.Jurisdiction { return "" }
+	eu.services[catalog].endpoints.Transit = []mesh.Jurisdiction{ir.Anywhere}
+	by := []split.Path{{Cluster: "us", Dead: true, Via: "in", RTT: 60 * time.Millisecond}, {Cluster: "in"}}
+	if round := eu.Forecast(Loss{Cluster: "eu"}, nil, by, w.now); len(round) != 1 || !round[0].Left {
+		t.Errorf("a way round leads to who is left: %+v", round)
+	}
+	if own := newPeer(without(by, Loss{Cluster: "in"}), w.now); own.paths["us"].Via != "" || by[0].Via != "in" {
+		t.Errorf("by a cluster that is lost nothing is passed on: %+v, %+v", own.paths, by)
+	}
 }
 
 // TestTheForecastKnowsOfServicesThatNobodyAskedFor: a control plane that has just been started is asked before its proxies are back.

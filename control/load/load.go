@@ -431,7 +431,7 @@ func (b *Balancer) pose(n mesh.ServiceName, s *service, own *peer, since time.Du
 				continue
 			}
 			if path, ok := p.paths[to]; ok && i != j {
-				in.Dead[at], in.Loss[at] = path.Dead && !b.passes(s, path), path.Loss
+				in.Dead[at], in.Loss[at] = path.Dead && !b.passes(s.endpoints, path), path.Loss
 				if path.RTT > 0 {
 					in.RTT[at] = path.RTT.Seconds()
 				}
