@@ -22,10 +22,18 @@ const (
 	timeMax  = time.Hour
 )
 
+func fromShares(in []mesh.Share) []*wirepb.Share {
+	return each(in, func(s mesh.Share) *wirepb.Share { return &wirepb.Share{Cluster: string(s.Cluster), Parts: s.Parts} })
+}
+
+func toShares(in []*wirepb.Share) []mesh.Share {
+	return each(in, func(s *wirepb.Share) mesh.Share {
+		return mesh.Share{Cluster: mesh.ClusterName(s.Cluster), Parts: s.Parts}
+	})
+}
+
 func fromSplit(v *mesh.Split) *wirepb.Split {
-	return &wirepb.Split{Service: fromService(v.Service), Beat: v.Beat, Spend: v.Spend, Shares: each(v.Shares, func(s mesh.Share) *wirepb.Share {
-		return &wirepb.Share{Cluster: string(s.Cluster), Parts: s.Parts}
-	}), Returning: each(v.Returning, func(r mesh.Return) *wirepb.Return {
+	return &wirepb.Split{Service: fromService(v.Service), Beat: v.Beat, Spend: v.Spend, Shares: fromShares(v.Shares), Returning: each(v.Returning, func(r mesh.Return) *wirepb.Return {
 		return &wirepb.Return{Cluster: string(r.Cluster), Parts: r.Parts, Ended: r.Ended, Failed: r.Failed, SinceMillis: r.SinceMillis, Hold: int64(r.Hold)}
 	}), Capacities: each(v.Capacities, func(c mesh.Capacity) *wirepb.Capacity {
 		return &wirepb.Capacity{Cluster: string(c.Cluster), Rate: c.Rate, Lanes: c.Lanes, Source: uint32(c.Source)}
@@ -33,9 +41,7 @@ func fromSplit(v *mesh.Split) *wirepb.Split {
 }
 
 func (d *decoder) split(m *wirepb.Split) *mesh.Split {
-	return &mesh.Split{Service: d.service(m.Service), Beat: m.Beat, Spend: m.Spend, Shares: each(m.Shares, func(s *wirepb.Share) mesh.Share {
-		return mesh.Share{Cluster: mesh.ClusterName(s.Cluster), Parts: s.Parts}
-	}), Returning: each(m.Returning, func(r *wirepb.Return) mesh.Return {
+	return &mesh.Split{Service: d.service(m.Service), Beat: m.Beat, Spend: m.Spend, Shares: toShares(m.Shares), Returning: each(m.Returning, func(r *wirepb.Return) mesh.Return {
 		return mesh.Return{Cluster: mesh.ClusterName(r.Cluster), Parts: r.Parts, Ended: r.Ended, Failed: r.Failed, SinceMillis: r.SinceMillis, Hold: time.Duration(r.Hold)}
 	}), Capacities: each(m.Capacities, func(c *wirepb.Capacity) mesh.Capacity {
 		return mesh.Capacity{Cluster: mesh.ClusterName(c.Cluster), Rate: c.Rate, Lanes: c.Lanes, Source: mesh.CapacitySource(c.Source)}
@@ -129,7 +135,8 @@ func EncodeReport(r *split.ClusterReport) []byte {
 			deep, grows := fromBelow(s.Below)
 			return &wirepb.ServiceLoad{Service: fromService(s.Service), Demand: s.Demand, Rate: s.Rate, Lanes: s.Lanes, Time: s.Time, Wait: s.Wait,
 				Bears: s.Bears, Source: uint32(s.Source), Endpoints: s.Endpoints,
-				Forbidden: texts(s.Forbidden), Sent: s.Sent, Received: s.Received, Below: deep, Grows: grows, Within: s.Within}
+				Forbidden: texts(s.Forbidden), Sent: s.Sent, Received: s.Received, Below: deep, Grows: grows, Within: s.Within,
+				Row: fromShares(s.Row)}
 		}),
 		Beliefs: each(r.Beliefs, func(b split.Belief) *wirepb.Belief {
 			return &wirepb.Belief{TrustDomain: string(b.TrustDomain), Generation: b.Generation, Missing: b.Missing}
@@ -185,9 +192,13 @@ func DecodeReport(b []byte) (*split.ClusterReport, error) {
 			d.within("time", s.Time, 0, timeMax.Seconds())
 			d.within("time within", s.Within, 0, timeMax.Seconds())
 			d.within("wait", s.Wait, -timeMax.Seconds(), timeMax.Seconds())
+			for _, share := range s.Row {
+				d.within("part of a split", float64(share.Parts), 0, mesh.AllParts)
+			}
 			return split.ServiceReport{Service: d.service(s.Service), Demand: s.Demand, Rate: s.Rate, Lanes: s.Lanes, Time: s.Time, Wait: s.Wait,
 				Bears: s.Bears, Source: toCapacitySource(s.Source), Endpoints: s.Endpoints,
-				Forbidden: typed[mesh.ClusterName](s.Forbidden), Sent: s.Sent, Received: s.Received, Below: d.below(s.Below, s.Grows), Within: s.Within}
+				Forbidden: typed[mesh.ClusterName](s.Forbidden), Sent: s.Sent, Received: s.Received, Below: d.below(s.Below, s.Grows), Within: s.Within,
+				Row: toShares(s.Row)}
 		}),
 		Beliefs: each(m.Beliefs, func(b *wirepb.Belief) split.Belief {
 			return split.Belief{TrustDomain: mesh.TrustDomain(b.TrustDomain), Generation: b.Generation, Missing: b.Missing}

@@ -41,7 +41,8 @@ func TestLeasesTravel(t *testing.T) {
 
 // TestWhatIsCalledTravels; of a build that does not tell it nothing is known, and of one that counts fewer hops the last goes on.
 func TestWhatIsCalledTravels(t *testing.T) {
-	s := split.ServiceReport{Service: mesh.ServiceName{Namespace: "shop", Name: "app"}, Below: split.Price{Deep: [split.Hops]float64{0.1, 0.2, 0.3, 0.4}, Grows: [split.Hops]float64{1e-4, 1e-4, 2e-4, 2e-4}}, Within: 0.05}
+	s := split.ServiceReport{Service: mesh.ServiceName{Namespace: "shop", Name: "app"}, Below: split.Price{Deep: [split.Hops]float64{0.1, 0.2, 0.3, 0.4}, Grows: [split.Hops]float64{1e-4, 1e-4, 2e-4, 2e-4}}, Within: 0.05,
+		Row: []mesh.Share{{Parts: 7_500}, {Cluster: "us", Parts: 2_500}}}
 	got, err := DecodeReport(EncodeReport(&split.ClusterReport{Services: []split.ServiceReport{s, {Service: s.Service}}}))
 	if err != nil || got.Services[0].Below != s.Below || got.Services[0].Within != s.Within || got.Services[1].Below != (split.Price{}) {
 		t.Errorf("%+v came back as %+v, %v", s, got, err)

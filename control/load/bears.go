@@ -24,7 +24,7 @@ func (s *service) offers(m *sum, now time.Time) {
 		if source.Doubtful() {
 			s.own.Learns(rate, lanes)
 		} else {
-			s.own.Offers(rate, lanes)
+			s.own.Offers(rate, lanes, ready)
 		}
 		s.lanes = s.own.Capacity * s.own.Service
 		return
@@ -36,7 +36,7 @@ func (s *service) offers(m *sum, now time.Time) {
 	case s.lanes == 0:
 		s.own.Capacity, s.source = 0, mesh.CapacityUnknown
 	case m.busy > 0:
-		s.own.Offers(s.lanes*m.capacity/m.busy, s.lanes)
+		s.own.Offers(s.lanes*m.capacity/m.busy, s.lanes, ready)
 	default: // no proxy knows its time now: it is taken for as quick as the others
 		s.own.Capacity, s.own.Service = 0, 0
 	}

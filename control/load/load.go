@@ -12,7 +12,6 @@ import (
 	"maps"
 	"math"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -218,7 +217,7 @@ func (b *Balancer) Report(paths []split.Path, may func(mesh.ServiceName) bool) *
 	for _, n := range told {
 		s := b.services[n]
 		v := split.ServiceReport{Service: n, Demand: s.own.Demand, Rate: s.own.Rate, Time: s.own.Service, Wait: s.own.Wait, Endpoints: s.places, Source: s.source,
-			Forbidden: s.forbidden, Sent: s.perCall(s.sent), Received: s.perCall(s.received), Below: s.own.Below, Within: s.own.Within}
+			Forbidden: s.forbidden, Sent: s.perCall(s.sent), Received: s.perCall(s.received), Below: s.own.Below, Within: s.own.Within, Row: b.rowOf(s)}
 		if s.source > mesh.CapacityDeclared {
 			v.Bears = s.own.Capacity
 		} else {
@@ -408,7 +407,7 @@ func (b *Balancer) pose(n mesh.ServiceName, s *service, own *peer, since time.Du
 		case p != nil && p.services[n] != nil:
 			v := p.services[n]
 			r.Age, r.Demand, r.Rate, r.Wait, forbidden = now.Sub(p.at), v.Demand, v.Rate, v.Wait, v.Forbidden
-			r.Below, r.Within = v.Below, v.Within
+			r.Below, r.Within, r.Row = v.Below, v.Within, rowIn(clusters, c, v.Row)
 			places[i], r.Source = v.Endpoints, v.Source
 			lanes := v.Lanes
 			if v.Bears > 0 && v.Time > 0 {
@@ -447,37 +446,4 @@ func (b *Balancer) pose(n mesh.ServiceName, s *service, own *peer, since time.Du
 		}
 	}
 	return in, self
-}
-
-// round turns a row into shares that sum up to AllParts, without those that get nothing.
-func round(clusters []mesh.ClusterName, row []float64) []mesh.Share {
-	var out []mesh.Share
-	left, most := int(mesh.AllParts), -1
-	for j, x := range row {
-		if parts := int(math.Round(x * mesh.AllParts)); parts > 0 {
-			out = append(out, mesh.Share{Cluster: clusters[j], Parts: uint32(parts)})
-			left -= parts
-			if most < 0 || out[most].Parts < uint32(parts) {
-				most = len(out) - 1
-			}
-		}
-	}
-	if most >= 0 {
-		out[most].Parts = uint32(int(out[most].Parts) + left)
-	}
-	slices.SortFunc(out, func(a, b mesh.Share) int { return strings.Compare(string(a.Cluster), string(b.Cluster)) })
-	return out
-}
-
-// near reports whether two splits differ by no news: in no share by more than least, and in nobody's coming or going.
-func near(a, b []mesh.Share, least uint32) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if a[i].Cluster != b[i].Cluster || max(a[i].Parts, b[i].Parts)-min(a[i].Parts, b[i].Parts) > least {
-			return false
-		}
-	}
-	return true
 }

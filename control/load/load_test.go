@@ -362,3 +362,34 @@ func TestWhoIsNotAskedIsNotSlowForEver(t *testing.T) {
 	w.run(40)
 	w.want("when nobody knows", "eu", "eu", 95, 100)
 }
+
+// TestPeersAreToldWhatIsInForce: a split goes to peers as it was told to proxies, and is taken in by whoever knows all of its clusters.
+func TestPeersAreToldWhatIsInForce(t *testing.T) {
+	w := newPair(t)
+	w.demand["eu"], w.demand["us"] = 500, 100 // eu serves 400
+	w.run(20)
+	report := func() []mesh.Share {
+		for _, s := range w.clusters["eu"].Report(nil, w.may).Services {
+			if s.Service == catalog {
+				return s.Row
+			}
+		}
+		return nil
+	}
+	row := report()
+	if len(row) != 2 || row[0].Cluster != "" || row[1].Cluster != "us" || row[0].Parts+row[1].Parts != mesh.AllParts || row[1].Parts < 500 {
+		t.Fatalf("us is told of the row %v", row)
+	}
+	us := w.clusters["us"]
+	us.mu.Lock()
+	in, self := us.pose(catalog, us.services[catalog], newPeer(nil, w.now), Every, w.now)
+	us.mu.Unlock()
+	if got := in.Reports[1-self].Row; len(got) != 2 || got[self] != float64(row[1].Parts)/mesh.AllParts {
+		t.Errorf("us takes it for %v", got)
+	}
+	for name, row := range map[string][]mesh.Share{"": nil, "of a cluster that is not known": {{Cluster: "ap", Parts: mesh.AllParts}}, "of nothing": {{Cluster: "us"}}} {
+		if got := rowIn([]mesh.ClusterName{"eu", "us"}, "eu", row); got != nil {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package balance
 
 import (
 	"fmt"
+	"github.com/isthmus-mesh/isthmus/core/meter"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -143,10 +144,11 @@ func TestReportedLoadCounts(t *testing.T) {
 			t.Errorf("report %q was taken as %d", bad, o)
 		}
 	}
-	var m Meter
+	var m meter.Meter
 	m.Begin()
 	m.Begin()
-	m.Served(3*time.Millisecond, now)
+	m.Asked(now)
+	m.Served(3*time.Millisecond, now+3e6)
 	if got := string(m.AppendReport(nil)); got != "1 3000" {
 		t.Errorf("the report is %q, want %q", got, "1 3000")
 	}

@@ -37,3 +37,19 @@ func TestBudgetBoundsRetriesToAFifth(t *testing.T) {
 		t.Errorf("control: load is multiplied by %v where each request may be retried, want 2", got)
 	}
 }
+
+func TestBudgetKeepsItsShare(t *testing.T) {
+	for rate, want := range map[BudgetRate]int{{}: 100 + 200, {Percent: 50, Burst: 10}: 10 + 500, BudgetRate{}.Across(): 100 + 100} {
+		var b Budget
+		spent := 0
+		for range 1000 {
+			b.Earn(rate)
+			for b.Spend(rate) {
+				spent++
+			}
+		}
+		if spent < want-1 || spent > want {
+			t.Errorf("%+v: %d retries of 1,000 requests, want %d", rate, spent, want)
+		}
+	}
+}

@@ -15,6 +15,9 @@ import (
 const (
 	// ewmaTau is the time constant of the service-time average.
 	ewmaTau = time.Second
+	// ewmaDoubts is how often it doubles for an endpoint that, asked again after that time, was found as slow as before: each
+	// question costs a request that waits.
+	ewmaDoubts = 2
 	// reportTau is how fast a server proxy's word on what it has in flight goes stale.
 	reportTau = 100 * time.Millisecond
 	// penaltyTau is how fast the penalty for a failure fades.
@@ -31,8 +34,6 @@ const (
 	reportFresh = 3 * time.Second
 	// typicalShare is the weight of one answer in what is usual for a cluster.
 	typicalShare = 1.0 / 16
-	// meterShare is that in what a server proxy reports: of all requests there are enough to be exact.
-	meterShare = 1.0 / 64
 )
 
 // # Ejecting
@@ -56,9 +57,11 @@ const (
 // # Spreading over clusters
 const (
 	// A request overflows when what is predicted for it is later than the cluster's distance and
-	// overflowAt service times; then one candidate each of overflowLooks other clusters, nearest first
+	// overflowAt service times, or overflowCalm where the cluster is less than overflowBusy utilised: there who waits has met
+	// the wrong endpoint, and the split has seen to the cluster. Then one candidate each of overflowLooks other clusters, nearest first
 	// and less than overflowBusy utilised, is looked at, and must be below overflowGain of the prediction.
 	overflowAt    = 1.5
+	overflowCalm  = 2.5
 	overflowLooks = 6
 	overflowBusy  = 0.9
 	// One request in overflowScouts tries a cluster that nothing is known of.
@@ -72,6 +75,8 @@ const (
 
 // # Drawing
 const (
+	// alike is up to how many times the service time of another an endpoint counts as about as quick: estimates differ by that.
+	alike = 1.5
 	// redraws is how many draws may meet an endpoint that cannot be had before all are looked
 	// at: with half of them out, one pick in 64 looks.
 	redraws = 6

@@ -2,7 +2,6 @@ package balance
 
 import (
 	"math"
-	"strconv"
 	"sync/atomic"
 	"time"
 )
@@ -12,12 +11,21 @@ import (
 type ewma struct {
 	value atomic.Uint64
 	at    atomic.Int64
+	// doubts is how often in a row a sample that came after a pause was as long as those before.
+	doubts atomic.Int64
 }
 
 // peak folds a sample in: at once when it is longer, with ewmaTau when it is shorter (peak
 // EWMA, as Finagle's).
 func (m *ewma) peak(took, now int64) {
 	sample := float64(max(took, 1))
+	if idle := now - m.at.Load(); idle > int64(ewmaTau) {
+		if sample*2 >= math.Float64frombits(m.value.Load()) {
+			m.doubts.Store(min(m.doubts.Load()+1, ewmaDoubts))
+		} else {
+			m.doubts.Store(0)
+		}
+	}
 	for {
 		bits := m.value.Load()
 		old, next := math.Float64frombits(bits), sample
@@ -64,55 +72,11 @@ func (m *ewma) faded(now int64) float64 {
 	if idle <= 0 {
 		return s
 	}
-	return max(s*math.Exp(-float64(idle)/float64(ewmaTau)), float64(floor))
+	return max(s*math.Exp(-float64(idle)/float64(int64(ewmaTau)<<m.doubts.Load())), float64(floor))
 }
 
 // read is the average as it stands.
 func (m *ewma) read() time.Duration { return time.Duration(math.Float64frombits(m.value.Load())) }
-
-// Meter is what a server proxy measures of its own application, for the proxies that call it. The
-// zero Meter is ready for use. It is safe for concurrent use.
-type Meter struct {
-	inFlight atomic.Int64
-	service  ewma
-	lanes    atomic.Int64
-	served   served
-}
-
-// SetLanes says how many requests the application serves at once; 0 is unknown.
-func (m *Meter) SetLanes(n int) { m.lanes.Store(int64(n)) }
-
-// Service is the usual service time.
-func (m *Meter) Service() time.Duration { return m.service.read() }
-
-// Begin counts a request in.
-func (m *Meter) Begin() { m.inFlight.Add(1) }
-
-// End counts it out.
-func (m *Meter) End() { m.inFlight.Add(-1) }
-
-// Served says that the application answered after took.
-func (m *Meter) Served(took time.Duration, now int64) {
-	m.service.mean(int64(took), now, meterShare)
-	m.served.add(int64(took), m.inFlight.Load(), m.lanes.Load())
-}
-
-// InFlight is how many requests the application has.
-func (m *Meter) InFlight() int64 { return m.inFlight.Load() }
-
-// AppendReport appends the meter's report: the requests in flight beside the one that is being
-// answered, the usual service time in microseconds and, where it is known, the number of lanes, with
-// spaces between.
-func (m *Meter) AppendReport(dst []byte) []byte {
-	dst = appendUint(dst, uint64(max(0, m.inFlight.Load()-1)))
-	dst = appendUint(append(dst, ' '), uint64(m.service.read()/time.Microsecond))
-	if n := m.lanes.Load(); n > 0 {
-		dst = appendUint(append(dst, ' '), uint64(n))
-	}
-	return dst
-}
-
-func appendUint(dst []byte, n uint64) []byte { return strconv.AppendUint(dst, n, 10) }
 
 // parseUint reads digits up to a space or the end, and what follows; ok is false for anything
 // else, and for more than nine digits.

@@ -102,7 +102,11 @@ func (v *View) overflow(a *Ask, g *group, e *Endpoint) *Endpoint {
 	}
 	usual := g.state.usual(a.Now)
 	expected := g.predict(a, e, usual)
-	if expected <= float64(g.cluster.RTT)+overflowAt*usual {
+	at := overflowAt
+	if g.state.busy.at.Load() != 0 && float64(g.state.busy.read()) < overflowBusy*busyUnit {
+		at = overflowCalm
+	}
+	if expected <= float64(g.cluster.RTT)+at*usual {
 		return nil
 	}
 	var best *Endpoint

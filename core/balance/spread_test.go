@@ -1,6 +1,8 @@
 package balance
 
 import (
+	"fmt"
+	"github.com/isthmus-mesh/isthmus/core/meter"
 	"math"
 	"testing"
 	"time"
@@ -215,10 +217,11 @@ func TestSlowEndpointsAreDrawnLess(t *testing.T) {
 }
 
 func TestReportsWithLanes(t *testing.T) {
-	var m Meter
+	var m meter.Meter
 	m.Begin()
 	m.Begin()
-	m.Served(3*time.Millisecond, 1)
+	m.Asked(1)
+	m.Served(3*time.Millisecond, 1+3e6)
 	m.SetLanes(8)
 	if got := string(m.AppendReport(nil)); got != "1 3000 8" {
 		t.Errorf("%q", got)
@@ -273,9 +276,9 @@ func TestHeavyProxiesGoBeyondTheirSubset(t *testing.T) {
 // seldom, so the mean hardly moves.
 func TestOneSlowAnswerIsForgotten(t *testing.T) {
 	v := of(mesh.Balancing{}, 1, 1)
-	meters := map[*Endpoint]*Meter{}
+	meters := map[*Endpoint]*meter.Meter{}
 	for _, e := range v.groups[0].all.endpoints {
-		meters[e] = new(Meter)
+		meters[e] = new(meter.Meter)
 	}
 	first := v.groups[0].all.endpoints[0]
 	now, part := int64(time.Hour), 0
@@ -292,7 +295,8 @@ func TestOneSlowAnswerIsForgotten(t *testing.T) {
 		}
 		m := meters[p.Endpoint]
 		m.Begin()
-		m.Served(took, now)
+		m.Asked(now)
+		m.Served(took, now+int64(took))
 		p.Endpoint.Report(m.AppendReport(nil), now)
 		m.End()
 		p.Done(Served, now+int64(took))
@@ -302,5 +306,79 @@ func TestOneSlowAnswerIsForgotten(t *testing.T) {
 	}
 	if part < second/5 {
 		t.Errorf("%d of %d requests in the tenth second, want a fifth at least", part, second)
+	}
+}
+
+// TestTheSlowAreAskedLessAndLess: an endpoint that was found slow is asked again after a while, and each time that it is as slow as before
+// after twice as long, up to eight times; once it was quick, it is asked as others are.
+func TestTheSlowAreAskedLessAndLess(t *testing.T) {
+	const second = int64(time.Second)
+	var m ewma
+	m.peak(100*second/1000, second)
+	now := second
+	wait := func() int64 { // until it counts as less than a tenth of what it was
+		from := now
+		for m.faded(now) > 10e6 {
+			now += second / 100
+		}
+		return now - from
+	}
+	last := wait()
+	for range ewmaDoubts {
+		m.peak(100*second/1000, now)
+		next := wait()
+		if next < last*19/10 || next > last*21/10 {
+			t.Errorf("asked again after %v, and then after %v", time.Duration(last), time.Duration(next))
+		}
+		last = next
+	}
+	m.peak(100*second/1000, now)
+	if next := wait(); next != last {
+		t.Errorf("after %v and then %v: without an end", time.Duration(last), time.Duration(next))
+	}
+	m.peak(second/1000, now)
+	m.peak(100*second/1000, now+1)
+	now++
+	if next := wait(); next > 3*second {
+		t.Errorf("it was quick, and is asked again after %v only", time.Duration(next))
+	}
+}
+
+// TestOneThatIsNew: an endpoint that was never measured is asked soon, though another becomes quicker all the time.
+func TestOneThatIsNew(t *testing.T) {
+	v := of(mesh.Balancing{}, 1, 1)
+	picked := map[*Endpoint]bool{}
+	now := int64(time.Second)
+	for k := range 20 {
+		a := Ask{Now: now, Rand: mix(uint64(k))}
+		p, _ := v.Pick(&a)
+		picked[p.Endpoint] = true
+		now += int64(200-9*k) * int64(time.Millisecond)
+		p.Endpoint.Report([]byte(fmt.Sprint("0 ", (200-9*k)*1000)), now)
+		p.Done(Served, now)
+	}
+	if len(picked) != 2 {
+		t.Errorf("20 requests one after another went to %d of 2 endpoints", len(picked))
+	}
+}
+
+// TestQuickOnesAreFilledFirst: an idle endpoint that takes six times as long is not asked while a quick one has one request more than
+// lanes, though it has none: it would answer later.
+func TestQuickOnesAreFilledFirst(t *testing.T) {
+	v := of(mesh.Balancing{}, 1, 1)
+	now := int64(time.Second)
+	es := v.groups[0].all.endpoints
+	es[0].Report([]byte("5 20000 4"), now)
+	es[1].Report([]byte("0 120000 4"), now)
+	for _, e := range es {
+		e.service.peak(int64(e.reported.service.Load()), now)
+	}
+	for k := range 64 {
+		a := Ask{Now: now, Rand: mix(uint64(k))}
+		p, _ := v.Pick(&a)
+		if p.Endpoint == es[1] {
+			t.Fatal("the idle one, of six times the time, was asked")
+		}
+		p.Done(Abandoned, now)
 	}
 }

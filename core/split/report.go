@@ -96,16 +96,20 @@ type ServiceReport struct {
 	// Below is what the calls of one request cost there, and Within what they took while Time was measured, in seconds.
 	Below  Price
 	Within float64
+	// Row is the split in force for its own callers, "" is the cluster itself; empty is not known.
+	Row []mesh.Share
 	// Forbidden are the clusters to which the law lets none of its requests go, sorted.
 	Forbidden []mesh.ClusterName
 }
 
 // How measurements enter averages: smooth is the part of one that is no news. News, beyond what counting explains
-// (newsSigma standard deviations of a Poisson count) or a fifth of a capacity, enters whole.
+// (newsSigma standard deviations of a Poisson count, or of the times that timeNoise is the error of at one endpoint) or a fifth of a
+// capacity, enters whole.
 const (
 	smooth       = 0.1
 	newsSigma    = 4.0
 	capacityNews = 0.2
+	timeNoise    = 0.18
 )
 
 // Demanded folds in the demand of the last tick, which was so long.
@@ -116,12 +120,12 @@ func (r *Report) Demanded(rate float64, tick time.Duration) {
 // Answered folds in the rate that was served.
 func (r *Report) Answered(rate float64) { r.Rate += smooth * (rate - r.Rate) }
 
-// Offers folds in what the endpoints could serve, in requests a second, with so many lanes.
-func (r *Report) Offers(capacity, lanes float64) {
+// Offers folds in what so many endpoints could serve, in requests a second, with so many lanes.
+func (r *Report) Offers(capacity, lanes, endpoints float64) {
 	if r.Capacity <= 0 || capacity <= 0 {
 		r.Capacity = capacity
 	} else {
-		r.Capacity = Smoothed(r.Capacity, capacity, capacityNews*r.Capacity)
+		r.Capacity = Smoothed(r.Capacity, capacity, min(capacityNews, newsSigma*timeNoise/math.Sqrt(max(endpoints, 1)))*r.Capacity)
 	}
 	if r.Capacity > 0 {
 		r.Service = lanes / r.Capacity

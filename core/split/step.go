@@ -46,6 +46,10 @@ type Report struct {
 	Source mesh.CapacitySource
 	// Draining is the part of it that is being taken out of use, 0 to 1.
 	Draining float64
+	// Row is the cluster's own split as it put it in force, by the order of Input.Reports; nil is not known. What others do is what
+	// they say, not what would follow from what is known of them here: two who each believed the other to take the load of a third
+	// off it would both send theirs there, for ever.
+	Row []float64
 	// Below is what the calls of one request cost there now, and Within what they took while Service was measured, which
 	// holds them, in seconds (Tree). What is known of neither is 0.
 	Below  Price
@@ -207,6 +211,11 @@ func newTick(prev State, in *Input) *tick {
 				from := at*len(prev.Clusters) + to
 				t.next.X[i*n+j], t.next.Path[i*n+j] = prev.X[from], min(prev.Path[from]+in.Since, long)
 			}
+		}
+	}
+	for i := range in.Reports {
+		if r := &in.Reports[i]; len(r.Row) == n && r.Age >= 0 && r.Age <= StaleAfter {
+			copy(t.next.Row(i), r.Row)
 		}
 	}
 	t.pose()

@@ -327,3 +327,27 @@ func BenchmarkStep(b *testing.B) {
 		s, _ = Step(s, in)
 	}
 }
+
+// TestWhatOthersDoIsWhatTheySay: where a cluster sends more than would follow from what is known of it here, a third that gets too much is
+// seen to have it, and all is not taken for well. A word that is too old, or of other clusters, is none.
+func TestWhatOthersDoIsWhatTheySay(t *testing.T) {
+	in := three(1700, 1700, 1700)
+	before, _ := settle(State{}, in, 40)
+	told := []float64{0, 0.6, 0.4} // with which c is asked for 2,380 of 2,000
+	for name, c := range map[string]struct {
+		change func(*Report)
+		want   Cause
+	}{
+		"nothing is told":   {func(*Report) {}, CauseNoGain},
+		"it is told":        {func(r *Report) { r.Row = told }, CauseOverload},
+		"too old":           {func(r *Report) { r.Row, r.Age = told, StaleAfter+1 }, CauseNoGain},
+		"of other clusters": {func(r *Report) { r.Row = told[1:] }, CauseNoGain},
+	} {
+		now := *in
+		now.Reports = append([]Report(nil), in.Reports...)
+		c.change(&now.Reports[1])
+		if _, o := Step(before, &now); o.Cause != c.want {
+			t.Errorf("%s: %s (gain %.3f), want %s", name, o.Cause, o.Gain, c.want)
+		}
+	}
+}

@@ -1,10 +1,10 @@
 package load
 
 import (
+	"github.com/isthmus-mesh/isthmus/core/meter"
 	"testing"
 	"time"
 
-	"github.com/isthmus-mesh/isthmus/core/balance"
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/core/split"
 	"github.com/isthmus-mesh/isthmus/dataplane/orca"
@@ -16,23 +16,25 @@ import (
 // are told and nothing else.
 func TestALimitIsTold(t *testing.T) {
 	for _, lanes := range []uint32{0, 4} {
-		var of balance.Meter
+		var of meter.Meter
 		var said orca.Gatherer
-		m := &meter{}
+		m := &sampler{}
 		state := &proxy.State{Self: &ir.Proxy{Lanes: lanes}}
-		queued := 0
+		queued, now := 0, time.Unix(1, 0)
 		var got split.Sample
 		half := func(asked, takes int) { // half a second, at 20 ms and 100 answers at most
 			queued += asked
 			for range asked {
 				of.Begin()
+				of.Asked(now.UnixNano())
 			}
+			now = now.Add(500 * time.Millisecond)
 			for range min(queued, 100) {
-				of.Served(time.Duration(takes)*time.Millisecond, 0)
+				of.Served(time.Duration(takes)*time.Millisecond, now.UnixNano())
 				of.End()
 			}
 			queued -= min(queued, 100)
-			got = m.serves(state, &of, &said, 500*time.Millisecond)
+			got = m.serves(state, &of, &said, 500*time.Millisecond, now)
 		}
 		for range 20 {
 			half(50, 20)

@@ -4,6 +4,7 @@ package load
 
 import (
 	"context"
+	"github.com/isthmus-mesh/isthmus/core/meter"
 	"log/slog"
 	"slices"
 	"time"
@@ -26,7 +27,7 @@ type Reporter struct {
 	// Node is the proxy: NAMESPACE/WORKLOAD.
 	Node  string
 	State func() *proxy.State
-	Meter *balance.Meter
+	Meter *meter.Meter
 	// Said is what its application says of its load.
 	Said *orca.Gatherer
 	// Bytes are those of requests that ended.
@@ -47,9 +48,9 @@ const (
 	loadTimeout = 2 * time.Second
 )
 
-// meter is what a Reporter remembers.
-type meter struct {
-	gauge balance.Gauge
+// sampler is what a Reporter remembers.
+type sampler struct {
+	gauge meter.Gauge
 	// learner learns what the application bears, and refused is how many were turned away until the last report.
 	learner capacity.Learner
 	refused int64
@@ -74,7 +75,7 @@ type count struct{ asked, sent, received, took int64 }
 // Run reports until ctx ends.
 func (r *Reporter) Run(ctx context.Context) error {
 	var o outages
-	m := &meter{asked: map[mesh.ServiceName]count{}, ended: map[place]split.Result{}, last: r.Clock.Now()}
+	m := &sampler{asked: map[mesh.ServiceName]count{}, ended: map[place]split.Result{}, last: r.Clock.Now()}
 	period := loadPeriod
 	timer := r.Clock.NewTimer(period)
 	defer timer.Stop()
@@ -120,7 +121,7 @@ func (r *Reporter) send(ctx context.Context, samples []split.Sample, left outage
 }
 
 // samples is what was measured since the last call; busy says that there was something.
-func (m *meter) samples(s *proxy.State, of *balance.Meter, said *orca.Gatherer, bytes *Bytes, now time.Time) (out []split.Sample, busy bool) {
+func (m *sampler) samples(s *proxy.State, of *meter.Meter, said *orca.Gatherer, bytes *Bytes, now time.Time) (out []split.Sample, busy bool) {
 	over := now.Sub(m.last)
 	if over <= 0 {
 		return nil, false
@@ -150,7 +151,7 @@ func (m *meter) samples(s *proxy.State, of *balance.Meter, said *orca.Gatherer, 
 	if s.Self == nil || len(s.Self.Inbound) == 0 {
 		return out, busy
 	}
-	done := m.serves(s, of, said, over)
+	done := m.serves(s, of, said, over, now)
 	busy = busy || done.Served > 0
 	for _, in := range s.Self.Inbound {
 		out = served(out, in.Service, &done)
@@ -159,8 +160,8 @@ func (m *meter) samples(s *proxy.State, of *balance.Meter, said *orca.Gatherer, 
 }
 
 // serves is what the application did and can do, for any of its services.
-func (m *meter) serves(s *proxy.State, of *balance.Meter, said *orca.Gatherer, over time.Duration) split.Sample {
-	d := m.gauge.Measure(of, int(s.Self.Lanes), over)
+func (m *sampler) serves(s *proxy.State, of *meter.Meter, said *orca.Gatherer, over time.Duration, now time.Time) split.Sample {
+	d := m.gauge.Measure(of, int(s.Self.Lanes), over, now.UnixNano())
 	refused := int64(0)
 	for _, in := range s.Inbound {
 		refused += in.Gate.Refused()
@@ -180,7 +181,7 @@ func (m *meter) serves(s *proxy.State, of *balance.Meter, said *orca.Gatherer, o
 
 // results are how tries of a service ended since the last call. A report that is not taken takes them with it: what is missing
 // are some of many.
-func (m *meter) results(n mesh.ServiceName, v *balance.View) (out []split.Result) {
+func (m *sampler) results(n mesh.ServiceName, v *balance.View) (out []split.Result) {
 	if v == nil {
 		return nil
 	}

@@ -18,7 +18,7 @@ func TestResultsAreTold(t *testing.T) {
 		return balance.NewView(balance.Config{Cluster: "eu", Endpoints: &ir.Endpoints{Service: n, Groups: []ir.Group{{Cluster: "eu", Exported: true, Endpoints: []ir.Endpoint{{Tag: "a", Weight: 1}}}}},
 			Clusters: func(c mesh.ClusterName) *ir.Cluster { return &ir.Cluster{Name: c} }})
 	}
-	v, m, now := newView(), &meter{ended: map[place]split.Result{}}, int64(time.Hour)
+	v, m, now := newView(), &sampler{ended: map[place]split.Result{}}, int64(time.Hour)
 	end := func(outcomes ...balance.Outcome) {
 		for _, o := range outcomes {
 			p, reason := v.Pick(&balance.Ask{Now: now, Rand: 1})

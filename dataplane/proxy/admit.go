@@ -12,8 +12,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
-// Circuit breaking, at the client proxy: a service that is slow must not take all there is of
-// its callers.
+// Circuit breaking, at the client proxy: a service that is slow must not take all there is of its callers.
 
 // breakCircuit refuses what exceeds the policy's limits; nothing was sent to anybody.
 func (r *request) breakCircuit() *refusal {

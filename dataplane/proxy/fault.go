@@ -18,8 +18,7 @@ func (r *request) faultBackend() *refusal {
 	return r.inject(r.target.faults)
 }
 
-// inject makes the request fail as policies ask: delays add up, the first abort ends it, the
-// narrowest bandwidth holds.
+// inject makes the request fail as policies ask: delays add up, the first abort ends it, the narrowest bandwidth holds.
 func (r *request) inject(faults []mishap.Fault) *refusal {
 	for i := range faults {
 		f := &faults[i]

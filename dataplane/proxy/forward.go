@@ -120,8 +120,7 @@ func (r *request) pick() (balance.Pick, mesh.Reason) {
 // tries is what is left to a request.
 type tries struct{ free, paid, again int }
 
-// another finds the endpoint of another try, if the rules, the budget, the clock and the
-// client allow one.
+// another finds the endpoint of another try, if the rules, the budget, the clock and the client allow one.
 func (r *request) another(t *tries, why *refusal) (balance.Pick, bool) {
 	if why.again == never {
 		return balance.Pick{}, false

@@ -189,8 +189,9 @@ func (r *request) deliver() *refusal {
 		}
 		r.socket.Prepare(&r.head, r.far.IsHTTP2(), r.proxy.cfg.Rand)
 		r.hold(s, r.deadline)
-		began := r.proxy.cfg.Now()
+		began := r.proxy.meter.Begun(r.clock())
 		end, err := r.exchange(s)
+		r.proxy.meter.Ended(began, r.clock(), err == nil && !r.tunnels())
 		switch {
 		case err != nil && r.deliverAgain(err) && try < staleTries:
 			r.drop()
@@ -201,7 +202,6 @@ func (r *request) deliver() *refusal {
 		}
 		r.visit.Leave(r.now, true)
 		if !r.tunnels() {
-			r.proxy.meter.Served(r.now.Sub(began), r.now.UnixNano())
 			r.proxy.said.Head(&r.reply)
 		}
 		if most := r.limits.ResponseHead; most > 0 && r.reply.Size() > most {

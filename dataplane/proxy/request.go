@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"errors"
+	"github.com/isthmus-mesh/isthmus/core/meter"
 	"net/netip"
 	"runtime/debug"
 	"sync"
@@ -83,7 +84,7 @@ type Proxy struct {
 	mirrors  mirrors
 	lives    lives
 	stale    fallback.Cache
-	meter    balance.Meter
+	meter    meter.Meter
 	said     orca.Gatherer
 	hosts    *route.Hosts
 	// places are the *tenancy.Table of every application that speaks HTTP/1.1, by its target.
@@ -108,7 +109,7 @@ func New(cfg Config) *Proxy {
 }
 
 // Meter is what the proxy measures of its own application.
-func (p *Proxy) Meter() *balance.Meter { return &p.meter }
+func (p *Proxy) Meter() *meter.Meter { return &p.meter }
 
 // Said is what its application says of its load beside answers.
 func (p *Proxy) Said() *orca.Gatherer { return &p.said }

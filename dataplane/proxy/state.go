@@ -110,7 +110,7 @@ const (
 	FieldNotExecuted = "isthmus-not-executed"
 	// FieldTag on a response names the endpoint that answered.
 	FieldTag = "isthmus-endpoint"
-	// FieldLoad on a response says how busy the endpoint is (balance.Meter.AppendReport).
+	// FieldLoad on a response says how busy the endpoint is (meter.Meter.AppendReport).
 	FieldLoad = "isthmus-load"
 	// FieldNotSwitched on a 2xx response to an upgrade says that the application answered
 	// without switching protocols, which the 200 of extended CONNECT cannot tell.

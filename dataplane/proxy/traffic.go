@@ -8,6 +8,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/balance"
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/core/limit"
+	"github.com/isthmus-mesh/isthmus/core/quantile"
 	"github.com/isthmus-mesh/isthmus/dataplane/condition"
 	"github.com/isthmus-mesh/isthmus/dataplane/fallback"
 	"github.com/isthmus-mesh/isthmus/dataplane/mishap"
@@ -20,7 +21,7 @@ import (
 type Live struct {
 	// retries and across limit retries, and those that change the cluster.
 	retries, across balance.Budget
-	latency         balance.Latency
+	latency         quantile.Latency
 	// requests in flight, connections of TCP, and requests that wait for a connection
 	// (mesh.Limits).
 	requests, connections, pending limit.Gauge

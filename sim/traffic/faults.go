@@ -100,9 +100,11 @@ func (w *world) kill(at int32) {
 	for e.queued() > 0 {
 		w.reset(e, e.dequeue())
 		e.meter.End()
+		e.meter.Missed(w.now)
 	}
 	for range e.busy { // finish will find them lost, and tell
 		e.meter.End()
+		e.meter.Missed(w.now)
 	}
 	e.busy, e.waiting, e.head = 0, e.waiting[:0], 0
 	for i := range e.free {

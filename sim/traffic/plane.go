@@ -3,6 +3,7 @@ package traffic
 import (
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/core/balance"
@@ -11,9 +12,6 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/split"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
-
-// forgetAfter is when a proxy no longer tells a time that it has not measured since, as balance.Gauge has it.
-const forgetAfter = int64(5e9)
 
 // plane is a region's control plane: what it measures of itself, what it has heard of others, the paths it
 // probes, and the split that it makes of that.
@@ -63,6 +61,7 @@ func (c *plane) start(p *product, i int) {
 func (c *plane) observe() {
 	w := c.p.w
 	reg := &w.regions[c.i]
+	c.own.Row = slices.Clone(c.row())
 	c.own.Demanded(float64(reg.arrived)/tickEvery.Seconds(), tickEvery)
 	c.own.Answered(float64(reg.answered) / tickEvery.Seconds())
 	served := float64(reg.answered) / tickEvery.Seconds()
@@ -121,23 +120,24 @@ func (c *plane) measureCapacity() {
 	}
 	w := c.p.w
 	reg := &w.regions[c.i]
-	capacity, lanes := 0.0, 0.0
+	capacity, lanes, endpoints := 0.0, 0.0, 0.0
 	c.timed = false
 	for _, at := range reg.endpoints {
 		e := &w.endpoints[at]
 		if c.gone(e) {
 			continue
 		}
-		s := float64(e.meter.Service()) / 1e9
-		if s == 0 || len(w.below) > 0 && w.now-e.answeredAt > forgetAfter {
+		s := e.gauge.Measure(&e.meter, e.lanes, tickEvery, w.now).Time.Seconds()
+		if s == 0 {
 			s = reg.service/1e9 + c.own.Below.Deep[split.Hops-1] // as declared, and what calls would cost
 		} else {
 			c.timed = true
 		}
 		capacity += float64(e.lanes) / s
 		lanes += float64(e.lanes)
+		endpoints++
 	}
-	c.own.Offers(capacity, lanes)
+	c.own.Offers(capacity, lanes, endpoints)
 }
 
 // gone reports whether the region's health checks leave an endpoint out.
@@ -157,7 +157,9 @@ func (c *plane) control() {
 		case w.passes(int32(j), int32(c.i)) && c.alive(j): // as it was a tick ago: order of planes would matter else
 			c.heard[j], c.at[j] = c.p.planes[j].own, w.now
 		}
-		c.in.Reports[j] = c.heard[j]
+		if c.in.Reports[j] = c.heard[j]; j == c.i {
+			c.in.Reports[j].Row = nil
+		}
 		if c.heard[j].Age >= 0 {
 			c.in.Reports[j].Age = time.Duration(w.now - c.at[j])
 		}

@@ -1,6 +1,7 @@
 package traffic
 
 import (
+	"github.com/isthmus-mesh/isthmus/core/meter"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/core/balance"
@@ -136,6 +137,7 @@ func (w *world) reach(at int32) {
 		return
 	}
 	e.meter.Begin()
+	e.meter.Asked(w.now)
 	if e.busy < e.lanes {
 		w.serve(e, at)
 	} else {
@@ -216,7 +218,7 @@ func (w *world) vacate(at int32, o balance.Outcome) {
 	e.served++
 	e.answeredAt = w.now
 	w.regions[e.region].answered++
-	e.meter.Served(time.Duration(w.now-t.began), w.now)
+	e.meter.Served(time.Duration(w.now-t.came), w.now)
 	e.watched.ended, e.watched.took = e.watched.ended+1, e.watched.took+w.now-t.came
 	t.outcome = o
 	t.reported = uint8(copyReport(&e.meter, t.report[:0]))
@@ -227,7 +229,7 @@ func (w *world) vacate(at int32, o balance.Outcome) {
 	w.sendBack(at)
 }
 
-func copyReport(m *balance.Meter, dst []byte) int { return len(m.AppendReport(dst)) }
+func copyReport(m *meter.Meter, dst []byte) int { return len(m.AppendReport(dst)) }
 
 // sendBack sends a try's answer on its way.
 func (w *world) sendBack(at int32) {

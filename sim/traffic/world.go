@@ -1,6 +1,7 @@
 package traffic
 
 import (
+	"github.com/isthmus-mesh/isthmus/core/meter"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -42,7 +43,8 @@ type endpoint struct {
 	waiting []int32 // tries, a ring
 	head    int
 	// meter is what its server proxy measures, as a real one does.
-	meter balance.Meter
+	meter meter.Meter
+	gauge meter.Gauge
 	// watched is what it learns.
 	watched watched
 	// queueing is how long those that began lately had waited, an average of nanoseconds.

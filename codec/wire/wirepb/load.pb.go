@@ -693,6 +693,7 @@ type ServiceLoad struct {
 	Source        uint32                 `protobuf:"varint,14,opt,name=source,proto3" json:"source,omitempty"`        // mesh.CapacitySource
 	Endpoints     float64                `protobuf:"fixed64,15,opt,name=endpoints,proto3" json:"endpoints,omitempty"` // that are ready
 	Grows         []float64              `protobuf:"fixed64,12,rep,packed,name=grows,proto3" json:"grows,omitempty"`  // of each of below, seconds for each request a second more
+	Row           []*Share               `protobuf:"bytes,16,rep,name=row,proto3" json:"row,omitempty"`               // the split in force for the cluster's own callers, "" is the cluster itself; none: not known
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -832,6 +833,13 @@ func (x *ServiceLoad) GetGrows() []float64 {
 	return nil
 }
 
+func (x *ServiceLoad) GetRow() []*Share {
+	if x != nil {
+		return x.Row
+	}
+	return nil
+}
+
 var File_isthmus_v1_load_proto protoreflect.FileDescriptor
 
 const file_isthmus_v1_load_proto_rawDesc = "" +
@@ -887,7 +895,7 @@ const file_isthmus_v1_load_proto_rawDesc = "" +
 	"\x04dead\x18\x03 \x01(\bR\x04dead\x12'\n" +
 	"\x05lease\x18\x04 \x01(\x0e2\x11.isthmus.v1.LeaseR\x05lease\x12\x12\n" +
 	"\x04loss\x18\x05 \x01(\x01R\x04loss\x12\x10\n" +
-	"\x03via\x18\x06 \x01(\tR\x03via\"\x88\x03\n" +
+	"\x03via\x18\x06 \x01(\tR\x03via\"\xad\x03\n" +
 	"\vServiceLoad\x121\n" +
 	"\aservice\x18\x01 \x01(\v2\x17.isthmus.v1.ServiceNameR\aservice\x12\x16\n" +
 	"\x06demand\x18\x02 \x01(\x01R\x06demand\x12\x12\n" +
@@ -904,7 +912,8 @@ const file_isthmus_v1_load_proto_rawDesc = "" +
 	"\x05bears\x18\r \x01(\x01R\x05bears\x12\x16\n" +
 	"\x06source\x18\x0e \x01(\rR\x06source\x12\x1c\n" +
 	"\tendpoints\x18\x0f \x01(\x01R\tendpoints\x12\x14\n" +
-	"\x05grows\x18\f \x03(\x01R\x05grows*;\n" +
+	"\x05grows\x18\f \x03(\x01R\x05grows\x12#\n" +
+	"\x03row\x18\x10 \x03(\v2\x11.isthmus.v1.ShareR\x03row*;\n" +
 	"\x05Lease\x12\x11\n" +
 	"\rLEASE_UNKNOWN\x10\x00\x12\x0f\n" +
 	"\vLEASE_FRESH\x10\x01\x12\x0e\n" +
@@ -939,6 +948,7 @@ var file_isthmus_v1_load_proto_goTypes = []any{
 	(*Path)(nil),         // 8: isthmus.v1.Path
 	(*ServiceLoad)(nil),  // 9: isthmus.v1.ServiceLoad
 	(*ServiceName)(nil),  // 10: isthmus.v1.ServiceName
+	(*Share)(nil),        // 11: isthmus.v1.Share
 }
 var file_isthmus_v1_load_proto_depIdxs = []int32{
 	4,  // 0: isthmus.v1.LoadRequest.samples:type_name -> isthmus.v1.Sample
@@ -951,13 +961,14 @@ var file_isthmus_v1_load_proto_depIdxs = []int32{
 	7,  // 7: isthmus.v1.ClusterLoad.beliefs:type_name -> isthmus.v1.Belief
 	0,  // 8: isthmus.v1.Path.lease:type_name -> isthmus.v1.Lease
 	10, // 9: isthmus.v1.ServiceLoad.service:type_name -> isthmus.v1.ServiceName
-	1,  // 10: isthmus.v1.Load.Report:input_type -> isthmus.v1.LoadRequest
-	3,  // 11: isthmus.v1.Load.Report:output_type -> isthmus.v1.LoadResponse
-	11, // [11:12] is the sub-list for method output_type
-	10, // [10:11] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	11, // 10: isthmus.v1.ServiceLoad.row:type_name -> isthmus.v1.Share
+	1,  // 11: isthmus.v1.Load.Report:input_type -> isthmus.v1.LoadRequest
+	3,  // 12: isthmus.v1.Load.Report:output_type -> isthmus.v1.LoadResponse
+	12, // [12:13] is the sub-list for method output_type
+	11, // [11:12] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_isthmus_v1_load_proto_init() }

@@ -1,4 +1,4 @@
-package balance
+package quantile
 
 import (
 	"math/rand/v2"
@@ -47,22 +47,6 @@ func TestLatencyBuckets(t *testing.T) {
 		i := latencyBucket(d)
 		if i < latencyBuckets-1 && (latencyEnd(i) < d || d > 4*time.Microsecond && latencyEnd(i) > d*13/10) {
 			t.Errorf("%v is in a bucket that ends at %v", d, latencyEnd(i))
-		}
-	}
-}
-
-func TestBudgetKeepsItsShare(t *testing.T) {
-	for rate, want := range map[BudgetRate]int{{}: 100 + 200, {Percent: 50, Burst: 10}: 10 + 500, BudgetRate{}.Across(): 100 + 100} {
-		var b Budget
-		spent := 0
-		for range 1000 {
-			b.Earn(rate)
-			for b.Spend(rate) {
-				spent++
-			}
-		}
-		if spent < want-1 || spent > want {
-			t.Errorf("%+v: %d retries of 1,000 requests, want %d", rate, spent, want)
 		}
 	}
 }
