@@ -24,8 +24,8 @@ const (
 	// patience is how long a step waits for enough requests. With fewer, time is the judge: the step is passed unless so many
 	// failed that it cannot be any more.
 	patience = 5 * time.Second
-	// holdMin is how long a step takes at least. A step that fails doubles it, and so does a cluster that is lost on its way
-	// back, or within calm after it; holdMax is the most.
+	// holdMin is how long a step takes at least. A step that fails doubles it, up to as long as the cluster has been ill, and so does
+	// a cluster that is lost on its way back, or within calm after it; holdMax is the most.
 	holdMin = time.Second
 	holdMax = 10 * time.Minute
 	calm    = 10 * time.Minute
@@ -54,6 +54,8 @@ type Gate struct {
 	Since time.Time
 	// Hold is how long a step takes at least now.
 	Hold time.Duration
+	// Ill is when it was lost, the first time of those that follow each other within calm.
+	Ill time.Time
 	// Seen is how requests of this step ended, and Others how those to all other clusters did meanwhile.
 	Seen, Others split.Result
 	// Judged is how those of the step before did.
@@ -109,21 +111,36 @@ func (g *Gate) Part() float64 {
 func (g Gate) Next(l *Look, now time.Time) (Gate, Event) {
 	switch {
 	case !l.Usable && (g.Phase == Open || g.Phase == Returning):
-		hold := holdMin
-		if g.Phase == Returning || g.Hold > 0 && now.Sub(g.Since) < calm {
-			hold = min(2*g.Hold, holdMax)
-		}
-		return Gate{Phase: Lost, Since: now, Hold: hold, Tripped: l.Tripped}, Gone
+		return g.lost(l, now), Gone
 	case !l.Usable:
 		g.Tripped = g.Tripped && l.Tripped // both: what else is wrong outlasts a trip
 	case g.Phase == Unknown:
 		return Gate{Phase: Open, Since: now}, Nothing
 	case g.Phase == Lost:
-		return Gate{Phase: Returning, Since: now, Hold: g.Hold, Tripped: g.Tripped}, Began
+		return Gate{Phase: Returning, Since: now, Hold: g.Hold, Ill: g.Ill, Tripped: g.Tripped}, Began
 	case g.Phase == Returning:
 		return g.judge(l, now)
 	}
 	return g, Nothing
+}
+
+// lost is the gate of a cluster that is lost. One that was tripped, and is again before a request succeeded, was never back: a probe
+// was answered that requests are not.
+func (g Gate) lost(l *Look, now time.Time) Gate {
+	out := Gate{Phase: Lost, Since: now, Hold: holdMin, Ill: now, Tripped: l.Tripped}
+	if g.Phase != Returning && (g.Hold == 0 || now.Sub(g.Since) >= calm) {
+		return out
+	}
+	ended, failed := g.Seen.Ended+l.Own.Ended, g.Seen.Failed+l.Own.Failed
+	if out.Hold, out.Ill = min(2*g.Hold, holdMax), g.Ill; g.Phase == Returning && g.Step == 0 && g.Tripped && l.Tripped && ended == failed {
+		out.Hold = g.longer(now)
+	}
+	return out
+}
+
+// longer is the hold after a step that failed: what was ill for a minute is not held back for ten.
+func (g *Gate) longer(now time.Time) time.Duration {
+	return min(2*g.Hold, holdMax, max(g.Hold, now.Sub(g.Ill)))
 }
 
 // judge counts, and says whether the step is over.
@@ -138,17 +155,17 @@ func (g Gate) judge(l *Look, now time.Time) (Gate, Event) {
 	seen, age := g.Seen.Ended, now.Sub(g.Since)
 	switch {
 	case float64(g.Seen.Failed) > g.allowed()*float64(max(seen, enough)):
-		return Gate{Phase: Returning, Step: max(g.Step-1, 0), Since: now, Hold: min(2*g.Hold, holdMax), Firm: true, Judged: g.Seen, Tripped: g.Tripped, deaf: now.Add(settle)}, Failed
+		return Gate{Phase: Returning, Step: max(g.Step-1, 0), Since: now, Hold: g.longer(now), Ill: g.Ill, Firm: true, Judged: g.Seen, Tripped: g.Tripped, deaf: now.Add(settle)}, Failed
 	case age < g.Hold || seen < enough && age < patience:
 		return g, Nothing
 	case g.Step == len(steps)-1:
-		return Gate{Phase: Open, Since: now, Hold: g.Hold, Judged: g.Seen}, Ended
+		return Gate{Phase: Open, Since: now, Hold: g.Hold, Ill: g.Ill, Judged: g.Seen}, Ended
 	}
 	e := Passed
 	if seen < enough {
 		e = Waited
 	}
-	return Gate{Phase: Returning, Step: g.Step + 1, Since: now, Hold: g.Hold, Firm: g.Firm, Judged: g.Seen, Tripped: g.Tripped}, e
+	return Gate{Phase: Returning, Step: g.Step + 1, Since: now, Hold: g.Hold, Ill: g.Ill, Firm: g.Firm, Judged: g.Seen, Tripped: g.Tripped}, e
 }
 
 // allowed is the part of requests that may fail.

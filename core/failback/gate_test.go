@@ -89,8 +89,36 @@ func TestAStepFails(t *testing.T) {
 	for range 20 {
 		w.serves(100, 100)
 	}
-	if w.Step != 0 || w.Hold != holdMax {
-		t.Errorf("of what goes on failing: %+v", w.Gate)
+	if ill := w.now.Sub(w.Ill); w.Step != 0 || w.Hold > ill || w.Hold < ill/4 {
+		t.Errorf("of what goes on failing, and is ill for %v: %+v", ill, w.Gate)
+	}
+	for range 2000 {
+		w.serves(100, 100)
+	}
+	if w.Hold != holdMax {
+		t.Errorf("of what is ill for %v: %+v", w.now.Sub(w.Ill), w.Gate)
+	}
+}
+
+// TestAnOutageIsOneOutage: while an application is down whose proxies answer probes, a cluster is tripped, tried and tripped again, for as long as that
+// lasts. It is held back no longer than it was ill; one that serves in between flaps.
+func TestAnOutageIsOneOutage(t *testing.T) {
+	for _, serves := range []bool{false, true} {
+		w := newWay(t)
+		w.Tripped, w.Hold = true, holdMin
+		for range 20 { // 30 s
+			w.look(Look{Usable: true})
+			own := split.Result{Ended: 2, Failed: 2}
+			if serves {
+				own.Ended++
+			}
+			w.look(Look{Tripped: true, Own: own})
+			w.look(Look{Tripped: true})
+		}
+		ill := w.now.Sub(w.Ill)
+		if flaps := w.Hold == holdMax; flaps != serves || !flaps && w.Hold > ill {
+			t.Errorf("serves in between: %v; ill for %v, and held back for %v a step", serves, ill, w.Hold)
+		}
 	}
 }
 

@@ -116,6 +116,7 @@ func TestATrippedClusterIsProved(t *testing.T) {
 	if len(moves) != 1 || moves[0].Event != Began || !moves[0].Gate.Tripped || x.Open[1] != 0.01 || x.Tripped[1] {
 		t.Fatalf("back: %+v, open %v, tripped %v", moves, x.Open, x.Tripped)
 	}
+	g.Saw(split.Result{Cluster: "us", Ended: 3, Failed: 2})
 	if _, moves = look(false, true); len(moves) != 1 || moves[0].Gate.Hold != 2*holdMin {
 		t.Errorf("tripped again: %+v, want twice the hold", moves)
 	}
