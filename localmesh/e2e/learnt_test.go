@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -86,4 +87,53 @@ func failing(all []mixed) float64 {
 		}
 	}
 	return float64(n) / float64(max(1, len(all)))
+}
+
+// TestWhatApplicationsReportIsSpread: an application that says beside its answers how busy it is need not be asked for more than it bears to be
+// known, and its callers never see that word. The control is the same load without it, by which nothing is known.
+func TestWhatApplicationsReportIsSpread(t *testing.T) {
+	m := newMesh(t, 239)
+	m.up("-f", write(t, "mesh.yaml", hiddenMesh))
+	defer m.run("down")
+	if out, code := m.apply("eu-west", shedding); code != 0 {
+		t.Fatalf("apply: exit %d: %s", code, out)
+	}
+	said := func() string { return m.run("explain", "shell.default@eu-west", "echo.demo") }
+	url := echo + "/?delay=100ms&lanes=4"
+	silent := m.mixed(0, url, 40)
+	eventually(t, 20*time.Second, "five seconds of a usual load", func() (string, bool) { return "", silent.now() > 5*time.Second })
+	silent.stop()
+	if got := said(); strings.Contains(got, " bears ") {
+		t.Errorf("control: somebody knows what is borne:\n%s", got)
+	}
+
+	url += "&load=true"
+	calm := m.mixed(0, url, 40)
+	eventually(t, 30*time.Second, "it is known what the applications report", func() (string, bool) {
+		got := said()
+		return got, strings.Contains(got, "its applications report")
+	})
+	calm.stop()
+	resp, err := m.shell(0).Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != 200 || len(resp.Header.Values("Endpoint-Load-Metrics")) > 0 {
+		t.Errorf("a caller is told %d, %v", resp.StatusCode, resp.Header)
+	}
+	l := m.mixed(0, url, 120)
+	defer l.stop()
+	eventually(t, 40*time.Second, "what is too much goes to another cluster", func() (string, bool) {
+		at := l.now() - 3*time.Second
+		s := l.samples(max(0, at-2*time.Second), max(0, at))
+		away := 0.0
+		for _, x := range s {
+			if x.cluster == "us-east" && x.failed == "" {
+				away++
+			}
+		}
+		away /= float64(max(1, len(s)))
+		return fmt.Sprintf("%.2f of %d are served by another, %.3f failed", away, len(s), failing(s)), len(s) > 150 && away > 0.25 && failing(s) < 0.03
+	})
 }
