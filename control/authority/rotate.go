@@ -11,6 +11,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/control/store"
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/core/split"
+	"github.com/isthmus-mesh/isthmus/internal/clock"
 	"github.com/isthmus-mesh/isthmus/mesh"
 	"github.com/isthmus-mesh/isthmus/xds"
 )
@@ -26,7 +27,7 @@ const (
 
 // Run takes a replacement of the root on, step by step, until ctx ends.
 func (a *Authority) Run(ctx context.Context) error {
-	again := a.cfg.Clock.NewTimer(every)
+	again := a.cfg.Clock.NewTimer(clock.Next(a.cfg.Clock, every))
 	defer again.Stop()
 	for {
 		select {
@@ -39,7 +40,7 @@ func (a *Authority) Run(ctx context.Context) error {
 			return ctx.Err()
 		}
 		a.look(ctx)
-		again.Reset(every)
+		again.Reset(clock.Next(a.cfg.Clock, every))
 	}
 }
 

@@ -107,7 +107,7 @@ func order() []string {
 // New opens the authority and wires the parts. Nothing listens and nothing runs before
 // Run.
 func New(ctx context.Context, cfg Config, log *slog.Logger) (*Plane, error) {
-	p := &Plane{cfg: cfg, log: log, clock: clock.Real{}, read: make(chan struct{}),
+	p := &Plane{cfg: cfg, log: log, clock: clock.NewInStep(), read: make(chan struct{}),
 		hlc: replica.HLC{Origin: cfg.Cluster}, exports: peer.NewExports(cfg.Cluster),
 		deleted: map[replica.Name]mesh.Stamp{}, hub: relay.NewHub(clock.Real{})}
 	p.recover, p.slots = &recovery{plane: p, began: p.clock.Now(), asking: map[string]bool{}}, newSlots(p)

@@ -48,6 +48,24 @@ type realTimer struct{ *time.Timer }
 
 func (t realTimer) C() <-chan time.Time { return t.Timer.C }
 
+// InStep is Real for the parts of one process that look around every so often (Every): those with the same period do it at the same instants,
+// and a process that is idle otherwise is woken once for all of them. Each process has instants of its own.
+type InStep struct {
+	Real
+	began time.Time
+}
+
+// NewInStep returns a clock whose instants are counted from now.
+func NewInStep() InStep { return InStep{began: time.Now()} }
+
+// Next is how long it is until something is done again that is done each d: d, and less by a clock that is InStep.
+func Next(c Clock, d time.Duration) time.Duration {
+	if s, ok := c.(InStep); ok {
+		return d - s.Now().Sub(s.began)%d
+	}
+	return d
+}
+
 // Shifted reads By later than Clock (earlier if negative) and waits as it does: a
 // host whose clock was set wrong.
 type Shifted struct {
@@ -73,9 +91,10 @@ func Wait(ctx context.Context, c Clock, d time.Duration) error {
 	}
 }
 
-// Every calls do each d, the first time after one d, until ctx ends or do fails, and returns why. What do takes is part of d.
+// Every calls do each d, the first time after one d, until ctx ends or do fails, and returns why. What do takes is part of d. By a clock
+// that is InStep the first d is shorter.
 func Every(ctx context.Context, c Clock, d time.Duration, do func(context.Context) error) error {
-	t := c.NewTimer(d)
+	t := c.NewTimer(Next(c, d))
 	defer t.Stop()
 	for {
 		select {
@@ -83,7 +102,7 @@ func Every(ctx context.Context, c Clock, d time.Duration, do func(context.Contex
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		t.Reset(d)
+		t.Reset(Next(c, d))
 		if err := do(ctx); err != nil {
 			return err
 		}

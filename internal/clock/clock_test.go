@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -99,4 +100,42 @@ func TestEveryKeepsItsTime(t *testing.T) {
 			t.Errorf("done %d times, %v, want once", times, err)
 		}
 	})
+}
+
+// TestPartsInStepAreOneWaking: parts that begin at any time do what they do each second at the same instants, so that an idle process
+// is woken once a second for all of them, and the first time within a second. The control is a clock by which each has its own.
+func TestPartsInStepAreOneWaking(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		clock   func() clock.Clock
+		wakeups int
+	}{
+		{"in step", func() clock.Clock { return clock.NewInStep() }, 3},
+		{"control", func() clock.Clock { return clock.Real{} }, 12},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			start, by := time.Now(), c.clock()
+			ctx, stop := context.WithCancel(t.Context())
+			var parts sync.WaitGroup
+			var mu sync.Mutex
+			at := map[time.Duration]int{}
+			for range 4 {
+				time.Sleep(170 * time.Millisecond)
+				parts.Go(func() {
+					_ = clock.Every(ctx, by, time.Second, func(context.Context) error { // ends with ctx
+						mu.Lock()
+						defer mu.Unlock()
+						at[time.Since(start)]++
+						return nil
+					})
+				})
+			}
+			time.Sleep(time.Until(start.Add(3*time.Second + 900*time.Millisecond)))
+			stop()
+			parts.Wait()
+			if len(at) != c.wakeups {
+				t.Errorf("%s: done at %v, want %d instants", c.name, at, c.wakeups)
+			}
+		})
+	}
 }
