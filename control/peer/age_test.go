@@ -20,7 +20,7 @@ func TestAgeOutlivesARestart(t *testing.T) {
 	cfg := FollowerConfig{Self: "eu-west", Peer: mesh.Cluster{Name: "us-east"}, Cache: path, Clock: clock.Real{}, Log: slog.New(slog.DiscardHandler)}
 	empty := replica.NewPartition("us-east")
 	s := newSaver(cfg, time.Time{}, cfg.Log)
-	s.save(&replica.Saved{Stated: empty, InForce: empty})
+	s.save(&replica.Saved{Stated: empty, InForce: empty}, &replica.Edit{})
 	s.touch(heard)
 	var written *replica.Saved
 	s.write(t.Context(), &written)
@@ -32,7 +32,7 @@ func TestAgeOutlivesARestart(t *testing.T) {
 	if err := os.Remove(path); err != nil { // it is written anew
 		t.Fatal(err)
 	}
-	f.saver.save(&replica.Saved{Stated: empty, InForce: empty})
+	f.saver.save(&replica.Saved{Stated: empty, InForce: empty}, &replica.Edit{})
 	written = nil
 	f.saver.write(t.Context(), &written)
 	if got := lastHeard(path); !got.Equal(heard) {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -85,9 +86,11 @@ func lastHeard(path string) time.Time {
 const touchEvery = 10 * time.Second
 
 // Writing costs time in proportion to the partition, not to the change, so a saver takes at most a
-// twentieth of a core and does not write what differs by the revision only.
+// twentieth of a core and does not write what differs by the revision only. Where services can be reached changes all the time, and of
+// that an old cache costs the difference at the next contact: it is written down later than what forbids or whom to believe.
 const (
 	saveEvery  = 2 * time.Second
+	saveLate   = 10 * time.Second
 	savePacing = 20
 )
 
@@ -101,6 +104,8 @@ type saver struct {
 
 	mu     sync.Mutex
 	newest *replica.Saved
+	// soon says that newest has more news than where services can be reached.
+	soon bool
 	// heard is when the peer was last heard, zero for never.
 	heard time.Time
 }
@@ -109,12 +114,23 @@ func newSaver(cfg FollowerConfig, heard time.Time, log *slog.Logger) *saver {
 	return &saver{path: cfg.Cache, clock: cfg.Clock, log: log, failpoints: cfg.Failpoints, wake: make(chan struct{}, 1), heard: heard}
 }
 
-// save never waits; the latest state wins.
-func (s *saver) save(v *replica.Saved) {
+// save never waits; the latest state wins. e is what changed.
+func (s *saver) save(v *replica.Saved, e *replica.Edit) {
 	s.mu.Lock()
+	s.soon = s.soon || s.newest == nil || pressing(s.newest, v, e)
 	s.newest = v
 	s.mu.Unlock()
 	s.stir()
+}
+
+// pressing reports whether a state has more news than where services can be reached.
+func pressing(before, v *replica.Saved, e *replica.Edit) bool {
+	if len(e.Set)+len(e.Removed) == 0 {
+		return !same(before, v)
+	}
+	return before.Stated.Position.Epoch != v.Stated.Position.Epoch || !before.Crossed.Covers(v.Crossed) || !v.Crossed.Covers(before.Crossed) ||
+		slices.ContainsFunc(e.Set, func(r *replica.Resource) bool { return r.Kind != mesh.KindRemoteService }) ||
+		slices.ContainsFunc(e.Removed, func(n replica.Name) bool { return n.Kind != mesh.KindRemoteService })
 }
 
 // touch says when the peer was last heard; it never waits either.
@@ -135,22 +151,40 @@ func (s *saver) stir() {
 // run writes until ctx ends, and then what is left.
 func (s *saver) run(ctx context.Context) {
 	var written *replica.Saved
+	var later time.Time // when what is not pressing is written
+	timer := s.clock.NewTimer(saveLate)
+	defer timer.Stop()
 	for {
 		select {
 		case <-s.wake:
+		case <-timer.C():
 		case <-ctx.Done():
 			s.write(context.WithoutCancel(ctx), &written)
 			return
 		}
 		began := s.clock.Now()
+		if heard, soon := s.waits(); !soon && began.Before(later) {
+			s.date(heard)
+			timer.Reset(later.Sub(began))
+			continue
+		}
 		s.write(ctx, &written)
+		later = began.Add(saveLate)
 		_ = clock.Wait(ctx, s.clock, max(saveEvery, savePacing*s.clock.Now().Sub(began))) // an end is seen above
 	}
+}
+
+// waits is when the peer was last heard, and whether what waits is pressing.
+func (s *saver) waits() (heard time.Time, soon bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.heard, s.soon
 }
 
 func (s *saver) write(ctx context.Context, written **replica.Saved) {
 	s.mu.Lock()
 	v, heard := s.newest, s.heard
+	s.soon = false
 	s.mu.Unlock()
 	defer s.date(heard)
 	if v == nil || *written != nil && same(v, *written) {

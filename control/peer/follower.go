@@ -330,7 +330,7 @@ func (f *Follower) act(ctx context.Context, r replica.Ready, send func(context.C
 		f.say.warn(f.cfg.Clock.Now(), "a peer's facts raised an alarm", "alarm", a.String())
 	}
 	if r.Save != nil {
-		f.saver.save(r.Save)
+		f.saver.save(r.Save, r.Edit)
 	}
 	if len(r.Report) > 0 {
 		f.report = r.Report

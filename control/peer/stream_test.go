@@ -3,6 +3,7 @@ package peer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -84,15 +85,71 @@ func pass(t *testing.T, d time.Duration) {
 	}
 }
 
-// state is a saved state of a position, with a resource if name is set.
-func state(rev int64, name string) *replica.Saved {
+// state is a saved state of a position, with a policy if name is set.
+func state(rev int64, name string) *replica.Saved { return stateOf(mesh.KindAccessPolicy, rev, name) }
+
+func stateOf(kind mesh.Kind, rev int64, name string) *replica.Saved {
 	p := replica.NewPartition("a")
 	if name != "" {
-		n := replica.Name{Kind: mesh.KindAccessPolicy, Namespace: "shop", Name: name}
+		n := replica.Name{Kind: kind, Namespace: "shop", Name: name}
 		p = p.With([]*replica.Resource{replica.NewResource(n, mesh.Position{}, mesh.Stamp{}, [16]byte{}, []byte("{}"))}, nil)
 	}
 	p = p.At(mesh.Position{Epoch: mesh.Epoch{StartMillis: 1, ID: "e"}, Revision: rev}, nil)
 	return &replica.Saved{Stated: p, InForce: p}
+}
+
+// keep saves a state that follows what the saver has.
+func keep(s *saver, v *replica.Saved) {
+	e, before := &replica.Edit{}, replica.NewPartition("a")
+	if s.newest != nil {
+		before = s.newest.InForce
+	}
+	e.Set, e.Removed = replica.Diff(before, v.InForce)
+	s.save(v, e)
+}
+
+// TestServicesAreCachedLater: a cache is written whole, and where services can be reached changes all the time. A minute of that is a handful of
+// writes; the control is a policy that changes as often, which is one each two seconds. A policy that changes meanwhile is on the disk as soon as ever.
+func TestServicesAreCachedLater(t *testing.T) {
+	for _, c := range []struct {
+		kind        mesh.Kind
+		least, most int
+	}{{mesh.KindRemoteService, 6, 7}, {mesh.KindAccessPolicy, 29, 31}} {
+		synctest.Test(t, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "a")
+			s := newSaver(FollowerConfig{Cache: path, Clock: clock.Real{}}, time.Time{}, slog.New(slog.DiscardHandler))
+			ctx, stop := context.WithCancel(t.Context())
+			var done sync.WaitGroup
+			done.Go(func() { s.run(ctx) })
+			written := func() int64 {
+				saved, err := readCache(path, "a")
+				if err != nil || saved == nil {
+					return 0
+				}
+				return saved.Stated.Position.Revision
+			}
+			writes, last, rev := 0, int64(0), int64(0)
+			for range 600 {
+				rev++
+				keep(s, stateOf(c.kind, rev, fmt.Sprint(rev)))
+				pass(t, 100*time.Millisecond)
+				if at := written(); at != last {
+					writes, last = writes+1, at
+				}
+			}
+			if writes < c.least || writes > c.most {
+				t.Errorf("%d writes in a minute of changes of kind %s, want %d to %d", writes, c.kind, c.least, c.most)
+			}
+			keep(s, state(rev+1, "deny"))
+			pass(t, saveEvery)
+			synctest.Wait()
+			if at := written(); at != rev+1 {
+				t.Errorf("revision %d is on the disk %v after a policy changed, want %d", at, saveEvery, rev+1)
+			}
+			stop()
+			done.Wait()
+		})
+	}
 }
 
 func TestCacheIsWrittenAtAPaceAndAtTheEnd(t *testing.T) {
@@ -109,13 +166,13 @@ func TestCacheIsWrittenAtAPaceAndAtTheEnd(t *testing.T) {
 			}
 			return saved.Stated.Position.Revision
 		}
-		s.save(state(1, "one"))
+		keep(s, state(1, "one"))
 		synctest.Wait()
 		if got := written(); got != 1 {
 			t.Errorf("revision %d on disk, want the first at once", got)
 		}
-		s.save(state(2, "two"))
-		s.save(state(3, "three"))
+		keep(s, state(2, "two"))
+		keep(s, state(3, "three"))
 		synctest.Wait()
 		if got := written(); got != 1 {
 			t.Errorf("revision %d on disk within %v", got, saveEvery)
@@ -125,14 +182,14 @@ func TestCacheIsWrittenAtAPaceAndAtTheEnd(t *testing.T) {
 		if got := written(); got != 3 {
 			t.Errorf("revision %d on disk after %v, want the latest", got, saveEvery)
 		}
-		s.save(state(4, "three"))
+		keep(s, state(4, "three"))
 		pass(t, 2*saveEvery)
 		synctest.Wait()
 		if got := written(); got != 3 {
 			t.Errorf("revision %d on disk: a file was written for a revision alone", got)
 		}
-		s.save(state(5, "five"))
-		s.save(state(6, "six"))
+		keep(s, state(5, "five"))
+		keep(s, state(6, "six"))
 		stop()
 		done.Wait()
 		if got := written(); got != 6 {
