@@ -1,9 +1,6 @@
 package xds
 
-import (
-	"cmp"
-	"slices"
-)
+import "slices"
 
 // sub is one stream's subscription to one type: what it asked for and how far it is.
 // It holds no resource, only the sum of what was sent of each name. Guarded by the
@@ -23,7 +20,9 @@ type sub struct {
 	// before may refer to anything.
 	fresh bool
 
-	marks []mark // by ID
+	marks []mark
+	ids   []uint32 // of the marks, ascending; not to be written to unless own
+	own   bool
 	// ups are resources to send and absences to tell, downs are removals of what the stream
 	// holds; by publish. A name is at most once in each, so they are as long as the names.
 	ups, downs queue
@@ -48,15 +47,15 @@ type refused struct {
 // find is the place of an entry's mark, or where it would be. IDs are distinct and ascend, so a mark lies no further from either
 // end than its ID does: where a stream asks for all there is, that is the place itself.
 func (b *sub) find(id uint32) (int, bool) {
-	n := len(b.marks)
-	if n == 0 || b.marks[n-1].id < id { // the common case while a set is sent
+	n := len(b.ids)
+	if n == 0 || b.ids[n-1] < id { // the common case while a set is sent
 		return n, false
 	}
-	if id < b.marks[0].id {
+	if id < b.ids[0] {
 		return 0, false
 	}
-	low, high := max(n-1-int(b.marks[n-1].id-id), 0), min(int(id-b.marks[0].id)+1, n)
-	i, ok := slices.BinarySearchFunc(b.marks[low:high], id, func(m mark, id uint32) int { return cmp.Compare(m.id, id) })
+	low, high := max(n-1-int(b.ids[n-1]-id), 0), min(int(id-b.ids[0])+1, n)
+	i, ok := slices.BinarySearch(b.ids[low:high], id)
 	return low + i, ok
 }
 
@@ -64,7 +63,7 @@ func (b *sub) find(id uint32) (int, bool) {
 func (b *sub) mark(e *entry) int {
 	i, ok := b.find(e.id)
 	if !ok {
-		b.marks = slices.Insert(b.marks, i, mark{id: e.id})
+		b.insert(i, e.id)
 		e.refs++
 	}
 	return i
@@ -78,7 +77,7 @@ func (b *sub) forget(i int, e *entry) {
 	}
 	b.set(i, sumNone)
 	b.accept(e)
-	b.marks = slices.Delete(b.marks, i, i+1)
+	b.remove(i)
 	e.refs--
 	b.g.release(e)
 }
@@ -86,14 +85,14 @@ func (b *sub) forget(i int, e *entry) {
 // leave drops all marks of a stream that is closed: nobody looks at its queues and digests any more.
 func (b *sub) leave() {
 	for i, m := range b.marks {
-		e := b.g.byID(m.id)
+		e := b.g.byID(b.ids[i])
 		b.dropName(e, i)
 		b.g.sums.drop(m.number())
 		b.accept(e)
 		e.refs--
 		b.g.release(e)
 	}
-	b.marks, b.ups, b.downs = nil, queue{}, queue{}
+	b.marks, b.ids, b.own, b.ups, b.downs = nil, nil, false, queue{}, queue{}
 }
 
 // set moves the mark at i to what was sent, and the digest with it.
@@ -270,6 +269,7 @@ func (b *sub) send(ups bool, downsBefore uint64) {
 	s.scratch = items
 	if b.ups.len() == 0 {
 		b.fresh = false
+		b.share()
 	}
 	whole := b.owes && b.satisfied()
 	if len(items) == 0 && !whole {

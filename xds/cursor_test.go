@@ -14,10 +14,7 @@ func TestMarksAreFoundWhereverTheyLie(t *testing.T) {
 		for id, n, dense := 1+r.Uint32N(5), r.IntN(40), r.Uint32N(4); len(ids) < n; id += 1 + r.Uint32N(1+dense*dense*dense) {
 			ids = append(ids, id)
 		}
-		b := &sub{}
-		for _, id := range ids {
-			b.marks = append(b.marks, mark{id: id})
-		}
+		b := &sub{ids: ids}
 		last := uint32(0)
 		if len(ids) > 0 {
 			last = ids[len(ids)-1]
@@ -29,7 +26,7 @@ func TestMarksAreFoundWhereverTheyLie(t *testing.T) {
 			}
 		}
 	}
-	b := &sub{marks: []mark{{id: 1}, {id: 1<<32 - 1}}} // as far apart as IDs may be
+	b := &sub{ids: []uint32{1, 1<<32 - 1}} // as far apart as IDs may be
 	if i, ok := b.find(1<<32 - 2); i != 1 || ok {
 		t.Errorf("%d, %v", i, ok)
 	}

@@ -164,6 +164,9 @@ func TestWhoAsksForMuchIsToldTheSame(t *testing.T) {
 							t.Fatal(err)
 						}
 					}
+					if st != nil {
+						audit(t, st)
+					}
 				}
 				for _, g := range s.groups {
 					for _, e := range g.entries {
@@ -184,6 +187,58 @@ func TestWhoAsksForMuchIsToldTheSame(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestStreamsThatFollowTheSameShareTheList: of the names that they follow there is one list a type, and not one a stream, also after names came
+// and went for those that follow all there are. The control is a stream that asks for some others, which has its own.
+func TestStreamsThatFollowTheSameShareTheList(t *testing.T) {
+	s, first := asking(t)
+	all := (&request{node: &Node{ID: "n"}, typ: "t"}).append(nil)
+	var named, wild []*stream
+	for range 5 {
+		named, wild = append(named, s.begun(t)), append(wild, s.begun(t))
+		s.served(t, named[len(named)-1], first)
+		if err := (&Conversation{wild[len(wild)-1]}).Take(all); err != nil {
+			t.Fatal(err)
+		}
+	}
+	other := s.begun(t)
+	if err := (&Conversation{other}).Take((&request{node: &Node{ID: "n"}, typ: "t", subscribe: []string{"bench/svc-7", "bench/svc-9"}}).append(nil)); err != nil {
+		t.Fatal(err)
+	}
+	lists := func(of []*stream) int {
+		seen := map[*uint32]bool{}
+		for _, st := range of {
+			seen[&st.subs[0].ids[0]] = true
+		}
+		return len(seen)
+	}
+	answer := func() {
+		for _, st := range append(append([]*stream{other}, named...), wild...) {
+			for len(st.out) > 0 {
+				if err := s.request(st, &request{typ: "t", answers: (<-st.out).nonce}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			audit(t, st)
+		}
+	}
+	s.Publish(nil, []Update{{Type: "t", Name: Wildcard}})
+	answer()
+	if n := lists(append(named, wild...)); n != 1 {
+		t.Errorf("%d lists of ten streams that follow the same, want one", n)
+	}
+	for n := range 3 {
+		add, gone := fmt.Sprintf("bench/new-%d", n), fmt.Sprintf("bench/new-%d", n-1)
+		s.Publish(nil, []Update{{Type: "t", Name: add, Resource: &Resource{Type: "t", Name: add, Version: "1"}}, {Type: "t", Name: gone}})
+		answer()
+		if a, b := lists(named), lists(wild); a != 1 || b != 1 {
+			t.Errorf("after change %d %d and %d lists, want one of those that follow some and one of those that follow all", n, a, b)
+		}
+	}
+	if n := lists(append(named, other)); n != 2 {
+		t.Errorf("%d lists, want one more for who asks for others: this proves nothing", n)
+	}
 }
 
 // BenchmarkFirst is the server's own share of a first configuration of a thousand names, and of its end.

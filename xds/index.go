@@ -23,7 +23,8 @@ type group struct {
 	entries map[string]*entry
 	list    []*entry // by ID; may hold entries that were dropped
 	nextID  uint32
-	sums    sums // of what streams were sent
+	shape   []uint32 // a list of IDs, ascending, that subscriptions share (names.go)
+	sums    sums     // of what streams were sent
 
 	members  map[uint32]*sub // subscriptions of streams that are open, by number
 	lastNo   uint32          // of them; none is used again
@@ -198,8 +199,8 @@ func (g *group) broaden(b *sub, n, least int) {
 	}
 	b.broad = true
 	g.broad = append(g.broad, b)
-	for _, m := range b.marks {
-		if e := g.byID(m.id); m.is(isNamed) {
+	for i, m := range b.marks {
+		if e := g.byID(b.ids[i]); m.is(isNamed) {
 			e.listed--
 			if i := slices.Index(e.subs, b.no); i >= 0 {
 				e.subs = slices.Delete(e.subs, i, i+1)

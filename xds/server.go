@@ -175,8 +175,8 @@ func (s *Server) apply(g *group, u Update) {
 		if g.watched && !g.complete {
 			g.complete = true
 			for _, b := range g.wilds {
-				for _, m := range slices.Clone(b.marks) { // resumed names that do not exist
-					b.touch(g.byID(m.id), s.seq)
+				for _, id := range slices.Clone(b.ids) { // resumed names that do not exist
+					b.touch(g.byID(id), s.seq)
 				}
 				s.affect(b)
 			}

@@ -277,6 +277,7 @@ func (s *Server) resubscribe(b *sub, r *request) error {
 			s.subscribe(b, e, r.initial)
 		}
 	}
+	b.share()
 	return nil
 }
 
@@ -285,9 +286,10 @@ func (b *sub) resume(initial map[string]string) {
 	for name := range initial {
 		e := b.g.entry(name)
 		e.refs++
-		b.marks = append(b.marks, mark{id: e.id})
+		b.ids = append(b.ids, e.id)
 	}
-	slices.SortFunc(b.marks, func(x, y mark) int { return cmp.Compare(x.id, y.id) })
+	slices.Sort(b.ids)
+	b.marks, b.own = make([]mark, len(b.ids)), true
 }
 
 func (s *Server) subscribeAll(b *sub, initial map[string]string) {
@@ -347,7 +349,7 @@ func (s *Server) unsubscribe(b *sub, name string) {
 		s.dropWild(b)
 		for i := len(b.marks) - 1; i >= 0; i-- {
 			if !b.marks[i].is(isNamed) {
-				b.forget(i, b.g.byID(b.marks[i].id))
+				b.forget(i, b.g.byID(b.ids[i]))
 			}
 		}
 		return

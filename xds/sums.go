@@ -53,13 +53,10 @@ func (s *sums) drop(no uint32) {
 	}
 }
 
-// mark is how far a stream is with one name: the ID of the name, and, above three flags, the number of the sum of what was sent last.
-type mark struct {
-	id uint32
-	at uint32
-}
+// mark is how far a stream is with one name: above three flags, the number of the sum of what was sent last.
+type mark uint32
 
-type flags uint32
+type flags = mark
 
 const (
 	isNamed flags = 1 << iota
@@ -68,10 +65,10 @@ const (
 	flagBits = 3
 )
 
-func (m mark) is(f flags) bool     { return m.at&uint32(f) != 0 }
-func (m mark) plain() bool         { return m.at&(1<<flagBits-1) == 0 }
-func (m *mark) mark(f flags)       { m.at |= uint32(f) }
-func (m *mark) unmark(f flags)     { m.at &^= uint32(f) }
-func (m mark) number() uint32      { return m.at >> flagBits }
-func (m *mark) move(no uint32)     { m.at = no<<flagBits | m.at&(1<<flagBits-1) }
+func (m mark) is(f flags) bool     { return m&f != 0 }
+func (m mark) plain() bool         { return m&(1<<flagBits-1) == 0 }
+func (m *mark) mark(f flags)       { *m |= f }
+func (m *mark) unmark(f flags)     { *m &^= f }
+func (m mark) number() uint32      { return uint32(m >> flagBits) }
+func (m *mark) move(no uint32)     { *m = mark(no)<<flagBits | *m&(1<<flagBits-1) }
 func (g *group) sum(m mark) uint64 { return g.sums.of[m.number()] }

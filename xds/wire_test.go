@@ -247,17 +247,17 @@ func (open) Watch(_, _, _ string)               {}
 func (open) Unwatch(_, _, _ string)             {}
 
 // audit recounts what a stream keeps counts of.
-func audit(t *testing.T, st *stream) {
+func audit(t interface{ Fatalf(string, ...any) }, st *stream) {
 	for _, b := range st.subs {
 		var sum uint64
 		n, named, unanswered := 0, 0, 0
 		for i, m := range b.marks {
-			e := b.g.byID(m.id)
+			e := b.g.byID(b.ids[i])
 			if e == nil {
-				t.Fatalf("mark %+v of an entry that is gone", m)
+				t.Fatalf("mark %v of an entry that is gone", m)
 			}
-			if i > 0 && b.marks[i-1].id >= m.id {
-				t.Fatal("marks out of order")
+			if i > 0 && b.ids[i-1] >= b.ids[i] {
+				t.Fatalf("marks out of order: %v", b.ids)
 			}
 			if m.number() > sumAbsent {
 				n++
@@ -269,6 +269,9 @@ func audit(t *testing.T, st *stream) {
 					unanswered++
 				}
 			}
+		}
+		if len(b.ids) != len(b.marks) {
+			t.Fatalf("%d names of %d marks", len(b.ids), len(b.marks))
 		}
 		if n != b.heldN || sum != b.held || named != b.named || unanswered != b.unanswered {
 			t.Fatalf("counted %d of sum %x, %d named, %d unanswered; kept %d, %x, %d, %d", n, sum, named, unanswered, b.heldN, b.held, b.named, b.unanswered)
