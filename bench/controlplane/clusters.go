@@ -19,10 +19,12 @@ const (
 	linkRTT    = 20 * time.Millisecond
 	meshOfTwo  = "apiVersion: isthmus.dev/v1alpha1\nkind: LocalMesh\nclusters: [{name: eu-west, network: flat}, {name: us-east, network: flat}]\nlinks: [{between: [eu-west, us-east], rtt: 20ms}]\n"
 	groupOfTwo = 20 // changes, whose CPU is counted together
+	// meshApart is one of two clusters of which each is told of slots behind the other's gateways (part hop-apart).
+	meshApart = "apiVersion: isthmus.dev/v1alpha1\nkind: LocalMesh\nclusters: [{name: eu-west}, {name: us-east}]\nlinks: [{between: [eu-west, us-east], rtt: 20ms}]\n"
 )
 
 // clusters measures an endpoint change as proxies of its own cluster (L2) and of another (X1) see it, and what the
-// way between costs (X2). Beside another build, and as the part hop, it is only what the way costs.
+// way between costs (X2). Beside another build, and as the part hop or hop-apart, it is only what the way costs.
 func (b *bench) clusters(ctx context.Context) (err error) {
 	proxies := b.size.proxies / 5
 	b.Say("two clusters, a link of %v, %d proxies in each", linkRTT, proxies)
@@ -79,7 +81,11 @@ type pair struct{ here, there *plane }
 
 // startPair starts them, with services of which some are told to no other cluster.
 func (b *bench) startPair(ctx context.Context, bin, name string, base int) (*pair, error) {
-	p, err := startPlane(ctx, rig.Options{Bin: bin, Dir: b.dir, Name: name, Base: base, File: meshOfTwo}, b.size.services, b.size.endpoints)
+	file := meshOfTwo
+	if slices.Contains(b.parts, "hop-apart") {
+		file = meshApart
+	}
+	p, err := startPlane(ctx, rig.Options{Bin: bin, Dir: b.dir, Name: name, Base: base, File: file}, b.size.services, b.size.endpoints)
 	if err != nil {
 		return nil, err
 	}

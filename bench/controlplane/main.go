@@ -66,7 +66,7 @@ func main() {
 	out := flag.String("out", "docs", "folder of benchmarks.md; empty: print only")
 	results := flag.String("results", "bench/results", "folder for controlplane.json")
 	quick := flag.Bool("quick", false, "a fifth of everything")
-	parts := flag.String("parts", strings.Join(allParts, ","), "what is measured, or hop for X2 alone; with less than all nothing is written")
+	parts := flag.String("parts", strings.Join(allParts, ","), "what is measured, or hop for X2 alone, hop-apart for the same between networks; with less than all nothing is written")
 	flag.StringVar(&b.baseline, "baseline", "", "folder of another build's binaries, to be held against in place of go-control-plane's caches; nothing is written then")
 	proxies := flag.Int("proxies", 0, "how many; 0 is as usual, else nothing is written")
 	flag.IntVar(&b.base, "address-base", 95, "address base of the mesh, as of isthmus up")
@@ -141,7 +141,7 @@ func (b *bench) run(ctx context.Context) error {
 		names []string
 		run   func(context.Context) error
 	}{
-		{[]string{"first", "changes"}, b.beside}, {[]string{"scaling"}, b.scaling}, {[]string{"clusters", "hop"}, b.clusters}, {[]string{"world"}, b.world},
+		{[]string{"first", "changes"}, b.beside}, {[]string{"scaling"}, b.scaling}, {[]string{"clusters", "hop", "hop-apart"}, b.clusters}, {[]string{"world"}, b.world},
 	} {
 		if slices.ContainsFunc(part.names, func(n string) bool { return slices.Contains(b.parts, n) }) {
 			if err := part.run(ctx); err != nil {
