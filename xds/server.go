@@ -2,8 +2,6 @@ package xds
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -427,23 +425,4 @@ func (s *Server) forgetGroup(g *group) {
 	if len(g.entries) == 0 && !g.watched && len(g.members) == 0 {
 		delete(s.groups, g.groupKey)
 	}
-}
-
-// Validate reports all faults of a configuration.
-func (c *ServerConfig) Validate() error {
-	var errs []error
-	if c.Source == nil {
-		errs = append(errs, errors.New("no Source"))
-	}
-	if c.Identify == nil {
-		errs = append(errs, errors.New("no Identify"))
-	}
-	seen := map[string]bool{}
-	for _, t := range c.Order {
-		if seen[t] {
-			errs = append(errs, fmt.Errorf("order names type %q twice", t))
-		}
-		seen[t] = true
-	}
-	return errors.Join(errs...)
 }
