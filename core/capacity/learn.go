@@ -39,8 +39,10 @@ const (
 	// slowTau is how fast what is slow becomes usual; slowShare what a window of it takes from how sure a limit is.
 	slowTau   = 15 * time.Second
 	slowShare = 0.3
-	// sureLasts is how fast a limit is forgotten that was not met again.
-	sureLasts = 10 * time.Minute
+	// A limit that is not met again is doubted: it is taken for greater, by as much again in doubtTau and by doubtMost of what it was
+	// at most, so that it is met again by and by and not at once; sureLasts is how fast it is forgotten.
+	doubtTau, doubtMost = 10 * time.Minute, 1.5
+	sureLasts           = time.Hour
 	// From heavy of what is borne on, time that is added counts for heavyShare of what it would in what is usual.
 	heavy, heavyShare = 0.6, 0.05
 	// usualShare is the weight of a window of least harmless answers in what is usual.
@@ -79,6 +81,7 @@ type Learner struct {
 	lately      float64 // throughput, smoothed
 	// met counts busy windows since nothing was known.
 	rate, sure, met float64
+	last            float64 // rate when it was last met
 	there           float64 // requests at the end of the window before
 	grows           int
 }
@@ -161,8 +164,12 @@ func (l *Learner) harmless(w *Window, rate, took float64) {
 	l.usual += share * (took - l.usual)
 	l.calm += (1 - kept(w.Over, fineTau)) * (rate - l.calm)
 	l.fine = max(l.fine, l.calm)
-	if l.rate > 0 && l.lately > raiseAt*l.rate {
+	switch {
+	case l.rate > 0 && l.lately > raiseAt*l.rate:
 		l.rate *= 1 + raise*min(1, w.Over.Seconds()/0.5)
+		l.last = max(l.last, l.rate)
+	case l.rate < doubtMost*l.last:
+		l.rate /= kept(w.Over, doubtTau)
 	}
 }
 
@@ -185,6 +192,7 @@ func (l *Learner) busy(w *Window, rate float64) {
 	}
 	l.met++
 	l.rate += max(1/l.met, rateShare*min(1, w.Answered/rateLeast)) * (bears - l.rate)
+	l.last = l.rate
 	l.sure += sureShare * min(1, w.Answered/least) * (1 - l.sure)
 }
 

@@ -250,3 +250,23 @@ func TestWhoIsBornBusyIsKnownByRefusals(t *testing.T) {
 		}
 	}
 }
+
+// TestALimitIsDoubtedAndNotDropped: an application that is asked for four fifths of what it bears for a quarter of an hour, and mostly waits for nothing as it has many
+// lanes, stays known, for not much more than it bears.
+func TestALimitIsDoubtedAndNotDropped(t *testing.T) {
+	a := app{lanes: 64, service: 0.1}
+	a.rate = func(at float64) float64 {
+		switch {
+		case at < 20:
+			return 0.5 * a.bears()
+		case at < 30:
+			return 1.2 * a.bears()
+		}
+		return 0.8 * a.bears()
+	}
+	a.watch(1, 930, func(at float64, e Estimate) {
+		if at > 40 && (e.Sure == 0 || e.Rate < 0.85*a.bears() || e.Rate > 1.7*a.bears()) {
+			t.Fatalf("after %gs: %+v", at, e)
+		}
+	})
+}
