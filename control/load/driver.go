@@ -77,6 +77,8 @@ type Driver struct {
 	learnt map[resource]*xds.Resource
 	// ingress is what peers say of their ingress gateways.
 	ingress map[mesh.ClusterName]*unserved
+	// early is full where a proxy has said something before its time.
+	early chan struct{}
 }
 
 type resource struct{ typ, name string }
@@ -84,11 +86,17 @@ type resource struct{ typ, name string }
 // learntMax bounds what waits for a tick: one entry a service and type.
 const learntMax = 1 << 16
 
+// earlyMost is how many ticks may come early in a row, and gather how long one waits for more proxies to say the same.
+const (
+	earlyMost = 4
+	gather    = split.NewsAfter / 2
+)
+
 // NewDriver returns a driver; nothing runs before Run.
 func NewDriver(cfg Config) *Driver {
 	b := New(cfg.Cluster)
 	b.costs, b.unlearning, b.jurisdiction = cfg.Costs, cfg.IgnoreLearnt, cfg.Jurisdiction
-	return &Driver{cfg: cfg, balancer: b, learnt: map[resource]*xds.Resource{}, ingress: map[mesh.ClusterName]*unserved{}}
+	return &Driver{cfg: cfg, balancer: b, learnt: map[resource]*xds.Resource{}, early: make(chan struct{}, 1), ingress: map[mesh.ClusterName]*unserved{}}
 }
 
 // Expel drops what a cluster that left the mesh reported.
@@ -165,6 +173,12 @@ func (l *Driver) Report(ctx context.Context, r *wirepb.LoadRequest) (*wirepb.Loa
 	if !l.balancer.Sampled(r.Node, id.Namespace, samples, l.cfg.Clock.Now()) {
 		return nil, status.Errorf(codes.ResourceExhausted, "cluster %s takes the reports of no more proxies or services", l.cfg.Cluster)
 	}
+	if l.balancer.takeEarly() {
+		select {
+		case l.early <- struct{}{}:
+		default: // it is known
+		}
+	}
 	left := wire.ToOutages(r.Outages, r.MoreOutages)
 	l.balancer.LeftOut(r.Node, left)
 	if l.cfg.LeftOut != nil {
@@ -220,15 +234,39 @@ func encoded(r *split.ClusterReport, most int) []byte {
 	return b
 }
 
-// Run ticks until ctx ends.
+// Run ticks until ctx ends: each Every, and in between when a proxy had news that could not wait, at most as often again.
 func (l *Driver) Run(ctx context.Context) error {
-	return clock.Every(ctx, l.cfg.Clock, Every, func(ctx context.Context) error {
-		l.know()
-		if err := l.follow(ctx, l.balancer.Tick(l.cfg.Paths(), l.cfg.Clock.Now())); err != nil {
+	timer := l.cfg.Clock.NewTimer(Every)
+	defer timer.Stop()
+	for spare := 0; ; {
+		early := l.early
+		if spare == 0 {
+			early = nil
+		}
+		select {
+		case <-timer.C():
+			timer.Reset(Every)
+			spare = min(spare+1, earlyMost)
+		case <-early:
+			spare--
+			if err := clock.Wait(ctx, l.cfg.Clock, gather); err != nil { // what others have to say of the same
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if err := l.tick(ctx); err != nil {
 			return err
 		}
-		return l.stateIngress(ctx)
-	})
+	}
+}
+
+func (l *Driver) tick(ctx context.Context) error {
+	l.know()
+	if err := l.follow(ctx, l.balancer.Tick(l.cfg.Paths(), l.cfg.Clock.Now())); err != nil {
+		return err
+	}
+	return l.stateIngress(ctx)
 }
 
 // follow states splits, in one revision.

@@ -61,6 +61,8 @@ type Balancer struct {
 	nodes   map[string]*node
 	peers   map[mesh.ClusterName]*peer
 	last    time.Time
+	// early says that a proxy did not wait for the time of its next report.
+	early bool
 	// drained is the part of its share that each cluster gets that is taken out of use, or comes back.
 	drained map[mesh.ClusterName]float64
 }
@@ -186,9 +188,20 @@ func (b *Balancer) Sampled(id string, namespace string, samples []split.Sample, 
 		b.nodes[id] = &node{voices: map[place]failback.Voice{}}
 	}
 	n := b.nodes[id]
+	if !n.at.IsZero() && now.Sub(n.at) < Every*3/4 {
+		b.early = true
+	}
 	n.samples, n.at = samples, now
 	b.saw(n)
 	return true
+}
+
+// takeEarly reports whether a proxy did not wait, since the last call.
+func (b *Balancer) takeEarly() (early bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	early, b.early = b.early, false
+	return early
 }
 
 // Heard takes a peer's report; it replaces the one before.

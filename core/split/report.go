@@ -142,6 +142,21 @@ func (r *Report) Learns(capacity, lanes float64) {
 	r.Service = lanes / r.Capacity
 }
 
+// NewsAfter is after how long at least a proxy looks whether there is news that cannot wait for its next report. It takes jumpLeast
+// requests to be sure, and a change by less than jumpPart of the demand moves little.
+const (
+	NewsAfter = 100 * time.Millisecond
+	jumpLeast = 16
+	jumpPart  = 0.2
+)
+
+// Jumped reports whether so many requests, in so long, are far more than a rate explains: more than newsSigma standard deviations
+// of a Poisson count. That there are fewer can wait.
+func Jumped(rate, asked float64, over time.Duration) bool {
+	expected := rate * over.Seconds()
+	return asked >= jumpLeast && asked-expected > newsSigma*math.Sqrt(max(expected, 1))+jumpPart*expected
+}
+
 // Smoothed is an average after a measurement, of which a difference above news is none of chance.
 func Smoothed(average, measured, news float64) float64 {
 	if math.Abs(measured-average) > news {

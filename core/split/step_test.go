@@ -351,3 +351,25 @@ func TestWhatOthersDoIsWhatTheySay(t *testing.T) {
 		}
 	}
 }
+
+// TestAJumpIsNoChance: what chance does to a count is no news, what a burst does is.
+func TestAJumpIsNoChance(t *testing.T) {
+	for _, c := range []struct {
+		rate, asked float64
+		over        time.Duration
+		want        bool
+	}{
+		{200, 70, NewsAfter, true},     // three and a half times as much
+		{200, 35, NewsAfter, false},    // 3.4 standard deviations
+		{200, 0, NewsAfter, false},     // less
+		{0, 20, NewsAfter, true},       // out of nothing
+		{0, 15, NewsAfter, false},      // a few
+		{1e4, 1150, NewsAfter, false},  // 15 % more
+		{1e4, 1400, NewsAfter, true},   // 40 % more
+		{200, 100, time.Second, false}, // a half, over a longer time
+	} {
+		if got := Jumped(c.rate, c.asked, c.over); got != c.want {
+			t.Errorf("%g in %v, at %g a second: %v", c.asked, c.over, c.rate, got)
+		}
+	}
+}

@@ -70,7 +70,10 @@ type place struct {
 }
 
 // count is what was asked of a service, carried, and waited for, until the last report.
-type count struct{ asked, sent, received, took int64 }
+type count struct {
+	asked, sent, received, took int64
+	rate                        float64 // of asked, a second
+}
 
 // Run reports until ctx ends.
 func (r *Reporter) Run(ctx context.Context) error {
@@ -86,6 +89,10 @@ func (r *Reporter) Run(ctx context.Context) error {
 			return ctx.Err()
 		}
 		now := r.Clock.Now()
+		if left := period - now.Sub(m.last); left > 0 && !m.jumped(r.State(), now) {
+			timer.Reset(min(left, split.NewsAfter))
+			continue
+		}
 		samples, busy := m.samples(r.State(), r.Meter, r.Said, r.Bytes, now)
 		left, told, news := o.look(r.State(), now.UnixNano())
 		if due := busy || m.busy || now.Sub(m.said) >= idlePeriod; news || due && (len(samples) > 0 || o.busy()) {
@@ -96,8 +103,36 @@ func (r *Reporter) Run(ctx context.Context) error {
 		} else {
 			o.told = told
 		}
-		timer.Reset(period)
+		timer.Reset(m.look(period))
 	}
+}
+
+// look is when to look again: an idle proxy does not look for news between reports.
+func (m *sampler) look(period time.Duration) time.Duration {
+	if !m.busy || period > loadPeriod {
+		return period
+	}
+	return split.NewsAfter
+}
+
+// jumped reports whether far more is asked for than by the last report, which then waits no longer: in half a second a burst fills
+// queues that take as long to empty.
+func (m *sampler) jumped(s *proxy.State, now time.Time) bool {
+	over := now.Sub(m.last)
+	if over < split.NewsAfter {
+		return false
+	}
+	for n, svc := range s.Services {
+		if m.asked[n].jumped(svc.Live.Asked(), over) {
+			return true
+		}
+	}
+	return false
+}
+
+// jumped reports whether asked, after so long, is far more than the rate until the last report explains.
+func (c count) jumped(asked int64, over time.Duration) bool {
+	return split.Jumped(c.rate, float64(asked-c.asked), over)
 }
 
 // send makes one report; false says that it was not taken.
@@ -129,6 +164,7 @@ func (m *sampler) samples(s *proxy.State, of *meter.Meter, said *orca.Gatherer, 
 	m.last = now
 	for n, svc := range s.Services {
 		was, is := m.asked[n], count{asked: svc.Live.Asked()}
+		is.rate = float64(is.asked-was.asked) / over.Seconds()
 		is.sent, is.received, is.took = bytes.read(n)
 		results := m.results(n, svc.View)
 		if d := is.asked - was.asked; d > 0 || is.sent+is.received > was.sent+was.received || len(results) > 0 {

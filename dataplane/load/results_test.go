@@ -51,3 +51,20 @@ func TestResultsAreTold(t *testing.T) {
 		t.Errorf("of no view: %v", got)
 	}
 }
+
+// TestABurstDoesNotWait for the time of the next report, where it is one by the rate until the last; an idle proxy does not look for
+// any between reports, nor one whose control plane wants to hear less.
+func TestABurstDoesNotWait(t *testing.T) {
+	c := count{asked: 1000, rate: 200}
+	if c.jumped(1030, 100*time.Millisecond) || !c.jumped(1070, 100*time.Millisecond) {
+		t.Error("30 requests in a tenth of a second are a burst at 200 a second, or 70 are none")
+	}
+	for _, v := range []struct {
+		busy         bool
+		period, want time.Duration
+	}{{true, loadPeriod, split.NewsAfter}, {false, loadPeriod, loadPeriod}, {true, 4 * loadPeriod, 4 * loadPeriod}} {
+		if got := (&sampler{busy: v.busy}).look(v.period); got != v.want {
+			t.Errorf("%+v: it looks again after %v", v, got)
+		}
+	}
+}

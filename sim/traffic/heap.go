@@ -19,6 +19,7 @@ const (
 	silence             // a: proxy, b: region; is the path silent?
 	probe               // a: region, b: region; the answer of a gateway, or the lack of one
 	tick                // control planes and policies
+	early               // a: region; proxies that ask for much more do not wait for the tick
 	change              // a: index of a fault's beginning or end
 )
 

@@ -23,8 +23,11 @@ type plane struct {
 	// quietUntil is how long what proxies saw of a path outweighs what gateways answer.
 	quietUntil []int64
 	own        split.Report
-	tree       split.Tree
-	timed      bool // a time in a lane was measured lately
+	// observed is when that was last measured, and since how long that had not been.
+	observed int64
+	since    time.Duration
+	tree     split.Tree
+	timed    bool // a time in a lane was measured lately
 	// places are the ready endpoints, and waited what they say that requests waited in seconds, where they declare nothing.
 	places, waited float64
 	// heard is the last report of each region, and at when it was made.
@@ -45,6 +48,7 @@ func (c *plane) start(p *product, i int) {
 		c.heard[j].Cluster, c.heard[j].Age = mesh.ClusterName(p.w.regions[j].name), -1
 	}
 	c.own = split.Report{Cluster: mesh.ClusterName(p.w.regions[i].name), Demand: p.w.rate(i, 0), Wait: -1}
+	c.since = tickEvery
 	c.measureCapacity()
 	c.tally = make([]liveness.Tally, n)
 	c.in = split.Input{Strategy: p.w.scenario.Strategy, Beta: p.w.scenario.Beta, Weights: p.w.scenario.Weights, Since: tickEvery,
@@ -62,9 +66,11 @@ func (c *plane) observe() {
 	w := c.p.w
 	reg := &w.regions[c.i]
 	c.own.Row = slices.Clone(c.row())
-	c.own.Demanded(float64(reg.arrived)/tickEvery.Seconds(), tickEvery)
-	c.own.Answered(float64(reg.answered) / tickEvery.Seconds())
-	served := float64(reg.answered) / tickEvery.Seconds()
+	over := time.Duration(w.now - c.observed)
+	c.observed, c.since = w.now, over
+	c.own.Demanded(float64(reg.arrived)/over.Seconds(), over)
+	c.own.Answered(float64(reg.answered) / over.Seconds())
+	served := float64(reg.answered) / over.Seconds()
 	reg.arrived, reg.answered = 0, 0
 	c.measureCapacity()
 	c.measureCalls(served)
@@ -82,13 +88,22 @@ func (c *plane) observe() {
 	}
 }
 
+// jumped reports whether the region's proxies ask for so much more than before that they do not wait for the time to say so, as
+// dataplane/load has it for each of them.
+func (c *plane) jumped() bool {
+	reg := &c.p.w.regions[c.i]
+	over := time.Duration(c.p.w.now - c.observed)
+	each, of := float64(reg.arrived)/float64(len(reg.proxies)), c.own.Demand/float64(len(reg.proxies))
+	return over >= split.NewsAfter && split.Jumped(of, each, over)
+}
+
 // measureCalls is what the region's endpoints call, and what that costs.
 func (c *plane) measureCalls(served float64) {
 	calls := map[mesh.ServiceName]split.Call{}
 	for _, w := range c.p.w.below {
 		reg := &w.regions[c.i]
 		if reg.asked > 0 || reg.waited > 0 {
-			calls[nameOf(w)] = split.Call{Asked: float64(reg.asked) / tickEvery.Seconds(), Busy: float64(reg.waited) / float64(tickEvery)}
+			calls[nameOf(w)] = split.Call{Asked: float64(reg.asked) / c.since.Seconds(), Busy: float64(reg.waited) / float64(c.since)}
 			reg.asked, reg.waited = 0, 0
 		}
 	}
@@ -127,7 +142,7 @@ func (c *plane) measureCapacity() {
 		if c.gone(e) {
 			continue
 		}
-		s := e.gauge.Measure(&e.meter, e.lanes, tickEvery, w.now).Time.Seconds()
+		s := e.gauge.Measure(&e.meter, e.lanes, c.since, w.now).Time.Seconds()
 		if s == 0 {
 			s = reg.service/1e9 + c.own.Below.Deep[split.Hops-1] // as declared, and what calls would cost
 		} else {
@@ -174,6 +189,7 @@ func (c *plane) control() {
 	if !c.knows() {
 		return
 	}
+	c.in.Since = c.since
 	before := c.row()
 	for _, m := range c.returns() {
 		w.note(int32(c.i), fmt.Sprintf("%s may have %.0f %% of its part: %d of %d requests failed", m.Cluster, 100*m.Gate.Part(), m.Gate.Judged.Failed, m.Gate.Judged.Ended))

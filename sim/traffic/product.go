@@ -10,6 +10,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/core/balance"
 	"github.com/isthmus-mesh/isthmus/core/ir"
 	"github.com/isthmus-mesh/isthmus/core/liveness"
+	"github.com/isthmus-mesh/isthmus/core/split"
 	"github.com/isthmus-mesh/isthmus/mesh"
 )
 
@@ -67,7 +68,8 @@ func (p *product) start(w *world) {
 		p.rebuild(int32(k))
 	}
 	for i := range n {
-		p.planes[i].control() // there is a split before the first request, from what is declared
+		p.w.events.push(event{at: int64(split.NewsAfter) * 3 / 2, kind: early, a: int32(i)}) // what proxies say is gathered for half of it
+		p.planes[i].control()                                                                // there is a split before the first request, from what is declared
 		for j := range n {
 			if i != j && w.mayGo(int32(i), int32(j)) {
 				w.events.push(event{at: int64(p.rand.Float64() * float64(p.probeEvery())), kind: probe, a: int32(i), b: int32(j)})
@@ -196,6 +198,14 @@ func (p *product) handle(e event) {
 		p.listen(e.a, e.b)
 	case probe:
 		p.planes[e.a].probed(e)
+	case early:
+		if c := &p.planes[e.a]; c.jumped() {
+			c.observe()
+			c.control()
+		}
+		if p.w.now < p.w.end {
+			p.w.events.push(event{at: p.w.now + int64(split.NewsAfter), kind: early, a: e.a})
+		}
 	}
 }
 

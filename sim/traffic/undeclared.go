@@ -29,7 +29,7 @@ func (c *plane) learnCapacity() {
 			continue
 		}
 		c.places++
-		s := e.watched.learner.Look(capacity.Window{Over: tickEvery, Answered: float64(e.watched.ended), Took: time.Duration(e.watched.took),
+		s := e.watched.learner.Look(capacity.Window{Over: c.since, Answered: float64(e.watched.ended), Took: time.Duration(e.watched.took),
 			There: float64(e.meter.InFlight()), Refused: e.watched.refused})
 		if s.Wait >= 0 {
 			waited, ended = waited+s.Wait.Seconds()*float64(e.watched.ended), ended+e.watched.ended
