@@ -183,8 +183,10 @@ func (l *Ledger) Instead(resources, former []xds.Resource) []xds.Resource {
 		f, known := before[n]
 		switch {
 		case l.Held(&r) == nil:
-			if t, young := l.taken[n]; young && known {
-				t.former = f
+			if t, young := l.taken[n]; young {
+				if t.former = f; !known && t.version != r.Version { // the process ended before that version was on the disk
+					t.former = r
+				}
 				l.taken[n] = t
 			}
 		case known:

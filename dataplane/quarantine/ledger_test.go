@@ -142,6 +142,24 @@ func TestWhatDiesBeforeItIsKeptIsHeld(t *testing.T) {
 }
 
 // TestWhatProvedItselfIsServed: of versions that followed each other within a minute, what serves on is the one from before that.
+// TestWhatDiesOnceBeforeItIsKept: the first process ends before the version is in a snapshot, the second after: what was in force before is
+// known to the third all the same.
+func TestWhatDiesOnceBeforeItIsKept(t *testing.T) {
+	d, l := worked(t)
+	kept := d.force["shop/a"]
+	d.tell(l, "shop/a", "a2")
+	d.force["shop/a"], d.former = kept, nil // so it was written last
+	d.crash(panicked)
+	l = d.start()
+	d.tell(l, "shop/a", "a2")
+	d.now = d.now.Add(time.Second)
+	d.crash(panicked)
+	d.start()
+	if got := d.force["shop/a"].Version; got != "a1" {
+		t.Errorf("after two crashes %q is in force, want a1", got)
+	}
+}
+
 func TestWhatProvedItselfIsServed(t *testing.T) {
 	d, l := worked(t)
 	for _, v := range []string{"a2", "a3", "a4"} {
