@@ -23,6 +23,9 @@ const (
 // way: a cluster that may be well is better than others that shed.
 func (t *tick) held() (Flow, int) {
 	best, rounds := t.target()
+	for give := 0.25; give <= 1 && !t.Free && t.strained(best) && t.stretch(give); give += 0.25 {
+		best, rounds = t.target()
+	}
 	if t.Open == nil || t.Free || !t.close(best) {
 		t.let = nil
 		return best, rounds
@@ -65,7 +68,7 @@ func (t *tick) close(best Flow) (some bool) {
 // long, which is no more than all that its source asks for.
 func (t *tick) through(at int, flow float64) float64 {
 	i, j := at/t.n, at%t.n
-	has := ramp(t.next.Back[j]) * (1 - min(max(t.Reports[j].Draining, 0), 1))
+	has := t.part(j)
 	whole := min(flow/has, t.problem.Demand[i])
 	if whole <= 0 {
 		return t.Open[at]
@@ -85,7 +88,7 @@ func (t *tick) mix(best, without Flow, give float64) Flow {
 		for at := i * t.n; at < (i+1)*t.n; at++ {
 			if part := t.let[at]; part >= 0 {
 				if !t.Firm[at] {
-					part += give * max(0, ramp(t.next.Path[at])-part)
+					part += give * max(0, 1-part)
 				}
 				out[at] = part * best[at]
 				held, through = held+best[at], through+out[at]

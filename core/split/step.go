@@ -182,6 +182,8 @@ type tick struct {
 	problem *Problem
 	// bare is Problem.Cost without what is called below.
 	bare []float64
+	// give is how far the slow return of clusters gives way, from 0 to 1.
+	give float64
 	// let is the part that is let through where a gate is closed, and negative elsewhere; nil is no gate.
 	let []float64
 }
@@ -235,8 +237,7 @@ func (t *tick) pose() {
 		if r.Age < 0 || r.Service <= 0 {
 			continue // nobody knows it
 		}
-		lanes := r.Capacity * r.Service * ramp(t.next.Back[j]) * (1 - min(max(r.Draining, 0), 1))
-		t.problem.Sinks[j] = Sink{Service: r.Service, Lanes: lanes, Kappa: t.next.Kappa[j]}
+		t.problem.Sinks[j] = Sink{Service: r.Service, Lanes: r.Capacity * r.Service * t.part(j), Kappa: t.next.Kappa[j]}
 	}
 	for i := range t.Reports {
 		unknown := math.IsNaN(t.RTT[i*t.n])
@@ -303,6 +304,25 @@ func (t *tick) budget() (spend float64) {
 // ramp is the part that a cluster gets back, so long after it came back.
 func ramp(back time.Duration) float64 {
 	return min(1, failbackLeast+(1-failbackLeast)*float64(back)/float64(FailbackTime))
+}
+
+// part is what j counts for of what it could serve: less while it is taken out of use, or has come back a short while ago. The latter
+// gives way where others have no room.
+func (t *tick) part(j int) float64 {
+	back := ramp(t.next.Back[j])
+	return (back + t.give*(1-back)) * (1 - min(max(t.Reports[j].Draining, 0), 1))
+}
+
+// stretch lets clusters that came back have more, and reports whether there is one that did not have all it could.
+func (t *tick) stretch(give float64) (some bool) {
+	t.give = give
+	for j := range t.problem.Sinks {
+		if k := &t.problem.Sinks[j]; k.Lanes > 0 {
+			k.Lanes = t.Reports[j].Capacity * t.Reports[j].Service * t.part(j)
+			some = some || t.next.Back[j] < FailbackTime
+		}
+	}
+	return some
 }
 
 // usable reports whether i may and can send to j.

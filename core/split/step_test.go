@@ -373,3 +373,26 @@ func TestAJumpIsNoChance(t *testing.T) {
 		}
 	}
 }
+
+// TestAReturnGivesWayToOverload: a cluster that has just come back takes its part slowly while others have room, and what they would
+// shed at once.
+func TestAReturnGivesWayToOverload(t *testing.T) {
+	for _, c := range []struct {
+		a    float64 // what a is asked for by its own
+		want func(home float64) bool
+	}{
+		{600, func(home float64) bool { return home < 0.3 }},
+		{1900, func(home float64) bool { return home > 0.8 }},
+	} {
+		in := three(c.a, 1200, 100)
+		in.Forbidden = make([]bool, 9)
+		in.Forbidden[2], in.Forbidden[3+2] = true, true // a's and b's stay there
+		in.Reports[1].Capacity = 0
+		lost, _ := settle(State{}, in, 10)
+		in.Reports[1].Capacity = 2000
+		back, _ := settle(lost, in, 4)
+		if home := back.Row(1)[1]; !c.want(home) {
+			t.Errorf("with %g a second of a's own, %.2f of b's are at home two seconds after it came back", c.a, home)
+		}
+	}
+}
