@@ -301,30 +301,6 @@ func (t *tick) budget() (spend float64) {
 	return spend
 }
 
-// ramp is the part that a cluster gets back, so long after it came back.
-func ramp(back time.Duration) float64 {
-	return min(1, failbackLeast+(1-failbackLeast)*float64(back)/float64(FailbackTime))
-}
-
-// part is what j counts for of what it could serve: less while it is taken out of use, or has come back a short while ago. The latter
-// gives way where others have no room.
-func (t *tick) part(j int) float64 {
-	back := ramp(t.next.Back[j])
-	return (back + t.give*(1-back)) * (1 - min(max(t.Reports[j].Draining, 0), 1))
-}
-
-// stretch lets clusters that came back have more, and reports whether there is one that did not have all it could.
-func (t *tick) stretch(give float64) (some bool) {
-	t.give = give
-	for j := range t.problem.Sinks {
-		if k := &t.problem.Sinks[j]; k.Lanes > 0 {
-			k.Lanes = t.Reports[j].Capacity * t.Reports[j].Service * t.part(j)
-			some = some || t.next.Back[j] < FailbackTime
-		}
-	}
-	return some
-}
-
 // usable reports whether i may and can send to j.
 func (t *tick) usable(i, j int) bool {
 	return t.problem.Sinks[j].capacity() > 0 && !math.IsInf(t.problem.Cost[i*t.n+j], 1)

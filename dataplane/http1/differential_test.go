@@ -214,42 +214,56 @@ func sendOver(pool *Pool, target string, q *message.Head, body []byte, trailers 
 	return s, end, err
 }
 
-// daemon runs a server in the foreground until the test ends and waits until it listens.
-func daemon(t *testing.T, at string, name string, args ...string) {
-	t.Helper()
+// daemon runs a server in the foreground until the test ends, and returns where it listens. The port is found free and then bound by
+// the server: where it was another's meanwhile, which ends the server, another is tried.
+func daemon(t *testing.T, name string, args func(at string) []string) string {
 	path, err := exec.LookPath(name)
 	if err != nil {
 		if path, err = exec.LookPath("/usr/sbin/" + name); err != nil {
 			t.Fatalf("%s is not installed (on Debian: apt-get install %s): %v", name, name, err)
 		}
 	}
-	cmd := exec.Command(path, args...)
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+	said := ""
+	for range 5 {
+		at := freeAddr(t)
+		cmd := exec.Command(path, args(at)...)
+		var out bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- cmd.Wait() }()
+		if listens(t, at, ended) {
+			t.Cleanup(func() {
+				_ = cmd.Process.Kill()
+				<-ended
+			})
+			return at
+		}
+		said += out.String()
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		<-ended
-	})
+	t.Fatalf("%s ends: %s", name, said)
+	return ""
+}
+
+// listens waits until somebody listens, who is the process if that has not ended a while after; else it returns false.
+func listens(t *testing.T, at string, ended <-chan error) bool {
 	deadline := time.After(guard)
-	for {
+	for ours := 0; ours < 20; {
 		if c, err := net.Dial("tcp", at); err == nil {
 			c.Close()
-			return
+			ours++
 		}
 		select {
-		case err := <-ended:
-			ended <- err
-			t.Fatalf("%s ended: %v\n%s", name, err, out.String())
+		case <-ended:
+			return false
 		case <-deadline:
-			t.Fatalf("%s does not listen on %s after %s", name, at, guard)
+			t.Fatalf("nobody listens on %s after %s", at, guard)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+	return true
 }
 
 func freeAddr(t *testing.T) string {
@@ -271,12 +285,12 @@ func write(t *testing.T, name, text string) string {
 
 // nginx runs nginx in front of target; it tags what it forwards if it is told to.
 func nginx(t *testing.T, target string, tags bool) string {
-	at := freeAddr(t)
 	set := ""
 	if tags {
 		set = "proxy_set_header " + tag + " $request_id;"
 	}
-	conf := write(t, "nginx.conf", fmt.Sprintf(`user root; daemon off; master_process off; pid nginx.pid; error_log error.log crit;
+	return daemon(t, "nginx", func(at string) []string {
+		conf := write(t, "nginx.conf", fmt.Sprintf(`user root; daemon off; master_process off; pid nginx.pid; error_log error.log crit;
 events { worker_connections 512; }
 http {
 	access_log off; client_header_timeout 2s; client_body_timeout 2s;
@@ -288,18 +302,18 @@ http {
 			proxy_read_timeout 2s; proxy_ignore_client_abort on; %s }
 	}
 }`, target, at, set))
-	daemon(t, at, "nginx", "-p", filepath.Dir(conf), "-e", "error.log", "-c", conf)
-	return at
+		return []string{"-p", filepath.Dir(conf), "-e", "error.log", "-c", conf}
+	})
 }
 
 // haproxy runs HAProxy in front of target; it tags what it forwards if it is told to.
 func haproxy(t *testing.T, target string, tags bool) string {
-	at := freeAddr(t)
 	set := ""
 	if tags {
 		set = "unique-id-format %[uuid()]\n\tunique-id-header " + tag
 	}
-	conf := write(t, "haproxy.cfg", fmt.Sprintf(`global
+	return daemon(t, "haproxy", func(at string) []string {
+		conf := write(t, "haproxy.cfg", fmt.Sprintf(`global
 	nbthread 1
 defaults
 	mode http
@@ -317,8 +331,8 @@ backend next
 	http-reuse always
 	server next %s
 `, at, set, target))
-	daemon(t, at, "haproxy", "-db", "-f", conf)
-	return at
+		return []string{"-db", "-f", conf}
+	})
 }
 
 // attempts are the corpus, and what comes of splicing it: two vectors in a row, a piece of one
