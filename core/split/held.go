@@ -144,3 +144,28 @@ func (t *tick) stretch(give float64) (some bool) {
 	}
 	return some
 }
+
+// asksTooMuch reports whether sink j is asked for more than it should be, as far as that is no doubtful word.
+func (t *tick) asksTooMuch(f Flow, j int) bool {
+	load := 0.0
+	for i := range t.n {
+		load += f[i*t.n+j]
+	}
+	c := t.problem.Sinks[j].capacity()
+	return c > 0 && load > Full*c && !t.Reports[j].Source.Doubtful()
+}
+
+// fill notes which sinks are, with the split in force.
+func (t *tick) fill() {
+	t.full = make([]bool, t.n)
+	now := t.flow(t.next.X)
+	for j := range t.full {
+		t.full[j] = t.asksTooMuch(now, j)
+	}
+}
+
+// freezes reports whether what i sends to j neither grows nor falls: j can be reached and has room by what it said last, and no more is
+// known of it. A word on others would else move what goes there, and nothing could move it back.
+func (t *tick) freezes(i, j int) bool {
+	return j != i && t.Reports[j].Age > StaleAfter && !t.fresh && t.usable(i, j) && t.Reports[j].Draining <= 0 && !t.gated(i, j) && !t.full[j]
+}

@@ -184,6 +184,8 @@ type tick struct {
 	bare []float64
 	// give is how far the slow return of clusters gives way, from 0 to 1.
 	give float64
+	// full says which clusters are asked for more than they should be.
+	full []bool
 	// let is the part that is let through where a gate is closed, and negative elsewhere; nil is no gate.
 	let []float64
 }
@@ -340,11 +342,7 @@ func (t *tick) tripped(x []float64, best Flow) bool {
 // strained reports whether a sink is asked for more than it should be, so that damping costs errors.
 func (t *tick) strained(f Flow) bool {
 	for j := range t.n {
-		load := 0.0
-		for i := range t.n {
-			load += f[i*t.n+j]
-		}
-		if c := t.problem.Sinks[j].capacity(); c > 0 && load > Full*c && !t.Reports[j].Source.Doubtful() {
+		if t.asksTooMuch(f, j) {
 			return true
 		}
 	}
@@ -369,6 +367,7 @@ func (t *tick) begin() {
 // apply moves the split towards the flow best, as far as the cause allows, and returns how far.
 func (t *tick) apply(best Flow, cause Cause, reach float64) float64 {
 	most := 0.0
+	t.fill()
 	for i := range t.n {
 		row := t.next.Row(i)
 		want := t.shares(i, best)
@@ -401,27 +400,36 @@ func (t *tick) apply(best Flow, cause Cause, reach float64) float64 {
 	return most
 }
 
-// move sets a row to what lies step of the way to want, within the ceilings of clusters that are stale.
+// move sets a row to what lies step of the way to want. What goes to clusters that are stale stays as it is.
 func (t *tick) move(i int, row, want []float64, step float64) {
-	over, sum := 0.0, 0.0
+	frozen, sum := 0.0, 0.0
 	for j := range row {
 		next := row[j] + step*(want[j]-row[j])
 		if !t.usable(i, j) || next < smallest && want[j] < smallest && !t.gated(i, j) {
 			next = 0
 		}
-		if j != i && t.Reports[j].Age > StaleAfter && next > row[j] && !t.fresh {
-			over += next - row[j]
-			next = row[j]
+		if j != i && t.Reports[j].Age > StaleAfter && !t.fresh {
+			if next = min(next, row[j]); t.freezes(i, j) {
+				next = row[j]
+				frozen += next
+			}
 		}
 		row[j] = next
 		sum += next
 	}
-	if over > 0 && t.usable(i, i) {
-		row[i] += over
-		sum += over
-	}
-	if sum <= 0 { // only stale clusters are left, and nothing went there: better than nothing
+	switch rest := sum - frozen; {
+	case sum <= 0: // only stale clusters are left, and nothing went there: better than nothing
 		copy(row, want)
+		return
+	case sum < 1 && t.usable(i, i): // what stale clusters should have had more
+		row[i] += 1 - sum
+		return
+	case frozen < 1 && rest > 0:
+		for j := range row {
+			if !t.freezes(i, j) {
+				row[j] *= (1 - frozen) / rest
+			}
+		}
 		return
 	}
 	for j := range row {

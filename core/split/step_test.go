@@ -225,6 +225,22 @@ func TestStaleClustersAreFrozen(t *testing.T) {
 	if s.X[1] < before/2 {
 		t.Errorf("a stale cluster got %g and gets %g", before, s.X[1])
 	}
+	// What comes to be better elsewhere moves nothing away, which could not come back: neither for good nor by and by.
+	s, _ = settle(State{}, three(2200, 1000, 800), 20)
+	for k := range 20 {
+		in = three(2200, 1000, 800)
+		in.Reports[1].Age = StaleAfter + 1
+		in.RTT[2], in.RTT[6] = 0.001*float64(1+k%20), 0.001*float64(1+k%20)
+		s, _ = Step(s, in)
+	}
+	if math.Abs(s.X[1]-before) > 1e-9 {
+		t.Errorf("a stale cluster got %g and gets %g, since another is nearer now", before, s.X[1])
+	}
+	in.Dead = make([]bool, 9)
+	in.Dead[1] = true
+	if s, _ = Step(s, in); s.X[1] != 0 {
+		t.Errorf("a cluster behind a dead path gets %g", s.X[1])
+	}
 }
 
 // TestKappaFollowsWhatIsMeasured within its bounds.
