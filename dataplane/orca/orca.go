@@ -1,13 +1,14 @@
 // Package orca takes what an application says of its own load beside its answers, by the form of Open Request Cost Aggregation: the field
 // endpoint-load-metrics of a head or a trailer, or endpoint-load-metrics-bin. Its one idea is that this is a word between an
 // application and its own proxy: it is read there, strictly and within bounds, counts for what the application can serve (core/capacity),
-// and goes to no one else, whose matter it is not.
+// and goes to no one else. The binary form goes on beside: it is gRPC's own, whose clients may balance by it (gRFC A51).
 //
 // It decides nothing, and reads no stream of reports that an application would have to be asked for. Read Gatherer, then Parse.
 package orca
 
 import (
 	"math"
+	"slices"
 	"sync/atomic"
 
 	"github.com/isthmus-mesh/isthmus/dataplane/message"
@@ -43,19 +44,18 @@ func mine(name []byte) bool {
 	return len(name) >= len(Field) && (string(name) == Field || string(name) == FieldBinary)
 }
 
-// Head takes what an application says in the head of an answer off it.
+// Head takes what an application says in the head of an answer, off it where it is text.
 func (g *Gatherer) Head(h *message.Head) {
 	for i := range h.Fields {
 		if mine(h.Fields[i].Name) {
 			g.take(h.Fields)
 			h.Del(Field)
-			h.Del(FieldBinary)
 			return
 		}
 	}
 }
 
-// Trailers is trailers without what an application says in them, which it takes if they are of one. Those that it was given
+// Trailers is trailers without the text that an application says in them, which it takes if they are of one. Those that it was given
 // belong to an engine, and stay as they are.
 func (g *Gatherer) Trailers(fields []message.Field, ofApplication bool) []message.Field {
 	if !ofApplication {
@@ -64,17 +64,21 @@ func (g *Gatherer) Trailers(fields []message.Field, ofApplication bool) []messag
 	for i := range fields {
 		if mine(fields[i].Name) {
 			g.take(fields)
-			var kept []message.Field
-			for _, f := range fields {
-				if !mine(f.Name) {
-					kept = append(kept, f)
-				}
-			}
-			return kept
+			return without(fields)
 		}
 	}
 	return fields
 }
+
+// without is fields without the report that is for proxies; the binary one is gRPC's own, and goes on.
+func without(fields []message.Field) []message.Field {
+	if !slices.ContainsFunc(fields, isText) {
+		return fields
+	}
+	return slices.DeleteFunc(slices.Clone(fields), isText)
+}
+
+func isText(f message.Field) bool { return string(f.Name) == Field }
 
 // take counts the one report that is among fields. Of two that contradict each other none is believed.
 func (g *Gatherer) take(fields []message.Field) {
