@@ -27,14 +27,14 @@ down: ## end it
 test: unit e2e ## everything: unit, race, stories, simulation, the local mesh end to end
 
 unit: ## tests of all packages under the race detector, and without it those that count allocations, the simulated meshes, and the simulator's calibration
-	$(GO) test -race -timeout 20m $$($(GO) list $(PACKAGES) | grep -v '/localmesh/e2e$$\|/sim$$')
+	$(GO) test -race -timeout 30m $$($(GO) list $(PACKAGES) | grep -v '/localmesh/e2e$$\|/sim$$')
 	$(GO) test -count=1 -timeout 20m ./sim
 	$(GO) test -count=1 -race -run 'TestSameSeedSameRun' ./sim
 	$(GO) test -count=1 -run 'Allocat' $(COUNTED)
 	$(GO) test -count=1 -run 'Calibration' ./sim/traffic
 
 e2e: build ## the local mesh end to end, with the built binary
-	ISTHMUS_E2E=$(CURDIR)/$(BIN)/isthmus $(GO) test -count=1 -timeout 20m -v ./localmesh/e2e | grep -v "=== RUN"; exit $${PIPESTATUS[0]}
+	ISTHMUS_E2E=$(CURDIR)/$(BIN)/isthmus $(GO) test -count=1 -timeout 30m -v ./localmesh/e2e | grep -v "=== RUN"; exit $${PIPESTATUS[0]}
 
 check: fmt vet staticcheck generated ## format, vet, staticcheck, the laws of the house, generated code
 	$(GO) test -count=1 .
