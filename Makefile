@@ -27,7 +27,7 @@ down: ## end it
 test: unit e2e ## everything: unit, race, stories, simulation, the local mesh end to end
 
 unit: ## tests of all packages under the race detector, and without it those that count allocations, the simulated meshes, and the simulator's calibration
-	$(GO) test -race -timeout 30m $$($(GO) list $(PACKAGES) | grep -v '/localmesh/e2e$$\|/sim$$')
+	$(GO) test -race -timeout 20m $$($(GO) list $(PACKAGES) | grep -v '/localmesh/e2e$$\|/sim$$')
 	$(GO) test -count=1 -timeout 20m ./sim
 	$(GO) test -count=1 -race -run 'TestSameSeedSameRun' ./sim
 	$(GO) test -count=1 -run 'Allocat' $(COUNTED)

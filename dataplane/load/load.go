@@ -1,5 +1,6 @@
 // Package load tells a proxy's control plane what its applications ask for, what its own application can serve, and which places
-// it leaves out by itself: a report each half second, of which the newest replaces all before. It decides nothing; control/load does.
+// it leaves out by itself: a report each half second, or sooner where far more is asked for than by the last (split.Jumped), of which the
+// newest replaces all before. It decides nothing; control/load does.
 package load
 
 import (

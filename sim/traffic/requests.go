@@ -216,7 +216,6 @@ func (w *world) vacate(at int32, o balance.Outcome) {
 	e := &w.endpoints[t.endpoint]
 	e.busy--
 	e.served++
-	e.answeredAt = w.now
 	w.regions[e.region].answered++
 	e.meter.Served(time.Duration(w.now-t.came), w.now)
 	e.watched.ended, e.watched.took = e.watched.ended+1, e.watched.took+w.now-t.came

@@ -54,7 +54,6 @@ type endpoint struct {
 	lost     uint32 // how often it died: what was in it then is lost
 	// lastDeath is when, for who notices late.
 	lastDeath, lastBirth int64
-	answeredAt           int64
 	// free are when lanes are free, as a clairvoyant policy plans them.
 	free []int64
 }
